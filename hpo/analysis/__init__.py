@@ -1,0 +1,4 @@
+"""From the database to the honest comparison: results, statistics, figures, report.
+
+Reads slots (the truth), never writes any.
+"""

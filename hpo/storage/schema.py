@@ -1,0 +1,106 @@
+"""Our own tables; Optuna's live beside them in the same database and are its own business.
+
+The slot is the truth: what a training gave is stored here first, Optuna's trial is a projection of it.
+Times are seconds since 1970 by the database's clock.
+"""
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+studies = Table(
+    "hpo_studies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("model", String(32), nullable=False),
+    Column("spec", Text, nullable=False),  # canonical JSON of StudySpec
+    Column("spec_digest", String(64), nullable=False),
+    Column("data_digest", String(64), nullable=False),  # of the images, labels and pool split
+    Column("phase", String(16), nullable=False),  # search | confirm | final | done
+    Column("paused", Boolean, nullable=False, default=False),
+    Column("seed", Integer, nullable=False),  # keys the search's data draw
+    Column("startup_trials", Integer, nullable=False),  # search slots with index below are random
+    Column("in_flight", Integer, nullable=False),  # most adaptive search slots running at once
+    Column("repeat_group", String(200)),  # the name shared by the repeats of one study, else null
+    Column("search_study_id", Integer, nullable=False),  # Optuna's study ids
+    Column("confirm_study_id", Integer, nullable=False),
+    Column("final_study_id", Integer, nullable=False),
+    Column("tuned", Text),  # JSON {"params": {...}, "source": "paper" | trial number} once confirmed
+    Column("created_at", Float, nullable=False),
+    CheckConstraint("phase in ('search', 'confirm', 'final', 'done')", name="phase"),
+)
+
+slots = Table(
+    "hpo_slots",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey("hpo_studies.id", ondelete="CASCADE"), nullable=False),
+    Column("model", String(32), nullable=False),  # the study's, kept here so that a claim reads one table
+    Column("kind", String(8), nullable=False),  # search | confirm | final
+    Column("idx", Integer, nullable=False),  # counts the slots of this study and kind from 0
+    Column("adaptive", Boolean, nullable=False),  # search slot whose parameters depend on earlier results
+    Column("seed", String(20), nullable=False),  # unsigned 64 bits in decimal
+    Column("state", String(8), nullable=False),  # waiting | running | done | failed
+    Column("label", String(64)),  # confirm, final: whose configuration ("paper", "tuned", "trial 17", ...)
+    Column("params", Text),  # confirm, final: the configuration, JSON; search: once asked
+    Column("round", Integer),  # confirm, final: the round's number from 0
+    Column("trial_id", Integer),  # Optuna's id, once first claimed
+    Column("trial_number", Integer),
+    Column("attempt", Integer, nullable=False, default=0),  # claims so far, releases included
+    Column("expiries", Integer, nullable=False, default=0),  # attempts used up: lost leases without progress
+    Column("epoch", Integer, nullable=False, default=0),  # epochs reported so far
+    Column("worker", String(200)),
+    Column("token", String(32)),  # of the present lease
+    Column("lease_expires", Float),
+    Column("outcome", Text),  # JSON, the whole result, written once by finish
+    Column("outputs", LargeBinary),  # final: packed answers per test pair
+    Column("error", Text),  # why it failed, with the traceback where there is one
+    Column("told", Boolean, nullable=False, default=False),  # the outcome stands in Optuna's trial too
+    Column("started_at", Float),  # first claim
+    Column("finished_at", Float),
+    UniqueConstraint("study_id", "kind", "idx"),
+    CheckConstraint("kind in ('search', 'confirm', 'final')", name="kind"),
+    CheckConstraint("state in ('waiting', 'running', 'done', 'failed')", name="state"),
+)
+
+# Partial, so that a claim costs the same however many finished slots lie behind.
+_waiting, _running, _untold = (
+    text(w) for w in ("state = 'waiting'", "state = 'running'", "state in ('done', 'failed') and not told")
+)
+Index("ix_hpo_slots_waiting", slots.c.model, slots.c.idx, postgresql_where=_waiting, sqlite_where=_waiting)
+Index("ix_hpo_slots_running", slots.c.study_id, postgresql_where=_running, sqlite_where=_running)
+Index("ix_hpo_slots_untold", slots.c.study_id, postgresql_where=_untold, sqlite_where=_untold)
+
+openings = Table(
+    "hpo_openings",  # every opening of the test pool B
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("slot_id", ForeignKey("hpo_slots.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker", String(200), nullable=False),
+    Column("opened_at", Float, nullable=False),
+)
