@@ -5,6 +5,7 @@ Times are seconds since 1970 by the database's clock.
 """
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -42,7 +43,7 @@ studies = Table(
     Column("data_digest", String(64), nullable=False),  # of the images, labels and pool split
     Column("phase", String(16), nullable=False),  # search | confirm | final | done
     Column("paused", Boolean, nullable=False, default=False),
-    Column("seed", Integer, nullable=False),  # keys the search's data draw
+    Column("seed", BigInteger, nullable=False),  # keys the search's data draw
     Column("startup_trials", Integer, nullable=False),  # search slots with index below are random
     Column("in_flight", Integer, nullable=False),  # most adaptive search slots running at once
     Column("repeat_group", String(200)),  # the name shared by the repeats of one study, else null
@@ -63,7 +64,7 @@ slots = Table(
     Column("kind", String(8), nullable=False),  # search | confirm | final
     Column("idx", Integer, nullable=False),  # counts the slots of this study and kind from 0
     Column("adaptive", Boolean, nullable=False),  # search slot whose parameters depend on earlier results
-    Column("seed", String(20), nullable=False),  # unsigned 64 bits in decimal
+    Column("seed", BigInteger, nullable=False),  # 63 bits
     Column("state", String(8), nullable=False),  # waiting | running | done | failed
     Column("label", String(64)),  # confirm, final: whose configuration ("paper", "tuned", "trial 17", ...)
     Column("params", Text),  # confirm, final: the configuration, JSON; search: once asked
