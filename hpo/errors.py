@@ -11,3 +11,7 @@ class UsageError(HpoError):
     """The user asked for something that is not in the language: wrong name, wrong value, wrong file."""
 
     exit_code = 2
+
+
+class SpecError(UsageError):
+    """A study's file, or an option that changes it, says what it may not: file, key, what is allowed."""

@@ -1,0 +1,415 @@
+"""StudySpec: all that a studies/*.toml may say, checked, with one canonical form and a digest."""
+
+import difflib
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from hpo.errors import SpecError
+
+Model = Literal["simple", "ws", "ws-aux"]
+MODELS: tuple[Model, ...] = get_args(Model)
+_ALL_MODELS = ("learning_rate", "weight_decay", "dropout")
+HYPERPARAMETERS: Mapping[Model, tuple[str, ...]] = {
+    "simple": _ALL_MODELS,
+    "ws": _ALL_MODELS,
+    "ws-aux": (*_ALL_MODELS, "aux_weight", "main_weight"),
+}
+"""What is tuned, by model, in the order of every table and file."""
+
+_LIMITS: Mapping[str, tuple[float, bool, float, bool]] = {  # low, itself allowed?, high, itself?
+    "learning_rate": (0.0, False, math.inf, False),
+    "weight_decay": (0.0, True, math.inf, False),
+    "dropout": (0.0, True, 1.0, False),
+    "aux_weight": (0.0, True, math.inf, False),
+    "main_weight": (0.0, True, math.inf, False),
+}
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")  # no colon: `NAME:confirm` and `NAME:final` are studies of our own
+_MAX_TRIALS = 100_000
+_VARIANTS = 18  # samples made of one training pair: 9 shifts, both orders
+
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Trials = Annotated[int, Field(ge=0, le=_MAX_TRIALS)]
+Few = Annotated[int, Field(ge=1, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Record(BaseModel):
+    """A part of a spec: it cannot change, takes no unknown key, no text for a number and no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Range(_Record):
+    """The values of one hyperparameter that a search may try: low..high, uniform in the value or its log."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, but low is {self.low:g} and high is {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log = true needs low above 0, but low is {self.low:g}")
+        return self
+
+
+class Sampler(_Record):
+    """How the search proposes configurations; the start-up trials are random whatever the name."""
+
+    name: Literal["tpe", "gp", "random"] = "tpe"
+    startup_trials: Trials = 30  # random, and never pruned
+
+
+class Pruner(_Record):
+    """Which trials stop early; shares are of the budget's epochs, so they scale with them."""
+
+    name: Literal["median", "hyperband", "none"] = "median"
+    warmup: Share = 0.5  # median: the share of the epochs that every trial trains
+    min_resource: Share = 0.1  # hyperband: the share of the epochs up to the lowest rung
+    reduction_factor: Annotated[int, Field(ge=2, le=100)] = 3  # hyperband: one of so many goes on at a rung
+
+
+class Budget(_Record):
+    """What the search may spend."""
+
+    trials: Trials = 100  # the paper's is one of them; 0: nothing is searched
+    epochs: Count = 40  # of every training, in confirm and final too
+    in_flight: Count = 8  # adaptive trials at once, whatever the fleet
+
+
+class Protocol(_Record):
+    """The rules of the comparison: draws, confirmation and final rounds."""
+
+    seed: Seed = 2019  # of confirm and final, shared by all models so that rounds are paired
+    batch_size: Count = 100  # samples
+    training_pairs: Count = 1000  # before augmentation: each gives 18 samples
+    validation_pairs: Count = 2000
+    test_pairs: Count = 1000
+    confirm_configurations: Few = 5  # besides the paper's
+    confirm_rounds: Few = 10
+    final_rounds: Few = 20
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> Self:
+        samples = _VARIANTS * self.training_pairs
+        if self.batch_size > samples:
+            raise ValueError(f"batch_size is {self.batch_size}, but an epoch has {samples} samples only")
+        return self
+
+
+class StudySpec(_Record):
+    """One model's tuning, complete: what is searched, how, how long, and what it is compared with."""
+
+    model: Model
+    name: str = Field(default_factory=lambda found: str(found.get("model", "")))
+    seed: Seed = 1
+    space: dict[str, Range]
+    sampler: Sampler = Sampler()
+    pruner: Pruner = Pruner()
+    budget: Budget = Budget()
+    protocol: Protocol = Protocol()
+    paper: dict[str, float]
+    tuned: dict[str, float] | None = (
+        None  # found earlier: `evaluate` measures it, `study create` tries it as trial 1
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"a name has letters, digits, '.', '_' and '-' only, not {_shown(name)}")
+        return name
+
+    @model_validator(mode="after")
+    def _hyperparameters_fit(self) -> Self:
+        for key, values in (("space", self.space), ("paper", self.paper), ("tuned", self.tuned)):
+            if values is not None:
+                _check_names(key, values, self.model)
+        for name, bounds in self.space.items():
+            _check_limits(f"space.{name}.low", name, bounds.low)
+            _check_limits(f"space.{name}.high", name, bounds.high)
+        for key, configuration in (("paper", self.paper), ("tuned", self.tuned or {})):
+            for name, value in configuration.items():
+                _check_limits(f"{key}.{name}", name, value)
+        return self
+
+    @property
+    def warmup_epochs(self) -> int:
+        """Epochs that the median pruner lets every trial train."""
+        return math.ceil(self.pruner.warmup * self.budget.epochs)
+
+    @property
+    def min_resource_epochs(self) -> int:
+        """Epochs up to hyperband's lowest rung, at least 1."""
+        return max(1, math.ceil(self.pruner.min_resource * self.budget.epochs))
+
+    def canonical(self) -> str:
+        """Return the one JSON text of this spec: keys sorted, no blanks."""
+        return _json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical text without the name: the same science, whatever it is called."""
+        return hashlib.sha256(_json(self.model_dump(mode="json", exclude={"name"})).encode()).hexdigest()
+
+    @classmethod
+    def from_canonical(cls, text: str) -> Self:
+        """Read what canonical() wrote; SpecError where it is damaged."""
+        try:
+            return cls.model_validate(json.loads(text))
+        except (ValidationError, json.JSONDecodeError) as error:
+            raise SpecError(f"the spec stored in the database: {_explain(error)}") from error
+
+    def with_options(
+        self,
+        name: str | None = None,
+        trials: int | None = None,
+        epochs: int | None = None,
+        rounds: int | None = None,
+        seed: int | None = None,
+    ) -> Self:
+        """Return this spec with the command line's options put in; SpecError names the wrong option."""
+        asked: dict[tuple[str, ...], object] = {
+            ("name",): name,
+            ("budget", "trials"): trials,
+            ("budget", "epochs"): epochs,
+            ("protocol", "final_rounds"): rounds,
+            ("seed",): seed,
+        }
+        return self._changed({key: value for key, value in asked.items() if value is not None})
+
+    def demo(self) -> Self:
+        """Return this spec on the demo's budget: it shows the way, its numbers mean little."""
+        return self._changed(_DEMO)
+
+    def quick(self) -> Self:
+        """Return this spec on a budget for a coffee break: a rough comparison, not the protocol's."""
+        return self._changed(_QUICK)
+
+    def _changed(self, values: Mapping[tuple[str, ...], object]) -> Self:
+        tree = self.model_dump()
+        for key, value in values.items():
+            table = tree
+            for part in key[:-1]:
+                table = table[part]
+            table[key[-1]] = value
+        try:
+            return type(self).model_validate(tree)  # checked again: model_copy would not
+        except ValidationError as error:
+            raise SpecError(_explain(error, _OPTIONS)) from error
+
+
+_SCALED = (
+    ("budget", "trials"),
+    ("budget", "epochs"),
+    ("sampler", "startup_trials"),
+    ("protocol", "confirm_configurations"),
+    ("protocol", "confirm_rounds"),
+    ("protocol", "final_rounds"),
+)
+_DEMO = dict(zip(_SCALED, (8, 4, 4, 2, 2, 5), strict=True))
+_QUICK = dict(zip(_SCALED, (20, 8, 10, 3, 3, 10), strict=True))
+_OPTIONS = {
+    "name": "--name",
+    "budget.trials": "--trials",
+    "budget.epochs": "--epochs",
+    "protocol.final_rounds": "--rounds",
+    "seed": "--seed",
+}
+
+
+def load_spec(path: Path | str) -> StudySpec:
+    """Read a study's TOML file; SpecError, one line, where it is missing or says what it may not."""
+    try:
+        with open(path, "rb") as file:
+            return StudySpec.model_validate(tomllib.load(file))
+    except FileNotFoundError as error:
+        raise SpecError(f"{path}: no such file; `hpo study create --model ws` needs none") from error
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not a TOML file: not UTF-8 text at byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: not a TOML file: {error}") from error
+    except ValidationError as error:
+        raise SpecError(f"{path}: {_explain(error)}") from error
+
+
+def builtin_spec(model: str) -> StudySpec:
+    """Return the spec that comes with hpo for a model; SpecError for an unknown model."""
+    if model not in MODELS:
+        raise SpecError(f"no model {_shown(model)}; there are {', '.join(MODELS)}{_near(model, MODELS)}")
+    here = Path(__file__).parent
+    installed = here / "builtin_studies" / f"{model}.toml"  # a wheel's; a checkout's is at the root
+    return load_spec(installed if installed.exists() else here.parent / "studies" / f"{model}.toml")
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """Say line by line where a stored spec and an asked one differ; names do not count."""
+    stored, asked = (_flat(spec.model_dump(exclude={"name"})) for spec in (old, new))
+    return [
+        f"{key}: {_shown(stored.get(key))} in the database, {_shown(asked.get(key))} asked"
+        for key in [*stored, *(key for key in asked if key not in stored)]
+        if stored.get(key) != asked.get(key)
+    ]
+
+
+def to_toml(spec: StudySpec) -> str:
+    """Write a spec as the TOML that load_spec reads back to an equal one."""
+    lines = [
+        "# A study of hpo. `hpo study create --file THIS` runs it, `hpo evaluate THIS` measures its",
+        "# tuned configuration (the paper's where there is none). Every key is explained in studies/ws.toml.",
+        *(f"{key} = {_toml(getattr(spec, key))}" for key in ("name", "model", "seed")),
+        "",
+        "[space]  # what the search may try; log: uniform in the logarithm",
+    ]
+    for name in HYPERPARAMETERS[spec.model]:
+        inside = (f"{key} = {_toml(value)}" for key, value in spec.space[name].model_dump().items())
+        lines.append(f"{name} = {{ {', '.join(inside)} }}")
+    tables: list[tuple[str, dict[str, Any]]] = [
+        (key, getattr(spec, key).model_dump()) for key in ("sampler", "pruner", "budget", "protocol")
+    ]
+    tables.append(("paper", {name: spec.paper[name] for name in HYPERPARAMETERS[spec.model]}))
+    if spec.tuned is not None:
+        tables.append(("tuned", {name: spec.tuned[name] for name in HYPERPARAMETERS[spec.model]}))
+    for key, values in tables:
+        lines += [
+            "",
+            f"[{key}]{_NOTES.get(key, '')}",
+            *(f"{name} = {_toml(values[name])}" for name in values),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+_NOTES = {
+    "paper": "  # the configuration to compare with: trial 0 of the search",
+    "tuned": "  # a configuration found earlier",
+}
+
+
+def _toml(value: str | int | float | bool) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _json(tree: object) -> str:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a tree's leaves by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves.update(
+            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        )
+    return leaves
+
+
+def _check_names(key: str, values: Mapping[str, object], model: Model) -> None:
+    wanted = HYPERPARAMETERS[model]
+    allowed = f"model {model} has {', '.join(wanted)}"
+    for name in values:
+        if name not in wanted:
+            raise ValueError(f"{key}.{name}: not a hyperparameter here; {allowed}{_near(name, wanted)}")
+    for name in wanted:
+        if name not in values:
+            raise ValueError(f"{key}.{name}: missing; {allowed}")
+
+
+def _check_limits(key: str, name: str, value: float) -> None:
+    low, with_low, high, with_high = _LIMITS[name]
+    if (low <= value if with_low else low < value) and (value <= high if with_high else value < high):
+        return
+    allowed = f"{'at least' if with_low else 'above'} {low:g}"
+    if high < math.inf:
+        allowed += f" and {'at most' if with_high else 'below'} {high:g}"
+    raise ValueError(f"{key}: must be {allowed}, not {value:g}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message may hold it: one line, not long."""
+    if value is None:
+        return "nothing"
+    text = json.dumps(value, default=str) if isinstance(value, bool | str | list | dict) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _near(word: str, words: Iterable[str]) -> str:
+    found = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _explain(error: ValidationError | json.JSONDecodeError, names: Mapping[str, str] | None = None) -> str:
+    """Return one line: key, what is wrong, what is allowed; names renames the keys (to options)."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error}"
+    problems = [one for one in error.errors(include_url=False) if one["type"] != "default_factory_not_called"]
+    # A misspelt key is the likely cause of what is missing, so it comes first.
+    first, *others = sorted(problems, key=lambda one: one["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    key = (names or {}).get(key, key)
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{key}: {_problem(first)}{more}" if key else f"{_problem(first)}{more}"
+
+
+def _problem(error: ErrorDetails) -> str:
+    given, limits = _shown(error["input"]), error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            allowed = _keys_at(error["loc"][:-1])
+            return f"unknown key; allowed are {', '.join(allowed)}{_near(str(error['loc'][-1]), allowed)}"
+        case "missing":
+            return "missing"
+        case "literal_error":
+            return f"must be {limits['expected']}, not {given}{_near(str(error['input']), _quoted(limits))}"
+        case "int_type" | "int_from_float":
+            return f"must be a whole number, not {given}"
+        case "float_type":
+            return f"must be a number, not {given}"
+        case "finite_number":
+            return f"must be a finite number, not {given}"
+        case "bool_type":
+            return f"must be true or false, not {given}"
+        case "string_type":
+            return f"must be text in quotes, not {given}"
+        case "model_type" | "dict_type":
+            return f"must be a table of keys and values, not {given}"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']}, not {given}"
+        case "greater_than":
+            return f"must be above {limits['gt']}, not {given}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']}, not {given}"
+        case "less_than":
+            return f"must be below {limits['lt']}, not {given}"
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _quoted(limits: Mapping[str, Any]) -> list[str]:
+    return re.findall(r"'([^']*)'", str(limits["expected"]))
+
+
+def _keys_at(place: Sequence[int | str]) -> list[str]:
+    """Return the keys that are allowed at a place of the file."""
+    record: type[BaseModel] = StudySpec
+    for part in place:
+        field = record.model_fields.get(str(part))
+        if field is not None:  # else: a hyperparameter's name inside [space]
+            kind = field.annotation
+            record = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else get_args(kind)[1]
+    return list(record.model_fields)
