@@ -1,0 +1,258 @@
+"""Stacked twins: the layers of a plain module, each holding the parameters of P lanes.
+
+`stack` copies a plain module and puts a twin in the place of every leaf, under the same parameter names, so
+the module's own `forward` runs the whole population. Convolution, pooling and SELU become one hand-written
+Function of matrix products: eager convolutions of this size cost several times the arithmetic.
+
+Images reach the first convolution as windows: pooling by s after a kernel of k needs, for each of the Q pooled
+positions, a square of k + s - 1 pixels; the products of one square with the kernel at its s * s places are what
+is pooled. All windows of all images lie in one table, so a shift is another row of it (`WindowTable`).
+
+Shapes: P lanes, B images of the batch, C channels in, O channels out, Q pooled positions, W pixels of a window,
+N images; R = B * Q rows.
+"""
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hpo.training.data import SHIFTS, PairTable
+from hpo.training.models import Dropout
+
+_ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805  # SELU (Klambauer et al., NeurIPS 2017)
+
+
+class CannotStack(TypeError):
+    """A module that has no stacked twin, for example one with running statistics."""
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Batched a @ b; one lane as a plain product, which is faster on a CPU."""
+    return torch.mm(a[0], b[0])[None] if len(a) == 1 else torch.bmm(a, b)
+
+
+def _pool_selu(y: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum over the places in y (P, R, places, O), and SELU of it plus bias (P, O)."""
+    top = y.amax(2)
+    return top, F.selu_(top + bias[:, None])
+
+
+def _pool_selu_backward(grad: Tensor, y: Tensor, top: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `_pool_selu`: by y (written over y itself) and by bias (P, O).
+
+    Where places tie, each gets an equal share: ties here are equal inputs (blank paper), for which the
+    parameters' gradients do not depend on the share.
+    """
+    grad = torch.ops.aten.elu_backward(grad, _ALPHA, _SCALE, 1.0, True, out)
+    routes = y.eq_(top.unsqueeze(2))
+    routes.mul_((grad / routes.sum(2)).unsqueeze(2))
+    return routes, grad.sum(1)
+
+
+class _WindowConvolution(torch.autograd.Function):
+    """SELU(MaxPool2d(s)(Conv2d(k)(images))) from windows (P, B, C, Q, W); images need no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, windows: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
+        p, b, c, q, w = windows.shape
+        o, k = weight.shape[1], weight.shape[-1]
+        x = windows.transpose(2, 3).reshape(p, b * q, c * w)
+        wide = weight.new_zeros(p, c, k + pool - 1, k + pool - 1, pool, pool, o)
+        for i in range(pool):
+            for j in range(pool):
+                wide[:, :, i : i + k, j : j + k, i, j] = weight.permute(0, 2, 3, 4, 1)
+        y = _product(x, wide.view(p, c * w, -1)).view(p, b * q, pool * pool, o)
+        top, out = _pool_selu(y, bias)
+        ctx.save_for_backward(x, top, out)
+        ctx.y, ctx.shape, ctx.k, ctx.pool = y, (p, b, q, o, c), k, pool
+        side = int(q**0.5)
+        return out.view(p, b, side, side, o).permute(0, 1, 4, 2, 3)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]  # torch types it as *args
+        x, top, out = ctx.saved_tensors
+        (p, b, q, o, c), k, pool = ctx.shape, ctx.k, ctx.pool
+        grad = grad.permute(0, 1, 3, 4, 2).reshape(p, b * q, o)
+        routes, bias = _pool_selu_backward(grad, ctx.y, top, out)
+        ctx.y = None
+        wide = _product(x.mT, routes.view(p, b * q, -1))
+        wide = wide.view(p, c, k + pool - 1, k + pool - 1, pool, pool, o)
+        weight = sum(wide[:, :, i : i + k, j : j + k, i, j] for i in range(pool) for j in range(pool))
+        return None, weight.permute(0, 4, 1, 2, 3), bias, None
+
+
+class _Geometry(NamedTuple):
+    """Sizes of a convolution between layers: square images of `side`, kernel k, then pooling by s."""
+
+    side: int
+    k: int
+    s: int
+
+    @property
+    def out(self) -> int:
+        return (self.side - self.k + 1) // self.s
+
+
+_FOLDS: dict[tuple[_Geometry, int, torch.device], tuple[Tensor, Tensor]] = {}
+
+
+def _fold(columns: Tensor, g: _Geometry, images: int) -> Tensor:
+    """Sum patches (rows * k * k, C) back into the images they were cut from: (images * side * side, C).
+
+    A bag of rows for each pixel: one fast kernel instead of k * k strided additions.
+    """
+    at = (g, images, columns.device)
+    if at not in _FOLDS:
+        pixel = torch.arange(g.side * g.side).view(g.side, g.side)
+        place = pixel.unfold(0, g.k, 1).unfold(1, g.k, 1)  # (positions, positions, k, k)
+        place = place.unflatten(0, (g.out, g.s)).unflatten(2, (g.out, g.s)).transpose(1, 2).flatten()
+        source = place.argsort(stable=True)
+        ends = torch.bincount(place, minlength=g.side * g.side).cumsum(0)
+        offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
+        every = torch.arange(images)[:, None] * place.numel()
+        _FOLDS[at] = (
+            (every + source).flatten().to(columns.device),
+            (every + offsets).flatten().to(columns.device),
+        )
+    rows, offsets = _FOLDS[at]
+    return F.embedding_bag(rows, columns, offsets, mode="sum")
+
+
+class _Convolution(torch.autograd.Function):
+    """SELU(MaxPool2d(s)(Conv2d(k)(x))) for x (P, B, C, side, side)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
+        p, b, c, side, _ = x.shape
+        o, k = weight.shape[1], weight.shape[-1]
+        g = _Geometry(side, k, pool)
+        x = x.permute(0, 1, 3, 4, 2).contiguous()
+        image, row = side * side * c, side * c
+        patches = x.as_strided(
+            (p * b, g.out, g.out, pool, pool, k, k * c),
+            (image, pool * row, pool * c, row, c, row, 1),
+        ).reshape(p, b * g.out**2 * pool**2, k * k * c)
+        kernel = weight.permute(0, 3, 4, 2, 1).reshape(p, k * k * c, o)
+        y = _product(patches, kernel).view(p, b * g.out**2, pool**2, o)
+        top, out = _pool_selu(y, bias)
+        ctx.save_for_backward(patches, kernel, top, out)
+        ctx.y, ctx.g, ctx.shape = y, g, (p, b, c, o)
+        return out.view(p, b, g.out, g.out, o).permute(0, 1, 4, 2, 3)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]  # torch types it as *args
+        patches, kernel, top, out = ctx.saved_tensors
+        (p, b, c, o), g = ctx.shape, ctx.g
+        grad = grad.permute(0, 1, 3, 4, 2).reshape(p, b * g.out**2, o)
+        routes, bias = _pool_selu_backward(grad, ctx.y, top, out)
+        ctx.y = None
+        routes = routes.view(p, -1, o)
+        weight = _product(routes.mT, patches).view(p, o, g.k, g.k, c).permute(0, 1, 4, 2, 3)
+        columns = _product(routes, kernel.mT).view(-1, c)
+        x = _fold(columns, g, p * b).view(p, b, g.side, g.side, c).permute(0, 1, 4, 2, 3)
+        return x, weight, bias, None
+
+
+class StackedConvolution(nn.Module):
+    """Conv2d, MaxPool2d, SELU of P lanes; `windows` says that it is the first one and reads windows."""
+
+    def __init__(self, conv: nn.Conv2d, pool: nn.MaxPool2d, windows: bool) -> None:
+        super().__init__()
+        plain = conv.stride == (1, 1) and conv.padding == (0, 0) and conv.dilation == (1, 1)
+        square = conv.kernel_size[0] == conv.kernel_size[1] and isinstance(pool.kernel_size, int)
+        simple = conv.groups == 1 and conv.bias is not None and pool.stride == pool.kernel_size
+        if not (plain and square and simple and pool.padding == 0 and not pool.ceil_mode):
+            raise CannotStack(f"{conv} then {pool} has no stacked twin; train it with a population of 1")
+        self.kernel, self.pool = conv.kernel_size[0], int(pool.kernel_size)
+        self.run = _WindowConvolution if windows else _Convolution
+        self.weight, self.bias = nn.Parameter(conv.weight[None]), nn.Parameter(conv.bias[None])  # type: ignore[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.run.apply(x, self.weight, self.bias, self.pool)  # type: ignore[no-untyped-call]
+        return out
+
+
+class StackedLinear(nn.Module):
+    """Linear of P lanes: (P, B, in) -> (P, B, out)."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(plain.weight[None]), nn.Parameter(plain.bias[None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.weight) == 1:
+            return F.linear(x.squeeze(0), self.weight.squeeze(0), self.bias.squeeze(0)).unsqueeze(0)
+        return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
+
+
+def _stack_sequence(plain: nn.Sequential, first: list[bool]) -> nn.Sequential:
+    twin, layers = nn.Sequential(), list(plain.named_children())
+    while layers:
+        name, layer = layers.pop(0)
+        if isinstance(layer, nn.Conv2d):
+            after = [module for _, module in layers[:2]]
+            if len(after) < 2 or not (isinstance(after[0], nn.MaxPool2d) and isinstance(after[1], nn.SELU)):
+                raise CannotStack(f"{layer} is stacked only where MaxPool2d and SELU follow it")
+            del layers[:2]
+            twin.add_module(name, StackedConvolution(layer, after[0], windows=first.pop() if first else False))
+        else:
+            twin.add_module(name, _stack(layer, first))
+    return twin
+
+
+def _stack(plain: nn.Module, first: list[bool]) -> nn.Module:
+    if isinstance(plain, nn.Sequential):
+        return _stack_sequence(plain, first)
+    if isinstance(plain, nn.Linear):
+        return StackedLinear(plain)
+    if isinstance(plain, nn.SELU):
+        return nn.SELU(inplace=True)  # its backward needs only the result
+    if isinstance(plain, Dropout) or (isinstance(plain, nn.Flatten) and plain.start_dim < 0):
+        return copy.deepcopy(plain)
+    children = list(plain.named_children())
+    if not children or any(True for _ in plain.parameters(recurse=False)) or any(plain.buffers(recurse=False)):
+        raise CannotStack(f"{type(plain).__name__} has no stacked twin (hpo.training.stacked says which have)")
+    twin = copy.copy(plain)
+    twin._modules = {name: _stack(child, first) for name, child in children}
+    return twin
+
+
+def stack(plain: nn.Module) -> nn.Module:
+    """The population's twin of a plain module, with one lane; `bind` gives it the parameters of P lanes.
+
+    Its first convolution reads windows (P, B, C, Q, W) where the plain one reads images (B, C, 14, 14).
+    Raises CannotStack for a module without a twin.
+    """
+    return _stack(plain, [True])
+
+
+def first_convolution(twin: nn.Module) -> StackedConvolution:
+    """The layer that reads the windows."""
+    return next(m for m in twin.modules() if isinstance(m, StackedConvolution))
+
+
+class WindowTable:
+    """All windows of all images, at every offset that a shift can ask for: a row of W pixels each."""
+
+    def __init__(self, images: Tensor, kernel: int, pool: int) -> None:
+        """Cut images (N, side, side) for a first convolution of `kernel` and pooling by `pool`."""
+        self.size, device = kernel + pool - 1, images.device
+        windows = F.pad(images, (1, 1, 1, 1)).unfold(1, self.size, 1).unfold(2, self.size, 1)
+        self.across = windows.shape[1]
+        self.rows = windows.reshape(-1, self.size**2)  # (N * across * across, W)
+        inside = torch.arange((images.shape[-1] - kernel + 1) // pool, device=device) * pool
+        self.positions = (inside[:, None] * self.across + inside).flatten()  # (Q,)
+
+    def corners(self, table: PairTable) -> Tensor:
+        """For each pair of the table the row of its images' first windows: (S, 2), on the windows' device."""
+        shift = torch.tensor(SHIFTS)[table.shift]
+        inside = (1 - shift[..., 0]) * self.across + (1 - shift[..., 1])
+        return (table.image * self.across**2 + inside).to(self.rows.device)
+
+    def gather(self, corners: Tensor) -> Tensor:
+        """Windows (..., 2, Q, W) of the pairs whose corners (..., 2) are given."""
+        index = corners[..., None] + self.positions
+        return self.rows.index_select(0, index.flatten()).view(*index.shape, -1)

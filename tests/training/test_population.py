@@ -1,0 +1,184 @@
+"""The plain modules under torch.optim.Adam are the oracle of the population."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hpo.training import data, models, population, streams
+from hpo.training.stacked import CannotStack, stack
+
+MIXED = [
+    {"learning_rate": 3e-3, "weight_decay": 2.5e-5, "dropout": 0.15, "aux_weight": 1.0, "main_weight": 0.5},
+    {"learning_rate": 1e-4, "weight_decay": 1e-2, "dropout": 0.6, "aux_weight": 5.0, "main_weight": 0.1},
+    {"learning_rate": 1e-2, "weight_decay": 0.0, "dropout": 0.0, "aux_weight": 0.2, "main_weight": 2.0},
+    {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.3, "aux_weight": 0.05, "main_weight": 1.0},
+]
+BATCH, PAIRS = 20, 10  # 180 samples: 9 steps an epoch
+TOLERANCE = {torch.float32: {"rtol": 2e-3, "atol": 2e-5}, torch.float64: {"rtol": 1e-7, "atol": 1e-10}}
+
+
+@pytest.fixture(scope="module")
+def pool() -> data.ImagePool:
+    """Random strokes on blank paper: ties in the pooling included, as real digits have them."""
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(60, data.SIDE, data.SIDE, generator=generator)
+    images *= F.avg_pool2d(torch.rand(60, 1, 14, 14, generator=generator), 5, 1, 2)[:, 0] > 0.52
+    return data.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
+
+
+def task(pool: data.ImagePool, params: dict[str, float], seed: int, epochs: int = 3) -> population.Task:
+    training, left = data.draw_training(pool, seed, PAIRS)
+    validation = data.draw_validation(pool, left, seed, 30)
+    return population.Task(
+        key=seed, params=params, seed=seed, epochs=epochs, training=training, validation=validation
+    )
+
+
+def population_of(pool: data.ImagePool, model: str, lanes: int, **more: object) -> population.Population:
+    return population.Population(model, lanes, pool.images, samples=18 * PAIRS, batch=BATCH, **more)  # type: ignore[arg-type]
+
+
+def plain_training(
+    pool: data.ImagePool, name: str, task: population.Task, epochs: int, dtype: torch.dtype
+) -> nn.Module:
+    """The training as most people write it: a module, torch.optim.Adam, one batch after the other."""
+    model = models.ARCHITECTURES[name]().to(dtype)
+    model.load_state_dict(models.initial_parameters(model, task.seed))
+    hyper = task.params
+    adam = torch.optim.Adam(
+        model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"]
+    )
+    images = data.shifted(pool.images[task.training.image], task.training.shift).to(dtype)
+    counters = streams.counters(models.decisions(model, BATCH) // 4)
+    dropout_key = torch.tensor([streams.key(task.seed, "dropout")])
+    order_key = torch.tensor([streams.key(task.seed, "order")])
+    step = 0
+    for epoch in range(epochs):
+        keys = streams.step_keys(order_key, torch.tensor([epoch]))
+        order = streams.permutations(keys, streams.counters(len(images)))[0]
+        for batch in order.split(BATCH):
+            masks = streams.keep_masks(
+                streams.step_keys(dropout_key, torch.tensor([step])), counters, torch.tensor([hyper["dropout"]])
+            )
+            models.set_masks(model, masks[0].to(dtype), BATCH)
+            logits, digits = model(images[batch])
+            loss = F.cross_entropy(logits, task.training.target[batch])
+            if name == "ws-aux":
+                aux = sum(F.cross_entropy(digits[:, i], task.training.digit[batch, i]) for i in (0, 1))
+                loss = hyper["main_weight"] * loss + hyper["aux_weight"] * aux
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            step += 1
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", list(models.ARCHITECTURES))
+def test_a_population_of_8_with_mixed_hyperparameters_equals_8_plain_trainings(
+    pool: data.ImagePool, name: str, dtype: torch.dtype
+) -> None:
+    """After one epoch of nine steps every parameter of every lane is the plain loop's."""
+    tasks = [task(pool, MIXED[i % 4], seed=100 + i) for i in range(8)]
+    many = population_of(pool, name, 8, dtype=dtype)
+    for lane, one in enumerate(tasks):
+        many.start(lane, one)
+    many.train_epoch()
+    for lane, one in enumerate(tasks):
+        plain = plain_training(pool, name, one, 1, dtype)
+        for key, value in plain.state_dict().items():
+            torch.testing.assert_close(
+                many.state_dict(lane)[key], value, **TOLERANCE[dtype], msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+@pytest.mark.parametrize("name", list(models.ARCHITECTURES))
+def test_predictions_are_the_plain_modules(pool: data.ImagePool, name: str) -> None:
+    """Loss, answers and digits of `predict`, and the epoch's validation, are those of the plain module."""
+    one = task(pool, MIXED[0], seed=7)
+    lanes = population_of(pool, name, 2, dtype=torch.float64)
+    lanes.start(1, one)
+    report = lanes.train_epoch()[0]
+    model = models.ARCHITECTURES[name]().to(torch.float64).eval()
+    model.load_state_dict(lanes.state_dict(1))
+    table = one.validation
+    assert table is not None
+    logits, digits = model(pool.images.to(torch.float64)[table.image])
+    prediction = lanes.predict(1, table)
+    assert torch.equal(prediction.answer.long(), logits.argmax(-1))
+    assert prediction.loss == pytest.approx(float(F.cross_entropy(logits, table.target)), rel=1e-9)
+    assert prediction.accuracy == report.validation_accuracy
+    assert prediction.loss == pytest.approx(report.validation_loss, rel=1e-9)
+    if name == "ws-aux":
+        assert prediction.digits is not None
+        assert torch.equal(prediction.digits, digits.argmax(-1))
+
+
+def test_a_lane_refilled_midway_equals_a_fresh_trial(pool: data.ImagePool) -> None:
+    """Neighbours, lane, population size and what ran before leave no trace in a trial."""
+    wanted = task(pool, MIXED[0], seed=42)
+    alone = population_of(pool, "ws-aux", 1, dtype=torch.float64)
+    alone.start(0, wanted)
+    crowd = population_of(pool, "ws-aux", 3, dtype=torch.float64)
+    crowd.start(0, task(pool, MIXED[1], seed=1))
+    crowd.start(2, task(pool, MIXED[2], seed=2))
+    crowd.train_epoch()
+    crowd.stop(2)
+    crowd.start(2, wanted)
+    for _ in range(2):
+        alone.train_epoch()
+        crowd.train_epoch()
+    torch.testing.assert_close(crowd.parameters[2], alone.parameters[0], rtol=1e-8, atol=1e-12)
+
+
+def test_a_saved_lane_goes_on_elsewhere(pool: data.ImagePool) -> None:
+    """Continued from its state on another lane, a training ends where the undisturbed one does."""
+    one = task(pool, MIXED[0], seed=9)
+    undisturbed = population_of(pool, "ws", 1)
+    undisturbed.start(0, one)
+    undisturbed.train_epoch()
+    state = undisturbed.state(0)
+    elsewhere = population_of(pool, "ws", 1)
+    elsewhere.start(0, one, state)
+    first, second = undisturbed.train_epoch()[0], elsewhere.train_epoch()[0]
+    assert dataclasses.asdict(first) == dataclasses.asdict(second)
+    assert torch.equal(undisturbed.parameters, elsewhere.parameters)
+
+
+def test_a_diverged_lane_is_reported_and_harms_no_neighbour(pool: data.ImagePool) -> None:
+    """An absurd learning rate ends in NaN in its own lane alone."""
+    lanes = population_of(pool, "simple", 2)
+    lanes.start(0, task(pool, {**MIXED[0], "learning_rate": 1e30}, seed=1))
+    lanes.start(1, task(pool, MIXED[0], seed=2))
+    alone = population_of(pool, "simple", 2)
+    alone.start(1, task(pool, MIXED[0], seed=2))
+    for _ in range(2):
+        reports, lonely = lanes.train_epoch(), alone.train_epoch()
+    assert [r.diverged for r in reports] == [True, False]
+    assert reports[1] == lonely[0]
+
+
+def test_reports_say_when_a_task_is_done(pool: data.ImagePool) -> None:
+    """`last` comes with the task's last epoch, and a stopped lane reports no more."""
+    lanes = population_of(pool, "simple", 2)
+    lanes.start(0, task(pool, MIXED[0], seed=1, epochs=2))
+    assert [r.last for r in lanes.train_epoch()] == [False]
+    assert [(r.last, r.epoch) for r in lanes.train_epoch()] == [(True, 2)]
+    lanes.stop(0)
+    assert lanes.free == [0, 1]
+    assert lanes.train_epoch() == []
+
+
+def test_the_parameter_counts_are_the_tables() -> None:
+    """58,380 parameters for simple, 56,470 for the two others."""
+    counts = {name: sum(p.numel() for p in make().parameters()) for name, make in models.ARCHITECTURES.items()}
+    assert counts == {"simple": 58_380, "ws": 56_470, "ws-aux": 56_470}
+
+
+def test_running_statistics_are_refused() -> None:
+    """BatchNorm's running statistics belong to no lane: the refusal names the module."""
+    with pytest.raises(CannotStack, match="BatchNorm1d"):
+        stack(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
