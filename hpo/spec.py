@@ -1,19 +1,18 @@
 """StudySpec: all that a studies/*.toml may say, checked, with one canonical form and a digest."""
 
-import difflib
 import hashlib
 import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from hpo.errors import SpecError
+from hpo.spec_problems import explain, near, shown
 
 Model = Literal["simple", "ws", "ws-aux"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -33,7 +32,9 @@ _LIMITS: Mapping[str, tuple[float, bool, float, bool]] = {  # low, itself allowe
     "main_weight": (0.0, True, math.inf, False),
 }
 
-_NAME = re.compile(r"[A-Za-z0-9._-]+")  # no colon: `NAME:confirm` and `NAME:final` are studies of our own
+_NAME = re.compile(
+    r"[A-Za-z0-9._-]{1,100}"
+)  # no colon: `NAME:confirm` and `NAME:final` are studies of our own
 _MAX_TRIALS = 100_000
 _VARIANTS = 18  # samples made of one training pair: 9 shifts, both orders
 
@@ -122,15 +123,13 @@ class StudySpec(_Record):
     budget: Budget = Budget()
     protocol: Protocol = Protocol()
     paper: dict[str, float]
-    tuned: dict[str, float] | None = (
-        None  # found earlier: `evaluate` measures it, `study create` tries it as trial 1
-    )
+    tuned: dict[str, float] | None = None  # found earlier: `evaluate` measures it, a search tries it
 
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"a name has letters, digits, '.', '_' and '-' only, not {_shown(name)}")
+            raise ValueError(f"must be 1 to 100 letters, digits, '.', '_' or '-', not {shown(name)}")
         return name
 
     @model_validator(mode="after")
@@ -170,8 +169,10 @@ class StudySpec(_Record):
         """Read what canonical() wrote; SpecError where it is damaged."""
         try:
             return cls.model_validate(json.loads(text))
-        except (ValidationError, json.JSONDecodeError) as error:
-            raise SpecError(f"the spec stored in the database: {_explain(error)}") from error
+        except json.JSONDecodeError as error:
+            raise SpecError(f"the spec stored in the database is not JSON: {error}") from error
+        except ValidationError as error:
+            raise SpecError(f"the spec stored in the database: {explain(error, cls)}") from error
 
     def with_options(
         self,
@@ -209,10 +210,10 @@ class StudySpec(_Record):
         try:
             return type(self).model_validate(tree)  # checked again: model_copy would not
         except ValidationError as error:
-            raise SpecError(_explain(error, _OPTIONS)) from error
+            raise SpecError(explain(error, type(self), _OPTIONS)) from error
 
 
-_SCALED = (
+_SCALED: tuple[tuple[str, ...], ...] = (
     ("budget", "trials"),
     ("budget", "epochs"),
     ("sampler", "startup_trials"),
@@ -245,13 +246,13 @@ def load_spec(path: Path | str) -> StudySpec:
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: not a TOML file: {error}") from error
     except ValidationError as error:
-        raise SpecError(f"{path}: {_explain(error)}") from error
+        raise SpecError(f"{path}: {explain(error, StudySpec)}") from error
 
 
 def builtin_spec(model: str) -> StudySpec:
     """Return the spec that comes with hpo for a model; SpecError for an unknown model."""
     if model not in MODELS:
-        raise SpecError(f"no model {_shown(model)}; there are {', '.join(MODELS)}{_near(model, MODELS)}")
+        raise SpecError(f"no model {shown(model)}; there are {', '.join(MODELS)}{near(model, MODELS)}")
     here = Path(__file__).parent
     installed = here / "builtin_studies" / f"{model}.toml"  # a wheel's; a checkout's is at the root
     return load_spec(installed if installed.exists() else here.parent / "studies" / f"{model}.toml")
@@ -261,7 +262,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """Say line by line where a stored spec and an asked one differ; names do not count."""
     stored, asked = (_flat(spec.model_dump(exclude={"name"})) for spec in (old, new))
     return [
-        f"{key}: {_shown(stored.get(key))} in the database, {_shown(asked.get(key))} asked"
+        f"{key}: {shown(stored.get(key))} in the database, {shown(asked.get(key))} asked"
         for key in [*stored, *(key for key in asked if key not in stored)]
         if stored.get(key) != asked.get(key)
     ]
@@ -286,11 +287,8 @@ def to_toml(spec: StudySpec) -> str:
     if spec.tuned is not None:
         tables.append(("tuned", {name: spec.tuned[name] for name in HYPERPARAMETERS[spec.model]}))
     for key, values in tables:
-        lines += [
-            "",
-            f"[{key}]{_NOTES.get(key, '')}",
-            *(f"{name} = {_toml(values[name])}" for name in values),
-        ]
+        lines += ["", f"[{key}]{_NOTES.get(key, '')}"]
+        lines += [f"{name} = {_toml(value)}" for name, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -314,9 +312,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a tree's leaves by dotted key."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        leaves.update(
-            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-        )
+        inside = isinstance(value, Mapping)
+        leaves.update(_flat(value, f"{prefix}{key}.") if inside else {prefix + key: value})
     return leaves
 
 
@@ -325,7 +322,7 @@ def _check_names(key: str, values: Mapping[str, object], model: Model) -> None:
     allowed = f"model {model} has {', '.join(wanted)}"
     for name in values:
         if name not in wanted:
-            raise ValueError(f"{key}.{name}: not a hyperparameter here; {allowed}{_near(name, wanted)}")
+            raise ValueError(f"{key}.{name}: not a hyperparameter here; {allowed}{near(name, wanted)}")
     for name in wanted:
         if name not in values:
             raise ValueError(f"{key}.{name}: missing; {allowed}")
@@ -339,77 +336,3 @@ def _check_limits(key: str, name: str, value: float) -> None:
     if high < math.inf:
         allowed += f" and {'at most' if with_high else 'below'} {high:g}"
     raise ValueError(f"{key}: must be {allowed}, not {value:g}")
-
-
-def _shown(value: object) -> str:
-    """Return a value as a message may hold it: one line, not long."""
-    if value is None:
-        return "nothing"
-    text = json.dumps(value, default=str) if isinstance(value, bool | str | list | dict) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _near(word: str, words: Iterable[str]) -> str:
-    found = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {found[0]}?)" if found else ""
-
-
-def _explain(error: ValidationError | json.JSONDecodeError, names: Mapping[str, str] | None = None) -> str:
-    """Return one line: key, what is wrong, what is allowed; names renames the keys (to options)."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error}"
-    problems = [one for one in error.errors(include_url=False) if one["type"] != "default_factory_not_called"]
-    # A misspelt key is the likely cause of what is missing, so it comes first.
-    first, *others = sorted(problems, key=lambda one: one["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
-    key = (names or {}).get(key, key)
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{key}: {_problem(first)}{more}" if key else f"{_problem(first)}{more}"
-
-
-def _problem(error: ErrorDetails) -> str:
-    given, limits = _shown(error["input"]), error.get("ctx", {})
-    match error["type"]:
-        case "extra_forbidden":
-            allowed = _keys_at(error["loc"][:-1])
-            return f"unknown key; allowed are {', '.join(allowed)}{_near(str(error['loc'][-1]), allowed)}"
-        case "missing":
-            return "missing"
-        case "literal_error":
-            return f"must be {limits['expected']}, not {given}{_near(str(error['input']), _quoted(limits))}"
-        case "int_type" | "int_from_float":
-            return f"must be a whole number, not {given}"
-        case "float_type":
-            return f"must be a number, not {given}"
-        case "finite_number":
-            return f"must be a finite number, not {given}"
-        case "bool_type":
-            return f"must be true or false, not {given}"
-        case "string_type":
-            return f"must be text in quotes, not {given}"
-        case "model_type" | "dict_type":
-            return f"must be a table of keys and values, not {given}"
-        case "greater_than_equal":
-            return f"must be at least {limits['ge']}, not {given}"
-        case "greater_than":
-            return f"must be above {limits['gt']}, not {given}"
-        case "less_than_equal":
-            return f"must be at most {limits['le']}, not {given}"
-        case "less_than":
-            return f"must be below {limits['lt']}, not {given}"
-    return error["msg"].removeprefix("Value error, ")
-
-
-def _quoted(limits: Mapping[str, Any]) -> list[str]:
-    return re.findall(r"'([^']*)'", str(limits["expected"]))
-
-
-def _keys_at(place: Sequence[int | str]) -> list[str]:
-    """Return the keys that are allowed at a place of the file."""
-    record: type[BaseModel] = StudySpec
-    for part in place:
-        field = record.model_fields.get(str(part))
-        if field is not None:  # else: a hyperparameter's name inside [space]
-            kind = field.annotation
-            record = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else get_args(kind)[1]
-    return list(record.model_fields)

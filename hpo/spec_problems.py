@@ -1,0 +1,85 @@
+"""What is wrong with a study's file, in one line for a person, from pydantic's list of errors."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+
+def shown(value: object) -> str:
+    """Return a value as a message may hold it: one line, not long."""
+    if value is None:
+        return "nothing"
+    text = json.dumps(value, default=str) if isinstance(value, bool | str | list | dict) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """Return " (did you mean X?)" where one of the words is close, else nothing."""
+    found = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def explain(error: ValidationError, record: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
+    """Return one line: dotted key, what is wrong, what is allowed.
+
+    record is the model that was validated; names gives keys another name (the option that set them).
+    """
+    problems = [one for one in error.errors(include_url=False) if one["type"] != "default_factory_not_called"]
+    # A misspelt key is the likely cause of what is missing, so it comes first.
+    first, *others = sorted(problems, key=lambda one: one["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    key = (names or {}).get(key, key)
+    problem = _unknown_key(first, record) if first["type"] == "extra_forbidden" else _problem(first)
+    more = f" (and {len(others)} more)" if others else ""
+    # What concerns several keys has no place of its own: its text starts with the key.
+    return f"{key}: {problem}{more}" if key else f"{problem}{more}"
+
+
+def _problem(error: ErrorDetails) -> str:
+    given, limits = shown(error["input"]), error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return "missing"
+        case "literal_error":
+            return f"must be {limits['expected']}, not {given}{near(str(error['input']), _quoted(limits))}"
+        case "int_type" | "int_from_float":
+            return f"must be a whole number, not {given}"
+        case "float_type":
+            return f"must be a number, not {given}"
+        case "finite_number":
+            return f"must be a finite number, not {given}"
+        case "bool_type":
+            return f"must be true or false, not {given}"
+        case "string_type":
+            return f"must be text in quotes, not {given}"
+        case "model_type" | "dict_type":
+            return f"must be a table of keys and values, not {given}"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']}, not {given}"
+        case "greater_than":
+            return f"must be above {limits['gt']}, not {given}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']}, not {given}"
+        case "less_than":
+            return f"must be below {limits['lt']}, not {given}"
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _quoted(limits: Mapping[str, Any]) -> list[str]:
+    return re.findall(r"'([^']*)'", str(limits["expected"]))
+
+
+def _unknown_key(error: ErrorDetails, record: type[BaseModel]) -> str:
+    *place, key = error["loc"]
+    for part in place:
+        field = record.model_fields.get(str(part))
+        if field is not None:  # else: a name inside a dict of records, as in [space]
+            kind = field.annotation
+            record = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else get_args(kind)[1]
+    allowed = list(record.model_fields)
+    return f"unknown key; allowed are {', '.join(allowed)}{near(str(key), allowed)}"
