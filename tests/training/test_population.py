@@ -17,7 +17,8 @@ MIXED = [
     {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.3, "aux_weight": 0.05, "main_weight": 1.0},
 ]
 BATCH, PAIRS = 20, 10  # 180 samples: 9 steps an epoch
-TOLERANCE = {torch.float32: {"rtol": 2e-3, "atol": 2e-5}, torch.float64: {"rtol": 1e-7, "atol": 1e-10}}
+# float32: Adam makes a step of the learning rate (up to 1e-2) from the rounding of a gradient near 0.
+TOLERANCE = {torch.float32: {"rtol": 2e-3, "atol": 5e-4}, torch.float64: {"rtol": 1e-7, "atol": 1e-10}}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,8 @@ def test_predictions_are_the_plain_modules(pool: data.ImagePool, name: str) -> N
     model.load_state_dict(lanes.state_dict(1))
     table = one.validation
     assert table is not None
-    logits, digits = model(pool.images.to(torch.float64)[table.image])
+    with torch.no_grad():
+        logits, digits = model(pool.images.to(torch.float64)[table.image])
     prediction = lanes.predict(1, table)
     assert torch.equal(prediction.answer.long(), logits.argmax(-1))
     assert prediction.loss == pytest.approx(float(F.cross_entropy(logits, table.target)), rel=1e-9)
