@@ -1,7 +1,7 @@
 """The full MNIST as IDX files: reading them from a folder, and fetching them into it.
 
 An IDX file is a big-endian header (two zero bytes, the type 8 for unsigned bytes, the number of dimensions,
-then each dimension as 32 bits) and the bytes themselves (Y. LeCun, C. Cortes, C. Burges, "The MNIST database").
+then each dimension as 32 bits) and the bytes themselves (LeCun, Cortes, Burges: "The MNIST database").
 """
 
 import fcntl
@@ -159,16 +159,20 @@ def _fetch_one(
     import requests  # comes with pooch
 
     logging.getLogger(pooch.get_logger().name).setLevel(logging.WARNING)  # its news are told by progress
+    urls = [f"{source.rstrip('/')}/{name}" for source in sources]
     failures: list[str] = []
-    for source in sources:
-        url = f"{source.rstrip('/')}/{name}"
+    while urls:
+        url = urls.pop(0)
         download = _Resumable(folder / f"{name}.part", name, progress)
         try:
             pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=name, path=folder, downloader=download)
-        except ValueError:  # pooch: the hash differs; it has thrown the file away
-            failures.append(f"{url} is not the published file (checksum)")
         except requests.RequestException as error:
             failures.append(f"{url}: {_reason(error)}")
+        except ValueError:  # pooch: the hash differs; it has thrown the file away
+            if download.resumed:  # what was there may be the wrong half: once more, all of it
+                urls.insert(0, url)
+            else:
+                failures.append(f"{url} is not the published file (checksum)")
         else:
             path = folder / name
             return Fetched(path=path, size=path.stat().st_size, transferred=download.transferred)
@@ -185,6 +189,7 @@ class _Resumable:
         self.name = name
         self.progress = progress
         self.transferred = 0  # bytes
+        self.resumed = False
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
         """Bring url into the partial file, then give that to pooch, which checks and renames it."""
@@ -206,6 +211,7 @@ class _Resumable:
         response.raise_for_status()
         start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         goes_on = response.status_code == 206 and start is not None and int(start[1]) == have
+        self.resumed = goes_on
         done = have if goes_on else 0  # a server without ranges sends all of it
         length = response.headers.get("Content-Length")
         total = done + int(length) if length is not None else None
