@@ -1,0 +1,156 @@
+"""optuna-dashboard on our own engine, behind a production WSGI server, for this machine alone.
+
+The app has no authentication and serves routes that change or delete studies. So it listens on loopback
+only, and because every page that a browser on this machine shows can reach loopback too, it also refuses
+requests that another site sent: a foreign Host header (DNS rebinding) or a change asked for by a page of
+another origin (cross-site request forgery).
+"""
+
+import errno
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from types import FrameType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine
+
+from hpo.errors import HpoError, UsageError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+# What a user may say, and where we then listen. A hosts file could send `localhost` elsewhere: not resolved.
+LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # change nothing (RFC 9110, section 9.2.1)
+
+_LOCAL_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
+
+
+class AddressError(UsageError):
+    """The dashboard was asked to listen where others could reach it."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"dashboard: --host {host} is refused, there is no authentication yet: use 127.0.0.1 and, from "
+            "another machine, an SSH tunnel (ssh -L 8080:127.0.0.1:8080 THIS-MACHINE)"
+        )
+
+
+class PortError(HpoError):
+    """The address is taken or the system does not let us have it."""
+
+    def __init__(self, host: str, port: int, error: OSError) -> None:
+        busy = error.errno == errno.EADDRINUSE
+        what = "is in use" if busy else f"cannot be used ({error.strerror})"
+        super().__init__(f"dashboard: port {port} of {host} {what}: choose another with --port")
+
+
+def serve(
+    engine: Engine,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    ready: Callable[[str], object] = lambda url: None,
+) -> None:
+    """Serve optuna-dashboard on `engine` until SIGINT or SIGTERM; call from the main thread.
+
+    `port` 0 takes a free one; `ready` is called once with the URL when connections are accepted.
+    Raises AddressError for any `host` but loopback, PortError where the port cannot be had.
+    """
+    listener = _listen(host, port)  # first, so that a wrong address is told before slow imports
+    with closing(listener):
+        import waitress  # type: ignore[import-untyped]  # ships no types
+
+        server = waitress.create_server(_app(engine), sockets=[listener], ident=None)
+        address, taken = listener.getsockname()[:2]
+        _serve_until_signal(server.run, lambda: ready(f"http://{_bracketed(address)}:{taken}/"))
+        server.close()
+
+
+def _app(engine: Engine) -> "WSGIApplication":
+    import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
+
+    from hpo.storage.optuna_storage import make_storage
+
+    # Uncached: SQLite gives a deleted study's ids to the next, and Optuna's cache would show the old trials.
+    return local_only(optuna_dashboard.wsgi(make_storage(engine)))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if host not in LOOPBACK:
+        raise AddressError(host)
+    if not 0 <= port <= 65535:
+        raise UsageError(f"dashboard: --port {port} is no port: choose one from 1 to 65535")
+    address = LOOPBACK[host]
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        # Two sockets with SO_REUSEADDR may both be bound; listening shows whether another has the port.
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise PortError(address, port, error) from None
+    return listener
+
+
+def _serve_until_signal(run: Callable[[], object], started: Callable[[], object]) -> None:
+    """Run the server; both signals end its loop, requests under way may finish (waitress gives them 5 s)."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt  # waitress's loop takes this as the request to end
+
+    # SIGINT too: a shell starts background jobs with SIGINT ignored.
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        started()
+        run()
+    except KeyboardInterrupt:  # the signal came before or after the loop
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def local_only(app: "WSGIApplication") -> "WSGIApplication":
+    """Wrap a WSGI app so that it answers 403 to what another site sent, and cannot be framed by one."""
+
+    def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if reason := refusal(environ):
+            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+            return [f"{reason}\n".encode()]
+
+        def start(status, headers, exc_info=None):  # type: ignore[no-untyped-def]  # StartResponse is a protocol
+            # A frame in another site's page would turn clicks there into clicks here.
+            return start_response(status, [*headers, ("X-Frame-Options", "DENY")], exc_info)
+
+        return app(environ, start)
+
+    return guarded
+
+
+def refusal(environ: "WSGIEnvironment") -> str | None:
+    """Say why a request must be refused, or None where it may pass.
+
+    The port of the Host header is free, since a forwarded port (SSH, Docker) has another number outside;
+    a change must come from a page of that very host and port, or from no page at all (curl).
+    """
+    host = environ.get("HTTP_HOST", "").lower()
+    if not _LOCAL_HOST.fullmatch(host):
+        return "refused: the Host header must be localhost or 127.0.0.1"
+    if environ["REQUEST_METHOD"] in SAFE_METHODS:
+        return None
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is not None and urlsplit(origin.lower()).netloc != host:
+        return "refused: a page of another origin asked for a change"
+    if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
+        return "refused: another site asked for a change"
+    return None

@@ -1,0 +1,188 @@
+"""`hpo dashboard` as a user meets it: a real server process on a real database, asked by HTTP."""
+
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from hpo.storage.engine import begin_write, open_engine
+
+HPO = [sys.executable, "-m", "hpo"]
+START = 60  # seconds a process may take to start on a busy machine
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a SQLite database that holds the study `ws`."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('dashboard')}/hpo.db"
+    create = [*HPO, "--db", url, "study", "create", "--model", "ws", "--trials", "2", "--epochs", "1"]
+    subprocess.run(create, check=True, capture_output=True, timeout=START)
+    return url
+
+
+@pytest.fixture(scope="module")
+def port(database: str) -> Iterator[int]:
+    """The port of a dashboard that runs as long as this module's tests."""
+    with dashboard(database) as (port, _):
+        yield port
+
+
+@contextmanager
+def dashboard(database: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Start `hpo dashboard` on a free port and wait until it says its URL."""
+    command = [*HPO, "--db", database, "dashboard", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        too_long = threading.Timer(START, process.kill)  # ends the reading below
+        too_long.start()
+        try:
+            told = []
+            for line in process.stderr:
+                told.append(line)
+                if url := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                    too_long.cancel()
+                    yield int(url[1]), process
+                    break
+            else:
+                pytest.fail(f"the dashboard said no URL: {''.join(told)}")
+        finally:
+            too_long.cancel()
+            process.kill()
+
+
+def ask(port: int, path: str, method: str = "GET", body: object = None, **headers: str) -> tuple[int, str]:
+    """Send one request, with just these headers (`_` for `-`); returns status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START)
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    content = None if body is None else json.dumps(body)
+    try:
+        connection.request(method, path, content, {"Content-Type": "application/json"} | sent)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def study_names(port: int) -> list[str]:
+    status, body = ask(port, "/api/studies")
+    assert status == 200
+    return [study["study_name"] for study in json.loads(body)["study_summaries"]]
+
+
+def test_page_and_studies(port: int) -> None:
+    """The page opens, and the studies of our database are in it."""
+    assert ask(port, "/")[0] == 302
+    status, page = ask(port, "/dashboard")
+    assert status == 200
+    assert "<html" in page
+    assert "ws" in study_names(port)
+
+
+def test_page_cannot_be_framed(port: int) -> None:
+    """Another site's page cannot show ours in a frame and so borrow the user's clicks."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START)
+    connection.request("GET", "/dashboard")
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    assert answer.headers["X-Frame-Options"] == "DENY"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0", ""]
+)
+def test_foreign_host_is_refused(port: int, host: str) -> None:
+    """A name that was pointed to 127.0.0.1 (DNS rebinding) opens nothing, whatever the method."""
+    for path in ("/", "/api/studies"):
+        assert ask(port, path, Host=host.format(port=port))[0] == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:{port}", "127.0.0.1:9999", "[::1]:{port}"])
+def test_local_host_is_served(port: int, host: str) -> None:
+    """The local names pass, with any port: a forwarded port has another number outside."""
+    assert ask(port, "/api/studies", Host=host.format(port=port))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:3000"},  # another program's page on this machine
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+)
+def test_change_from_another_origin_is_refused(port: int, headers: dict[str, str]) -> None:
+    """Another site's page changes nothing through the user's browser."""
+    assert ask(port, "/api/studies/1", "DELETE", **headers)[0] == 403
+    assert ask(port, "/api/studies/1/note", "PUT", {"body": "x", "version": 9}, **headers)[0] == 403
+    assert "ws" in study_names(port)
+
+
+def test_own_page_may_change(port: int) -> None:
+    """The dashboard's own page writes a note; a program that is no browser (curl) may too."""
+    own = {"Origin": f"http://127.0.0.1:{port}", "Sec_Fetch_Site": "same-origin"}
+    assert ask(port, "/api/studies/1/note", "PUT", {"body": "from the page", "version": 1}, **own)[0] == 204
+    assert ask(port, "/api/studies/1/note", "PUT", {"body": "from curl", "version": 2})[0] == 204
+
+
+def test_reads_do_not_wait_for_a_writer(port: int, database: str) -> None:
+    """While a worker holds the database's write lock, the page still shows the studies."""
+    engine = open_engine(database)
+    try:
+        with begin_write(engine):
+            assert "ws" in study_names(port)
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "127.0.0.2", "example.com"])
+def test_other_addresses_are_refused(database: str, host: str) -> None:
+    """No address but loopback: one line, exit code 2."""
+    command = [*HPO, "--db", database, "dashboard", "--host", host, "--port", "0"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=START)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert host in refused.stderr
+    assert "127.0.0.1" in refused.stderr  # what to do instead
+    assert refused.stdout == ""
+
+
+def test_busy_port_is_told(database: str) -> None:
+    """A port that another program has: one line, exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        command = [*HPO, "--db", database, "dashboard", "--port", str(taken)]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=START)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert f"port {taken} of 127.0.0.1 is in use" in refused.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_it_cleanly(database: str, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C end it with exit code 0 and without a traceback, and the port is free again."""
+    with dashboard(database) as (port, process):
+        assert ask(port, "/api/studies")[0] == 200
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=START)
+    assert process.returncode == 0
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+def test_nothing_listens_but_loopback(port: int) -> None:
+    """The port answers on 127.0.0.1 and on no other address, another loopback address included."""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
