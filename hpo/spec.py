@@ -32,9 +32,7 @@ _LIMITS: Mapping[str, tuple[float, bool, float, bool]] = {  # low, itself allowe
     "main_weight": (0.0, True, math.inf, False),
 }
 
-_NAME = re.compile(
-    r"[A-Za-z0-9._-]{1,100}"
-)  # no colon: `NAME:confirm` and `NAME:final` are studies of our own
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # no colon: `NAME:confirm` and `NAME:final` are studies of our own
 _MAX_TRIALS = 100_000
 _VARIANTS = 18  # samples made of one training pair: 9 shifts, both orders
 

@@ -61,8 +61,6 @@ def _problem(error: ErrorDetails) -> str:
             return f"must be a table of keys and values, not {given}"
         case "greater_than_equal":
             return f"must be at least {limits['ge']}, not {given}"
-        case "greater_than":
-            return f"must be above {limits['gt']}, not {given}"
         case "less_than_equal":
             return f"must be at most {limits['le']}, not {given}"
         case "less_than":
