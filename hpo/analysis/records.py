@@ -1,0 +1,211 @@
+"""Records of what the database says about studies; `results.py` fills them.
+
+Accuracies and values are fractions, times are seconds since 1970, durations are seconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from hpo.spec import StudySpec
+
+PAPER, TUNED = "paper", "tuned"  # labels of configurations
+
+RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One slot and what its training gave; what is not known (yet) is None or empty."""
+
+    slot_id: int
+    kind: Literal["search", "confirm", "final"]
+    idx: int  # counts the slots of its study and kind from 0
+    number: int | None  # Optuna's number of the trial
+    label: str | None  # confirm, final: whose configuration
+    round: int | None  # confirm, final: from 0
+    state: RunState
+    adaptive: bool  # search: its parameters depend on earlier results
+    params: Mapping[str, float] | None
+    value: float | None  # search, confirm: validation accuracy; final: test accuracy; diverged: chance
+    loss: float | None  # cross entropy with the value
+    train_accuracy: float | None
+    epochs: int  # trained
+    train_loss: tuple[float | None, ...]  # by epoch; None where it was not finite
+    validation_accuracy: tuple[float, ...]  # by epoch; empty in final rounds
+    seconds: float | None
+    attempt: int  # claims so far
+    expiries: int  # leases that expired without progress
+    failures: int  # exceptions in the model's code
+    worker: str | None
+    device: str | None
+    versions: Mapping[str, str]
+    git_commit: str | None
+    spec_digest: str | None
+    data_digest: str | None
+    slot_seed: int
+    draw_seed: int | None
+    error: str | None  # why it failed, last time, with the traceback
+    started_at: float | None
+    finished_at: float | None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has an outcome."""
+        return self.state in ("complete", "pruned", "diverged")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """One opening of the test pool B."""
+
+    slot_id: int
+    attempt: int
+    worker: str
+    opened_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialCounts:
+    """The search's trials by state."""
+
+    waiting: int = 0
+    running: int = 0
+    complete: int = 0
+    pruned: int = 0
+    diverged: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them: the budget."""
+        return sum(asdict(self).values())
+
+    @property
+    def open(self) -> int:
+        """Those that are still to come."""
+        return self.waiting + self.running
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """The best complete trial of the search, the paper's included."""
+
+    number: int
+    value: float  # validation accuracy: optimistic, it was picked for being the highest
+    params: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuned:
+    """The configuration that won the confirm phase."""
+
+    params: Mapping[str, float]
+    source: Literal["paper"] | int  # the paper's, or a trial number of the search
+    confirm_mean: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfirmResult:
+    """One configuration's rounds of the confirm phase."""
+
+    label: str  # "paper" or "trial N"
+    params: Mapping[str, float]
+    values: tuple[float, ...]  # validation accuracies of the rounds done, by round
+    mean: float | None
+    rounds: int  # asked for
+    failed: int  # rounds that failed: one drops the configuration
+
+    @property
+    def whole(self) -> bool:
+        """Whether every round is done, so that it may win."""
+        return len(self.values) == self.rounds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinalResult:
+    """The final rounds of one configuration; only rounds that are done have values."""
+
+    label: str
+    params: Mapping[str, float]
+    planned: int  # rounds asked for
+    round_numbers: tuple[int, ...]  # of the values, ascending: rounds are paired by number
+    train_values: tuple[float | None, ...]  # None where the round diverged
+    test_values: tuple[float, ...]  # a diverged round counts at chance accuracy
+    diverged: int
+    failed: int
+    same_as: str | None = None  # "paper" where the paper's won: the same rounds under both labels
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that are done."""
+        return len(self.test_values)
+
+    @property
+    def train_mean(self) -> float | None:
+        """Mean train accuracy of the rounds that have one."""
+        return mean(self.train_values)
+
+    @property
+    def train_std(self) -> float | None:
+        """Its standard deviation with n - 1; None below two rounds."""
+        return std(self.train_values)
+
+    @property
+    def test_mean(self) -> float | None:
+        """Mean test accuracy."""
+        return mean(self.test_values)
+
+    @property
+    def test_std(self) -> float | None:
+        """Its standard deviation with n - 1; None below two rounds."""
+        return std(self.test_values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyResult:
+    """Everything that the database says about one study."""
+
+    id: int
+    name: str
+    model: str
+    phase: Literal["search", "confirm", "final", "done"]
+    paused: bool
+    seed: int
+    repeat_group: str | None
+    spec: StudySpec
+    spec_digest: str
+    data_digest: str
+    created_at: float
+    search: tuple[Run, ...]  # by index
+    confirm: tuple[Run, ...]
+    final_runs: tuple[Run, ...]
+    openings: tuple[Opening, ...]
+    trials: TrialCounts
+    best: Best | None
+    tuned: Tuned | None
+    ranking: tuple[ConfirmResult, ...]  # best first, what may not win last
+    final: tuple[FinalResult, ...]  # tuned, paper, then others as they were added
+    missing: tuple[str, ...]  # what is not there yet, in words
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs of all phases."""
+        return self.search + self.confirm + self.final_runs
+
+    def final_of(self, label: str) -> FinalResult | None:
+        """The final rounds under a label, or None where there are none."""
+        return next((f for f in self.final if f.label == label), None)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def std(values: Iterable[float | None]) -> float | None:
+    """Standard deviation (n - 1) of the values that are known; None below two."""
+    known = [value for value in values if value is not None]
+    return stdev(known) if len(known) > 1 else None

@@ -1,0 +1,360 @@
+"""Results: queries that turn the database into the records of `records.py`; reads slots, writes nothing."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from sqlalchemy import Engine, Row, select
+
+from hpo.analysis.records import (
+    PAPER,
+    TUNED,
+    Best,
+    ConfirmResult,
+    FinalResult,
+    Opening,
+    Run,
+    RunState,
+    StudyResult,
+    TrialCounts,
+    Tuned,
+    mean,
+)
+from hpo.errors import HpoError, SchemaError, StudyNotFound
+from hpo.spec import StudySpec
+from hpo.storage import slots
+from hpo.storage.engine import begin_read, display_url, is_missing
+from hpo.storage.schema import openings as openings_table
+from hpo.storage.schema import slots as slots_table
+from hpo.storage.schema import studies as studies_table
+from hpo.storage.slots import Slot
+
+
+class TrialNotFound(HpoError):
+    """The study has no trial of that number."""
+
+
+# --- From the database ------------------------------------------------------------------------------------
+
+
+def study_result(engine: Engine, name: str) -> StudyResult:
+    """Everything about the study of that name; StudyNotFound where there is none."""
+    found = _read(engine, name)
+    if not found:
+        names = sorted(result.name for result in _read(engine, None))
+        there = f"there are {', '.join(names)}" if names else "there are none; `hpo study create` makes one"
+        raise StudyNotFound(f"no study {name!r}; {there}")
+    return found[0]
+
+
+def all_results(engine: Engine) -> list[StudyResult]:
+    """Everything about every study, in the order of their creation."""
+    return _read(engine, None)
+
+
+def trial(engine: Engine, name: str, number: int) -> dict[str, Any]:
+    """One search trial as plain types; TrialNotFound where the study has none of that number."""
+    result = study_result(engine, name)
+    found = [run for run in result.search if run.number == number]
+    if not found:
+        known = sorted(run.number for run in result.search if run.number is not None)
+        there = f"there are {known[0]} to {known[-1]}" if known else "none has begun yet"
+        raise TrialNotFound(f"study {name} has no trial {number}; {there}")
+    return {"study": name, "model": result.model, **asdict(found[0])}
+
+
+def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]:
+    """The packed test answers of a study's final rounds that are done, by label and round.
+
+    One byte a test pair: answer + 2 * (10 * digit 1 + digit 2), the digits as the model says them, else 0.
+    """
+    found = slots.list_slots(engine, study_id, "final", with_outputs=True)
+    return {
+        (slot.label, slot.round): slot.outputs
+        for slot in found
+        if slot.outputs is not None and slot.label is not None and slot.round is not None
+    }
+
+
+def _read(engine: Engine, name: str | None) -> list[StudyResult]:
+    """All studies or the named one, in one transaction: the parts belong together."""
+    if is_missing(engine):  # reading would make an empty file
+        raise SchemaError(f"{display_url(engine)}: no database there yet; `hpo study create` makes it")
+    which = select(studies_table).order_by(studies_table.c.id)
+    if name is not None:
+        which = which.where(studies_table.c.name == name)
+    with begin_read(engine) as connection:
+        rows = connection.execute(which).all()
+        ids = [row.id for row in rows]
+        own_slots = select(*slots.columns()).where(slots_table.c.study_id.in_(ids))
+        found = [slots.from_row(row) for row in connection.execute(own_slots.order_by(slots_table.c.idx))]
+        own_openings = (
+            select(openings_table, slots_table.c.study_id)
+            .join(slots_table, slots_table.c.id == openings_table.c.slot_id)
+            .where(slots_table.c.study_id.in_(ids))
+            .order_by(openings_table.c.id)
+        )
+        opened = connection.execute(own_openings).all()
+    return [
+        result_of(
+            row,
+            [run_of(slot) for slot in found if slot.study_id == row.id],
+            [_opening(o) for o in opened if o.study_id == row.id],
+        )
+        for row in rows
+    ]
+
+
+def _opening(row: Row[Any]) -> Opening:
+    return Opening(slot_id=row.slot_id, attempt=row.attempt, worker=row.worker, opened_at=row.opened_at)
+
+
+def run_of(slot: Slot) -> Run:
+    """A slot as a run."""
+    outcome = slot.outcome or {}
+    state: RunState = outcome["state"] if slot.state == "done" else slot.state
+    return Run(
+        slot_id=slot.id,
+        kind=slot.kind,
+        idx=slot.idx,
+        number=slot.trial_number,
+        label=slot.label,
+        round=slot.round,
+        state=state,
+        adaptive=slot.adaptive,
+        params=slot.params,
+        value=outcome.get("value"),
+        loss=outcome.get("loss"),
+        train_accuracy=outcome.get("train_accuracy"),
+        epochs=outcome.get("epochs", slot.epoch),
+        train_loss=tuple(outcome.get("train_loss", ())),
+        validation_accuracy=tuple(outcome.get("validation_accuracy", ())),
+        seconds=outcome.get("seconds"),
+        attempt=slot.attempt,
+        expiries=slot.expiries,
+        failures=slot.failures,
+        worker=slot.worker,
+        device=outcome.get("device"),
+        versions=outcome.get("versions", {}),
+        git_commit=outcome.get("git_commit"),
+        spec_digest=outcome.get("spec_digest"),
+        data_digest=outcome.get("data_digest"),
+        slot_seed=slot.seed,
+        draw_seed=outcome.get("seeds", {}).get("draw"),
+        error=slot.error,
+        started_at=slot.started_at,
+        finished_at=slot.finished_at,
+    )
+
+
+def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = ()) -> StudyResult:
+    """One study from its row (any object with the columns of hpo_studies), its runs and openings."""
+    by_kind: dict[str, list[Run]] = {"search": [], "confirm": [], "final": []}
+    for run in runs:
+        by_kind[run.kind].append(run)
+    spec = StudySpec.from_canonical(row.spec)
+    tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned)
+    trials = TrialCounts(**_count(by_kind["search"]))
+    ranking = _ranking(by_kind["confirm"])
+    final = _final(by_kind["final"], tuned)
+    return StudyResult(
+        id=row.id,
+        name=row.name,
+        model=row.model,
+        phase=row.phase,
+        paused=bool(row.paused),
+        seed=row.seed,
+        repeat_group=row.repeat_group,
+        spec=spec,
+        spec_digest=row.spec_digest,
+        data_digest=row.data_digest,
+        created_at=row.created_at,
+        search=tuple(by_kind["search"]),
+        confirm=tuple(by_kind["confirm"]),
+        final_runs=tuple(by_kind["final"]),
+        openings=tuple(opened),
+        trials=trials,
+        best=_best(by_kind["search"], spec),
+        tuned=tuned,
+        ranking=ranking,
+        final=final,
+        missing=tuple(_missing(row, trials, ranking, final, tuned, by_kind["final"])),
+    )
+
+
+# --- The parts --------------------------------------------------------------------------------------------
+
+
+def _count(runs: Iterable[Run]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for run in runs:
+        counts[run.state] = counts.get(run.state, 0) + 1
+    return counts
+
+
+def _tuned(stored: Mapping[str, Any] | None) -> Tuned | None:
+    if stored is None:
+        return None
+    return Tuned(params=stored["params"], source=stored["source"], confirm_mean=stored.get("confirm_mean"))
+
+
+def _best(search: Iterable[Run], spec: StudySpec) -> Best | None:
+    complete = [run for run in search if run.state == "complete" and run.value is not None]
+    if not complete:
+        return None
+    run = min(complete, key=lambda r: (-(r.value or 0.0), _loss(r), r.idx))
+    params = run.params if run.params is not None else (spec.paper if run.idx == 0 else {})
+    number = run.number if run.number is not None else run.idx
+    return Best(number=number, value=float(run.value or 0.0), params=params)
+
+
+def _ranking(confirm: Iterable[Run]) -> tuple[ConfirmResult, ...]:
+    """Best mean first; ties go to the lower loss, then to the paper's, as in the protocol."""
+    ranked = []
+    for label, own in _by_label(confirm).items():
+        done = [run for run in own if run.done]
+        values = tuple(run.value for run in done if run.value is not None)
+        result = ConfirmResult(
+            label=label,
+            params=own[0].params or {},
+            values=values,
+            mean=mean(values),
+            rounds=len(own),
+            failed=sum(run.state == "failed" for run in own),
+        )
+        loss = fmean(map(_loss, done)) if done else float("inf")
+        average = -1.0 if result.mean is None else result.mean
+        ranked.append(((not result.whole, -average, loss, label != PAPER, label), result))
+    return tuple(result for _, result in sorted(ranked, key=lambda r: r[0]))
+
+
+def _final(runs: Iterable[Run], tuned: Tuned | None) -> tuple[FinalResult, ...]:
+    found = [_final_of(label, own) for label, own in _by_label(runs).items()]
+    by_label = {result.label: result for result in found}
+    if tuned is not None and tuned.source == PAPER and PAPER in by_label and TUNED not in by_label:
+        paper = by_label[PAPER]
+        same = {name: getattr(paper, name) for name in FinalResult.__slots__}
+        found.append(FinalResult(**{**same, "label": TUNED, "same_as": PAPER}))
+    return tuple(sorted(found, key=lambda f: {TUNED: 0, PAPER: 1}.get(f.label, 2)))
+
+
+def _final_of(label: str, own: Sequence[Run]) -> FinalResult:
+    done = [run for run in own if run.done and run.value is not None]
+    return FinalResult(
+        label=label,
+        params=own[0].params or {},
+        planned=len(own),
+        round_numbers=tuple(run.round or 0 for run in done),
+        train_values=tuple(run.train_accuracy for run in done),
+        test_values=tuple(float(run.value or 0.0) for run in done),
+        diverged=sum(run.state == "diverged" for run in own),
+        failed=sum(run.state == "failed" for run in own),
+    )
+
+
+def _by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Runs by label, labels as they first came, runs by round."""
+    by_label: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda r: r.idx):
+        by_label.setdefault(run.label or "", []).append(run)
+    return {label: sorted(own, key=lambda r: r.round or 0) for label, own in by_label.items()}
+
+
+def _missing(
+    row: Any,
+    trials: TrialCounts,
+    ranking: Sequence[ConfirmResult],
+    final: Sequence[FinalResult],
+    tuned: Tuned | None,
+    final_runs: Sequence[Run],
+) -> list[str]:
+    lines = []
+    if row.paused:
+        lines.append(f"the study is paused; `hpo study resume {row.name}` lets it go on")
+    if trials.open:
+        lines.append(f"search: {trials.open} of {trials.total} trials are still to come ({trials.running} running)")
+    if trials.failed:
+        lines.append(f"search: {trials.failed} of {trials.total} trials failed")
+    if row.phase == "search":
+        lines.append("confirm: has not started")
+    for result in ranking:
+        if result.failed:
+            lines.append(f"confirm: {result.label} is dropped, {result.failed} of its rounds failed")
+        elif not result.whole:
+            lines.append(f"confirm: {result.label} has {len(result.values)} of {result.rounds} rounds")
+    if tuned is None and trials.total == 0:
+        lines.append("nothing was searched: there is no tuned configuration")
+    if not final_runs:
+        lines.append("final: no rounds have been asked for yet")
+    for one in final:
+        if one.same_as is None and one.rounds < one.planned:
+            failed = f", {one.failed} failed (`hpo study resume {row.name}` retries them)" if one.failed else ""
+            lines.append(f"final: {one.label} has {one.rounds} of {one.planned} rounds{failed}")
+    return lines
+
+
+def _loss(run: Run) -> float:
+    return float("inf") if run.loss is None else run.loss
+
+
+# --- As JSON ----------------------------------------------------------------------------------------------
+
+
+def summary(result: StudyResult) -> dict[str, Any]:
+    """What `hpo study show NAME --format json` prints: plain types only, accuracies as fractions."""
+    best, tuned = result.best, result.tuned
+    return {
+        "name": result.name,
+        "model": result.model,
+        "phase": result.phase,
+        "paused": result.paused,
+        "seed": result.seed,
+        "repeat_group": result.repeat_group,
+        "spec_digest": result.spec_digest,
+        "data_digest": result.data_digest,
+        "epochs": result.spec.budget.epochs,
+        "trials": {**asdict(result.trials), "total": result.trials.total},
+        "best": None if best is None else _plain(best),
+        "tuned": None if tuned is None else _plain(tuned),
+        "confirm": [
+            {
+                "label": one.label,
+                "params": dict(one.params),
+                "rounds": one.rounds,
+                "values": list(one.values),
+                "mean": one.mean,
+                "failed": one.failed,
+            }
+            for one in result.ranking
+        ],
+        "final": [final_summary(one) for one in result.final if one.rounds],
+        "missing": list(result.missing),
+    }
+
+
+def final_summary(final: FinalResult) -> dict[str, Any]:
+    """One configuration's final rounds as plain types."""
+    return {
+        "label": final.label,
+        "params": dict(final.params),
+        "rounds": final.rounds,
+        "planned": final.planned,
+        "train_mean": final.train_mean,
+        "train_std": final.train_std,
+        "test_mean": final.test_mean,
+        "test_std": final.test_std,
+        "test_values": list(final.test_values),
+        "train_values": list(final.train_values),
+        "round_numbers": list(final.round_numbers),
+        "diverged": final.diverged,
+        "failed": final.failed,
+        "same_as": final.same_as,
+    }
+
+
+def _plain(record: Best | Tuned) -> dict[str, Any]:
+    return {
+        name: dict(value) if isinstance(value := getattr(record, name), Mapping) else value for name in record.__slots__
+    }
