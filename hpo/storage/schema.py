@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     UniqueConstraint,
     text,
 )
@@ -27,7 +28,7 @@ metadata = MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
         "pk": "pk_%(table_name)s",
     }
 )
@@ -53,6 +54,7 @@ studies = Table(
     Column("tuned", Text),  # JSON {"params": {...}, "source": "paper" | trial number} once confirmed
     Column("created_at", Float, nullable=False),
     CheckConstraint("phase in ('search', 'confirm', 'final', 'done')", name="phase"),
+    sqlite_autoincrement=True,  # an id is never used again: a worker may still hold the old one
 )
 
 slots = Table(
@@ -65,7 +67,9 @@ slots = Table(
     Column("idx", Integer, nullable=False),  # counts the slots of this study and kind from 0
     Column("adaptive", Boolean, nullable=False),  # search slot whose parameters depend on earlier results
     Column("seed", BigInteger, nullable=False),  # 63 bits
+    Column("priority", Integer, nullable=False),  # by kind: final 0, confirm 1, search 2; lower goes first
     Column("state", String(8), nullable=False),  # waiting | running | done | failed
+    Column("result", String(8)),  # of a done slot: complete | pruned | diverged, as in outcome
     Column("label", String(64)),  # confirm, final: whose configuration ("paper", "tuned", "trial 17", ...)
     Column("params", Text),  # confirm, final: the configuration, JSON; search: once asked
     Column("round", Integer),  # confirm, final: the round's number from 0
@@ -73,7 +77,9 @@ slots = Table(
     Column("trial_number", Integer),
     Column("attempt", Integer, nullable=False, default=0),  # claims so far, releases included
     Column("expiries", Integer, nullable=False, default=0),  # attempts used up: lost leases without progress
-    Column("epoch", Integer, nullable=False, default=0),  # epochs reported so far
+    Column("failures", Integer, nullable=False, default=0),  # exceptions in the model's code so far
+    Column("epoch", Integer, nullable=False, default=0),  # furthest epoch ever reported
+    Column("lease_epoch", Integer, nullable=False, default=0),  # epoch when the present lease was given
     Column("worker", String(200)),
     Column("token", String(32)),  # of the present lease
     Column("lease_expires", Float),
@@ -84,17 +90,26 @@ slots = Table(
     Column("started_at", Float),  # first claim
     Column("finished_at", Float),
     UniqueConstraint("study_id", "kind", "idx"),
+    CheckConstraint("result in ('complete', 'pruned', 'diverged')", name="result"),
     CheckConstraint("kind in ('search', 'confirm', 'final')", name="kind"),
     CheckConstraint("state in ('waiting', 'running', 'done', 'failed')", name="state"),
+    sqlite_autoincrement=True,
 )
 
 # Partial, so that a claim costs the same however many finished slots lie behind.
 _waiting, _running, _untold = (
     text(w) for w in ("state = 'waiting'", "state = 'running'", "state in ('done', 'failed') and not told")
 )
-Index("ix_hpo_slots_waiting", slots.c.model, slots.c.idx, postgresql_where=_waiting, sqlite_where=_waiting)
-Index("ix_hpo_slots_running", slots.c.study_id, postgresql_where=_running, sqlite_where=_running)
-Index("ix_hpo_slots_untold", slots.c.study_id, postgresql_where=_untold, sqlite_where=_untold)
+
+
+def _index(name: str, *columns: str, where: TextClause) -> None:
+    Index(f"ix_hpo_slots_{name}", *(slots.c[c] for c in columns), postgresql_where=where, sqlite_where=where)
+
+
+_index("waiting", "model", "adaptive", "priority", "idx", "study_id", where=_waiting)
+_index("running", "study_id", where=_running)
+_index("leases", "model", "lease_expires", where=_running)
+_index("untold", "study_id", where=_untold)
 
 openings = Table(
     "hpo_openings",  # every opening of the test pool B

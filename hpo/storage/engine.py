@@ -1,0 +1,303 @@
+"""Engines for the two databases; whatever differs between SQLite and PostgreSQL is in this module.
+
+A transaction says in advance whether it may write: on SQLite `begin_write` takes the write lock at once
+(a reader that turns writer half-way cannot wait for it), `begin_read` takes none.
+"""
+
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, Float, Insert, String, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.functions import FunctionElement
+
+from hpo.errors import DatabaseError, DatabaseUnreachable, SchemaError, UsageError
+
+BUSY_TIMEOUT = 30.0  # seconds a SQLite connection waits for another writer
+CONNECT_TIMEOUT = 10  # seconds to reach PostgreSQL
+STATEMENT_TIMEOUT = 60  # seconds a PostgreSQL statement may take
+LOCK_TIMEOUT = 20  # seconds it may wait for a lock
+IDLE_TIMEOUT = 60  # seconds a frozen client may sit in an open transaction, holding its locks
+SQLITE_LEAST = (3, 35)  # RETURNING
+
+READ_ONLY = {"hpo_read_only": True}  # execution option of connections that only read
+
+_SCHEMES = "sqlite:///hpo.db (a file on this machine) or postgresql+psycopg://user@host/name"
+_NETWORK_FILE_SYSTEMS = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|davfs|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|smb[23]|smbfs"
+    r"|fuse\.(ceph|gcsfuse|glusterfs|goofys|juicefs|mount\.davfs2|rclone|s3fs|s3ql|smbnetfs|sshfs)"
+)
+_TRANSIENT_SQLITE = ("locked", "busy", "disk is full", "disk i/o error", "unable to open", "readonly")
+
+
+def open_engine(url: str, *, application_name: str = "hpo") -> Engine:
+    """Open the database at `url`: every connection of the engine is safe for several processes at once.
+
+    Raises UsageError for a URL that is none of ours, DatabaseError where the place cannot hold a database,
+    DatabaseUnreachable where nobody answers. A missing SQLite file is not made before the first statement.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _open_sqlite(parsed)
+    return _open_postgresql(parsed, application_name)
+
+
+@contextmanager
+def begin_write(engine: Engine) -> Iterator[Connection]:
+    """One transaction that may write; raises DatabaseUnreachable where the database does not answer."""
+    with translated(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def begin_read(engine: Engine) -> Iterator[Connection]:
+    """One transaction that only reads; raises DatabaseUnreachable where the database does not answer."""
+    with translated(engine), engine.execution_options(**READ_ONLY).begin() as connection:
+        yield connection
+
+
+class now(FunctionElement[float]):
+    """The database's clock as SQL: seconds since 1970, moving on within a transaction."""
+
+    type = Float(53)
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"  # unixepoch('subsec') is NULL before 3.42
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"  # now() is the transaction's start
+
+
+class new_token(FunctionElement[str]):
+    """A random token as SQL, another one for each row: 32 hexadecimal digits."""
+
+    type = String(32)
+    inherit_cache = True
+
+
+@compiles(new_token, "sqlite")
+def _new_token_sqlite(element: new_token, compiler: Any, **options: Any) -> str:
+    return "lower(hex(randomblob(16)))"
+
+
+@compiles(new_token, "postgresql")
+def _new_token_postgresql(element: new_token, compiler: Any, **options: Any) -> str:
+    return "replace(gen_random_uuid()::text, '-', '')"
+
+
+def insert_if_absent(dialect: Dialect, table: Table) -> Insert:
+    """An INSERT that leaves out the rows whose unique key is there already."""
+    if dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def display_url(engine: Engine) -> str:
+    """The database's URL as it may be shown: without the password."""
+    return engine.url.render_as_string(hide_password=True)
+
+
+def is_missing(engine: Engine) -> bool:
+    """Whether the database is a SQLite file that does not exist yet."""
+    return engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists()
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Whether waiting may help: the database (or what raised because of it) does not answer just now."""
+    while error is not None:
+        if isinstance(error, DatabaseUnreachable | PoolTimeout):
+            return True
+        if isinstance(error, DBAPIError):
+            return _is_transient_dbapi(error)
+        error = error.__cause__  # Optuna wraps what SQLAlchemy raised
+    return False
+
+
+@contextmanager
+def translated(engine: Engine) -> Iterator[None]:
+    """Turn what the drivers raise for a lost, locked or unprepared database into one line."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout) as error:
+        if is_transient(error):
+            raise DatabaseUnreachable(
+                f"{display_url(engine)}: {_reason(error)}; check that the database runs and has room, then try again"
+            ) from error
+        if _is_missing_table(error):
+            raise SchemaError(
+                f"{display_url(engine)} lacks a table or column of hpo's; run `hpo db upgrade`"
+            ) from error
+        if "not a database" in str(error):
+            raise DatabaseError(f"{display_url(engine)} is not a SQLite database; name another file") from error
+        raise
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # The text is not repeated: a slip in it may put the password anywhere.
+        raise UsageError(f"the database URL cannot be read; write {_SCHEMES}") from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
+            raise UsageError("a SQLite database must be a plain file, workers share it; write sqlite:///hpo.db")
+        return parsed
+    if parsed.drivername == "postgresql+psycopg":
+        if not parsed.database:
+            raise UsageError(
+                f"{parsed.render_as_string(hide_password=True)} names no database; write "
+                "postgresql+psycopg://user@host/name"
+            )
+        return parsed
+    raise UsageError(f"databases of scheme {parsed.drivername!r} are not supported; write {_SCHEMES}")
+
+
+# --- SQLite ---------------------------------------------------------------------------------------------
+
+
+def _open_sqlite(url: URL) -> Engine:
+    if sqlite3.sqlite_version_info < SQLITE_LEAST:
+        raise DatabaseError(
+            f"SQLite {sqlite3.sqlite_version} of this Python is too old, hpo needs 3.35; use a newer Python "
+            "or PostgreSQL"
+        )
+    path = Path(str(url.database))
+    _check_place(path)
+    engine = create_engine(url, poolclass=QueuePool, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    if path.exists():
+        with begin_read(engine) as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+    return engine
+
+
+def _check_place(path: Path) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise DatabaseError(f"{path}: the folder {folder} does not exist; make it or name another database")
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a folder; name a file in it, such as {path / 'hpo.db'}")
+    if not os.access(folder, os.W_OK | os.X_OK):  # beside the file stand its -wal and -shm
+        raise DatabaseError(f"{path}: the folder {folder} is not writable; change that or name another database")
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise DatabaseError(f"{path} is not readable and writable; change that or name another database")
+    kind = file_system(folder)
+    if kind is not None and _NETWORK_FILE_SYSTEMS.fullmatch(kind):
+        raise DatabaseError(
+            f"{path} lies on a network file system ({kind}), where SQLite loses data; use a local folder, or "
+            "PostgreSQL for workers on several machines"
+        )
+
+
+def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
+    """The type of the file system that holds `folder`, or None where the system does not say."""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    folder, best, kind = folder.resolve(), -1, None
+    for line in lines:
+        _, where, what, *_ = line.split()
+        mount = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), where))
+        # Of two mounts on one place the later hides the earlier.
+        if folder.is_relative_to(mount) and len(mount.parts) >= best:
+            best, kind = len(mount.parts), what
+    return kind
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    connection.isolation_level = None  # the driver begins no transaction by itself, `_begin_sqlite` does
+    connection.execute("PRAGMA foreign_keys = ON")
+    # Two that switch a new file at once do not wait for each other, whatever the busy timeout.
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+            continue
+        break
+    if mode != "wal":
+        raise DatabaseError("this SQLite file cannot have a write-ahead log; put it into a local folder")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("hpo_read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------
+
+
+def _open_postgresql(url: URL, application_name: str) -> Engine:
+    limits = {
+        "statement_timeout": STATEMENT_TIMEOUT,
+        "lock_timeout": LOCK_TIMEOUT,
+        "idle_in_transaction_session_timeout": IDLE_TIMEOUT,
+    }
+    engine = create_engine(
+        url,
+        pool_size=2,  # a worker has two threads that talk to the database
+        max_overflow=3,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": CONNECT_TIMEOUT,
+            "options": " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items()),
+            # A cut cable is noticed after about a minute, not after two hours.
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 60_000,  # milliseconds
+        },
+    )
+    with translated(engine), engine.connect():
+        pass
+    return engine
+
+
+# --- What the drivers raise -------------------------------------------------------------------------------
+
+
+def _is_transient_dbapi(error: DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    original = error.orig
+    if isinstance(original, psycopg.Error):
+        return isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
+    if isinstance(original, sqlite3.OperationalError):
+        return any(word in str(original).lower() for word in _TRANSIENT_SQLITE)
+    return False
+
+
+def _is_missing_table(error: BaseException) -> bool:
+    original = getattr(error, "orig", None)
+    return isinstance(original, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn) or (
+        isinstance(original, sqlite3.OperationalError) and str(original).startswith(("no such table", "no such column"))
+    )
+
+
+def _reason(error: DBAPIError | PoolTimeout) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

