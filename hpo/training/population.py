@@ -7,7 +7,7 @@ Shapes: P lanes, B pairs of a batch, S samples of an epoch, E evaluation pairs, 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -70,15 +70,23 @@ class Prediction:
 @dataclass
 class _Lane:
     task: Task
-    epoch: int
-    curve: list[float] = field(default_factory=list)
+    epoch: int  # epochs trained
 
 
 class Population:
     """P lanes of one model on one device; all tasks have the same number of samples and batch size."""
 
-    def __init__(self, model: str, lanes: int, images: Tensor, *, samples: int, batch: int,
-                 device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: str,
+        lanes: int,
+        images: Tensor,
+        *,
+        samples: int,
+        batch: int,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """`images` (N, 14, 14) are pool A's; samples must be a multiple of batch."""
         if samples % batch:
             raise ValueError(f"{samples} samples do not make whole batches of {batch}")
@@ -121,6 +129,16 @@ class Population:
         """Lanes that train."""
         return [lane for lane, at in enumerate(self._lanes) if at is not None]
 
+    def task(self, lane: int) -> Task:
+        """The task of a busy lane."""
+        return self._at(lane).task
+
+    def _at(self, lane: int) -> _Lane:
+        at = self._lanes[lane]
+        if at is None:
+            raise ValueError(f"lane {lane} is free")
+        return at
+
     def start(self, lane: int, task: Task, state: LaneState | None = None) -> None:
         """Put a task on a free lane, from its beginning or from a saved state."""
         if self._lanes[lane] is not None:
@@ -130,8 +148,12 @@ class Population:
         if state is None:
             values = models.initial_parameters(self.plain, task.seed)
             start = torch.cat([values[name].flatten() for name in self.shapes])
-            state = LaneState(epoch=0, parameters=start, first_moment=torch.zeros_like(start),
-                              second_moment=torch.zeros_like(start))
+            state = LaneState(
+                epoch=0,
+                parameters=start,
+                first_moment=torch.zeros_like(start),
+                second_moment=torch.zeros_like(start),
+            )
         self.parameters[lane], self.first[lane], self.second[lane] = (
             t.to(self.device, self.dtype) for t in (state.parameters, state.first_moment, state.second_moment)
         )
@@ -143,7 +165,10 @@ class Population:
         self._corner[lane] = self.windows.corners(task.training)
         self._digit[lane] = task.training.digit.to(self.device)
         if task.validation is not None:
-            self._validation[lane] = (self.windows.corners(task.validation), task.validation.digit.to(self.device))
+            self._validation[lane] = (
+                self.windows.corners(task.validation),
+                task.validation.digit.to(self.device),
+            )
         self._lanes[lane] = _Lane(task, state.epoch)
 
     def stop(self, lane: int) -> None:
@@ -155,11 +180,8 @@ class Population:
 
     def state(self, lane: int) -> LaneState:
         """A busy lane's state at this epoch boundary."""
-        at = self._lanes[lane]
-        if at is None:
-            raise ValueError(f"lane {lane} is free")
         return LaneState(
-            epoch=at.epoch,
+            epoch=self._at(lane).epoch,
             parameters=self.parameters[lane].cpu().clone(),
             first_moment=self.first[lane].cpu().clone(),
             second_moment=self.second[lane].cpu().clone(),
@@ -202,8 +224,13 @@ class Population:
         self._adam()
         return torch.stack([comparison, objective]).detach()
 
-    def _losses(self, model: nn.Module, windows: Tensor, target: Tensor, digit: Tensor,
-                ) -> tuple[Tensor, Tensor | None]:
+    def _losses(
+        self,
+        model: nn.Module,
+        windows: Tensor,
+        target: Tensor,
+        digit: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
         """Cross entropies, none summed: of the comparison (P, B) and, where it is trained, the digits (P, B, 2)."""
         logits, digit_logits = model(windows)
         comparison = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
@@ -290,8 +317,13 @@ class Population:
             result[:, lanes] = torch.stack([loss, right]).to(torch.float64).mean(-1)
         return result
 
-    def _answers(self, lanes: Sequence[int], windows: WindowTable, corner: Tensor, digit: Tensor,
-                 ) -> tuple[Tensor, Tensor, Tensor]:
+    def _answers(
+        self,
+        lanes: Sequence[int],
+        windows: WindowTable,
+        corner: Tensor,
+        digit: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses (P, E), answers (P, E) as booleans, digits said (P, E, 2), for the named lanes."""
         every = list(lanes) == list(range(self.lanes))
         self._bind(self._evaluator, self.parameters if every else self.parameters[list(lanes)])
@@ -312,9 +344,7 @@ class Population:
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a flat buffer (P, n) as the plain module's parameters, each with P in front."""
         parts = flat.split([shape.numel() for shape in self.shapes.values()], dim=1)
-        return {
-            name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def _bind(self, model: nn.Module, flat: Tensor, gradient: Tensor | None = None) -> None:
         """Let a stacked module read its parameters from, and write its gradients to, flat buffers."""

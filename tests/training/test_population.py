@@ -33,9 +33,7 @@ def pool() -> data.ImagePool:
 def task(pool: data.ImagePool, params: dict[str, float], seed: int, epochs: int = 3) -> population.Task:
     training, left = data.draw_training(pool, seed, PAIRS)
     validation = data.draw_validation(pool, left, seed, 30)
-    return population.Task(
-        key=seed, params=params, seed=seed, epochs=epochs, training=training, validation=validation
-    )
+    return population.Task(key=seed, params=params, seed=seed, epochs=epochs, training=training, validation=validation)
 
 
 def population_of(pool: data.ImagePool, model: str, lanes: int, **more: object) -> population.Population:
@@ -49,9 +47,7 @@ def plain_training(
     model = models.ARCHITECTURES[name]().to(dtype)
     model.load_state_dict(models.initial_parameters(model, task.seed))
     hyper = task.params
-    adam = torch.optim.Adam(
-        model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"]
-    )
+    adam = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
     images = data.shifted(pool.images[task.training.image], task.training.shift).to(dtype)
     counters = streams.counters(models.decisions(model, BATCH) // 4)
     dropout_key = torch.tensor([streams.key(task.seed, "dropout")])
@@ -62,7 +58,9 @@ def plain_training(
         order = streams.permutations(keys, streams.counters(len(images)))[0]
         for batch in order.split(BATCH):
             masks = streams.keep_masks(
-                streams.step_keys(dropout_key, torch.tensor([step])), counters, torch.tensor([hyper["dropout"]])
+                streams.step_keys(dropout_key, torch.tensor([step])),
+                counters,
+                torch.tensor([hyper["dropout"]]),
             )
             models.set_masks(model, masks[0].to(dtype), BATCH)
             logits, digits = model(images[batch])

@@ -1,0 +1,8 @@
+"""The command line: printing and exit codes, nothing else.
+
+Commands import what they need when they run, so that `hpo --help` loads neither torch nor Optuna.
+"""
+
+from hpo.cli.main import main
+
+__all__ = ["main"]

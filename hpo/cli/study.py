@@ -1,0 +1,228 @@
+"""`hpo study`: create, look at, extend, pause, resume, delete, export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.context import Context, format_option, pass_context, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from hpo.spec import StudySpec
+
+
+@click.group()
+def study() -> None:
+    """Create studies and look after them.
+
+    \b
+    Example:
+      hpo study create --model ws --trials 50
+      hpo study show ws
+    """
+
+
+@study.command()
+@click.option("--model", metavar="MODEL", help="simple, ws, ws-aux, or all for the three.")
+@click.option("--name", help="The study's name; the model's if left out.")
+@click.option("--file", "path", type=click.Path(path_type=Path), help="A study file, like studies/ws.toml.")
+@click.option("--trials", type=int, help="Search trials, the paper's configuration included.")
+@click.option("--epochs", type=int, help="Epochs of every training.")
+@click.option("--rounds", type=int, help="Final rounds of each configuration.")
+@click.option("--seed", type=int, help="Seed of the search.")
+@click.option("--repeat", type=int, default=1, help="Independent repeats, each with a seed of its own.")
+@click.option("--skip-if-exists", is_flag=True, help="Leave a study that exists alone, with exit code 0.")
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would be made.")
+@format_option
+@pass_context
+def create(
+    context: Context,
+    model: str | None,
+    name: str | None,
+    path: Path | None,
+    trials: int | None,
+    epochs: int | None,
+    rounds: int | None,
+    seed: int | None,
+    repeat: int,
+    skip_if_exists: bool,
+    dry_run: bool,
+    form: str,
+) -> None:
+    """Create a study: one model's tuning, confirmation and final rounds.
+
+    \b
+    Example:
+      hpo study create --model all
+      hpo study create --file studies/ws.toml --name ws-long --trials 200
+    """
+    from hpo import planning
+
+    specs = planning.specs(model=model, path=path)
+    asked = [s.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed) for s in specs]
+    plan = planning.repeats(asked, repeat)
+    for spec, _ in plan:
+        planning.check_data(context.digits, spec)
+    made = []
+    engine = None if dry_run else context.engine(create=True)
+    for spec, group in plan:
+        state = "would be created"
+        if engine is not None:
+            new = planning.create(engine, context.digits, spec, group, skip=skip_if_exists)
+            state = "created" if new else "exists"
+        made.append(_described(spec, state))
+    if form == "json":
+        print_json(made)
+        return
+    for one in made:
+        budget = f"{one['trials']} trials of {one['epochs']} epochs, {one['rounds']} final rounds"
+        say(f"study {one['name']}: {one['state']} ({budget})")
+    if not dry_run:
+        say("next: `hpo worker --drain` trains them; `hpo study list` shows how far they are")
+
+
+def _described(spec: "StudySpec", state: str) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "model": spec.model,
+        "state": state,
+        "trials": spec.budget.trials,
+        "epochs": spec.budget.epochs,
+        "rounds": spec.protocol.final_rounds,
+        "seed": spec.seed,
+        "digest": spec.digest,
+    }
+
+
+@study.command(name="list")
+@format_option
+@pass_context
+def list_(context: Context, form: str) -> None:
+    """List all studies with their phase and counts.
+
+    \b
+    Example:
+      hpo study list --format json
+    """
+    from hpo.analysis import results, terminal
+
+    found = results.all_results(context.engine())
+    if form == "json":
+        print_json([results.summary(one) for one in found])
+        return
+    if not found:
+        say("no studies yet: `hpo study create --model all` makes three")
+    print_table(terminal.study_table(found))
+
+
+@study.command()
+@click.argument("name")
+@format_option
+@pass_context
+def show(context: Context, name: str, form: str) -> None:
+    """Show one study: phase, counts, best trial, tuned configuration, final rounds.
+
+    \b
+    Example:
+      hpo study show ws --format json
+    """
+    from hpo.analysis import results, terminal
+
+    result = results.study_result(context.engine(), name)
+    if form == "json":
+        print_json(results.summary(result))
+    else:
+        print_table(terminal.study_detail(result))
+
+
+@study.command()
+@click.argument("name")
+@click.option("--trials", type=int, required=True, help="How many more.")
+@pass_context
+def extend(context: Context, name: str, trials: int) -> None:
+    """Add search trials to a study whose confirm phase has not begun.
+
+    \b
+    Example:
+      hpo study extend ws --trials 50
+    """
+    from hpo import planning
+
+    total = planning.extend(context.engine(), name, trials)
+    say(f"study {name}: {trials} trials added, {total} in all")
+
+
+@study.command()
+@click.argument("name")
+@pass_context
+def pause(context: Context, name: str) -> None:
+    """Stop giving out a study's slots; running ones end.
+
+    \b
+    Example:
+      hpo study pause ws
+    """
+    from hpo.storage import studies
+
+    engine = context.engine()
+    studies.set_paused(engine, studies.get_study(engine, name).id, True)
+    say(f"study {name}: paused; `hpo study resume {name}` goes on")
+
+
+@study.command()
+@click.argument("name")
+@pass_context
+def resume(context: Context, name: str) -> None:
+    """Go on after a pause, and queue failed confirm and final rounds again.
+
+    \b
+    Example:
+      hpo study resume ws
+    """
+    from hpo import planning
+
+    requeued = planning.resume(context.engine(), name)
+    say(f"study {name}: goes on" + (f", {requeued} failed rounds queued again" if requeued else ""))
+
+
+@study.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Really delete it.")
+@pass_context
+def delete(context: Context, name: str, yes: bool) -> None:
+    """Delete a study with all its trials and results.
+
+    \b
+    Example:
+      hpo study delete ws --yes
+    """
+    from hpo.errors import UsageError
+    from hpo.storage import studies
+
+    engine = context.engine()
+    row = studies.get_study(engine, name)
+    if not yes:
+        raise UsageError(f"study {name}: deleting loses all its results; say it with --yes")
+    studies.delete_study(engine, row.name)
+    say(f"study {name}: deleted")
+
+
+@study.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of on stdout.")
+@pass_context
+def export(context: Context, name: str, out: Path | None) -> None:
+    """Write a study with its tuned configuration as TOML, for `study create --file` and `evaluate`.
+
+    \b
+    Example:
+      hpo study export ws --out ws-tuned.toml
+    """
+    from hpo import planning
+
+    text = planning.export(context.engine(), name)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    planning.write(out, text)
+    say(f"study {name}: written to {out}")

@@ -1,0 +1,119 @@
+"""`hpo worker` and `hpo evaluate`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from hpo.cli.context import Context, format_option, pass_context, print_json, say
+
+
+def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    if value == "auto":
+        return None
+    if value.isdigit() and int(value) >= 1:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is neither auto nor a number of lanes from 1 on")
+
+
+@click.command()
+@click.option("--study", "names", multiple=True, help="Serve this study alone; may be repeated. [default: all]")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--population", default="auto", callback=_lanes, help="Trials trained in lockstep: auto or a number.")
+@click.option("--drain", is_flag=True, help="End when nothing is left to do, finals included.")
+@click.option("--max-trials", type=click.IntRange(min=1), help="End after so many trials.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, help="CPU threads; one worker a core is faster.")
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    help="Seconds until a silent worker's slots go to others.",
+)
+@pass_context
+def worker(
+    context: Context,
+    names: tuple[str, ...],
+    device: str,
+    population: int | None,
+    drain: bool,
+    max_trials: int | None,
+    threads: int,
+    lease: float,
+) -> None:
+    """Pull trials and train them, until stopped (SIGTERM and Ctrl-C give unfinished slots back).
+
+    \b
+    Example:
+      hpo worker --drain
+      hpo --db postgresql+psycopg://hpo@db/hpo worker --device cuda --population 64
+    """
+    engine = context.engine()
+    digits = context.digits
+
+    import torch
+
+    from hpo.worker import Options, Worker
+
+    torch.set_num_threads(threads)
+    options = Options(
+        study_names=names,
+        device=device,
+        lanes=population,
+        drain=drain,
+        max_trials=max_trials,
+        lease_seconds=lease,
+    )
+    one = Worker(engine, digits, options, say)
+    one.listen()
+    sys.exit(one.run())
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option("--study", "name", help="Evaluate in this study; without CONFIG its tuned configuration.")
+@click.option("--rounds", type=int, help="Final rounds. [default: the study's]")
+@click.option("--epochs", type=int, help="Epochs, where the study is made here.")
+@click.option("--label", help="The configuration's name in the report. [default: tuned or paper]")
+@format_option
+@pass_context
+def evaluate(
+    context: Context,
+    config: Path | None,
+    name: str | None,
+    rounds: int | None,
+    epochs: int | None,
+    label: str | None,
+    form: str,
+) -> None:
+    """Add final rounds of any configuration; workers run them.
+
+    CONFIG is a study file: its [tuned] configuration is measured, or with --label paper, or where it has none,
+    its [paper] one. The rounds go to the study that the file names, which is made without a search where
+    it does not exist. Rounds that a label has already are not added again.
+
+    \b
+    Example:
+      hpo evaluate studies/ws.toml --rounds 20
+      hpo evaluate --study ws --rounds 40
+      hpo evaluate ws-tuned.toml --study ws --label colleague
+    """
+    from hpo import planning
+
+    if rounds is not None and rounds < 1:
+        raise click.BadParameter(f"--rounds must be at least 1, got {rounds}")
+    done = planning.evaluate(
+        context.engine(create=True),
+        context.digits,
+        path=config,
+        name=name,
+        rounds=rounds,
+        epochs=epochs,
+        label=label,
+    )
+    if form == "json":
+        print_json(done)
+        return
+    say(
+        f"study {done['study']}: {done['added']} final rounds of {done['label']!r} added, {done['rounds']} asked for in all"
+    )
+    say("next: `hpo worker --drain` runs them")

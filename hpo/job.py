@@ -1,0 +1,168 @@
+"""One slot's training: from the slot to the population's task, and from its end to the outcome to store."""
+
+import functools
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpo.search import CHANCE
+from hpo.spec import StudySpec
+from hpo.storage.slots import Slot
+from hpo.storage.studies import StudyRow
+from hpo.training import data
+from hpo.training.population import EpochReport, Population, Prediction, Task
+
+PACKAGES = ("hpo", "torch", "optuna", "numpy", "sqlalchemy")  # whose versions every outcome records
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A slot in a lane: what it was given and what it has given so far."""
+
+    slot: Slot
+    row: StudyRow
+    spec: StudySpec
+    params: Mapping[str, float]
+    lane: int
+    started: float = field(default_factory=time.monotonic)
+    train_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    validation_loss: float | None = None
+
+    @property
+    def draw_seed(self) -> int:
+        """The search's draws are the study's; a round's are its own, shared by all models and labels."""
+        return self.row.seed if self.slot.kind == "search" else self.slot.seed
+
+    @property
+    def title(self) -> str:
+        """What people call it, for example "ws:final tuned round 3"."""
+        if self.slot.kind == "search":
+            return f"{self.row.name} trial {self.slot.trial_number}"
+        return f"{self.row.name}:{self.slot.kind} {self.slot.label} round {self.slot.round}"
+
+    def note(self, report: EpochReport) -> None:
+        """Keep an epoch's numbers."""
+        self.train_loss.append(report.train_loss)
+        if report.validation_accuracy is not None:
+            self.validation_accuracy.append(report.validation_accuracy)
+            self.validation_loss = report.validation_loss
+
+
+class Draws:
+    """The draws of a data set's pool A, the last few kept: all trials of a search share theirs."""
+
+    def __init__(self, pool: data.ImagePool) -> None:
+        self.pool = pool
+        self._draw = functools.lru_cache(maxsize=4)(self._fresh)
+
+    def _fresh(self, seed: int, training: int, validation: int) -> tuple[data.PairTable, data.PairTable]:
+        samples, left = data.draw_training(self.pool, seed, training)
+        return samples, data.draw_validation(self.pool, left, seed, validation)
+
+    def task(self, job: Job) -> Task:
+        """The population's task for a job; a final round has no validation."""
+        protocol = job.spec.protocol
+        training, validation = self._draw(job.draw_seed, protocol.training_pairs, protocol.validation_pairs)
+        return Task(
+            key=job.slot.id,
+            params=job.params,
+            seed=job.slot.seed,
+            epochs=job.spec.budget.epochs,
+            training=training,
+            validation=None if job.slot.kind == "final" else validation,
+        )
+
+
+def finished(
+    job: Job,
+    population: Population,
+    state: str,
+    test: Callable[[], tuple[data.ImagePool, data.PairTable]],
+) -> tuple[dict[str, Any], bytes | None]:
+    """The outcome (and a final round's packed outputs) of a job that is complete, pruned or diverged.
+
+    `test` opens pool B and draws the test pairs; it is called for a complete final round alone.
+    """
+    value, loss, train_accuracy, outputs = CHANCE, None, None, None
+    if state == "complete":
+        train_accuracy = population.predict(job.lane, population.task(job.lane).training).accuracy
+    if state != "diverged" and job.slot.kind != "final":
+        value, loss = job.validation_accuracy[-1], job.validation_loss
+    elif state == "complete":
+        pool, pairs = test()
+        prediction = population.predict(job.lane, pairs, population.cut(pool.images))
+        value, loss, outputs = prediction.accuracy, prediction.loss, pack(prediction)
+    outcome = {
+        "state": state,
+        "value": value,
+        "loss": loss,
+        "train_accuracy": train_accuracy,
+        "epochs": len(job.train_loss),
+        "train_loss": [_finite(x) for x in job.train_loss],
+        "validation_accuracy": job.validation_accuracy,
+        "seconds": round(time.monotonic() - job.started, 3),
+        "attempt": job.slot.attempt,
+        "worker": job.slot.worker,
+        "device": device_name(population),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "spec_digest": job.row.spec_digest,
+        "data_digest": job.row.data_digest,
+        "seeds": {"slot": job.slot.seed, "draw": job.draw_seed},
+    }
+    return outcome, outputs
+
+
+def pack(prediction: Prediction) -> bytes:
+    """One byte a test pair: answer + 2 * (10 * digit 1 + digit 2), digits 0 where the model says none."""
+    code = prediction.answer.numpy().astype(np.uint8)
+    if prediction.digits is not None:
+        digits = prediction.digits.numpy()
+        code = code + 2 * (10 * digits[:, 0] + digits[:, 1]).astype(np.uint8)
+    return code.tobytes()
+
+
+def _finite(x: float) -> float | None:
+    return x if np.isfinite(x) else None  # JSON has no NaN
+
+
+def device_name(population: Population) -> str:
+    """The device as people know it."""
+    import torch
+
+    if population.device.type == "cuda":
+        return f"{population.device} {torch.cuda.get_device_name(population.device)}"
+    return f"cpu {platform.machine()}, {torch.get_num_threads()} thread(s)"
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the code that runs, "+" behind it where files differ; HPO_GIT_COMMIT in images without git."""
+    if told := os.environ.get("HPO_GIT_COMMIT"):
+        return told
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + ("+" if _git(here, "status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

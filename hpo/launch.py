@@ -1,0 +1,75 @@
+"""Local workers: processes of this machine, started and ended together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+GRACE_SECONDS = 15.0  # for a worker to end its epoch and give its slots back
+
+
+def workers_here() -> int:
+    """How many workers suit this machine: one a GPU, else one a core (two one-thread processes beat one)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0))
+
+
+class LocalWorkers:
+    """`hpo worker --drain` processes; what they say goes to a log file each."""
+
+    def __init__(self, count: int, *, url: str, data_dir: Path | None, studies: Sequence[str], logs: Path) -> None:
+        """`url` and the data folder travel by environment: a password stays out of the process titles."""
+        logs.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "HPO_DATABASE_URL": url, "OMP_NUM_THREADS": "1"}
+        if data_dir is not None:
+            environment["HPO_DATA_DIR"] = str(data_dir)
+        named = [word for name in studies for word in ("--study", name)]
+        self.logs = [logs / f"worker-{i}.log" for i in range(count)]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for i, log in enumerate(self.logs):
+            device = _device(i)
+            with log.open("ab") as out:
+                self._processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "hpo", "worker", "--drain", "--device", device, *named],
+                        env=environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,  # Ctrl-C reaches us alone; we pass it on once
+                    )
+                )
+
+    def running(self) -> int:
+        """How many still run."""
+        return sum(process.poll() is None for process in self._processes)
+
+    def failures(self) -> list[tuple[Path, int]]:
+        """Log file and exit code of the workers that ended badly."""
+        ended = [(log, process.poll()) for log, process in zip(self.logs, self._processes, strict=True)]
+        return [(log, code) for log, code in ended if code]
+
+    def stop(self) -> None:
+        """Ask all to give their slots back and end; kill those that do not within the grace time."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _device(i: int) -> str:
+    import torch
+
+    return f"cuda:{i % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"

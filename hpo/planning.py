@@ -1,0 +1,222 @@
+"""What people do to studies: plan them, create, extend, resume, export, add final rounds."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from hpo import digits as sources
+from hpo import protocol
+from hpo.digits import Digits
+from hpo.errors import HpoError, StudyExists, UsageError
+from hpo.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, to_toml
+from hpo.storage import slots, studies
+from hpo.storage.engine import begin_write
+from hpo.storage.studies import NewStudy, StudyRow
+
+
+class NotNow(HpoError):
+    """The study's phase does not allow it."""
+
+
+def specs(*, model: str | None, path: Path | None) -> list[StudySpec]:
+    """The specs that `--model` (one, or "all") or `--file` names."""
+    if path is not None:
+        spec = load_spec(path)
+        if model is not None and model != spec.model:
+            raise UsageError(f"--model {model}: {path} is a study of model {spec.model}; leave --model out")
+        return [spec]
+    if model is None:
+        raise UsageError("which study? give --model simple, ws, ws-aux or all, or --file studies/ws.toml")
+    return [builtin_spec(name) for name in (MODELS if model == "all" else [model])]
+
+
+def repeats(asked: Sequence[StudySpec], repeat: int) -> list[tuple[StudySpec, str | None]]:
+    """Each spec, or R repeats of it NAME-1..NAME-R with seeds seed..seed+R-1, and the repeats' group."""
+    if repeat < 1:
+        raise UsageError(f"--repeat must be at least 1, got {repeat}")
+    if len({spec.name for spec in asked}) < len(asked):
+        raise UsageError("--name names one study; with --model all each takes its model's name")
+    if repeat == 1:
+        return [(spec, None) for spec in asked]
+    return [
+        (spec.with_options(name=f"{spec.name}-{i + 1}", seed=spec.seed + i), spec.name)
+        for spec in asked
+        for i in range(repeat)
+    ]
+
+
+def check_data(digits: Digits, spec: StudySpec) -> None:
+    """Raise DataError where the images are too few for a spec's draws."""
+    protocol = spec.protocol
+    sources.check_enough(digits, protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs)
+
+
+def create(engine: Engine, digits: Digits, spec: StudySpec, group: str | None = None, *, skip: bool = False) -> bool:
+    """Create a study; False where it exists with the same spec and `skip` is set.
+
+    Raises StudyExists otherwise, with the difference where the spec is another.
+    """
+    check_data(digits, spec)
+    existing = studies.find_study(engine, spec.name)
+    if existing is None:
+        try:
+            studies.create_study(engine, _new(digits, spec, group))
+            return True
+        except StudyExists:  # another process was faster
+            existing = studies.get_study(engine, spec.name)
+    _compare(existing, spec, digits)
+    if skip:
+        return False
+    raise StudyExists(f"study {spec.name} exists already, with this spec; --skip-if-exists, or another --name")
+
+
+def _compare(row: StudyRow, spec: StudySpec, digits: Digits) -> None:
+    """Raise StudyExists, with what differs, where a study of this name is another one."""
+    lines = differences(StudySpec.from_canonical(row.spec), spec)
+    if row.data_digest != digits.digest:
+        lines.append(f"data: digest {row.data_digest[:12]} in the database, {digits.digest[:12]} here")
+    if lines:
+        raise StudyExists(
+            f"study {spec.name} exists with another spec: {'; '.join(lines)}; give this one another --name"
+        )
+
+
+def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
+    startup = spec.sampler.startup_trials
+    return NewStudy(
+        name=spec.name,
+        model=spec.model,
+        spec=spec.canonical(),
+        spec_digest=spec.digest,
+        data_digest=digits.digest,
+        seed=spec.seed,
+        startup_trials=startup,
+        phase="search" if spec.budget.trials else "final",
+        in_flight=spec.budget.in_flight,
+        repeat_group=group,
+        trial_seeds=protocol.search_seeds(spec.seed, 0, spec.budget.trials),
+        adaptive_from=_adaptive_from(spec),
+        paper=spec.paper,
+        tuned=spec.tuned,
+    )
+
+
+def extend(engine: Engine, name: str, trials: int) -> int:
+    """Add search trials to a study in its search phase; returns their number in all."""
+    if trials < 1:
+        raise UsageError(f"--trials must be at least 1, got {trials}")
+    row = studies.get_study(engine, name)
+    have = studies.counts(engine, row.id)["search"].total
+    spec = StudySpec.from_canonical(row.spec)
+    seeds = protocol.search_seeds(row.seed, have, have + trials)
+    return studies.extend_study(engine, row, seeds, adaptive_from=_adaptive_from(spec))
+
+
+def _adaptive_from(spec: StudySpec) -> int | None:
+    """The first search slot whose parameters depend on earlier results."""
+    return None if spec.sampler.name == "random" else spec.sampler.startup_trials
+
+
+def resume(engine: Engine, name: str) -> int:
+    """Undo a pause and queue failed confirm and final rounds again; returns how many."""
+    row = studies.get_study(engine, name)
+    studies.set_paused(engine, row.id, False)
+    kinds = [kind for kind in ("confirm", "final") if kind == row.phase]
+    return sum(slots.requeue_failed(engine, row.id, kind) for kind in kinds)
+
+
+def export(engine: Engine, name: str) -> str:
+    """A study's spec with its tuned configuration, as TOML."""
+    row = studies.get_study(engine, name)
+    if row.tuned is None:
+        raise NotNow(f"study {name} is in phase {row.phase}: nothing is confirmed yet, so nothing to export")
+    spec = StudySpec.from_canonical(row.spec)
+    return to_toml(spec.model_copy(update={"tuned": dict(row.tuned["params"])}))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file beside and rename it; one line where that cannot be."""
+    try:
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text(text)
+        beside.replace(path)
+    except OSError as error:
+        raise HpoError(f"cannot write {path}: {error.strerror}") from error
+
+
+def evaluate(
+    engine: Engine,
+    digits: Digits,
+    *,
+    path: Path | None,
+    name: str | None,
+    rounds: int | None,
+    epochs: int | None,
+    label: str | None,
+) -> dict[str, str | int]:
+    """Make sure that a configuration has its final rounds; returns study, label, rounds added and asked for.
+
+    The configuration is a file's or, without one, the study's own; the study is made, without a search,
+    where the file names one that does not exist.
+    """
+    file = load_spec(path) if path is not None else None
+    if file is None and name is None:
+        raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
+    row = _study_to_evaluate(engine, digits, file, name, rounds, epochs)
+    spec = StudySpec.from_canonical(row.spec)
+    label, params = _configuration(row, spec, file, label)
+    wanted = rounds or spec.protocol.final_rounds
+    with begin_write(engine) as connection:
+        now = studies.lock_study(connection, row.id)
+        if now is None:
+            raise HpoError(f"study {row.name} was deleted meanwhile")
+        added = protocol.add_final(connection, now, spec, label, params, wanted)
+    return {"study": row.name, "label": label, "added": added, "rounds": wanted}
+
+
+def _study_to_evaluate(
+    engine: Engine,
+    digits: Digits,
+    file: StudySpec | None,
+    name: str | None,
+    rounds: int | None,
+    epochs: int | None,
+) -> StudyRow:
+    target = name or (file.name if file else "")
+    row = studies.find_study(engine, target)
+    if row is None and file is not None:
+        create(engine, digits, file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds), skip=True)
+    row = studies.get_study(engine, target)
+    spec = StudySpec.from_canonical(row.spec)
+    if file is not None and file.model != spec.model:
+        raise UsageError(
+            f"study {target} is of model {spec.model}, the file of {file.model}: name another with --study"
+        )
+    if epochs is not None and epochs != spec.budget.epochs:
+        raise UsageError(
+            f"study {target} trains {spec.budget.epochs} epochs; leave --epochs out, or name another study"
+        )
+    return row
+
+
+def _configuration(
+    row: StudyRow, spec: StudySpec, file: StudySpec | None, label: str | None
+) -> tuple[str, dict[str, float]]:
+    """The label and the values that `evaluate` means."""
+    if file is not None:
+        paper, tuned = file.paper, file.tuned
+    else:
+        paper, tuned = spec.paper, dict(row.tuned["params"]) if row.tuned else None
+    chosen = label or (protocol.PAPER if tuned is None or tuned == paper else protocol.TUNED)
+    params = paper if chosen == protocol.PAPER or tuned is None else tuned
+    if file is None and tuned is None and chosen != protocol.PAPER:
+        raise NotNow(
+            f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label paper can be evaluated"
+        )
+    if chosen == protocol.TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
+        raise NotNow(
+            f"study {row.name} is still in phase {row.phase}: {chosen!r} will be its own winner; choose a --label"
+        )
+    return chosen, params

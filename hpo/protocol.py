@@ -1,0 +1,163 @@
+"""The protocol's phases: which slots follow which, and who wins.
+
+search -> confirm -> final -> done. `advance` looks whether a study's phase is over and, if so, moves it on in a
+transaction of its own; whoever finishes a slot and whoever finds nothing to claim attempts it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from hpo.errors import HpoError
+from hpo.spec import StudySpec
+from hpo.storage import slots, studies
+from hpo.storage.engine import begin_write
+from hpo.storage.slots import NewSlot, Slot
+from hpo.storage.studies import StudyRow
+from hpo.training.streams import derive
+
+PAPER, TUNED = "paper", "tuned"  # labels of configurations
+
+
+class ConfigurationDiffers(HpoError):
+    """A label stands for one configuration within a study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """One configuration's rounds of the confirm phase."""
+
+    label: str
+    params: Mapping[str, float]
+    values: Sequence[float]  # validation accuracies, one a round
+    mean: float
+    loss: float  # mean validation loss, for ties
+
+
+def round_seed(spec: StudySpec, kind: str, number: int) -> int:
+    """The seed that keys everything in a round: the same for every configuration and model."""
+    return derive(spec.protocol.seed, kind, number)
+
+
+def search_seeds(seed: int, start: int, stop: int) -> list[int]:
+    """The seeds of a study's search slots start..stop-1: initialisation, order, dropout, sampler."""
+    return [derive(seed, "slot", index) for index in range(start, stop)]
+
+
+def candidates(found: Iterable[Slot], k: int) -> list[Slot]:
+    """The best k complete search slots besides the paper's (slot 0); ties go to the lower loss."""
+    complete = [s for s in found if s.idx > 0 and s.outcome and s.outcome["state"] == "complete"]
+    return sorted(complete, key=lambda s: (-s.outcome["value"], s.outcome["loss"], s.idx))[:k]  # type: ignore[index]
+
+
+def confirmed(rounds: Iterable[Slot]) -> list[Confirmed]:
+    """Configurations whose rounds are all done, best mean first; one with a failed round is dropped.
+
+    Ties go to the lower loss, then to the paper's. A diverged round counts at chance accuracy.
+    """
+    by_label: dict[str, list[Slot]] = {}
+    for slot in rounds:
+        by_label.setdefault(slot.label or "", []).append(slot)
+    whole = [
+        Confirmed(
+            label=label,
+            params=own[0].params or {},
+            values=[s.outcome["value"] for s in own if s.outcome],
+            mean=fmean(s.outcome["value"] for s in own if s.outcome),
+            loss=fmean(_loss(s.outcome) for s in own if s.outcome),
+        )
+        for label, own in by_label.items()
+        if all(s.state == "done" for s in own)
+    ]
+    return sorted(whole, key=lambda c: (-c.mean, c.loss, c.label != PAPER, c.label))
+
+
+def _loss(outcome: Mapping[str, Any]) -> float:
+    return float("inf") if outcome["loss"] is None else float(outcome["loss"])
+
+
+def _rounds(
+    spec: StudySpec, kind: str, label: str, params: Mapping[str, float], numbers: Iterable[int]
+) -> list[NewSlot]:
+    return [NewSlot(seed=round_seed(spec, kind, r), label=label, params=dict(params), round=r) for r in numbers]
+
+
+def advance(engine: Engine, row: StudyRow) -> str | None:
+    """Move a study on if its phase is over; returns the phase it entered, or None.
+
+    The conditional update of the study's row lets one of many callers do it.
+    """
+    with begin_write(engine) as connection:
+        now = studies.lock_study(connection, row.id)
+        if now is None or now.phase == "done":
+            return None
+        found = slots.read_slots(connection, row.id, now.phase)
+        if any(slot.state in ("waiting", "running") for slot in found):
+            return None
+        step = {"search": _end_search, "confirm": _end_confirm, "final": _end_final}[now.phase]
+        return step(connection, now, StudySpec.from_canonical(now.spec), found)
+
+
+def _end_search(connection: Connection, row: StudyRow, spec: StudySpec, found: list[Slot]) -> str | None:
+    protocol = spec.protocol
+    if not found:  # an evaluation alone
+        return "final" if studies.set_phase(connection, row.id, "search", "final") else None
+    if not studies.set_phase(connection, row.id, "search", "confirm"):
+        return None
+    new = _rounds(spec, "confirm", PAPER, spec.paper, range(protocol.confirm_rounds))
+    for slot in candidates(found, protocol.confirm_configurations):
+        label = f"trial {slot.trial_number}"
+        new += _rounds(spec, "confirm", label, slot.params or {}, range(protocol.confirm_rounds))
+    slots.add_slots(connection, row.id, "confirm", new)
+    return "confirm"
+
+
+def _end_confirm(connection: Connection, row: StudyRow, spec: StudySpec, found: list[Slot]) -> str | None:
+    ranking = confirmed(found)
+    if not ranking or not studies.set_phase(connection, row.id, "confirm", "final"):
+        return None  # every configuration failed: `hpo study resume` requeues
+    winner = ranking[0]
+    source = PAPER if winner.label == PAPER else int(winner.label.removeprefix("trial "))
+    studies.set_tuned(
+        connection, row.id, {"params": dict(winner.params), "source": source, "confirm_mean": winner.mean}
+    )
+    add_final(connection, row, spec, PAPER, spec.paper, spec.protocol.final_rounds)
+    if source != PAPER:
+        add_final(connection, row, spec, TUNED, winner.params, spec.protocol.final_rounds)
+    return "final"
+
+
+def _end_final(connection: Connection, row: StudyRow, spec: StudySpec, found: list[Slot]) -> str | None:
+    if any(slot.state == "failed" for slot in found):
+        return None  # shown, and `hpo study resume` requeues
+    return "done" if studies.set_phase(connection, row.id, "final", "done") else None
+
+
+def add_final(
+    connection: Connection,
+    row: StudyRow,
+    spec: StudySpec,
+    label: str,
+    params: Mapping[str, float],
+    rounds: int,
+) -> int:
+    """Add the missing ones of a configuration's final rounds 0..rounds-1; returns how many were added.
+
+    Raises ConfigurationDiffers where the label has rounds of another configuration already.
+    """
+    have = [s for s in slots.read_slots(connection, row.id, "final") if s.label == label]
+    for slot in have:
+        if slot.params != dict(params):
+            raise ConfigurationDiffers(
+                f"study {row.name}: label {label!r} has rounds of another configuration "
+                f"({json.dumps(slot.params)}); give this one another name with --label"
+            )
+    missing = sorted(set(range(rounds)) - {s.round for s in have})
+    slots.add_slots(connection, row.id, "final", _rounds(spec, "final", label, params, missing))
+    if missing:
+        studies.set_phase(connection, row.id, "done", "final")
+    return len(missing)

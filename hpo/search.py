@@ -1,0 +1,147 @@
+"""How a study searches: the one module that knows Optuna's samplers, pruners, ask and tell.
+
+The slot is the truth and Optuna's trial its projection: `Search.tell` may be repeated by anybody, any number of
+times, for a slot that is finished but untold.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.spec import HYPERPARAMETERS, StudySpec
+from hpo.storage.slots import Slot
+from hpo.storage.studies import StudyRow
+from hpo.training.streams import derive
+
+CHANCE = 0.5  # validation accuracy that a diverged trial is told with
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """The joint search space as Optuna has it, in the order of the model's table."""
+    return {
+        name: FloatDistribution(spec.space[name].low, spec.space[name].high, log=spec.space[name].log)
+        for name in HYPERPARAMETERS[spec.model]
+    }
+
+
+def fixed_trial(spec: StudySpec, params: Mapping[str, float], label: str, round_number: int) -> FrozenTrial:
+    """The running trial of one round of a fixed configuration, inside the space or not."""
+    space = {
+        name: FloatDistribution(min(d.low, params[name]), max(d.high, params[name]), log=d.log and params[name] > 0)
+        for name, d in distributions(spec).items()
+        if isinstance(d, FloatDistribution)
+    }
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=dict(params),
+        distributions=space,
+        user_attrs={"configuration": label, "round": round_number},
+    )
+
+
+def _seed(slot: Slot) -> int:
+    return derive(slot.seed, "sampler") % 2**32
+
+
+def _sampler(spec: StudySpec, slot: Slot) -> BaseSampler:
+    """The slot's own sampler: random for the start-up slots, seeded by the slot alone.
+
+    One seed for all would give every worker the same start-up points.
+    """
+    if not slot.adaptive:
+        return RandomSampler(seed=_seed(slot))
+    few = max(1, min(spec.sampler.startup_trials, 10))  # finished trials a model needs before it is asked
+    if spec.sampler.name == "gp":
+        return GPSampler(seed=_seed(slot), n_startup_trials=few)
+    return TPESampler(seed=_seed(slot), n_startup_trials=few)
+
+
+def _pruner(spec: StudySpec) -> BasePruner:
+    if spec.pruner.name == "median":
+        return MedianPruner(n_startup_trials=spec.sampler.startup_trials, n_warmup_steps=spec.warmup_epochs)
+    if spec.pruner.name == "hyperband":
+        return HyperbandPruner(
+            min_resource=spec.min_resource_epochs,
+            max_resource=spec.budget.epochs,
+            reduction_factor=spec.pruner.reduction_factor,
+        )
+    return NopPruner()
+
+
+class Search:
+    """One study of ours as Optuna sees it."""
+
+    def __init__(self, storage: BaseStorage, row: StudyRow) -> None:
+        self.row, self.spec = row, StudySpec.from_canonical(row.spec)
+        self._storage = storage
+        self._space = distributions(self.spec)
+        self._pruner = _pruner(self.spec)
+
+    def _study(self, slot: Slot, sampler: BaseSampler | None = None) -> optuna.Study:
+        suffix = "" if slot.kind == "search" else f":{slot.kind}"
+        return optuna.load_study(
+            study_name=self.row.name + suffix,
+            storage=self._storage,
+            sampler=sampler or RandomSampler(seed=0),
+            pruner=self._pruner if slot.kind == "search" else NopPruner(),
+        )
+
+    def ask(self, slot: Slot) -> dict[str, float]:
+        """The parameters of a bound search slot's trial: proposed now, or those that it has already."""
+        assert slot.trial_id is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a paper's value outside the space is allowed, and kept
+            trial = optuna.Trial(self._study(slot, _sampler(self.spec, slot)), slot.trial_id)
+            return {name: float(trial._suggest(name, space)) for name, space in self._space.items()}
+
+    def should_prune(self, slot: Slot) -> bool:
+        """Whether the stored values of a search slot's trial are so poor that it should stop now."""
+        if slot.kind != "search" or slot.idx < self.spec.sampler.startup_trials or slot.trial_id is None:
+            return False
+        study = self._study(slot)
+        trial = self._storage.get_trial(slot.trial_id)
+        return self._pruner.prune(optuna.pruners._filter_study(study, trial), trial)
+
+    def tell(self, slot: Slot) -> None:
+        """Project a finished slot on its Optuna trial: attributes first, then the state; repeatable."""
+        if slot.trial_id is None:
+            return
+        frozen = self._storage.get_trial(slot.trial_id)
+        if frozen.state.is_finished():
+            return
+        outcome: Mapping[str, Any] = slot.outcome or {}
+        for name, value in _attributes(slot, outcome).items():
+            self._storage.set_trial_user_attr(slot.trial_id, name, value)
+        study = self._study(slot)
+        if slot.state == "failed":
+            study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
+            return
+        diverged = outcome["state"] == "diverged"
+        optuna.Trial(study, slot.trial_id).set_constraint("diverged", 1.0 if diverged else 0.0)
+        if outcome["state"] == "pruned":
+            study.tell(frozen.number, state=TrialState.PRUNED, skip_if_finished=True)
+        else:
+            study.tell(frozen.number, outcome["value"], skip_if_finished=True)
+
+
+def _attributes(slot: Slot, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """A few JSON attributes, for each costs a write: what a person looks for in the dashboard."""
+    if slot.state == "failed":
+        return {"error": (slot.error or "")[-2000:], "attempt": slot.attempt}
+    numbers = ("state", "loss", "train_accuracy", "epochs", "seconds", "attempt", "worker", "device")
+    record = ("seeds", "versions", "git_commit", "spec_digest", "data_digest")
+    return {
+        "result": {name: outcome.get(name) for name in numbers},
+        "train_accuracy": outcome.get("train_accuracy"),
+        "loss_curve": outcome.get("train_loss"),
+        "record": {name: outcome.get(name) for name in record},
+    }

@@ -1,0 +1,318 @@
+"""One worker's life: claim slots, train them in a population, hand over what they gave, refill, stop."""
+
+import os
+import signal
+import socket
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+import torch
+from sqlalchemy import Engine
+
+from hpo.coordination import Coordinator, Held, project
+from hpo.digits import Digits, FinalPermit, to_network_images
+from hpo.errors import HpoError, LeaseLost
+from hpo.job import Draws, Job, finished
+from hpo.search import Search, fixed_trial
+from hpo.spec import StudySpec
+from hpo.storage import claims, slots, studies
+from hpo.storage.optuna_storage import open_optuna
+from hpo.storage.slots import Slot
+from hpo.storage.studies import StudyRow
+from hpo.training import data
+from hpo.training.population import EpochReport, Population
+
+LEASE_SECONDS = 60.0
+POLL_SECONDS = 1.0  # between two looks for work when there is none
+REFILLS = 16  # lanes refilled before the worker looks which model has the fewest running slots
+
+
+class NoDevice(HpoError):
+    """The device that was asked for is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a worker runs."""
+
+    study_names: Sequence[str] = ()  # none: all studies
+    device: str = "auto"  # auto | cpu | cuda | cuda:1
+    lanes: int | None = None  # None: chosen by the device
+    drain: bool = False  # end when nothing is left
+    max_trials: int | None = None  # end after so many
+    lease_seconds: float = LEASE_SECONDS
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Studies whose slots may share a population: one model, equally many steps an epoch."""
+
+    model: str
+    training_pairs: int
+    batch: int
+
+
+def choose_device(asked: str) -> torch.device:
+    """The torch device for `--device`; NoDevice where CUDA is asked for and missing."""
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise NoDevice(f"--device {asked}: no such device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise NoDevice(
+                f"--device {asked}: torch {torch.__version__} finds {count} CUDA device(s) here; use --device cpu, "
+                "or see `hpo doctor`"
+            )
+    elif device.type != "cpu":
+        raise NoDevice(f"--device {asked}: not supported; use auto, cpu, cuda or cuda:N")
+    return device
+
+
+class Worker:
+    """A process that pulls slots and trains them."""
+
+    def __init__(self, engine: Engine, digits: Digits, options: Options, say: Callable[[str], None] = print) -> None:
+        self.engine, self.digits, self.options, self.say = engine, digits, options, say
+        self.device = choose_device(options.device)
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+        self.storage = open_optuna(engine)
+        images = to_network_images(digits.pool_a_images())
+        self.draws = Draws(data.ImagePool.from_numpy("A", images, digits.pool_a_labels()))
+        self.coordinator = Coordinator(engine, self.storage, options.lease_seconds, say)
+        self.population: Population | None = None
+        self.group: _Group | None = None
+        self.jobs: dict[int, tuple[Job, Held]] = {}  # by lane
+        self.trials = 0  # claimed
+        self.refills = 0  # since the group was chosen
+        self._signal: int | None = None
+        self._wake = threading.Event()
+        self._other_data: set[str] = set()
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Pull slots until told to stop, drained, or done with `max_trials`; returns the exit code."""
+        self.coordinator.start()
+        try:
+            while self._signal is None:
+                self._refill()
+                if self.jobs:
+                    self._epoch()
+                elif not self._wait_for_work():
+                    break
+        finally:
+            for job, held in self.jobs.values():
+                self.coordinator.release(held)
+                self.say(f"slot {job.slot.id}: given back")
+            self.coordinator.close()
+        self._check_coordinator()
+        return 0 if self._signal is None else 128 + self._signal
+
+    def listen(self) -> None:
+        """Stop at the next epoch boundary on SIGTERM and SIGINT; a second signal kills."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        self._wake.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    def _check_coordinator(self) -> None:
+        if self.coordinator.crash is not None:
+            raise self.coordinator.crash
+
+    @property
+    def _exhausted(self) -> bool:
+        return self.options.max_trials is not None and self.trials >= self.options.max_trials
+
+    def _wait_for_work(self) -> bool:
+        """With nothing to train: heal what others left; False when this worker's life is over."""
+        self.coordinator.settle(self.options.lease_seconds)
+        self._check_coordinator()
+        if self._exhausted:
+            return False
+        rows = self._rows()
+        claims.sweep(self.engine)
+        for row in rows:
+            project(self.engine, Search(self.storage, row))
+        ids = [row.id for row in rows]
+        if self._claimable(ids):
+            return True
+        if self.options.drain and not claims.any_open(self.engine, ids):
+            return False
+        self._wake.wait(POLL_SECONDS)
+        return True
+
+    # -- refilling -----------------------------------------------------------------------------------------
+
+    def _rows(self) -> list[StudyRow]:
+        """The studies that this worker serves: the named ones or all, made with the data that it has."""
+        names = self.options.study_names
+        rows = [studies.get_study(self.engine, n) for n in names] if names else studies.list_studies(self.engine)
+        for row in rows:
+            if row.data_digest != self.digits.digest and row.name not in self._other_data:
+                self._other_data.add(row.name)
+                self.say(f"study {row.name} was made with other data than {self.digits.source}: left alone")
+        return [row for row in rows if row.data_digest == self.digits.digest]
+
+    def _claimable(self, ids: Sequence[int]) -> list[str]:
+        return claims.next_models(self.engine, ids)
+
+    def _choose(self, rows: Sequence[StudyRow]) -> _Group | None:
+        """The group whose model has the fewest running slots."""
+        for model in self._claimable([row.id for row in rows]):
+            groups = {_group(row): row for row in rows if row.model == model}
+            for group in sorted(groups, key=lambda g: (g.training_pairs, g.batch)):
+                ids = [row.id for row in rows if _group(row) == group]
+                if self._claimable(ids):
+                    return group
+        return None
+
+    def _refill(self) -> None:
+        if self._exhausted or (self.jobs and self.population and not self.population.free):
+            return
+        rows = self._rows()
+        if not self.jobs and (self.group is None or self.refills >= REFILLS or not self._serves(rows)):
+            group = self._choose(rows)
+            if group is None:
+                return
+            self._populate(group)
+        elif self.refills >= REFILLS:
+            return  # let the population run empty, then look which model is next
+        assert self.population is not None
+        free = self.population.free
+        wanted = len(free) if self.options.max_trials is None else min(len(free), self.options.max_trials - self.trials)
+        own = {row.id: row for row in rows if _group(row) == self.group}
+        if not own or not wanted:
+            return
+        claimed = claims.claim(
+            self.engine,
+            wanted,
+            worker=self.name,
+            lease_seconds=self.options.lease_seconds,
+            model=self.population.name,
+            study_ids=list(own),
+        )
+        for lane, slot in zip(free, claimed, strict=False):
+            self._start(lane, slot, own[slot.study_id])
+
+    def _serves(self, rows: Sequence[StudyRow]) -> bool:
+        return bool(self._claimable([row.id for row in rows if _group(row) == self.group]))
+
+    def _populate(self, group: _Group) -> None:
+        self.refills = 0
+        if group == self.group:
+            return
+        self.group = group
+        lanes = self.options.lanes or (32 if self.device.type == "cuda" else 1)
+        samples = 2 * len(data.SHIFTS) * group.training_pairs
+        self.population = Population(
+            group.model, lanes, self.draws.pool.images, samples=samples, batch=group.batch, device=self.device
+        )
+
+    def _start(self, lane: int, slot: Slot, row: StudyRow) -> None:
+        """Bind the slot to its trial, ask for its parameters, and put it on a lane."""
+        assert self.population is not None
+        assert slot.token is not None
+        self.trials += 1
+        self.refills += 1
+        search = Search(self.storage, row)
+        try:
+            template = None
+            if slot.kind != "search":
+                template = fixed_trial(search.spec, slot.params or {}, slot.label or "", slot.round or 0)
+            bound = self.storage.bind_trial(slot.id, slot.token, template)
+            slot = replace(slot, trial_id=bound.trial_id, trial_number=bound.number)
+            params = search.ask(slot) if slot.kind == "search" else slot.params or {}
+            if slot.params is None and not slots.record_params(self.engine, slot.id, slot.token or "", params):
+                raise LeaseLost(f"slot {slot.id}: the lease was lost before it began")
+        except LeaseLost as error:
+            self.say(str(error))
+            return
+        held = Held(slot=slot, token=slot.token or "", search=search)
+        job = Job(slot=slot, row=row, spec=search.spec, params=params, lane=lane)
+        self.coordinator.hold(held)
+        self.jobs[lane] = (job, held)
+        self.population.start(lane, self.draws.task(job))
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def _epoch(self) -> None:
+        """Train one epoch and deal with what every lane reports."""
+        assert self.population is not None
+        self._check_coordinator()
+        try:
+            reports = self.population.train_epoch()
+        except Exception:
+            for lane in list(self.jobs):
+                _, held = self._free(lane)
+                self.coordinator.fail(held, traceback.format_exc())
+            self.say(traceback.format_exc())
+            self.population = self.group = None
+            return
+        for report in reports:
+            self._deal(report)
+
+    def _deal(self, report: EpochReport) -> None:
+        job, held = self.jobs[report.lane]
+        job.note(report)
+        if self.coordinator.lost(job.slot.id):
+            self._free(report.lane)
+            self.say(f"{job.title}: its lease was lost; its lane takes another")
+            return
+        if not report.diverged:
+            self.coordinator.report(held, report.epoch, report.validation_accuracy)
+        if report.diverged:
+            self._finish(job, held, "diverged")
+        elif report.last:
+            self._finish(job, held, "complete")
+        elif self.coordinator.stopped(job.slot.id):
+            self._finish(job, held, "pruned")
+
+    def _finish(self, job: Job, held: Held, state: str) -> None:
+        assert self.population is not None
+        try:
+            outcome, outputs = finished(job, self.population, state, lambda: self._test_pairs(job, held))
+        except LeaseLost:
+            self._free(job.lane)
+            return
+        self._free(job.lane)
+        self.coordinator.finish(held, outcome, outputs)
+        self.say(f"{job.title}: {_in_words(outcome)}")
+
+    def _test_pairs(self, job: Job, held: Held) -> tuple[data.ImagePool, data.PairTable]:
+        """Open pool B for a final round, on the record, and draw its test pairs."""
+        if not slots.record_opening(self.engine, held.slot.id, held.token, self.name):
+            raise LeaseLost(f"slot {held.slot.id}: the lease was lost before its test")
+        permit = FinalPermit(slot_id=held.slot.id, attempt=held.slot.attempt, worker=self.name)
+        opened = self.digits.open_pool_b(permit)
+        pool = data.ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
+        return pool, data.draw_test(pool, job.draw_seed, job.spec.protocol.test_pairs)
+
+    def _free(self, lane: int) -> tuple[Job, Held]:
+        assert self.population is not None
+        self.population.stop(lane)
+        return self.jobs.pop(lane)
+
+
+def _group(row: StudyRow) -> _Group:
+    protocol = StudySpec.from_canonical(row.spec).protocol
+    return _Group(row.model, protocol.training_pairs, protocol.batch_size)
+
+
+def _in_words(outcome: dict[str, Any]) -> str:
+    train = outcome["train_accuracy"]
+    after = f"train {train:.2%}, " if train is not None else ""
+    return (
+        f"{outcome['state']} {after}{outcome['value']:.2%} after {outcome['epochs']} epochs, {outcome['seconds']:.0f} s"
+    )
