@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from hpo.spec import StudySpec
+from hpo.spec import Model, StudySpec
 
 PAPER, TUNED = "paper", "tuned"  # labels of configurations
 
@@ -169,7 +169,7 @@ class StudyResult:
 
     id: int
     name: str
-    model: str
+    model: Model
     phase: Literal["search", "confirm", "final", "done"]
     paused: bool
     seed: int

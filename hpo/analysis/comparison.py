@@ -1,0 +1,163 @@
+"""The comparison: which rows stand in the table, and what may be said of each pair of models.
+
+A row never stands without its epochs. Accuracies are fractions; words give percent and points.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hpo.analysis import stats, wording
+from hpo.analysis.pairs import Pair, Setting, pairs_of, setting_of
+from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
+from hpo.spec import MODELS, Model
+
+PUBLISHED_LABEL = "published"
+PUBLISHED_EPOCHS, PUBLISHED_ROUNDS = 40, 20
+PUBLISHED: dict[Model, tuple[float, float, float, float]] = {  # train mean, std, test mean, std
+    "simple": (0.992, 0.004, 0.841, 0.012),
+    "ws": (0.993, 0.007, 0.872, 0.011),
+    "ws-aux": (0.998, 0.003, 0.971, 0.009),
+}
+"""EE-559, "Development of a deep neural network comparing hand written digits" (2019)."""
+
+
+# --- The table --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """One column of accuracies over rounds; published ones come without their single values."""
+
+    n: int  # rounds
+    mean: float | None
+    std: float | None  # n - 1
+    interval: stats.Interval | None = None  # of the mean
+    median: float | None = None
+    median_interval: stats.Interval | None = None
+    iqm: float | None = None
+    iqm_interval: stats.Interval | None = None
+    values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableRow:
+    """One row of the comparison table."""
+
+    model: Model
+    label: str  # "published", "paper", "tuned", or what `evaluate --label` says
+    study: str | None  # None: published
+    setting: int | None  # index into Comparison.settings
+    epochs: int
+    trials: int | None  # of the search; None where nothing was searched for this row
+    rounds: int
+    planned: int
+    train: Summary
+    test: Summary
+    note: str = ""
+
+
+def published_row(model: Model) -> TableRow:
+    """The paper's own numbers."""
+    train_mean, train_std, test_mean, test_std = PUBLISHED[model]
+    return TableRow(
+        model=model,
+        label=PUBLISHED_LABEL,
+        study=None,
+        setting=None,
+        epochs=PUBLISHED_EPOCHS,
+        trials=None,
+        rounds=PUBLISHED_ROUNDS,
+        planned=PUBLISHED_ROUNDS,
+        train=Summary(n=PUBLISHED_ROUNDS, mean=train_mean, std=train_std),
+        test=Summary(n=PUBLISHED_ROUNDS, mean=test_mean, std=test_std),
+        note="MNIST pairs of the paper's own draws",
+    )
+
+
+def summarize(values: Iterable[float | None]) -> Summary:
+    """All that is said of one column; values that are not known are left out."""
+    known = tuple(value for value in values if value is not None)
+    if not known:
+        return Summary(n=0, mean=None, std=None)
+    return Summary(
+        n=len(known),
+        mean=stats.mean(known),
+        std=stats.std(known),
+        interval=stats.t_interval(known),
+        median=stats.median(known),
+        median_interval=stats.median_interval(known),
+        iqm=stats.iqm(known),
+        iqm_interval=stats.iqm_interval(known),
+        values=known,
+    )
+
+
+def _row(result: StudyResult, final: FinalResult, setting: int) -> TableRow:
+    return TableRow(
+        model=result.model,
+        label=final.label,
+        study=result.name,
+        setting=setting,
+        epochs=result.spec.budget.epochs,
+        trials=result.trials.total if final.label == TUNED and result.trials.total else None,
+        rounds=final.rounds,
+        planned=final.planned,
+        train=summarize(final.train_values),
+        test=summarize(final.test_values),
+        note=_note(final),
+    )
+
+
+def _note(final: FinalResult) -> str:
+    notes = []
+    if final.same_as is not None:
+        notes.append("the paper's configuration won the confirm phase: the same rounds")
+    if final.rounds < final.planned:
+        notes.append(f"{final.rounds} of {final.planned} rounds")
+    if final.diverged:
+        notes.append(f"{final.diverged} diverged, counted at chance accuracy")
+    if final.failed:
+        notes.append(f"{final.failed} failed")
+    return "; ".join(notes)
+
+
+# --- All of it ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """All that the report compares."""
+
+    rows: tuple[TableRow, ...]
+    settings: tuple[Setting, ...]
+    pairs: tuple[Pair, ...]
+    headlines: tuple[str, ...]
+    budget: str | None  # said on top where budgets are below the defaults
+    cautions: tuple[str, ...]  # what was not compared, and why
+
+
+def compare(results: Sequence[StudyResult]) -> Comparison:
+    """Compare all final rounds that may be compared."""
+    settings: list[Setting] = []
+    for result in results:
+        if any(final.rounds for final in result.final) and setting_of(result) not in settings:
+            settings.append(setting_of(result))
+    pairs = [pair for place, _ in enumerate(settings) for pair in pairs_of(results, settings, place)]
+    return Comparison(
+        rows=tuple(_rows(results, settings)),
+        settings=tuple(settings),
+        pairs=tuple(pairs),
+        headlines=tuple(wording.headlines(results, pairs, settings)),
+        budget=wording.budget_label(result.spec for result in results),
+        cautions=tuple(wording.cautions(results, settings)),
+    )
+
+
+def _rows(results: Sequence[StudyResult], settings: Sequence[Setting]) -> list[TableRow]:
+    """By model: published, the paper's configuration re-run, tuned, others."""
+    rows = [published_row(model) for model in MODELS if any(r.model == model for r in results)]
+    for result in results:
+        measured = [final for final in result.final if final.rounds]
+        rows += [_row(result, final, settings.index(setting_of(result))) for final in measured]
+    order = {PUBLISHED_LABEL: 0, PAPER: 1, TUNED: 2}
+    return sorted(rows, key=lambda r: (MODELS.index(r.model), order.get(r.label, 3), r.setting or 0))

@@ -1,0 +1,180 @@
+"""Pairs: which configurations may be compared, round by round, and what comes of it.
+
+Only rounds of one setting are compared: the same images, protocol seed, draws, batches and epochs. Rounds
+are paired by their number. Accuracies are fractions, differences too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+from hpo.analysis import stats
+from hpo.analysis.records import PAPER, TUNED, StudyResult
+from hpo.spec import MODELS, Model
+
+Family = Literal[
+    "pairs of models, tuned",
+    "pairs of models, the paper's configuration",
+    "tuned against the paper's configuration",
+]
+BETWEEN_TUNED: Family = "pairs of models, tuned"
+BETWEEN_PAPER: Family = "pairs of models, the paper's configuration"
+TUNING: Family = "tuned against the paper's configuration"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What must be equal for two final rounds of one number to be a pair."""
+
+    data_digest: str
+    protocol_seed: int
+    epochs: int
+    batch_size: int
+    training_pairs: int
+    test_pairs: int
+
+
+_IN_WORDS = {  # fields of Setting
+    "data_digest": "images",
+    "protocol_seed": "protocol seed",
+    "epochs": "epochs",
+    "batch_size": "batch size",
+    "training_pairs": "training pairs",
+    "test_pairs": "test pairs",
+}
+
+
+def setting_of(result: StudyResult) -> Setting:
+    """The setting of a study's final rounds."""
+    spec = result.spec
+    return Setting(
+        data_digest=result.data_digest,
+        protocol_seed=spec.protocol.seed,
+        epochs=spec.budget.epochs,
+        batch_size=spec.protocol.batch_size,
+        training_pairs=spec.protocol.training_pairs,
+        test_pairs=spec.protocol.test_pairs,
+    )
+
+
+def setting_differences(a: Setting, b: Setting) -> list[str]:
+    """In which points two settings differ, in words."""
+    return [
+        f"{words} ({_short(getattr(a, name))} and {_short(getattr(b, name))})"
+        for name, words in _IN_WORDS.items()
+        if getattr(a, name) != getattr(b, name)
+    ]
+
+
+def _short(value: object) -> str:
+    return str(value)[:12]  # of a digest the beginning is enough
+
+
+# --- Pairs ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One of the two that are compared."""
+
+    model: Model
+    label: str
+    study: str
+    study_id: int
+    mean: float  # over the common rounds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Two configurations over their common rounds: a minus b."""
+
+    family: Family
+    setting: int
+    a: Side
+    b: Side
+    rounds: tuple[int, ...]  # numbers of the common rounds
+    difference: stats.PairedDifference
+    outperforming: stats.Outperforming
+    test: stats.SignFlip
+    p_holm: float  # corrected within family and setting
+    pairing: stats.Pairing
+    detectable: float | None  # the difference that so many rounds find 4 times in 5
+
+    @property
+    def clear(self) -> bool:
+        """Whether interval and corrected test agree that the difference is not 0."""
+        interval = self.difference.interval
+        return interval is not None and interval.excludes_zero and self.p_holm < 1 - stats.LEVEL
+
+
+def representatives(results: Sequence[StudyResult], setting: Setting, label: str) -> list[StudyResult]:
+    """For each model the study with the most rounds under the label, the oldest of several."""
+    found = []
+    for model in MODELS:
+        own = [
+            (final.rounds, -place, result)
+            for place, result in enumerate(results)
+            if result.model == model and setting_of(result) == setting
+            for final in result.final
+            if final.label == label and final.rounds
+        ]
+        if own:
+            found.append(max(own, key=lambda o: o[:2])[2])
+    return found
+
+
+def pairs_of(results: Sequence[StudyResult], settings: Sequence[Setting], place: int) -> list[Pair]:
+    setting, pairs = settings[place], []
+    for family, label in ((BETWEEN_TUNED, TUNED), (BETWEEN_PAPER, PAPER)):
+        models = representatives(results, setting, label)
+        of_family = [
+            pair
+            for worse, better in combinations(models, 2)  # the later model is the one that should be better
+            if (pair := _pair(family, place, (better, label), (worse, label))) is not None
+        ]
+        pairs += _corrected(of_family)
+    tuning = [
+        pair
+        for result in representatives(results, setting, TUNED)
+        if (tuned := result.final_of(TUNED)) is not None and tuned.same_as is None
+        if (pair := _pair(TUNING, place, (result, TUNED), (result, PAPER))) is not None
+    ]
+    return pairs + _corrected(tuning)
+
+
+def _pair(family: Family, setting: int, one: tuple[StudyResult, str], other: tuple[StudyResult, str]) -> Pair | None:
+    a, b = (_by_round(*side) for side in (one, other))
+    common = sorted(a.keys() & b.keys())
+    if not common:
+        return None
+    values_a, values_b = [a[r] for r in common], [b[r] for r in common]
+    difference = stats.paired_difference(values_a, values_b)
+    test = stats.sign_flip_test(difference.values)
+    return Pair(
+        family=family,
+        setting=setting,
+        a=_side(*one, stats.mean(values_a)),
+        b=_side(*other, stats.mean(values_b)),
+        rounds=tuple(common),
+        difference=difference,
+        outperforming=stats.probability_of_outperforming(values_a, values_b),
+        test=test,
+        p_holm=test.p,
+        pairing=stats.pairing(values_a, values_b),
+        detectable=stats.detectable_difference(difference.std or 0.0, len(common)),
+    )
+
+
+def _by_round(result: StudyResult, label: str) -> dict[int, float]:
+    final = result.final_of(label)
+    return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
+
+
+def _side(result: StudyResult, label: str, mean: float) -> Side:
+    return Side(model=result.model, label=label, study=result.name, study_id=result.id, mean=mean)
+
+
+def _corrected(family: Sequence[Pair]) -> list[Pair]:
+    adjusted = stats.holm([pair.test.p for pair in family])
+    return [replace(pair, p_holm=p) for pair, p in zip(family, adjusted, strict=True)]

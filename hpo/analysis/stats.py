@@ -1,0 +1,274 @@
+"""Small statistics for few rounds: summaries, intervals, paired comparisons.
+
+Samples are sequences of plain numbers, one a round; n is their number. What cannot be said from so few
+numbers is None, never a guess. Two-sided throughout.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # has no types
+
+LEVEL = 0.95  # of every interval, unless told
+BCA_LEAST = 10  # rounds: below, a bootstrap interval covers far less than it says (a mean's 73 % at n = 3)
+_RESAMPLES = 9999
+_EXACT_MOST = 40  # rounds whose sign flips are all counted: two halves of 2^20 sums
+
+Numbers = Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A confidence interval."""
+
+    low: float
+    high: float
+    level: float  # 0.95 is 95 %
+    method: str  # "t", "BCa bootstrap", "percentile bootstrap", "exact binomial"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+# --- One sample -------------------------------------------------------------------------------------------
+
+
+def mean(values: Numbers) -> float:
+    """Arithmetic mean; ValueError for no values."""
+    return math.fsum(_some(values)) / len(values)
+
+
+def std(values: Numbers) -> float | None:
+    """Standard deviation with n - 1; None below two values."""
+    _some(values)
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def median(values: Numbers) -> float:
+    """Median."""
+    return float(np.median(_some(values)))
+
+
+def iqm(values: Numbers) -> float:
+    """Interquartile mean: the mean without the lowest and the highest quarter, whole values cut off.
+
+    As Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (2021).
+    """
+    return float(scipy_stats.trim_mean(_some(values), 0.25))
+
+
+def t_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
+    """Student's interval of the mean; None below two values."""
+    spread = std(values)
+    if spread is None:
+        return None
+    half = float(scipy_stats.t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    centre = mean(values)
+    return Interval(low=centre - half, high=centre + half, level=level, method="t")
+
+
+def bca_interval(
+    values: Numbers, statistic: Callable[..., object], level: float = LEVEL, seed: int = 0
+) -> Interval | None:
+    """Bias-corrected and accelerated bootstrap interval (Efron 1987); None below BCA_LEAST values.
+
+    `statistic` takes an array and `axis`. Where its jackknife is constant there is no acceleration, and the
+    percentile interval is given under its own name.
+    """
+    if len(values) < BCA_LEAST:
+        return None
+    sample = np.asarray(values, dtype=np.float64)
+    if np.ptp(sample) == 0:
+        return Interval(low=float(sample[0]), high=float(sample[0]), level=level, method="BCa bootstrap")
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():  # the constant jackknife; it shows in the bounds
+            warnings.simplefilter("ignore")
+            found = scipy_stats.bootstrap(
+                (sample,),
+                statistic,
+                n_resamples=_RESAMPLES,
+                confidence_level=level,
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if math.isfinite(found.low) and math.isfinite(found.high):
+            break
+    return Interval(low=float(found.low), high=float(found.high), level=level, method=f"{method} bootstrap")
+
+
+def median_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
+    """BCa interval of the median."""
+    return bca_interval(values, np.median, level)
+
+
+def iqm_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
+    """BCa interval of the interquartile mean."""
+    return bca_interval(values, lambda x, axis=-1: scipy_stats.trim_mean(x, 0.25, axis=axis), level)
+
+
+# --- Two samples, paired by round --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDifference:
+    """a - b, round by round."""
+
+    values: tuple[float, ...]
+    mean: float
+    std: float | None
+    interval: Interval | None  # t, of the mean; None below two rounds
+    effect: float | None  # Cohen's d_z: mean / std of the differences; None where it is undefined
+
+
+def paired_difference(a: Numbers, b: Numbers, level: float = LEVEL) -> PairedDifference:
+    """Differences a - b of rounds in the same order; ValueError unless equally many."""
+    values = _differences(a, b)
+    spread = std(values)
+    return PairedDifference(
+        values=values,
+        mean=mean(values),
+        std=spread,
+        interval=t_interval(values, level),
+        effect=mean(values) / spread if spread else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outperforming:
+    """How often a is better than b in the same round."""
+
+    probability: float  # P(a > b), ties count half
+    wins: int
+    ties: int
+    losses: int
+    interval: Interval  # exact binomial (Clopper and Pearson), at wins + ties / 2
+
+
+def probability_of_outperforming(a: Numbers, b: Numbers, level: float = LEVEL) -> Outperforming:
+    """P(a > b) over rounds paired by order, ties half; ValueError unless equally many."""
+    values = _differences(a, b)
+    n, wins, ties = len(values), sum(d > 0 for d in values), sum(d == 0 for d in values)
+    k = wins + ties / 2  # may be a half: the bounds' beta quantiles take that as well
+    tail = (1 - level) / 2
+    low = float(scipy_stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
+    high = float(scipy_stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    return Outperforming(
+        probability=k / n,
+        wins=wins,
+        ties=ties,
+        losses=n - wins - ties,
+        interval=Interval(low=low, high=high, level=level, method="exact binomial"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignFlip:
+    """The sign-flip permutation test of "the mean difference is 0"."""
+
+    p: float
+    smallest: float  # the smallest p that n rounds can give, whatever the differences: 2 / 2^n
+    n: int
+    method: Literal["exact", "Monte Carlo"]
+
+
+def sign_flip_test(differences: Numbers) -> SignFlip:
+    """Two-sided p: the share of all 2^n choices of signs whose mean is at least as far from 0 as seen.
+
+    Exact up to 40 rounds: the sums of two halves are listed and joined by sorting, so 2^20 choices cost a
+    millisecond. Above, a million random choices, the seen one among them.
+    """
+    d = np.asarray(_some(differences), dtype=np.float64)
+    n, seen = len(d), abs(float(d.sum()))
+    slack = 1e-9 * float(np.abs(d).sum())  # sums of the same numbers in another order are equal
+    if n > _EXACT_MOST:
+        rng = np.random.default_rng(0)
+        draws, as_far = 1_000_000, 0
+        for _ in range(100):
+            signs = rng.integers(0, 2, size=(draws // 100, n)) * 2 - 1
+            as_far += int((np.abs(signs @ d) >= seen - slack).sum())
+        return SignFlip(p=(as_far + 1) / (draws + 1), smallest=2.0 ** (1 - n), n=n, method="Monte Carlo")
+    left, right = _signed_sums(d[: n // 2]), np.sort(_signed_sums(d[n // 2 :]))
+    at_most = np.searchsorted(right, -(seen - slack) - left, side="right").sum()
+    at_least = len(right) * len(left) - np.searchsorted(right, (seen - slack) - left, side="left").sum()
+    p = min(1.0, float(at_most + at_least) / 2.0**n)
+    return SignFlip(p=p, smallest=2.0 ** (1 - n), n=n, method="exact")
+
+
+def _signed_sums(d: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The 2^n sums of d under every choice of signs."""
+    sums = np.zeros(1)
+    for x in d:
+        sums = np.concatenate([sums + x, sums - x])
+    return sums
+
+
+def holm(p_values: Numbers) -> list[float]:
+    """Holm's (1979) adjusted p-values of one family of tests, in the order given."""
+    m = len(p_values)
+    adjusted, highest = [0.0] * m, 0.0
+    for rank, place in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (m - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairing:
+    """Whether sharing the seeds made the comparison sharper."""
+
+    correlation: float | None  # of a and b over rounds; None where one does not vary
+    variance_ratio: float | None  # Var(a - b) / (Var a + Var b): below 1 pairing helped, 1 is no gain
+
+
+def pairing(a: Numbers, b: Numbers) -> Pairing:
+    """What pairing brought; None below three rounds, where a correlation says nothing."""
+    differences = _differences(a, b)
+    if len(differences) < 3:
+        return Pairing(correlation=None, variance_ratio=None)
+    var_a, var_b, var_d = (float(np.var(x, ddof=1)) for x in (a, b, differences))
+    both = var_a > 0 and var_b > 0
+    return Pairing(
+        correlation=float(np.corrcoef(a, b)[0, 1]) if both else None,
+        variance_ratio=var_d / (var_a + var_b) if var_a + var_b > 0 else None,
+    )
+
+
+def detectable_difference(spread: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """The true mean difference that a paired t-test of n rounds finds with that power; None below two.
+
+    `spread` is the standard deviation of the differences. Solves the noncentral t's power for the mean.
+    """
+    if n < 2:
+        return None
+    critical = float(scipy_stats.t.ppf(1 - alpha / 2, n - 1))
+
+    def found(shift: float) -> float:
+        return float(scipy_stats.nct.sf(critical, n - 1, shift) + scipy_stats.nct.cdf(-critical, n - 1, shift))
+
+    low, high = 0.0, 1.0
+    while found(high) < power:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if found(middle) < power else (low, middle)
+    return high * spread / math.sqrt(n)
+
+
+def _differences(a: Numbers, b: Numbers) -> tuple[float, ...]:
+    if len(a) != len(b):
+        raise ValueError(f"paired samples are equally long, not {len(a)} and {len(b)}")
+    # Accuracies are multiples of one over the pairs: rounding makes equal rounds exactly equal.
+    return tuple(round(float(x) - float(y), 12) for x, y in zip(_some(a), _some(b), strict=True))
+
+
+def _some(values: Numbers) -> Numbers:
+    if not len(values):
+        raise ValueError("no values to summarize")
+    return values
