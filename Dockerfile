@@ -52,7 +52,7 @@ RUN pip install --no-cache-dir --no-deps --no-index /wheel/*.whl
 ARG GIT_COMMIT=""
 ENV HPO_GIT_COMMIT=${GIT_COMMIT}
 
-RUN useradd --create-home --uid 1000 hpo && install --directory --owner=hpo --group=hpo /work
+RUN useradd --create-home --uid 1000 hpo && install --directory --owner=hpo --group=hpo /work /data
 USER hpo
 WORKDIR /work
 ENTRYPOINT ["hpo"]

@@ -74,10 +74,9 @@ def serve(
 def _app(engine: Engine) -> "WSGIApplication":
     import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 
-    from hpo.storage.optuna_storage import make_storage
+    from hpo.storage.optuna_storage import open_optuna
 
-    # Uncached: SQLite gives a deleted study's ids to the next, and Optuna's cache would show the old trials.
-    return local_only(optuna_dashboard.wsgi(make_storage(engine)))
+    return local_only(optuna_dashboard.wsgi(open_optuna(engine)))
 
 
 def _listen(host: str, port: int) -> socket.socket:
