@@ -1,0 +1,371 @@
+"""Charts: the records of `figures.py` drawn with plotly, all in one look.
+
+Colours are Okabe and Ito's, told apart by the colour-blind; what matters also differs in shape or dash, so
+that it survives a grey print. Everything is SVG: no WebGL, which prints poorly and is often missing.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
+from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+
+from hpo.analysis.comparison import PUBLISHED_LABEL
+from hpo.analysis.figures import Curve, RoundsGroup, Search, Trial
+from hpo.analysis.records import PAPER, TUNED
+
+COLOURS = {"simple": "#0072B2", "ws": "#D55E00", "ws-aux": "#009E73"}
+GREY, INK = "#767676", "#222222"
+TITLES = {PUBLISHED_LABEL: "published", PAPER: "paper's values", TUNED: "tuned"}
+LEVELS = ("#c7c7c7", "#a6bddb", "#67a9cf", "#1c6ea4", "#08306b")  # worst to best, darker in print too
+PARAMETER_TITLES = {
+    "learning_rate": "learning rate",
+    "weight_decay": "weight decay",
+    "dropout": "dropout",
+    "aux_weight": "aux weight",
+    "main_weight": "main weight",
+}
+_LOWEST_SHOWN = 0.15  # below the best: what is lower stands at the edge, else it squeezes all the rest
+_ACROSS = 3  # panels in a row
+
+
+def rounds_chart(groups: Sequence[RoundsGroup]) -> go.Figure:
+    """Test accuracy of every round: points, box, mean with its interval; the published ones as a bar."""
+    figure, place, ticks = _figure(460), 0.0, []
+    for before, group in zip([None, *groups], groups, strict=False):
+        place += 1.0 if before is None or before.model == group.model else 1.6
+        ticks.append((place, f"{group.model}<br>{_title(group.label)}<br>{group.epochs} epochs"))
+        colour = GREY if group.label == PUBLISHED_LABEL else COLOURS[group.model]
+        if group.values:
+            figure.add_trace(_box(group, place, colour))
+            figure.add_trace(_points(group, place, colour))
+        figure.add_trace(_mean(group, place, colour))
+    figure.update_xaxes(
+        tickvals=[at for at, _ in ticks], ticktext=[text for _, text in ticks], showgrid=False, zeroline=False
+    )
+    figure.update_yaxes(title="test accuracy (%)")
+    return figure
+
+
+def _title(label: str) -> str:
+    return TITLES.get(label, _safe(label))
+
+
+def _box(group: RoundsGroup, place: float, colour: str) -> go.Box:
+    return go.Box(
+        x=[place] * len(group.values),
+        y=_percent(group.values),
+        width=0.62,
+        boxpoints=False,
+        line={"color": colour, "width": 1.5},
+        fillcolor=_faint(colour, 0.35 if group.label == TUNED else 0.08),
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
+    # The golden ratio spreads neighbouring rounds evenly and the same in every report.
+    spread = [place + 0.42 * ((r * 0.618034) % 1 - 0.5) for r in group.rounds]
+    return go.Scatter(
+        x=spread,
+        y=_percent(group.values),
+        mode="markers",
+        marker={
+            "size": 7,
+            "color": colour if group.label == TUNED else "white",
+            "line": {"color": colour, "width": 1.2},
+        },
+        customdata=list(group.rounds),
+        hovertemplate=f"{group.model}, {_title(group.label)}<br>round %{{customdata}}: %{{y:.2f}}%<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _mean(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
+    published = group.label == PUBLISHED_LABEL
+    mean, low, high = (100 * x for x in (group.mean, group.low, group.high))
+    what = "mean ± std, as published" if published else "mean and its 95% interval"
+    return go.Scatter(
+        x=[place if published else place + 0.4],
+        y=[round(mean, 3)],
+        mode="markers",
+        marker={"symbol": "diamond", "size": 10, "color": colour if published else INK},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [round(high - mean, 3)],
+            "arrayminus": [round(mean - low, 3)],
+            "color": colour if published else INK,
+            "thickness": 1.5,
+            "width": 5,
+        },
+        hovertemplate=f"{group.model}, {_title(group.label)}<br>{what}: %{{y:.2f}}%<extra></extra>",
+        showlegend=False,
+    )
+
+
+def history_chart(searches: Sequence[Search]) -> go.Figure:
+    """Each search as it went: every finished trial, and the best complete one so far."""
+    figure = _panels([f"{search.study}" for search in searches], 340)
+    for index, search in enumerate(searches):
+        floor = _floor(search)
+        at, first = _cell(index), index == 0
+        for name, symbol, own in (
+            ("random or given", "circle-open", [t for t in search.trials if _is(t, "complete") and not _asked(t)]),
+            ("proposed by the sampler", "circle", [t for t in search.trials if _is(t, "complete") and _asked(t)]),
+            ("pruned", "x-thin-open", [t for t in search.trials if _is(t, "pruned")]),
+            ("diverged", "cross-open", [t for t in search.trials if _is(t, "diverged")]),
+        ):
+            colour = COLOURS[search.model] if name[0] in "rp" and name != "pruned" else GREY
+            figure.add_trace(_trials(own, floor, name, symbol, colour, legend=first), **at)
+        figure.add_trace(_trials([t for t in search.trials if t.paper], floor, "the paper's", "star", INK, first), **at)
+        best = [(t.order, b) for t, b in zip(search.trials, search.incumbent, strict=True) if not math.isnan(b)]
+        figure.add_trace(
+            go.Scatter(
+                x=[order for order, _ in best],
+                y=_percent(b for _, b in best),
+                mode="lines",
+                line={"shape": "hv", "color": INK, "width": 1.5},
+                name="best so far",
+                legendgroup="best",
+                showlegend=first,
+                hoverinfo="skip",
+            ),
+            **at,
+        )
+    figure.update_xaxes(title="finished trials")
+    _left_axes(figure, len(searches), "validation accuracy (%)")
+    return figure
+
+
+def _is(trial: Trial, state: str) -> bool:
+    return trial.state == state
+
+
+def _asked(trial: Trial) -> bool:
+    return not trial.random and not trial.paper
+
+
+def _floor(search: Search) -> float:
+    """The lowest accuracy that is drawn in its place."""
+    values = [trial.value for trial in search.trials]
+    best = max(values, default=1.0)
+    return max(min(values, default=0.0), best - _LOWEST_SHOWN)
+
+
+def _trials(trials: Sequence[Trial], floor: float, name: str, symbol: str, colour: str, legend: bool) -> go.Scatter:
+    return go.Scatter(
+        x=[trial.order for trial in trials],
+        y=_percent(max(trial.value, floor) for trial in trials),
+        mode="markers",
+        name=name,
+        legendgroup=name,
+        showlegend=legend,
+        marker={
+            "symbol": ["triangle-down-open" if t.value < floor else symbol for t in trials],
+            "size": 11 if symbol == "star" else 7,
+            "color": colour,
+        },
+        customdata=[[t.number, round(100 * t.value, 2), t.state, t.epochs] for t in trials],
+        hovertemplate="trial %{customdata[0]}: %{customdata[1]}%<br>%{customdata[2]} after "
+        "%{customdata[3]} epochs<extra></extra>",
+    )
+
+
+def curves_chart(curves: Sequence[Curve]) -> go.Figure:
+    """Learning curves by model: the mean over the rounds, the band from the lowest round to the highest."""
+    studies = list(dict.fromkeys(curve.study for curve in curves))
+    kinds = list(dict.fromkeys(curve.what for curve in curves))
+    titles = [f"{study}: {kind}" for kind in kinds for study in studies]
+    figure = _panels(titles, 300, across=len(studies) if len(studies) <= _ACROSS else _ACROSS)
+    shown: set[str] = set()
+    for curve in curves:
+        index = kinds.index(curve.what) * len(studies) + studies.index(curve.study)
+        at = _cell(index, len(studies) if len(studies) <= _ACROSS else _ACROSS)
+        scale = 100 if curve.what == "validation accuracy" else 1
+        epochs = list(range(1, len(curve.mean) + 1))
+        colour, dash = COLOURS[curve.model], "solid" if curve.label == TUNED else "dash"
+        band = [round(scale * y, 4) for y in (*curve.high, *reversed(curve.low))]
+        figure.add_trace(
+            go.Scatter(
+                x=epochs + epochs[::-1],
+                y=band,
+                fill="toself",
+                fillcolor=_faint(colour if curve.label == TUNED else GREY, 0.18),
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+            ),
+            **at,
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=epochs,
+                y=[round(scale * y, 4) for y in curve.mean],
+                mode="lines+markers" if len(epochs) == 1 else "lines",
+                line={"color": colour if curve.label == TUNED else INK, "dash": dash, "width": 2},
+                name=_title(curve.label),
+                legendgroup=curve.label,
+                showlegend=curve.label not in shown,
+                hovertemplate=f"{_title(curve.label)}, mean of {curve.runs} rounds<br>epoch %{{x}}: "
+                "%{y:.4g}<extra></extra>",
+            ),
+            **at,
+        )
+        shown.add(curve.label)
+        if curve.what == "training loss":
+            figure.update_yaxes(type="log", dtick=1, **at)
+    figure.update_xaxes(title="epoch")
+    return figure
+
+
+def parallel_chart(search: Search) -> go.Figure:
+    """Parallel coordinates: one line a complete trial over its hyperparameters to its value, darker is better."""
+    figure = _figure(340)
+    complete = sorted((t for t in search.trials if t.state == "complete"), key=lambda t: t.value)
+    names = [PARAMETER_TITLES.get(name, name) for name in search.names]
+    floor = _floor(search)
+    top = max((t.value for t in complete), default=1.0)
+    span = (floor, top if top > floor else floor + 1e-3, False)
+    axes = [*search.ranges, span]
+    for level, colour in enumerate(LEVELS):
+        own = [t for i, t in enumerate(complete) if i * len(LEVELS) // len(complete) == level]
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for trial in own:
+            heights = (_height(v, *axis) for v, axis in zip((*trial.params, trial.value), axes, strict=True))
+            x += [*range(len(axes)), None]
+            y += [*(round(h, 4) for h in heights), None]
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=y,
+                mode="lines",
+                line={"color": colour, "width": 1 + 0.25 * level},
+                name=("worst fifth", "", "middle", "", "best fifth")[level],
+                showlegend=level in (0, 2, 4),
+                hoverinfo="skip",
+            )
+        )
+    for place, axis in enumerate(axes):
+        scale = 100 if place == len(axes) - 1 else 1
+        for height, value in ((-0.06, axis[0]), (1.06, axis[1])):
+            figure.add_annotation(x=place, y=height, text=f"{scale * value:.3g}", showarrow=False, font={"size": 11})
+        figure.add_vline(x=place, line={"color": GREY, "width": 1})
+    figure.update_xaxes(
+        tickvals=list(range(len(axes))), ticktext=[*names, "validation accuracy (%)"], showgrid=False, zeroline=False
+    )
+    figure.update_yaxes(visible=False, range=[-0.12, 1.12])
+    return figure
+
+
+def _height(value: float, low: float, high: float, log: bool) -> float:
+    """Where a value stands on its axis, 0 low to 1 high; beyond either end at the end."""
+    if log:
+        value, low, high = (math.log(max(x, 1e-300)) for x in (value, low, high))
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def slices_chart(search: Search) -> go.Figure:
+    """Each hyperparameter against the value of the complete trials, the others varying along."""
+    names, ranges = list(search.names), list(search.ranges)
+    columns = {name: [t.params[i] for t in search.trials] for i, name in enumerate(names)}
+    figure = _panels([PARAMETER_TITLES.get(name, name) for name in names], 280)
+    floor = _floor(search)
+    for index, name in enumerate(names):
+        at = _cell(index)
+        for title, symbol, wanted in (("random", "circle-open", True), ("proposed by the sampler", "circle", False)):
+            own = [
+                (x, t)
+                for x, t in zip(columns[name], search.trials, strict=True)
+                if t.state == "complete" and not t.paper and t.random == wanted and not math.isnan(x)
+            ]
+            figure.add_trace(_slice(own, floor, title, symbol, COLOURS[search.model], index == 0), **at)
+        paper = [(x, t) for x, t in zip(columns[name], search.trials, strict=True) if t.paper and not math.isnan(x)]
+        figure.add_trace(_slice(paper, floor, "the paper's", "star", INK, index == 0), **at)
+        if ranges[index][2]:
+            figure.update_xaxes(type="log", exponentformat="power", dtick=1, **at)
+    _left_axes(figure, len(names), "validation accuracy (%)")
+    return figure
+
+
+def _slice(
+    points: Sequence[tuple[float, Trial]], floor: float, name: str, symbol: str, colour: str, legend: bool
+) -> go.Scatter:
+    return go.Scatter(
+        x=[float(f"{x:.5g}") for x, _ in points],
+        y=_percent(max(trial.value, floor) for _, trial in points),
+        mode="markers",
+        name=name,
+        legendgroup=name,
+        showlegend=legend,
+        marker={"symbol": symbol, "size": 12 if symbol == "star" else 7, "color": colour},
+        customdata=[[trial.number, round(100 * trial.value, 2)] for _, trial in points],
+        hovertemplate="trial %{customdata[0]}: %{customdata[1]}%<br>%{x}<extra></extra>",
+    )
+
+
+# --- The one look -----------------------------------------------------------------------------------------
+
+
+def _figure(height: int) -> go.Figure:
+    return _look(go.Figure(), height)
+
+
+def _panels(titles: Sequence[str], height: int, across: int = _ACROSS) -> go.Figure:
+    """Small panels side by side, `across` in a row; height in pixels of one row."""
+    across = max(1, min(across, len(titles)))
+    rows = max(1, -(-len(titles) // across))
+    figure = make_subplots(
+        rows=rows,
+        cols=across,
+        subplot_titles=[_safe(title) for title in titles],
+        horizontal_spacing=0.24 / across,
+        vertical_spacing=0.26 / rows,
+    )
+    figure.update_annotations(font={"size": 13})
+    return _look(figure, height * rows)
+
+
+def _cell(index: int, across: int = _ACROSS) -> dict[str, int]:
+    return {"row": index // across + 1, "col": index % across + 1}
+
+
+def _look(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="none",
+        height=height,
+        font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        margin={"l": 60, "r": 20, "t": 40, "b": 60},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "yref": "container", "x": 0},
+        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
+        modebar={"remove": ["select2d", "lasso2d", "autoScale2d"]},
+    )
+    axis: dict[str, Any] = {"gridcolor": "#e6e6e6", "linecolor": GREY, "showline": True, "zeroline": False}
+    figure.update_xaxes(**axis, ticks="outside")
+    figure.update_yaxes(**axis, ticks="outside")
+    return figure
+
+
+def _left_axes(figure: go.Figure, panels: int, title: str, across: int = _ACROSS) -> None:
+    """Name the y axis of the leftmost panels alone."""
+    for index in range(0, panels, across):
+        figure.update_yaxes(title=title, **_cell(index))
+
+
+def _percent(values: Iterable[float]) -> list[float]:
+    return [round(100 * value, 3) for value in values]
+
+
+def _faint(colour: str, share: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share})"
+
+
+def _safe(text: str) -> str:
+    """Text that plotly shows as it is: it reads some HTML tags."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,112 @@
+"""Provenance: under which conditions every number came about, and how to make it again."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpo.analysis.records import Opening, Run, StudyResult
+from hpo.digits import BUNDLED_DIGEST
+
+ERROR_LENGTH = 160  # characters of an error's last line
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """The record of one study; counts are of runs with an outcome unless said otherwise."""
+
+    study: str
+    model: str
+    spec_digest: str
+    data_digest: str
+    data: str  # in words
+    study_seed: int  # keys the search's draws
+    protocol_seed: int  # keys confirm and final
+    created_at: float  # seconds since 1970
+    finished_at: float | None  # the last run's end
+    versions: tuple[tuple[str, int], ...]  # "torch 2.13.0", runs
+    commits: tuple[tuple[str, int], ...]
+    devices: tuple[tuple[str, int], ...]
+    workers: tuple[tuple[str, int], ...]
+    repeated: int  # runs that needed more than one attempt
+    attempts: int  # claims of all runs, releases included
+    expiries: int  # leases that ended without progress
+    exceptions: int  # in the model's code
+    failures: tuple[tuple[str, int], ...]  # kind (phase and the error's last line), failed runs
+    diverged: int
+    openings: tuple[Opening, ...]  # of pool B
+    foreign: int  # runs that carry another spec or data digest than the study
+    commands: tuple[tuple[str, str], ...]  # what it makes again, the command
+
+
+def provenance_of(result: StudyResult) -> Provenance:
+    """The record of one study."""
+    runs = result.runs
+    done = [run for run in runs if run.done]
+    ends = [run.finished_at for run in runs if run.finished_at is not None]
+    return Provenance(
+        study=result.name,
+        model=result.model,
+        spec_digest=result.spec_digest,
+        data_digest=result.data_digest,
+        data=data_in_words(result.data_digest),
+        study_seed=result.seed,
+        protocol_seed=result.spec.protocol.seed,
+        created_at=result.created_at,
+        finished_at=max(ends, default=None),
+        versions=_count(f"{name} {version}" for run in done for name, version in sorted(run.versions.items())),
+        commits=_count(run.git_commit or "not known" for run in done),
+        devices=_count(run.device or "not known" for run in done),
+        workers=_count(run.worker or "not known" for run in done),
+        repeated=sum(run.attempt > 1 for run in runs),
+        attempts=sum(run.attempt for run in runs),
+        expiries=sum(run.expiries for run in runs),
+        exceptions=sum(run.failures for run in runs),
+        failures=_count(f"{run.kind}: {last_line(run.error)}" for run in runs if run.state == "failed"),
+        diverged=sum(run.state == "diverged" for run in runs),
+        openings=result.openings,
+        foreign=sum(_is_foreign(run, result) for run in done),
+        commands=tuple(_commands(result)),
+    )
+
+
+def data_in_words(digest: str) -> str:
+    """Which images these are, as far as the digest says."""
+    if digest == BUNDLED_DIGEST:
+        return (
+            "the bundled 5,000 MNIST digits (pool A 3,000, pool B 2,000): every test draw uses all of B, "
+            "re-paired, and training draws share two thirds of their images, so all intervals are "
+            "conditional on these pools"
+        )
+    return "images given with --data"
+
+
+def last_line(error: str | None) -> str:
+    """The last line of an error or traceback: what went wrong."""
+    lines = [line for line in (error or "").splitlines() if line.strip()]
+    return lines[-1].strip()[:ERROR_LENGTH] if lines else "no reason stored"
+
+
+def _count(things: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Different things with how often they come, the most frequent first."""
+    return tuple(Counter(things).most_common())
+
+
+def _is_foreign(run: Run, result: StudyResult) -> bool:
+    return run.spec_digest not in (None, result.spec_digest) or run.data_digest not in (None, result.data_digest)
+
+
+def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
+    yield "the study's configuration as a file", f"hpo study export {result.name} > {result.name}.toml"
+    yield (
+        "the whole study, in another database",
+        f"hpo --db sqlite:///again.db study create --file {result.name}.toml && "
+        "hpo --db sqlite:///again.db worker --drain",
+    )
+    if result.final:
+        rounds = max(final.planned for final in result.final)
+        yield (
+            "the final rounds alone",
+            f"hpo --db sqlite:///again.db evaluate {result.name}.toml --rounds {rounds} && "
+            "hpo --db sqlite:///again.db worker --drain",
+        )
+    yield "all that is stored about it", f"hpo study show {result.name} --format json"

@@ -1,0 +1,145 @@
+"""The report: one self-contained HTML page, the same as JSON, and its tables as CSV."""
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from hpo.analysis import sections, tables
+from hpo.analysis.comparison import Comparison, compare
+from hpo.analysis.page import render
+from hpo.analysis.provenance import Provenance, provenance_of
+from hpo.analysis.records import StudyResult
+from hpo.analysis.results import all_results, summary
+from hpo.analysis.tuning import Tuning, tuning_of
+from hpo.errors import HpoError
+from hpo.storage.engine import display_url
+
+HTML, JSON = "report.html", "report.json"
+
+
+class ReportNotWritable(HpoError):
+    """The report's folder or a file in it cannot be written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportFiles:
+    """What was written."""
+
+    html: Path
+    json: Path
+    csv: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """All that the report says, before it is put into a form."""
+
+    made_at: str  # UTC
+    database: str  # its URL without a password
+    results: tuple[StudyResult, ...]
+    comparison: Comparison
+    tuning: tuple[Tuning, ...]
+    provenance: tuple[Provenance, ...]
+
+
+def gather(engine: Engine) -> Report:
+    """Read the database once and work everything out."""
+    results = all_results(engine)
+    return Report(
+        made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        database=display_url(engine),
+        results=tuple(results),
+        comparison=compare(results),
+        tuning=tuple(tuning_of(result) for result in results),
+        provenance=tuple(provenance_of(result) for result in results),
+    )
+
+
+def write_report(engine: Engine, out: Path) -> ReportFiles:
+    """Write the report into the folder `out`, which is made; each file is written beside and renamed.
+
+    Raises ReportNotWritable where that is not possible.
+    """
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # 5 MB: read when needed
+
+    report = gather(engine)
+    parts = sections.sections_of(report.results, report.comparison, report.tuning, report.provenance)
+    subtitle = f"Made {report.made_at} from {report.database}"
+    texts = {
+        HTML: render("Fair comparison of architectures", subtitle, parts, get_plotlyjs()),
+        JSON: json.dumps(as_json(report), indent=2, sort_keys=False, allow_nan=False) + "\n",
+        **{f"{name}.csv": _csv(lines) for name, lines in tables.of(report.results, report.comparison).items()},
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        paths = {name: _write(out / name, text) for name, text in texts.items()}
+    except OSError as error:
+        raise ReportNotWritable(
+            f"the report cannot be written to {out}: {error.strerror or error}; name another folder with --out"
+        ) from error
+    written = tuple(path for name, path in paths.items() if name.endswith(".csv"))
+    return ReportFiles(html=paths[HTML], json=paths[JSON], csv=written)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain types; accuracies are fractions."""
+    return {
+        "made_at": report.made_at,
+        "database": report.database,
+        "headlines": list(report.comparison.headlines),
+        "budget": report.comparison.budget,
+        "cautions": list(report.comparison.cautions),
+        "table": [_plain(row) for row in report.comparison.rows],
+        "settings": [_plain(setting) for setting in report.comparison.settings],
+        "pairs": [_plain(pair) for pair in report.comparison.pairs],
+        "studies": [
+            {**summary(result), "tuning": _plain(tuning), "record": _plain(provenance)}
+            for result, tuning, provenance in zip(report.results, report.tuning, report.provenance, strict=True)
+        ],
+    }
+
+
+def _plain(thing: Any) -> Any:
+    """Records as dictionaries all the way down."""
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return _plain(asdict(thing))
+    if isinstance(thing, dict):
+        return {str(key): _plain(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_plain(value) for value in thing]
+    if isinstance(thing, float) and thing != thing:  # NaN: JSON has none
+        return None
+    return thing
+
+
+def _csv(lines: Sequence[Mapping[str, tables.Cell]]) -> str:
+    """Lines with the same keys as CSV; unknown values are empty."""
+    text = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> Path:
+    """Beside and renamed: whoever has the old report open never sees half of the new one."""
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(beside, 0o644)  # mkstemp makes it private
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+    return path

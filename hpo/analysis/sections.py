@@ -1,0 +1,376 @@
+"""The report's sections: which text, tables and figures stand where; `page.py` turns them into HTML."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from hpo.analysis import charts, figures
+from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison, Summary, TableRow
+from hpo.analysis.page import Bullets, Callout, Column, PageFigure, PageTable, Section
+from hpo.analysis.pairs import Pair
+from hpo.analysis.provenance import Provenance
+from hpo.analysis.records import PAPER, TUNED, StudyResult
+from hpo.analysis.stats import Interval
+from hpo.analysis.tuning import Tuning
+
+NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+CONFIGURATIONS = {
+    PUBLISHED_LABEL: "paper, as published",
+    PAPER: "paper's values, re-run",
+    TUNED: "tuned",
+}
+Part = str | Callout | Bullets | PageTable | PageFigure
+
+
+def sections_of(
+    results: Sequence[StudyResult],
+    comparison: Comparison,
+    tuning: Sequence[Tuning],
+    provenance: Sequence[Provenance],
+) -> list[Section]:
+    """All sections that have something to say, in their order."""
+    if not results:
+        nothing = "There are no studies in this database yet."
+        how = "`hpo study create --model all` makes three, `hpo worker --drain` runs them; `hpo run` does both."
+        return [Section(title="Nothing to compare yet", parts=(Callout(text=nothing), how))]
+    found = [
+        Section(title="Headline", parts=tuple(_headline(results, comparison))),
+        Section(title="Test accuracy", parts=tuple(_accuracy(results, comparison))),
+        Section(title="Comparison, paired by round", parts=tuple(_comparison(comparison))),
+        Section(title="What tuning did", parts=tuple(_tuning(tuning))),
+        Section(title="The search", parts=tuple(_search(results))),
+        Section(title="Learning curves", parts=tuple(_curves(results))),
+        Section(title="Record", parts=tuple(_record(provenance))),
+    ]
+    return [section for section in found if section.parts]
+
+
+# --- Headline and table -----------------------------------------------------------------------------------
+
+
+def _headline(results: Sequence[StudyResult], comparison: Comparison) -> Iterable[Part]:
+    if comparison.budget is not None:
+        yield Callout(text=comparison.budget)
+    if comparison.headlines:
+        yield Bullets(lines=comparison.headlines, lead=True)
+    else:
+        yield Callout(text="No two configurations have a final round in common yet: nothing is compared.")
+    for caution in comparison.cautions:
+        yield Callout(text=caution)
+    missing = tuple(f"{result.name}: {line}" for result in results for line in result.missing)
+    if missing:
+        yield "What is missing:"
+        yield Bullets(lines=missing)
+
+
+def _accuracy(results: Sequence[StudyResult], comparison: Comparison) -> Iterable[Part]:
+    rows = comparison.rows
+    several = len(comparison.settings) > 1
+    columns = (
+        Column(title="model"),
+        Column(title="configuration"),
+        *((Column(title="setting", number=True),) if several else ()),
+        *(Column(title=title, number=True) for title in ("epochs", "trials", "rounds", "train %", "test %")),
+        *(Column(title=title, number=True) for title in ("95% interval", "median", "IQM")),
+        Column(title="notes"),
+    )
+    yield PageTable(
+        caption="Accuracy in percent, mean ± standard deviation (n - 1) over the rounds",
+        columns=columns,
+        rows=tuple(_accuracy_cells(row, several) for row in rows),
+        groups=tuple(row.model for row in rows),
+    )
+    yield (
+        "Intervals of means are Student's t, those of median and interquartile mean (IQM) BCa bootstrap, from "
+        "10 rounds on. They speak of new seeds and draws from the same images."
+    )
+    groups = figures.rounds_data(results, comparison)
+    yield _figure(
+        "rounds",
+        "Test accuracy of every round (the paper's Figure 2, made new). Points are rounds, hollow with the paper's "
+        "values, filled when tuned; boxes are quartiles; the black diamond is the mean with its 95% interval. "
+        "Grey: mean ± std as published.",
+        charts.rounds_chart(groups),
+    )
+    yield from _every_round(results)
+
+
+def _accuracy_cells(row: TableRow, several: bool) -> tuple[str, ...]:
+    setting = NOTHING if row.setting is None else str(row.setting + 1)
+    return (
+        row.model,
+        CONFIGURATIONS.get(row.label, row.label),
+        *((setting,) if several else ()),
+        str(row.epochs),
+        NOTHING if row.trials is None else str(row.trials),
+        str(row.rounds) if row.rounds == row.planned else f"{row.rounds} of {row.planned}",
+        _mean_std(row.train),
+        _mean_std(row.test),
+        _interval(row.test.interval),
+        _with_interval(row.test.median, row.test.median_interval),
+        _with_interval(row.test.iqm, row.test.iqm_interval),
+        row.note,
+    )
+
+
+def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
+    finals = [(result, final) for result in results for final in result.final if final.same_as is None]
+    finals = [(result, final) for result, final in finals if final.rounds]
+    numbers = sorted({number for _, final in finals for number in final.round_numbers})
+    if not numbers:
+        return
+    by_round = [dict(zip(final.round_numbers, final.test_values, strict=True)) for _, final in finals]
+    yield PageTable(
+        caption="Test accuracy of every round in percent; rounds of one number share seeds and draws",
+        columns=(
+            Column(title="round", number=True),
+            *(Column(title=f"{result.name} {final.label}", number=True) for result, final in finals),
+        ),
+        rows=tuple((str(number), *(_percent(values.get(number), 2) for values in by_round)) for number in numbers),
+    )
+
+
+# --- Pairs ------------------------------------------------------------------------------------------------
+
+
+def _comparison(comparison: Comparison) -> Iterable[Part]:
+    if not comparison.pairs:
+        return
+    titles = ("A", "B")
+    numbers = ("rounds", "A \N{MINUS SIGN} B, points", "95% interval", "d_z", "P(A > B)", "p", "p (Holm)")
+    yield PageTable(
+        caption="Differences of test accuracy in points, A minus B, round by round",
+        columns=(
+            Column(title="family"),
+            *(Column(title=title) for title in titles),
+            *(Column(title=title, number=True) for title in numbers),
+            Column(title="pairing"),
+            Column(title="detectable", number=True),
+        ),
+        rows=tuple(_pair_cells(pair) for pair in comparison.pairs),
+        groups=tuple(f"{pair.setting} {pair.family}" for pair in comparison.pairs),
+    )
+    smallest = max(pair.test.smallest for pair in comparison.pairs)
+    fewest = min(len(pair.rounds) for pair in comparison.pairs)
+    yield (
+        "p: exact sign-flip permutation test of the mean difference, two-sided; Holm's correction within each "
+        f"family. With {fewest} rounds the smallest possible p is {smallest:.2g}. P(A > B): the share of rounds "
+        "that A wins, ties half, with its exact binomial interval. d_z: mean over standard deviation of the "
+        "differences. Pairing: the correlation over rounds, and the variance of the differences as a share of what "
+        "unpaired rounds would give (below 1: pairing helped). Detectable: the true difference in points that so "
+        "many rounds find four times in five."
+    )
+
+
+def _pair_cells(pair: Pair) -> tuple[str, ...]:
+    d, out = pair.difference, pair.outperforming
+    pairing = pair.pairing
+    helped = (
+        NOTHING
+        if pairing.correlation is None or pairing.variance_ratio is None
+        else f"r = {_signed(pairing.correlation, 2)}, variance x {pairing.variance_ratio:.2f}"
+    )
+    return (
+        pair.family,
+        f"{pair.a.model} {pair.a.label}",
+        f"{pair.b.model} {pair.b.label}",
+        str(len(pair.rounds)),
+        _signed(100 * d.mean, 2),
+        NOTHING if d.interval is None else f"{_signed(100 * d.interval.low, 2)} to {_signed(100 * d.interval.high, 2)}",
+        NOTHING if d.effect is None else _signed(d.effect, 2),
+        f"{out.probability:.2f} [{out.interval.low:.2f}, {out.interval.high:.2f}]",
+        _p(pair.test.p),
+        _p(pair.p_holm),
+        helped,
+        NOTHING if pair.detectable is None else f"{100 * pair.detectable:.2f}",
+    )
+
+
+# --- Tuning -----------------------------------------------------------------------------------------------
+
+
+def _tuning(tuning: Sequence[Tuning]) -> Iterable[Part]:
+    yield Bullets(lines=tuple(f"{one.study}: {one.verdict}" for one in tuning))
+    yield PageTable(
+        caption="Configurations side by side",
+        columns=(
+            Column(title="study"),
+            Column(title="hyperparameter"),
+            *(Column(title=title, number=True) for title in ("paper's", "search's best", "tuned", "searched")),
+        ),
+        rows=tuple(
+            (
+                one.study,
+                charts.PARAMETER_TITLES.get(p.name, p.name),
+                _value(p.paper),
+                _value(p.best),
+                _value(p.tuned),
+                f"{_value(p.low)} to {_value(p.high)}{', log' if p.log else ''}",
+            )
+            for one in tuning
+            for p in one.parameters
+        ),
+        groups=tuple(one.study for one in tuning for _ in one.parameters),
+    )
+    stages = [(one, stage) for one in tuning for stage in one.stages]
+    yield PageTable(
+        caption="From promise to test, accuracy in percent",
+        columns=(
+            Column(title="study"),
+            Column(title="configuration"),
+            *(Column(title=t, number=True) for t in ("search", "confirm", "search - confirm", "test")),
+        ),
+        rows=tuple(
+            (
+                one.study,
+                CONFIGURATIONS[stage.label],
+                _percent(stage.search, 2),
+                _percent(stage.confirm, 2),
+                NOTHING if stage.optimism is None else _signed(100 * stage.optimism, 2),
+                _percent(stage.test, 2),
+            )
+            for one, stage in stages
+        ),
+        groups=tuple(one.study for one, _ in stages),
+    )
+    yield (
+        "The search's value is of one training and was picked for being high; confirm repeats it with fresh seeds "
+        "and draws from pool A; the test uses pool B, which no tuning saw. Only the test is unbiased."
+    )
+    spend = [(one, s) for one in tuning for s in one.spend]
+    yield PageTable(
+        caption="What it cost",
+        columns=(
+            Column(title="study"),
+            Column(title="phase"),
+            *(Column(title=title, number=True) for title in ("trainings", "epochs", "hours of a lane")),
+        ),
+        rows=tuple((one.study, s.phase, f"{s.runs:,}", f"{s.epochs:,}", f"{s.seconds / 3600:.2f}") for one, s in spend),
+        groups=tuple(one.study for one, _ in spend),
+    )
+
+
+# --- Figures of search and training -----------------------------------------------------------------------
+
+
+def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
+    searches = [search for result in results if (search := figures.search_data(result)).trials]
+    if not searches:
+        return
+    yield _figure(
+        "history",
+        "Validation accuracy of each search trial as it finished; the line is the best complete trial so far. "
+        "Triangles at the lower edge lie below it.",
+        charts.history_chart(searches),
+    )
+    for index, search in enumerate(searches):
+        if not any(trial.state == "complete" for trial in search.trials):
+            continue
+        yield _figure(
+            f"parallel-{index}",
+            f"{search.study}: every complete trial as a line over its hyperparameters (between the ends of the "
+            "searched ranges, logarithmic where the search is) to its validation accuracy.",
+            charts.parallel_chart(search),
+        )
+        yield _figure(
+            f"slices-{index}",
+            f"{search.study}: validation accuracy against each hyperparameter while the others vary too.",
+            charts.slices_chart(search),
+        )
+
+
+def _curves(results: Sequence[StudyResult]) -> Iterable[Part]:
+    curves = [curve for result in results for curve in figures.curves_data(result)]
+    if curves:
+        yield _figure(
+            "curves",
+            "Mean over the rounds by epoch; the band reaches from the lowest round to the highest. Validation "
+            "accuracy (%) comes from the confirm rounds, training loss from the final ones.",
+            charts.curves_chart(curves),
+        )
+
+
+def _figure(name: str, caption: str, figure: Any) -> PageFigure:
+    return PageFigure(name=name, caption=caption, spec=figure.to_plotly_json())
+
+
+# --- Record -----------------------------------------------------------------------------------------------
+
+
+def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
+    for one in provenance:
+        lines = [
+            ("spec digest", one.spec_digest),
+            ("data", one.data),
+            ("data digest", one.data_digest),
+            ("seeds", f"search {one.study_seed}, confirm and final {one.protocol_seed}"),
+            ("created", _time(one.created_at)),
+            ("last result", _time(one.finished_at)),
+            ("versions", _counted(one.versions)),
+            ("code (git)", _counted(one.commits)),
+            ("devices", _counted(one.devices)),
+            ("workers", f"{len(one.workers)}: {_counted(one.workers[:5])}" if one.workers else NOTHING),
+            (
+                "attempts",
+                f"{one.attempts} claims, {one.repeated} trainings needed more than one; {one.expiries} leases "
+                f"expired, {one.exceptions} exceptions",
+            ),
+            ("failures", _counted(one.failures) if one.failures else "none"),
+            ("diverged", str(one.diverged)),
+            ("openings of pool B", f"{len(one.openings)}, each by a final round"),
+        ]
+        if one.foreign:
+            lines.append(("other digests", f"{one.foreign} results carry another spec or data digest"))
+        lines += [(f"again: {what}", command) for what, command in one.commands]
+        yield PageTable(
+            caption=f"{one.study} ({one.model})",
+            columns=(Column(title="what"), Column(title="value")),
+            rows=tuple(lines),
+        )
+
+
+# --- Cells ------------------------------------------------------------------------------------------------
+
+
+def _mean_std(column: Summary) -> str:
+    if column.mean is None:
+        return NOTHING
+    return f"{100 * column.mean:.1f}" + ("" if column.std is None else f" ± {100 * column.std:.1f}")
+
+
+def _interval(interval: Interval | None) -> str:
+    return NOTHING if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def _with_interval(value: float | None, interval: Interval | None) -> str:
+    if value is None:
+        return NOTHING
+    inside = "" if interval is None else f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return f"{100 * value:.1f}{inside}"
+
+
+def _percent(x: float | None, digits: int) -> str:
+    return NOTHING if x is None else f"{100 * x:.{digits}f}"
+
+
+def _signed(x: float, digits: int) -> str:
+    return f"{x:+.{digits}f}".replace("-", MINUS)
+
+
+def _p(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else f"{p:.1e}".replace("-", MINUS)
+
+
+def _value(x: float | None) -> str:
+    return NOTHING if x is None else f"{x:.3g}"
+
+
+def _counted(things: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{thing} ({count})" for thing, count in things) or NOTHING
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,129 @@
+"""Tables for other programs: the report's numbers as lines of CSV, accuracies as fractions."""
+
+from collections.abc import Mapping, Sequence
+
+from hpo.analysis.comparison import Comparison
+from hpo.analysis.records import StudyResult
+from hpo.spec import HYPERPARAMETERS
+
+Cell = str | int | float | None
+Line = Mapping[str, Cell]
+
+_PARAMETERS = tuple(dict.fromkeys(name for names in HYPERPARAMETERS.values() for name in names))
+
+
+def of(results: Sequence[StudyResult], comparison: Comparison) -> dict[str, list[Line]]:
+    """All tables by name; every line of a table has the same keys."""
+    return {
+        "comparison": _comparison(comparison),
+        "pairs": _pairs(comparison),
+        "rounds": _rounds(results),
+        "trials": _trials(results),
+    }
+
+
+def _comparison(comparison: Comparison) -> list[Line]:
+    lines: list[Line] = []
+    for row in comparison.rows:
+        test = row.test
+        lines.append(
+            {
+                "model": row.model,
+                "configuration": row.label,
+                "study": row.study,
+                "setting": None if row.setting is None else row.setting + 1,
+                "epochs": row.epochs,
+                "trials": row.trials,
+                "rounds": row.rounds,
+                "planned_rounds": row.planned,
+                "train_mean": row.train.mean,
+                "train_std": row.train.std,
+                "test_mean": test.mean,
+                "test_std": test.std,
+                "test_mean_low": None if test.interval is None else test.interval.low,
+                "test_mean_high": None if test.interval is None else test.interval.high,
+                "test_median": test.median,
+                "test_median_low": None if test.median_interval is None else test.median_interval.low,
+                "test_median_high": None if test.median_interval is None else test.median_interval.high,
+                "test_iqm": test.iqm,
+                "test_iqm_low": None if test.iqm_interval is None else test.iqm_interval.low,
+                "test_iqm_high": None if test.iqm_interval is None else test.iqm_interval.high,
+                "note": row.note,
+            }
+        )
+    return lines
+
+
+def _pairs(comparison: Comparison) -> list[Line]:
+    lines: list[Line] = []
+    for pair in comparison.pairs:
+        interval = pair.difference.interval
+        lines.append(
+            {
+                "family": pair.family,
+                "setting": pair.setting + 1,
+                "a": f"{pair.a.model} {pair.a.label}",
+                "b": f"{pair.b.model} {pair.b.label}",
+                "rounds": len(pair.rounds),
+                "difference": pair.difference.mean,
+                "difference_low": None if interval is None else interval.low,
+                "difference_high": None if interval is None else interval.high,
+                "effect_dz": pair.difference.effect,
+                "p_a_better": pair.outperforming.probability,
+                "p_a_better_low": pair.outperforming.interval.low,
+                "p_a_better_high": pair.outperforming.interval.high,
+                "sign_flip_p": pair.test.p,
+                "smallest_possible_p": pair.test.smallest,
+                "holm_p": pair.p_holm,
+                "correlation": pair.pairing.correlation,
+                "variance_ratio": pair.pairing.variance_ratio,
+                "detectable_difference": pair.detectable,
+            }
+        )
+    return lines
+
+
+def _rounds(results: Sequence[StudyResult]) -> list[Line]:
+    return [
+        {
+            "study": result.name,
+            "model": result.model,
+            "configuration": run.label,
+            "round": run.round,
+            "state": run.state,
+            "epochs": run.epochs,
+            "train_accuracy": run.train_accuracy,
+            "test_accuracy": run.value,
+            "test_loss": run.loss,
+            "seconds": run.seconds,
+            "seed": run.slot_seed,
+            "worker": run.worker,
+            "device": run.device,
+        }
+        for result in results
+        for run in result.final_runs
+    ]
+
+
+def _trials(results: Sequence[StudyResult]) -> list[Line]:
+    return [
+        {
+            "study": result.name,
+            "model": result.model,
+            "phase": run.kind,
+            "trial": run.number,
+            "configuration": run.label,
+            "round": run.round,
+            "state": run.state,
+            "adaptive": int(run.adaptive),
+            **{name: (run.params or {}).get(name) for name in _PARAMETERS},
+            "validation_accuracy": run.value,
+            "validation_loss": run.loss,
+            "epochs": run.epochs,
+            "seconds": run.seconds,
+            "seed": run.slot_seed,
+            "attempts": run.attempt,
+        }
+        for result in results
+        for run in (*result.search, *result.confirm)
+    ]

@@ -1,0 +1,138 @@
+"""Tuning: what the search chose, what is left of its promise on fresh data, and what it cost.
+
+Accuracies are fractions, durations seconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hpo.analysis.records import PAPER, TUNED, Run, StudyResult
+from hpo.spec import HYPERPARAMETERS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """One hyperparameter: what could be chosen, and what was."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+    paper: float
+    best: float | None  # of the search's best trial
+    tuned: float | None  # of the configuration that won the confirm phase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One configuration on its way: each number was measured on fresher data than the one before."""
+
+    label: Literal["paper", "tuned"]
+    search: float | None  # validation accuracy of the one search trial
+    confirm: float | None  # mean validation accuracy over fresh seeds and draws from pool A
+    test: float | None  # mean test accuracy over pairs of pool B
+
+    @property
+    def optimism(self) -> float | None:
+        """What the search promised too much: its value minus the confirmed one."""
+        if self.search is None or self.confirm is None:
+            return None
+        return self.search - self.confirm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spend:
+    """What one phase cost; failed and lost attempts are not in it, nobody knows their length."""
+
+    phase: Literal["search", "confirm", "final"]
+    runs: int  # with an outcome
+    epochs: int  # trained in them
+    seconds: float  # of a lane: lanes of one device run side by side
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """What tuning did to one model."""
+
+    study: str
+    model: str
+    source: Literal["paper"] | int | None  # of the tuned configuration; None: not confirmed yet
+    parameters: tuple[Parameter, ...]
+    stages: tuple[Stage, ...]  # paper's, then tuned where it is another
+    spend: tuple[Spend, ...]
+    verdict: str
+
+
+def tuning_of(result: StudyResult) -> Tuning:
+    """What tuning did, as far as it is known."""
+    return Tuning(
+        study=result.name,
+        model=result.model,
+        source=None if result.tuned is None else result.tuned.source,
+        parameters=tuple(_parameters(result)),
+        stages=tuple(_stages(result)),
+        spend=tuple(_spend(result)),
+        verdict=_verdict(result),
+    )
+
+
+def _parameters(result: StudyResult) -> Iterable[Parameter]:
+    best: Mapping[str, float] = {} if result.best is None else result.best.params
+    tuned: Mapping[str, float] = {} if result.tuned is None else result.tuned.params
+    for name in HYPERPARAMETERS[result.model]:
+        bounds = result.spec.space[name]
+        yield Parameter(
+            name=name,
+            low=bounds.low,
+            high=bounds.high,
+            log=bounds.log,
+            paper=result.spec.paper[name],
+            best=best.get(name),
+            tuned=tuned.get(name),
+        )
+
+
+def _stages(result: StudyResult) -> Iterable[Stage]:
+    confirmed = {one.label: one.mean for one in result.ranking if one.whole}
+    by_number = {run.number: run.value for run in result.search if run.state == "complete"}
+    paper_trial = next((run.value for run in result.search if run.idx == 0 and run.state == "complete"), None)
+    yield Stage(label="paper", search=paper_trial, confirm=confirmed.get(PAPER), test=_test(result, PAPER))
+    if result.tuned is not None and result.tuned.source != PAPER:
+        yield Stage(
+            label="tuned",
+            search=by_number.get(int(result.tuned.source)),
+            confirm=result.tuned.confirm_mean,
+            test=_test(result, TUNED),
+        )
+
+
+def _test(result: StudyResult, label: str) -> float | None:
+    final = result.final_of(label)
+    return None if final is None else final.test_mean
+
+
+def _spend(result: StudyResult) -> Iterable[Spend]:
+    phases: tuple[tuple[Literal["search", "confirm", "final"], tuple[Run, ...]], ...] = (
+        ("search", result.search),
+        ("confirm", result.confirm),
+        ("final", result.final_runs),
+    )
+    for phase, runs in phases:
+        done = [run for run in runs if run.done]
+        yield Spend(
+            phase=phase,
+            runs=len(done),
+            epochs=sum(run.epochs for run in done),
+            seconds=sum(run.seconds or 0.0 for run in done),
+        )
+
+
+def _verdict(result: StudyResult) -> str:
+    if result.tuned is None:
+        if result.trials.total == 0:
+            return "Nothing was searched: only the paper's or a given configuration is measured."
+        return "No configuration is confirmed yet."
+    if result.tuned.source == PAPER:
+        return "The paper's configuration won the confirm phase: tuning brought nothing."
+    return f"Trial {result.tuned.source} of the search won the confirm phase."
