@@ -18,7 +18,7 @@ from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
-from hpo.training.streams import derive
+from hpo.training.seeds import derive
 
 PAPER, TUNED = "paper", "tuned"  # labels of configurations
 

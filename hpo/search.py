@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpo.spec import HYPERPARAMETERS, StudySpec
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
-from hpo.training.streams import derive
+from hpo.training.seeds import derive
 
 CHANCE = 0.5  # validation accuracy that a diverged trial is told with
 

@@ -13,6 +13,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from hpo.training.seeds import derive as derive  # one place to ask for seeds and streams
+
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of splitmix64
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -36,12 +38,6 @@ def _mix_(z: Tensor) -> Tensor:
     z.bitwise_xor_((z >> 30).bitwise_and_((1 << 34) - 1)).mul_(_M1_S)
     z.bitwise_xor_((z >> 27).bitwise_and_((1 << 37) - 1)).mul_(_M2_S)
     return z.bitwise_xor_((z >> 31).bitwise_and_((1 << 33) - 1))
-
-
-def derive(seed: int, *labels: str | int) -> int:
-    """A 63-bit seed made from another and a path of labels, for example ``derive(7, "final", 3)``."""
-    text = "\0".join([str(seed), *(f"{type(label).__name__}:{label}" for label in labels)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def key(seed: int, purpose: str) -> int:
