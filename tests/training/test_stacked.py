@@ -1,0 +1,299 @@
+"""Stacked twins against torch's own layers, forward and backward, in float64.
+
+Shapes: P lanes, S pairs, C channels in, O channels out, N images.
+"""
+
+import copy
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hpo.training import data, models
+from hpo.training.data import SIDE, PairTable
+from hpo.training.stacked import CannotStack, StackedConvolution, StackedLinear, WindowTable, first_convolution, stack
+
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tensors this small only wait for each other's threads: with two on a busy machine ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_layers(lanes: int, c: int, o: int, k: int, s: int) -> list[nn.Sequential]:
+    """P times what the table of the architectures says: Conv2d, MaxPool2d, SELU."""
+    layers = []
+    for lane in range(lanes):
+        torch.manual_seed(lane)
+        layers.append(nn.Sequential(nn.Conv2d(c, o, k), nn.MaxPool2d(s), nn.SELU()).to(torch.float64))
+    return layers
+
+
+def twin_of(plains: list[nn.Sequential], windows: bool) -> StackedConvolution:
+    conv, pool = plains[0][0], plains[0][1]
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(pool, nn.MaxPool2d)
+    twin = StackedConvolution(conv, pool, windows=windows)
+    for name in ("weight", "bias"):
+        values = torch.stack([getattr(plain[0], name).detach() for plain in plains])
+        setattr(twin, name, nn.Parameter(values))
+    return twin
+
+
+def assert_same(twin: nn.Module, plains: list[nn.Sequential]) -> None:
+    """Gradients of weight and bias, lane by lane."""
+    for name in ("weight", "bias"):
+        expected = torch.stack([getattr(plain[0], name).grad for plain in plains])
+        torch.testing.assert_close(getattr(twin, name).grad, expected, **EXACT)
+
+
+def every_shift(images: int) -> PairTable:
+    """Pairs with every combination of the nine shifts of both images, over images that repeat."""
+    shift = torch.tensor(list(product(range(9), range(9))))
+    image = torch.stack([torch.arange(81) % images, torch.arange(81) * 5 % images], dim=1)
+    return PairTable(image=image, shift=shift, digit=torch.zeros_like(image))
+
+
+# --- The first convolution, from windows --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", range(9))
+def test_windows_are_squares_of_the_shifted_image(shift: int) -> None:
+    """A window is what a kernel at all places of one pooled pixel sees, row by row of the pooled image."""
+    images = random(3, SIDE, SIDE)
+    table = PairTable(
+        image=torch.tensor([[0, 2], [1, 1]]), shift=torch.full((2, 2), shift), digit=torch.zeros(2, 2, dtype=torch.long)
+    )
+    windows = WindowTable(images, 5, 2)
+    got = windows.gather(windows.corners(table))
+    assert got.shape == (2, 2, 25, 36)
+    moved = data.shifted(images[table.image], table.shift)
+    squares = moved.unfold(-2, 6, 2).unfold(-2, 6, 2).reshape(2, 2, 25, 36)
+    assert torch.equal(got, squares)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize(("kernel", "pool"), [(5, 2), (3, 3), (1, 1), (4, 1), (2, 4), (5, 3), (3, 5)])
+def test_windows_and_first_convolution_equal_torch_on_shifted_images(
+    kernel: int, pool: int, lanes: int, channels: int
+) -> None:
+    """Under all 81 pairs of shifts: values, and gradients of weight and bias, for each lane's own pairs."""
+    images, table, o = random(7, SIDE, SIDE), every_shift(7), 4
+    plains = plain_layers(lanes, channels, o, kernel, pool)
+    twin = twin_of(plains, windows=True)
+    windows = WindowTable(images, kernel, pool)
+    order = torch.stack([torch.arange(81).roll(9 * lane) for lane in range(lanes)])  # (P, S)
+    x = windows.gather(windows.corners(table)[order])  # (P, S, 2, Q, W)
+    if channels == 1:
+        x = x.flatten(1, 2).unsqueeze(2)
+    out = twin(x)
+    expected = []
+    for lane, plain in enumerate(plains):
+        pairs = data.shifted(images[table.image[order[lane]]], table.shift[order[lane]])
+        expected.append(plain(pairs if channels == 2 else pairs.view(-1, 1, SIDE, SIDE)))
+    torch.testing.assert_close(out, torch.stack(expected), **EXACT)
+    upstream = random(*out.shape, seed=1)
+    out.backward(upstream)
+    for one, gradient in zip(expected, upstream, strict=True):
+        one.backward(gradient)
+    assert_same(twin, plains)
+
+
+def test_one_image_at_every_corner_of_the_window_table() -> None:
+    """Each image's own rows are used: a table of 50 images finds the last one as well as the first."""
+    images = random(50, SIDE, SIDE)
+    windows = WindowTable(images, 5, 2)
+    image = torch.stack([torch.arange(50), torch.arange(50).flip(0)], dim=1)
+    table = PairTable(image=image, shift=torch.full_like(image, data.NO_SHIFT), digit=torch.zeros_like(image))
+    got = windows.gather(windows.corners(table))
+    assert torch.equal(got[:, :, 0], images[image][..., :6, :6].flatten(-2))
+    assert torch.equal(got[:, :, -1], images[image][..., 8:, 8:].flatten(-2))
+
+
+# Defects of hpo/training/stacked.py that no model of ours meets; strict, so that whoever mends one finds this line.
+_KNOWN = pytest.mark.xfail(strict=True, reason="a module outside of our three models is not refused properly yet")
+RAGGED = pytest.param(
+    5, 3, 2, marks=pytest.mark.xfail(strict=True, reason="pooling that leaves a rest has no backward")
+)
+UNREFUSED = ("linear without bias", "dilated pool", "a buffer of its own", "a buffer that is zero")
+
+# --- A convolution between layers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize(
+    ("side", "kernel", "pool"), [(5, 3, 3), (5, 3, 1), RAGGED, (6, 1, 2), (6, 3, 2), (7, 2, 3), (4, 4, 1), (8, 5, 4)]
+)
+def test_second_convolution_equals_torchs(side: int, kernel: int, pool: int, lanes: int) -> None:
+    """Values, and gradients of weight, bias and input."""
+    c, o, b = 3, 4, 6
+    plains = plain_layers(lanes, c, o, kernel, pool)
+    twin = twin_of(plains, windows=False)
+    x = random(lanes, b, c, side, side).requires_grad_()
+    out = twin(x)
+    own = x.detach().clone().requires_grad_()
+    expected = torch.stack([plain(own[lane]) for lane, plain in enumerate(plains)])
+    torch.testing.assert_close(out, expected, **EXACT)
+    upstream = random(*out.shape, seed=2)
+    out.backward(upstream)
+    expected.backward(upstream)
+    torch.testing.assert_close(x.grad, own.grad, **EXACT)
+    assert_same(twin, plains)
+
+
+def test_gradients_add_up_over_two_sizes_of_batch() -> None:
+    """The table that folds patches back is kept for each number of images, and neither is taken for the other."""
+    plains = plain_layers(1, 2, 3, 3, 3)
+    twin = twin_of(plains, windows=False)
+    for b in (4, 9, 4):
+        x = random(1, b, 2, 5, 5, seed=b).requires_grad_()
+        own = x.detach()[0].clone().requires_grad_()
+        twin(x).sum().backward()
+        plains[0](own).sum().backward()
+        assert x.grad is not None
+        assert own.grad is not None
+        torch.testing.assert_close(x.grad[0], own.grad, **EXACT)
+    assert_same(twin, plains)
+
+
+# --- Whole networks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("name", ["simple", "ws"])
+def test_ties_on_blank_paper_change_no_gradient(name: str, lanes: int) -> None:
+    """Torch gives a tie's gradient to its first place, the twin to all: on white margins no parameter tells."""
+    images = random(6, SIDE, SIDE).abs()
+    images[:, :, :5] = 0
+    images[:, 9:] = 0
+    images[5] = 0  # nothing but paper
+    table = every_shift(6)
+    plains = []
+    for lane in range(lanes):
+        plain = models.ARCHITECTURES[name]().to(torch.float64).eval()
+        plain.load_state_dict(models.initial_parameters(plain, lane))
+        plains.append(plain)
+    twin = stack(plains[0]).eval()
+    for key, parameter in twin.named_parameters():
+        parameter.data = torch.stack([dict(plain.named_parameters())[key].detach() for plain in plains])
+    windows = WindowTable(images, first_convolution(twin).kernel, first_convolution(twin).pool)
+    logits, digits = twin(windows.gather(windows.corners(table).expand(lanes, -1, -1)))
+    upstream, wanted = random(*logits.shape, seed=4), None if digits is None else random(*digits.shape, seed=5)
+    total = (logits * upstream).sum() + (0 if wanted is None else (digits * wanted).sum())
+    total.backward()
+    pairs = data.shifted(images[table.image], table.shift)
+    for lane, plain in enumerate(plains):
+        own, said = plain(pairs)
+        torch.testing.assert_close(logits[lane], own, **EXACT)
+        ((own * upstream[lane]).sum() + (0 if wanted is None else (said * wanted[lane]).sum())).backward()
+        for key, parameter in twin.named_parameters():
+            expected = plain.get_parameter(key).grad
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad[lane], expected, **EXACT, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_stacked_linear_equals_torchs(lanes: int) -> None:
+    """Values and gradients of weight, bias and input."""
+    plains = [nn.Linear(5, 3).to(torch.float64) for _ in range(lanes)]
+    twin = StackedLinear(plains[0])
+    twin.weight, twin.bias = (
+        nn.Parameter(torch.stack([getattr(p, n).detach() for p in plains])) for n in ("weight", "bias")
+    )
+    x = random(lanes, 7, 5).requires_grad_()
+    own = x.detach().clone().requires_grad_()
+    out = twin(x)
+    expected = torch.stack([plain(one) for plain, one in zip(plains, own, strict=True)])
+    torch.testing.assert_close(out, expected, **EXACT)
+    upstream = random(lanes, 7, 3, seed=3)
+    out.backward(upstream)
+    expected.backward(upstream)
+    torch.testing.assert_close(x.grad, own.grad, **EXACT)
+    for name in ("weight", "bias"):
+        grads = torch.stack([getattr(plain, name).grad for plain in plains])
+        torch.testing.assert_close(getattr(twin, name).grad, grads, **EXACT)
+
+
+@pytest.mark.parametrize("name", list(models.ARCHITECTURES))
+def test_the_twin_keeps_the_names_and_the_plain_module(name: str) -> None:
+    """Parameters have the plain module's names with P in front, and the plain module still works."""
+    plain = models.ARCHITECTURES[name]().eval()
+    before = copy.deepcopy(plain)
+    twin = stack(plain)
+    assert [(n, (1, *p.shape)) for n, p in plain.named_parameters()] == [
+        (n, p.shape) for n, p in twin.named_parameters()
+    ]
+    pairs = torch.rand(2, 2, SIDE, SIDE)
+    with torch.no_grad():
+        assert torch.equal(plain(pairs)[0], before(pairs)[0])
+    assert first_convolution(twin).kernel == 5
+    assert first_convolution(twin).pool == 2
+    assert [m.run.__name__ for m in twin.modules() if isinstance(m, StackedConvolution)] == [
+        "_WindowConvolution",
+        "_Convolution",
+    ]
+
+
+# --- Refusals -----------------------------------------------------------------------------------------------
+
+
+class _Own(nn.Module):
+    """A module with a parameter of its own beside its children."""
+
+    def __init__(self, **more: Tensor) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        for name, value in more.items():
+            self.register_buffer(name, value)
+        if not more:
+            self.scale = nn.Parameter(torch.ones(1))
+
+
+def after_conv(conv: nn.Conv2d, *after: nn.Module) -> nn.Sequential:
+    return nn.Sequential(conv, *after)
+
+
+REFUSED = {
+    "stride": after_conv(nn.Conv2d(1, 2, 3, stride=2), nn.MaxPool2d(2), nn.SELU()),
+    "padding": after_conv(nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(2), nn.SELU()),
+    "padding same": after_conv(nn.Conv2d(1, 2, 3, padding="same"), nn.MaxPool2d(2), nn.SELU()),
+    "dilation": after_conv(nn.Conv2d(1, 2, 3, dilation=2), nn.MaxPool2d(2), nn.SELU()),
+    "groups": after_conv(nn.Conv2d(2, 2, 3, groups=2), nn.MaxPool2d(2), nn.SELU()),
+    "linear without bias": nn.Sequential(nn.Linear(2, 2, bias=False)),
+    "dilated pool": after_conv(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, dilation=2), nn.SELU()),
+    "no bias": after_conv(nn.Conv2d(1, 2, 3, bias=False), nn.MaxPool2d(2), nn.SELU()),
+    "oblong kernel": after_conv(nn.Conv2d(1, 2, (3, 5)), nn.MaxPool2d(2), nn.SELU()),
+    "oblong pool": after_conv(nn.Conv2d(1, 2, 3), nn.MaxPool2d((2, 3)), nn.SELU()),
+    "overlapping pool": after_conv(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, stride=2), nn.SELU()),
+    "padded pool": after_conv(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, padding=1), nn.SELU()),
+    "ceiling": after_conv(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, ceil_mode=True), nn.SELU()),
+    "no pool": after_conv(nn.Conv2d(1, 2, 3), nn.SELU(), nn.MaxPool2d(2)),
+    "another activation": after_conv(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU()),
+    "nothing after it": after_conv(nn.Conv2d(1, 2, 3)),
+    "no sequence": nn.ModuleDict({"conv": nn.Conv2d(1, 2, 3)}),
+    "torch's dropout": nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)),
+    "flatten from the left": nn.Sequential(nn.Flatten(1), nn.Linear(2, 2)),
+    "a parameter of its own": _Own(),
+    "a buffer of its own": _Own(table=torch.ones(2)),
+    "a buffer that is zero": _Own(table=torch.zeros(1)),
+    "an unknown leaf": nn.Sequential(nn.Linear(2, 2), nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("what", [pytest.param(w, marks=_KNOWN) if w in UNREFUSED else w for w in REFUSED])
+def test_what_has_no_twin_is_refused(what: str) -> None:
+    """A layer that the twins would compute wrongly is refused by name, never approximated."""
+    with pytest.raises(CannotStack, match=r"stacked"):
+        stack(REFUSED[what])
