@@ -5,7 +5,7 @@ that it survives a grey print. Everything is SVG: no WebGL, which prints poorly 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
@@ -112,15 +112,13 @@ def history_chart(searches: Sequence[Search]) -> go.Figure:
     for index, search in enumerate(searches):
         floor = _floor(search)
         at, first = _cell(index), index == 0
-        for name, symbol, own in (
-            ("random or given", "circle-open", [t for t in search.trials if _is(t, "complete") and not _asked(t)]),
-            ("proposed by the sampler", "circle", [t for t in search.trials if _is(t, "complete") and _asked(t)]),
-            ("pruned", "x-thin-open", [t for t in search.trials if _is(t, "pruned")]),
-            ("diverged", "cross-open", [t for t in search.trials if _is(t, "diverged")]),
-        ):
-            colour = COLOURS[search.model] if name[0] in "rp" and name != "pruned" else GREY
-            figure.add_trace(_trials(own, floor, name, symbol, colour, legend=first), **at)
-        figure.add_trace(_trials([t for t in search.trials if t.paper], floor, "the paper's", "star", INK, first), **at)
+        for name, symbol, colour, wanted in _kinds(search.model):
+            own = [trial for trial in search.trials if wanted(trial)]
+            edge = [t for t in own if t.value < floor and t.state != "diverged"]
+            inside = [t for t in own if t not in edge]
+            figure.add_trace(_trials(inside, floor, name, symbol, colour, legend=first), **at)
+            if edge:
+                figure.add_trace(_trials(edge, floor, name, "triangle-down-open", colour, legend=False), **at)
         best = [(t.order, b) for t, b in zip(search.trials, search.incumbent, strict=True) if not math.isnan(b)]
         figure.add_trace(
             go.Scatter(
@@ -137,15 +135,19 @@ def history_chart(searches: Sequence[Search]) -> go.Figure:
         )
     figure.update_xaxes(title="finished trials")
     _left_axes(figure, len(searches), "validation accuracy (%)")
-    return figure
+    return _with_legend(figure)
 
 
-def _is(trial: Trial, state: str) -> bool:
-    return trial.state == state
-
-
-def _asked(trial: Trial) -> bool:
-    return not trial.random and not trial.paper
+def _kinds(model: str) -> list[tuple[str, str, str, Callable[[Trial], bool]]]:
+    """Name, symbol, colour of each kind of trial, and which trials are of it."""
+    colour = COLOURS[model]
+    return [
+        ("random", "circle-open", colour, lambda t: t.state == "complete" and not t.paper and t.random),
+        ("proposed", "circle", colour, lambda t: t.state == "complete" and not t.paper and not t.random),
+        ("pruned", "x-thin-open", GREY, lambda t: t.state == "pruned" and not t.paper),
+        ("diverged", "cross", GREY, lambda t: t.state == "diverged" and not t.paper),
+        ("the paper's", "star", INK, lambda t: t.paper),
+    ]
 
 
 def _floor(search: Search) -> float:
@@ -164,7 +166,7 @@ def _trials(trials: Sequence[Trial], floor: float, name: str, symbol: str, colou
         legendgroup=name,
         showlegend=legend,
         marker={
-            "symbol": ["triangle-down-open" if t.value < floor else symbol for t in trials],
+            "symbol": symbol,
             "size": 11 if symbol == "star" else 7,
             "color": colour,
         },
@@ -218,7 +220,7 @@ def curves_chart(curves: Sequence[Curve]) -> go.Figure:
         if curve.what == "training loss":
             figure.update_yaxes(type="log", dtick=1, **at)
     figure.update_xaxes(title="epoch")
-    return figure
+    return _with_legend(figure)
 
 
 def parallel_chart(search: Search) -> go.Figure:
@@ -258,7 +260,9 @@ def parallel_chart(search: Search) -> go.Figure:
         tickvals=list(range(len(axes))), ticktext=[*names, "validation accuracy (%)"], showgrid=False, zeroline=False
     )
     figure.update_yaxes(visible=False, range=[-0.12, 1.12])
-    return figure
+    figure.update_xaxes(showline=False)
+    figure.update_layout(margin={"r": 80})  # the last axis has a long name
+    return _with_legend(figure)
 
 
 def _height(value: float, low: float, high: float, log: bool) -> float:
@@ -276,7 +280,7 @@ def slices_chart(search: Search) -> go.Figure:
     floor = _floor(search)
     for index, name in enumerate(names):
         at = _cell(index)
-        for title, symbol, wanted in (("random", "circle-open", True), ("proposed by the sampler", "circle", False)):
+        for title, symbol, wanted in (("random", "circle-open", True), ("proposed", "circle", False)):
             own = [
                 (x, t)
                 for x, t in zip(columns[name], search.trials, strict=True)
@@ -285,10 +289,14 @@ def slices_chart(search: Search) -> go.Figure:
             figure.add_trace(_slice(own, floor, title, symbol, COLOURS[search.model], index == 0), **at)
         paper = [(x, t) for x, t in zip(columns[name], search.trials, strict=True) if t.paper and not math.isnan(x)]
         figure.add_trace(_slice(paper, floor, "the paper's", "star", INK, index == 0), **at)
-        if ranges[index][2]:
-            figure.update_xaxes(type="log", exponentformat="power", dtick=1, **at)
+        low, high, log = ranges[index]
+        low, high = (math.log10(low), math.log10(high)) if log else (low, high)
+        margin = 0.04 * (high - low)
+        figure.update_xaxes(range=[low - margin, high + margin], **at)
+        if log:
+            figure.update_xaxes(type="log", exponentformat="power", dtick=1, tickfont={"size": 10}, **at)
     _left_axes(figure, len(names), "validation accuracy (%)")
-    return figure
+    return _with_legend(figure)
 
 
 def _slice(
@@ -312,6 +320,12 @@ def _slice(
 
 def _figure(height: int) -> go.Figure:
     return _look(go.Figure(), height)
+
+
+def _with_legend(figure: go.Figure) -> go.Figure:
+    """Room below for the legend."""
+    figure.update_layout(height=figure.layout.height + 36, margin={"b": 86})
+    return figure
 
 
 def _panels(titles: Sequence[str], height: int, across: int = _ACROSS) -> go.Figure:
@@ -340,8 +354,8 @@ def _look(figure: go.Figure, height: int) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        margin={"l": 60, "r": 20, "t": 40, "b": 60},
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "yref": "container", "x": 0},
+        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        legend={"orientation": "h", "y": 0, "yanchor": "bottom", "yref": "container", "x": 0},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
         modebar={"remove": ["select2d", "lasso2d", "autoScale2d"]},
     )

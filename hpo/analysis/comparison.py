@@ -70,7 +70,6 @@ def published_row(model: Model) -> TableRow:
         planned=PUBLISHED_ROUNDS,
         train=Summary(n=PUBLISHED_ROUNDS, mean=train_mean, std=train_std),
         test=Summary(n=PUBLISHED_ROUNDS, mean=test_mean, std=test_std),
-        note="MNIST pairs of the paper's own draws",
     )
 
 

@@ -17,6 +17,7 @@ class Column:
 
     title: str
     number: bool = False  # aligned to the right
+    long: bool = False  # text that may be broken into lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +110,7 @@ def _table(table: PageTable) -> str:
 
 
 def _align(column: Column) -> str:
-    return " class=n" if column.number else ""
+    return " class=n" if column.number else " class=long" if column.long else ""
 
 
 def _figure(figure: PageFigure) -> str:
@@ -146,8 +147,10 @@ caption { text-align: left; font-weight: 600; padding-bottom: 6px; }
 th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; }
 th { border-bottom: 1.5px solid #222; font-weight: 600; }
 td { border-bottom: 1px solid #e4e4e4; }
-tr.first td { border-top: 1.5px solid #888; }
-th.n, td.n { text-align: right; white-space: nowrap; }
+tr.first td { border-top: 2px solid #777; }
+td, th { white-space: nowrap; }
+th.n, td.n { text-align: right; }
+th.long, td.long { white-space: normal; overflow-wrap: anywhere; }
 figure { margin: 20px 0; break-inside: avoid; }
 figcaption { color: #444; font-size: 13.5px; max-width: 75ch; }
 .error { color: #b00020; }

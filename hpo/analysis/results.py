@@ -284,7 +284,7 @@ def _missing(
             lines.append(f"confirm: {result.label} is dropped, {result.failed} of its rounds failed")
         elif not result.whole:
             lines.append(f"confirm: {result.label} has {len(result.values)} of {result.rounds} rounds")
-    if tuned is None and trials.total == 0:
+    if tuned is None and trials.total == 0 and all(one.label != TUNED for one in final):
         lines.append("nothing was searched: there is no tuned configuration")
     if not final_runs:
         lines.append("final: no rounds have been asked for yet")

@@ -73,7 +73,6 @@ def _accuracy(results: Sequence[StudyResult], comparison: Comparison) -> Iterabl
         *((Column(title="setting", number=True),) if several else ()),
         *(Column(title=title, number=True) for title in ("epochs", "trials", "rounds", "train %", "test %")),
         *(Column(title=title, number=True) for title in ("95% interval", "median", "IQM")),
-        Column(title="notes"),
     )
     yield PageTable(
         caption="Accuracy in percent, mean ± standard deviation (n - 1) over the rounds",
@@ -81,6 +80,9 @@ def _accuracy(results: Sequence[StudyResult], comparison: Comparison) -> Iterabl
         rows=tuple(_accuracy_cells(row, several) for row in rows),
         groups=tuple(row.model for row in rows),
     )
+    notes = tuple(f"{row.study}, {CONFIGURATIONS.get(row.label, row.label)}: {row.note}" for row in rows if row.note)
+    if notes:
+        yield Bullets(lines=notes)
     yield (
         "Intervals of means are Student's t, those of median and interquartile mean (IQM) BCa bootstrap, from "
         "10 rounds on. They speak of new seeds and draws from the same images."
@@ -110,7 +112,6 @@ def _accuracy_cells(row: TableRow, several: bool) -> tuple[str, ...]:
         _interval(row.test.interval),
         _with_interval(row.test.median, row.test.median_interval),
         _with_interval(row.test.iqm, row.test.iqm_interval),
-        row.note,
     )
 
 
@@ -137,42 +138,36 @@ def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
 def _comparison(comparison: Comparison) -> Iterable[Part]:
     if not comparison.pairs:
         return
-    titles = ("A", "B")
-    numbers = ("rounds", "A \N{MINUS SIGN} B, points", "95% interval", "d_z", "P(A > B)", "p", "p (Holm)")
-    yield PageTable(
-        caption="Differences of test accuracy in points, A minus B, round by round",
-        columns=(
-            Column(title="family"),
-            *(Column(title=title) for title in titles),
-            *(Column(title=title, number=True) for title in numbers),
-            Column(title="pairing"),
-            Column(title="detectable", number=True),
-        ),
-        rows=tuple(_pair_cells(pair) for pair in comparison.pairs),
-        groups=tuple(f"{pair.setting} {pair.family}" for pair in comparison.pairs),
-    )
-    smallest = max(pair.test.smallest for pair in comparison.pairs)
+    numbers = (f"A {MINUS} B", "95% interval", "d_z", "P(A > B)", "p", "p (Holm)", "r", "variance", "detectable")
+    several = len(comparison.settings) > 1
+    for key in dict.fromkeys((pair.family, pair.setting) for pair in comparison.pairs):
+        family, setting = key
+        where = f" (setting {setting + 1})" if several else ""
+        yield PageTable(
+            caption=f"{family[0].upper()}{family[1:]}{where}: test accuracy in points, A minus B, round by round",
+            columns=(
+                Column(title="A"),
+                Column(title="B"),
+                *(Column(title=title, number=True) for title in ("rounds", *numbers)),
+            ),
+            rows=tuple(_pair_cells(pair) for pair in comparison.pairs if (pair.family, pair.setting) == key),
+        )
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
+    smallest = max(pair.test.smallest for pair in comparison.pairs)
     yield (
         "p: exact sign-flip permutation test of the mean difference, two-sided; Holm's correction within each "
-        f"family. With {fewest} rounds the smallest possible p is {smallest:.2g}. P(A > B): the share of rounds "
-        "that A wins, ties half, with its exact binomial interval. d_z: mean over standard deviation of the "
-        "differences. Pairing: the correlation over rounds, and the variance of the differences as a share of what "
-        "unpaired rounds would give (below 1: pairing helped). Detectable: the true difference in points that so "
-        "many rounds find four times in five."
+        f"table. With {fewest} rounds the smallest possible p is {_p(smallest)}. P(A > B): the share of rounds that "
+        "A wins, ties half, with its exact binomial interval. d_z: mean over standard deviation of the differences. "
+        "r: correlation of A and B over the rounds; variance: that of the differences as a share of what unpaired "
+        "rounds would give, so below 1 pairing helped. Detectable: the true difference in points that so many "
+        "rounds find four times in five."
     )
 
 
 def _pair_cells(pair: Pair) -> tuple[str, ...]:
     d, out = pair.difference, pair.outperforming
-    pairing = pair.pairing
-    helped = (
-        NOTHING
-        if pairing.correlation is None or pairing.variance_ratio is None
-        else f"r = {_signed(pairing.correlation, 2)}, variance x {pairing.variance_ratio:.2f}"
-    )
+    correlation, ratio = pair.pairing.correlation, pair.pairing.variance_ratio
     return (
-        pair.family,
         f"{pair.a.model} {pair.a.label}",
         f"{pair.b.model} {pair.b.label}",
         str(len(pair.rounds)),
@@ -182,7 +177,8 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
         f"{out.probability:.2f} [{out.interval.low:.2f}, {out.interval.high:.2f}]",
         _p(pair.test.p),
         _p(pair.p_holm),
-        helped,
+        NOTHING if correlation is None else _signed(correlation, 2),
+        NOTHING if ratio is None else f"{ratio:.2f}",
         NOTHING if pair.detectable is None else f"{100 * pair.detectable:.2f}",
     )
 
@@ -238,16 +234,24 @@ def _tuning(tuning: Sequence[Tuning]) -> Iterable[Part]:
         "The search's value is of one training and was picked for being high; confirm repeats it with fresh seeds "
         "and draws from pool A; the test uses pool B, which no tuning saw. Only the test is unbiased."
     )
-    spend = [(one, s) for one in tuning for s in one.spend]
+    titles = ("search trainings", "search epochs", "confirm trainings", "final trainings", "all epochs", "lane hours")
     yield PageTable(
-        caption="What it cost",
-        columns=(
-            Column(title="study"),
-            Column(title="phase"),
-            *(Column(title=title, number=True) for title in ("trainings", "epochs", "hours of a lane")),
-        ),
-        rows=tuple((one.study, s.phase, f"{s.runs:,}", f"{s.epochs:,}", f"{s.seconds / 3600:.2f}") for one, s in spend),
-        groups=tuple(one.study for one, _ in spend),
+        caption="What it cost (lanes of one device train side by side)",
+        columns=(Column(title="study"), *(Column(title=title, number=True) for title in titles)),
+        rows=tuple((one.study, *_spend_cells(one)) for one in tuning),
+    )
+
+
+def _spend_cells(tuning: Tuning) -> tuple[str, ...]:
+    search, confirm, final = tuning.spend
+    hours = sum(s.seconds for s in tuning.spend) / 3600
+    return (
+        f"{search.runs:,}",
+        f"{search.epochs:,}",
+        f"{confirm.runs:,}",
+        f"{final.runs:,}",
+        f"{sum(s.epochs for s in tuning.spend):,}",
+        f"{hours:.2f}",
     )
 
 
@@ -261,7 +265,7 @@ def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
     yield _figure(
         "history",
         "Validation accuracy of each search trial as it finished; the line is the best complete trial so far. "
-        "Triangles at the lower edge lie below it.",
+        "Triangles and crosses at the lower edge lie below it.",
         charts.history_chart(searches),
     )
     for index, search in enumerate(searches):
@@ -325,7 +329,7 @@ def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
         lines += [(f"again: {what}", command) for what, command in one.commands]
         yield PageTable(
             caption=f"{one.study} ({one.model})",
-            columns=(Column(title="what"), Column(title="value")),
+            columns=(Column(title="what"), Column(title="value", long=True)),
             rows=tuple(lines),
         )
 

@@ -60,7 +60,7 @@ class Tuning:
     source: Literal["paper"] | int | None  # of the tuned configuration; None: not confirmed yet
     parameters: tuple[Parameter, ...]
     stages: tuple[Stage, ...]  # paper's, then tuned where it is another
-    spend: tuple[Spend, ...]
+    spend: tuple[Spend, ...]  # search, confirm, final
     verdict: str
 
 
@@ -105,6 +105,8 @@ def _stages(result: StudyResult) -> Iterable[Stage]:
             confirm=result.tuned.confirm_mean,
             test=_test(result, TUNED),
         )
+    elif result.tuned is None and result.final_of(TUNED) is not None:  # found in another study, measured here
+        yield Stage(label="tuned", search=None, confirm=None, test=_test(result, TUNED))
 
 
 def _test(result: StudyResult, label: str) -> float | None:

@@ -1,0 +1,157 @@
+"""Databases with made-up results: studies filled through hpo.storage's own functions, without training.
+
+The made-up accuracies follow a known law, so tests know what the report must find.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from hpo import protocol
+from hpo.spec import HYPERPARAMETERS, StudySpec, builtin_spec
+from hpo.storage import claims, slots, studies
+from hpo.storage.optuna_storage import make_storage
+from hpo.storage.slots import Slot
+from hpo.storage.studies import NewStudy, StudyRow
+
+DATA_DIGEST = "d" * 64
+LEVEL = {"simple": 0.84, "ws": 0.87, "ws-aux": 0.965}  # accuracy with the paper's values
+GAIN = 0.02  # what the best configuration brings
+VERSIONS = {"hpo": "0.1.0", "torch": "2.13.0", "optuna": "5.0.0", "python": "3.11.2"}
+
+
+def small_spec(model: str, *, trials: int = 12, epochs: int = 6, rounds: int = 5, **changes: Any) -> StudySpec:
+    """The builtin spec of a model on a budget that tests can fill."""
+    spec = builtin_spec(model).with_options(trials=trials, epochs=epochs, rounds=rounds)
+    tree = spec.model_dump()
+    tree["sampler"]["startup_trials"] = min(6, trials)
+    tree["protocol"].update(confirm_configurations=2, confirm_rounds=3, **changes)
+    return StudySpec.model_validate(tree)
+
+
+def create(engine: Engine, spec: StudySpec, *, data_digest: str = DATA_DIGEST) -> StudyRow:
+    """The study as `hpo study create` makes it."""
+    return studies.create_study(
+        engine,
+        NewStudy(
+            name=spec.name,
+            model=spec.model,
+            spec=spec.canonical(),
+            spec_digest=spec.digest,
+            data_digest=data_digest,
+            seed=spec.seed,
+            startup_trials=spec.sampler.startup_trials,
+            in_flight=spec.budget.in_flight,
+            trial_seeds=protocol.search_seeds(spec.seed, 0, spec.budget.trials),
+            adaptive_from=spec.sampler.startup_trials,
+            paper=spec.paper,
+            phase="search" if spec.budget.trials else "final",
+        ),
+    )
+
+
+@dataclass
+class Maker:
+    """A worker that makes its results up."""
+
+    engine: Engine
+    spec: StudySpec
+    row: StudyRow
+    fails: Callable[[Slot], bool] = lambda slot: False
+    state: Callable[[Slot], str] = lambda slot: "complete"
+    paper_is_best: bool = False
+    outputs: Callable[[Slot, float], bytes] | None = None
+    made: int = field(default=0, init=False)
+
+    def work(self, limit: int = 1_000_000) -> int:
+        """Finish up to `limit` more slots, moving the phases on; returns how many have been finished in all."""
+        limit += self.made
+        while self.made < limit:
+            claimed = claims.claim(
+                self.engine,
+                min(8, limit - self.made),
+                worker=f"host:{1 + self.made % 2}",
+                lease_seconds=600.0,
+                model=self.spec.model,
+                study_ids=[self.row.id],
+            )
+            for slot in claimed:
+                self._one(slot)
+            if not claimed and protocol.advance(self.engine, self.row) is None:
+                break
+        return self.made
+
+    def _one(self, slot: Slot) -> None:
+        assert slot.token is not None
+        assert slot.worker is not None
+        self.made += 1
+        if self.fails(slot):
+            text = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeError: out of <memory>'
+            slots.fail(self.engine, slot.id, slot.token, text, retry=False)
+            return
+        rng = np.random.default_rng([slot.seed % 2**32, len(slot.label or ""), len(slot.model), slot.idx])
+        params = slot.params
+        if slot.kind == "search":
+            make_storage(self.engine).bind_trial(slot.id, slot.token)
+            if params is None:
+                params = self._draw(rng)
+                slots.record_params(self.engine, slot.id, slot.token, params)
+        if slot.kind == "final":
+            slots.record_opening(self.engine, slot.id, slot.token, slot.worker)
+        outcome = self._outcome(slot, params or {}, rng)
+        packed = self.outputs(slot, outcome["value"]) if self.outputs and slot.kind == "final" else None
+        assert slots.finish(self.engine, slot.id, slot.token, outcome, packed)
+
+    def _draw(self, rng: np.random.Generator) -> dict[str, float]:
+        drawn = {}
+        for name in HYPERPARAMETERS[self.spec.model]:
+            bounds = self.spec.space[name]
+            low, high = (math.log(x) if bounds.log else x for x in (bounds.low, bounds.high))
+            x = rng.uniform(low, high)
+            drawn[name] = math.exp(x) if bounds.log else x
+        return drawn
+
+    def accuracy(self, params: dict[str, float]) -> float:
+        """The law: quadratic in log learning rate and dropout, highest near the middle of the space."""
+        if self.paper_is_best and params == self.spec.paper:
+            return LEVEL[self.spec.model] + GAIN
+        lr, dropout = math.log10(params["learning_rate"]), params["dropout"]
+        loss = 0.05 * (lr + 2.8) ** 2 + 0.25 * (dropout - 0.3) ** 2
+        return max(0.5, LEVEL[self.spec.model] + (0.0 if self.paper_is_best else GAIN) - loss)
+
+    def _outcome(self, slot: Slot, params: dict[str, float], rng: np.random.Generator) -> dict[str, Any]:
+        state = self.state(slot)
+        epochs = self.spec.budget.epochs if state == "complete" else max(1, self.spec.budget.epochs // 2)
+        # Rounds of one number share their draw, so part of the noise is common to all configurations.
+        shared = np.random.default_rng(slot.round or 0).normal(0, 0.006)
+        value = round(min(1.0, self.accuracy(params) + shared + rng.normal(0, 0.004)), 3)
+        rising = [round(value * (1 - 0.3 * math.exp(-1.5 * e / epochs * 4)), 4) for e in range(1, epochs + 1)]
+        return {
+            "state": state,
+            "value": 0.5 if state == "diverged" else value,
+            "loss": None if state == "diverged" else round(1.2 - value, 4),
+            "train_accuracy": round(min(1.0, value + 0.02), 4) if state == "complete" else None,
+            "epochs": epochs,
+            "train_loss": [round(0.7 * math.exp(-3 * e / epochs) + 0.01, 4) for e in range(1, epochs + 1)],
+            "validation_accuracy": [] if slot.kind == "final" else rising,
+            "seconds": 12.5,
+            "attempt": slot.attempt,
+            "worker": slot.worker,
+            "device": "cpu x86_64, 1 thread(s)",
+            "versions": VERSIONS,
+            "git_commit": "0123456789abcdef",
+            "spec_digest": self.row.spec_digest,
+            "data_digest": self.row.data_digest,
+            "seeds": {"slot": slot.seed, "draw": slot.seed},
+        }
+
+
+def make(engine: Engine, spec: StudySpec, limit: int = 1_000_000, data_digest: str = DATA_DIGEST, **how: Any) -> Maker:
+    """A study with up to `limit` results; `how` are the options of Maker."""
+    maker = Maker(engine=engine, spec=spec, row=create(engine, spec, data_digest=data_digest), **how)
+    maker.work(limit)
+    return maker
