@@ -7,6 +7,7 @@ another origin (cross-site request forgery).
 """
 
 import errno
+import logging
 import re
 import signal
 import socket
@@ -65,6 +66,8 @@ def serve(
     with closing(listener):
         import waitress  # type: ignore[import-untyped]  # ships no types
 
+        # A page asks for a dozen things at once; that some wait a moment for a thread is no news.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         server = waitress.create_server(_app(engine), sockets=[listener], ident=None)
         address, taken = listener.getsockname()[:2]
         _serve_until_signal(server.run, lambda: ready(f"http://{_bracketed(address)}:{taken}/"))
