@@ -12,14 +12,15 @@ from pathlib import Path
 
 import optuna
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 
 # What a database of tests need not survive is a power cut.
-_FAST = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 200")
+_FAST_SQLITE = "PRAGMA synchronous = OFF"
+_FAST_POSTGRES = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 200")
 
 
 class Postgres:
@@ -78,7 +79,7 @@ def postgres() -> Iterator[Postgres]:
         server = get_server(Path(folder) / "data", cleanup_mode="stop")
         url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
         running = Postgres(url)
-        for setting in _FAST:
+        for setting in _FAST_POSTGRES:
             running.sql(f"ALTER SYSTEM SET {setting}")
         running.sql("SELECT pg_reload_conf()")
         yield running
@@ -136,8 +137,12 @@ def open_database() -> Iterator[Callable[[str], Engine]]:
     engines: list[Engine] = []
 
     def opened(url: str) -> Engine:
-        engines.append(open_engine(url, application_name="hpo-test"))
-        return engines[-1]
+        engine = open_engine(url, application_name="hpo-test")
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", lambda connection, _: connection.execute(_FAST_SQLITE))
+            engine.dispose()  # the one that looked at the file
+        engines.append(engine)
+        return engine
 
     yield opened
     for engine in engines:

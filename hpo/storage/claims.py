@@ -16,31 +16,45 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    literal_column,
     or_,
     select,
+    union_all,
     update,
 )
 
 from hpo.storage.engine import begin_read, begin_write, new_token, now
 from hpo.storage.schema import slots, studies
-from hpo.storage.slots import PRIORITY, Slot, columns, from_row
+from hpo.storage.slots import PRIORITY, RUNNING, WAITING, Slot, columns, from_row
 
 MAX_ATTEMPTS = 3  # leases that may expire without any new epoch before the slot fails
 
-_expired = (slots.c.state == "running") & (slots.c.lease_expires < now())
+_expired = RUNNING & (slots.c.lease_expires < now())
 _fruitless = case((slots.c.epoch > slots.c.lease_epoch, 0), else_=1)  # this lease brought no new epoch
 _used_up = slots.c.expiries + _fruitless >= MAX_ATTEMPTS
-_adaptive_running = slots.alias("adaptive_running")
+_other = slots.alias("other")
 _in_flight = (  # how many adaptive search slots of the study run now
     select(func.count())
     .where(
-        _adaptive_running.c.study_id == studies.c.id,
-        _adaptive_running.c.state == "running",
-        _adaptive_running.c.adaptive,
+        _other.c.study_id == studies.c.id,
+        _other.c.state == literal_column("'running'"),
+        _other.c.adaptive,
     )
     .correlate(studies)
     .scalar_subquery()
 )
+_unpaused = (studies.c.id == slots.c.study_id) & ~studies.c.paused
+_open = union_all(  # what waits or runs: two partial indexes, which one condition over both would not use
+    *(
+        select(
+            slots.c.study_id,
+            slots.c.adaptive,
+            literal(int(state is RUNNING)).label("running"),
+            case((_expired & ~_used_up, 1), else_=0).label("expired"),
+        ).where(state)
+        for state in (WAITING, RUNNING)
+    )
+).subquery("open")
 
 
 def claim(
@@ -58,7 +72,7 @@ def claim(
     so that repeats interleave; adaptive search slots last, and only while fewer than their study's
     `in_flight` of them run. Paused studies are left out, and slots whose attempts are used up (see `sweep`).
     """
-    wanted = [*_wanted(study_ids), slots.c.model == model]
+    wanted = [slots.c.model == model, *_among(slots.c.study_id, study_ids)]
     claimed: list[Slot] = []
     with begin_write(engine) as connection:
         for pick in (_pick_expired, _pick_waiting, _pick_adaptive):
@@ -72,9 +86,11 @@ def sweep(engine: Engine) -> list[int]:
     """Fail the running slots whose lease has expired with their attempts used up; returns their ids."""
     times = cast(slots.c.expiries + _fruitless, String)
     reason = literal("the lease expired ") + times + " times without a new epoch; last worker: " + slots.c.worker
+    # Two sweeps at once share the work: neither waits for the other's rows.
+    hopeless = select(slots.c.id).where(_expired, _used_up).with_for_update(skip_locked=True).cte("hopeless")
     given_up = (
         update(slots)
-        .where(_expired, _used_up)
+        .where(slots.c.id.in_(select(hopeless.c.id)), _expired)
         .values(
             state="failed",
             expiries=slots.c.expiries + _fruitless,
@@ -91,61 +107,65 @@ def sweep(engine: Engine) -> list[int]:
 
 def next_models(engine: Engine, study_ids: Collection[int] | None = None) -> list[str]:
     """The models with something to claim, first the one whose study has the fewest running slots."""
-    running = func.count().filter(slots.c.state == "running")
-    adaptive_running = func.count().filter(slots.c.state == "running", slots.c.adaptive)
-    ready = func.count().filter(or_((slots.c.state == "waiting") & ~slots.c.adaptive, _expired & ~_used_up))
-    adaptive_ready = func.count().filter(slots.c.state == "waiting", slots.c.adaptive)
+    a = _open
+    running = func.sum(a.c.running)
+    ready = func.sum(case((a.c.expired == 1, 1), (a.c.adaptive | (a.c.running == 1), 0), else_=1))
+    adaptive_waiting = func.sum(case((a.c.adaptive & (a.c.running == 0), 1), else_=0))
+    adaptive_running = func.sum(case((a.c.adaptive & (a.c.running == 1), 1), else_=0))
+    has_room = (adaptive_waiting > 0) & (adaptive_running < studies.c.in_flight)
     per_study = (
-        select(studies.c.model, running.label("running"), studies.c.id)
-        .where(*_wanted(study_ids), or_(slots.c.state == "waiting", slots.c.state == "running"))
+        select(studies.c.model)
+        .join(a, a.c.study_id == studies.c.id)
+        .where(~studies.c.paused, *_among(a.c.study_id, study_ids))
         .group_by(studies.c.id, studies.c.model, studies.c.in_flight)
-        .having(or_(ready > 0, (adaptive_ready > 0) & (adaptive_running < studies.c.in_flight)))
-        .order_by("running", studies.c.id)
+        .having(or_(ready > 0, has_room))
+        .order_by(running, studies.c.id)
     )
     with begin_read(engine) as connection:
-        return list(dict.fromkeys(row.model for row in connection.execute(per_study)))
+        return list(dict.fromkeys(connection.scalars(per_study)))
 
 
 def any_running(engine: Engine, study_ids: Collection[int] | None = None) -> bool:
     """Whether some slot runs, or is said to by a lease that has not been taken up again; paused or not."""
-    return _any(engine, slots.c.state == "running", study_ids)
+    with begin_read(engine) as connection:
+        return _exists(connection, RUNNING, study_ids)
 
 
 def any_open(engine: Engine, study_ids: Collection[int] | None = None) -> bool:
     """Whether something is left to do: a slot waits in a study that is not paused, or runs."""
-    unpaused = (slots.c.state == "waiting") & ~studies.c.paused
-    return _any(engine, or_(unpaused, slots.c.state == "running"), study_ids)
-
-
-def _any(engine: Engine, which: ColumnElement[bool], study_ids: Collection[int] | None) -> bool:
-    there = exists().where(which, studies.c.id == slots.c.study_id, *_of(study_ids))
+    unpaused = WAITING & exists().where(studies.c.id == slots.c.study_id, ~studies.c.paused)
     with begin_read(engine) as connection:
-        return bool(connection.scalar(select(there)))
+        return _exists(connection, RUNNING, study_ids) or _exists(connection, unpaused, study_ids)
 
 
-def _of(study_ids: Collection[int] | None) -> list[ColumnElement[bool]]:
-    return [] if study_ids is None else [slots.c.study_id.in_(list(study_ids))]
+def _exists(connection: Connection, which: ColumnElement[bool], study_ids: Collection[int] | None) -> bool:
+    there = select(slots.c.id).where(which, *_among(slots.c.study_id, study_ids)).limit(1)
+    return connection.scalar(there) is not None
 
 
-def _wanted(study_ids: Collection[int] | None) -> list[ColumnElement[bool]]:
-    return [studies.c.id == slots.c.study_id, ~studies.c.paused, *_of(study_ids)]
+def _among(column: ColumnElement[int], study_ids: Collection[int] | None) -> list[ColumnElement[bool]]:
+    return [] if study_ids is None else [column.in_(list(study_ids))]
 
 
 def _pick_expired(connection: Connection, wanted: list[ColumnElement[bool]], n: int) -> Select[int]:
-    expired = select(slots.c.id).where(*wanted, _expired, ~_used_up)
+    expired = select(slots.c.id).where(*wanted, _unpaused, _expired, ~_used_up)
     return expired.order_by(slots.c.lease_expires).limit(n).with_for_update(of=slots, skip_locked=True)
 
 
 def _pick_waiting(connection: Connection, wanted: list[ColumnElement[bool]], n: int) -> Select[int]:
-    waiting = select(slots.c.id).where(*wanted, slots.c.state == "waiting", ~slots.c.adaptive)
+    waiting = select(slots.c.id).where(*wanted, _unpaused, WAITING, ~slots.c.adaptive)
     order = (slots.c.priority, slots.c.idx, slots.c.study_id)
     return waiting.order_by(*order).limit(n).with_for_update(of=slots, skip_locked=True)
 
 
 def _pick_adaptive(connection: Connection, wanted: list[ColumnElement[bool]], n: int) -> Select[int] | None:
     """Adaptive slots of the studies with room; these studies' rows stay locked, so the room is exact."""
-    waiting = [*wanted, slots.c.state == "waiting", slots.c.adaptive]
-    roomy = select(studies.c.id).where(exists().where(*waiting), studies.c.in_flight > _in_flight)
+    waiting = [*wanted, WAITING, slots.c.adaptive]
+    roomy = select(studies.c.id).where(
+        studies.c.id.in_(select(slots.c.study_id).where(*waiting)),
+        ~studies.c.paused,
+        studies.c.in_flight > _in_flight,
+    )
     locked = connection.scalars(roomy.order_by(studies.c.id).with_for_update(key_share=True)).all()
     if not locked:
         return None
@@ -154,6 +174,7 @@ def _pick_adaptive(connection: Connection, wanted: list[ColumnElement[bool]], n:
     queue = (
         select(slots.c.id, slots.c.idx, slots.c.study_id, place.label("place"))
         .add_columns((studies.c.in_flight - _in_flight).label("room"))
+        .join_from(slots, studies, studies.c.id == slots.c.study_id)
         .where(*waiting, slots.c.study_id.in_(locked))
         .subquery()
     )
@@ -166,11 +187,11 @@ def _lease(connection: Connection, picked: Select[int], worker: str, seconds: fl
     chosen = picked.cte("picked")  # a WITH, for PostgreSQL may evaluate a plain subquery more than once
     given = (
         update(slots)
-        .where(slots.c.id.in_(select(chosen.c.id)), or_(slots.c.state == "waiting", _expired))
+        .where(slots.c.id.in_(select(chosen.c.id)), or_(WAITING, _expired))
         .values(
             state="running",
             attempt=slots.c.attempt + 1,
-            expiries=slots.c.expiries + case((slots.c.state == "running", _fruitless), else_=0),
+            expiries=slots.c.expiries + case((RUNNING, _fruitless), else_=0),
             lease_epoch=slots.c.epoch,
             worker=worker,
             token=new_token(),

@@ -18,7 +18,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TextClause,
     UniqueConstraint,
     text,
 )
@@ -96,20 +95,20 @@ slots = Table(
     sqlite_autoincrement=True,
 )
 
-# Partial, so that a claim costs the same however many finished slots lie behind.
-_waiting, _running, _untold = (
-    text(w) for w in ("state = 'waiting'", "state = 'running'", "state in ('done', 'failed') and not told")
-)
+# Partial indexes, so that a claim costs the same however many finished slots lie behind. A query must say the same
+# with literals, not with bound values, or SQLite does not see that the index serves.
+UNTOLD = "state in ('done', 'failed') and not told"
 
 
-def _index(name: str, *columns: str, where: TextClause) -> None:
-    Index(f"ix_hpo_slots_{name}", *(slots.c[c] for c in columns), postgresql_where=where, sqlite_where=where)
+def _index(name: str, *columns: str, where: str) -> None:
+    condition = text(where)
+    Index(f"ix_hpo_slots_{name}", *(slots.c[c] for c in columns), postgresql_where=condition, sqlite_where=condition)
 
 
-_index("waiting", "model", "adaptive", "priority", "idx", "study_id", where=_waiting)
-_index("running", "study_id", where=_running)
-_index("leases", "model", "lease_expires", where=_running)
-_index("untold", "study_id", where=_untold)
+_index("waiting", "model", "adaptive", "priority", "idx", "study_id", where="state = 'waiting'")
+_index("running", "study_id", where="state = 'running'")
+_index("leases", "model", "lease_expires", where="state = 'running'")
+_index("untold", "study_id", where=UNTOLD)
 
 openings = Table(
     "hpo_openings",  # every opening of the test pool B

@@ -26,14 +26,16 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     select,
+    text,
     tuple_,
     update,
 )
 
 from hpo.errors import StudyNotFound
 from hpo.storage.engine import begin_read, begin_write, now
-from hpo.storage.schema import openings, slots, studies
+from hpo.storage.schema import UNTOLD, openings, slots, studies
 
 Kind = Literal["search", "confirm", "final"]
 State = Literal["waiting", "running", "done", "failed"]
@@ -41,6 +43,8 @@ Result = Literal["complete", "pruned", "diverged"]
 Lease = tuple[int, str]  # slot id, token
 
 PRIORITY: dict[str, int] = {"final": 0, "confirm": 1, "search": 2}  # what is nearest to the end goes first
+# Written out, not bound: the planners use the partial indexes only where they can read the state.
+WAITING, RUNNING, DONE, FAILED = (slots.c.state == literal_column(f"'{s}'") for s in get_args(State))
 MAX_FAILURES = 2  # exceptions in the model's code before the slot fails: it is retried once
 
 
@@ -118,7 +122,7 @@ def read_slots(
 
 def untold(engine: Engine, study_ids: Collection[int] | None = None) -> list[Slot]:
     """Slots that are done or failed while Optuna's trial does not say so yet, oldest first."""
-    query = select(*columns()).where(slots.c.state.in_(("done", "failed")), ~slots.c.told)
+    query = select(*columns()).where(text(UNTOLD))
     if study_ids is not None:
         query = query.where(slots.c.study_id.in_(list(study_ids)))
     with begin_read(engine) as connection:
@@ -211,7 +215,7 @@ def finish(engine: Engine, slot_id: int, token: str, outcome: Mapping[str, Any],
     done = {"state": "done", "result": result, "outcome": json.dumps(outcome, sort_keys=True)}
     if _change(engine, slot_id, token, **done, outputs=outputs, error=None, lease_expires=None, finished_at=now()):
         return True
-    ours = select(slots.c.id).where(slots.c.id == slot_id, slots.c.token == token, slots.c.state == "done")
+    ours = select(slots.c.id).where(slots.c.id == slot_id, slots.c.token == token, DONE)
     with begin_read(engine) as connection:
         return connection.scalar(ours) is not None
 
@@ -247,7 +251,7 @@ def record_opening(engine: Engine, slot_id: int, token: str, worker: str) -> boo
     )
     opening = insert(openings).from_select(["slot_id", "attempt", "worker", "opened_at"], allowed)
     with begin_write(engine) as connection:
-        return connection.execute(opening).rowcount == 1
+        return connection.scalar(opening.returning(openings.c.id)) is not None
 
 
 def held(leases: Iterable[Lease]) -> ColumnElement[bool]:
@@ -256,7 +260,7 @@ def held(leases: Iterable[Lease]) -> ColumnElement[bool]:
     return and_(
         slots.c.id.in_([slot_id for slot_id, _ in pairs]),  # the key, for PostgreSQL's planner
         tuple_(slots.c.id, slots.c.token).in_(pairs),
-        slots.c.state == "running",
+        RUNNING,
     )
 
 
@@ -278,8 +282,7 @@ def mark_told(engine: Engine, slot: Slot) -> bool:
             slots.c.id == slot.id,
             slots.c.state == slot.state,
             slots.c.attempt == slot.attempt,  # a requeued slot that ended anew is not told by this
-            slots.c.state.in_(("done", "failed")),
-            ~slots.c.told,
+            text(UNTOLD),
         )
         .values(told=True)
     )
@@ -294,7 +297,7 @@ def requeue_failed(engine: Engine, study_id: int, kind: Kind) -> int:
     """
     requeued = (
         update(slots)
-        .where(slots.c.study_id == study_id, slots.c.kind == kind, slots.c.state == "failed")
+        .where(slots.c.study_id == study_id, slots.c.kind == kind, FAILED)
         .values(
             state="waiting",
             expiries=0,

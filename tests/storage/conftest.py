@@ -1,0 +1,59 @@
+"""Studies to test with, and a look at what the engine sends."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from hpo.storage import studies
+from hpo.storage.studies import NewStudy, StudyRow
+
+PAPER = {"learning_rate": 3e-3, "dropout": 0.15}
+
+MakeStudy = Callable[..., StudyRow]
+Watch = Callable[..., Any]
+
+
+@pytest.fixture
+def make_study(engine: Engine) -> MakeStudy:
+    """Makes a study of ten search slots, the first three not adaptive, two in flight; options override."""
+
+    def make(name: str = "ws", *, on: Engine = engine, trials: int = 10, **options: Any) -> StudyRow:
+        given: dict[str, Any] = {
+            "name": name,
+            "model": "ws",
+            "spec": "{}",
+            "spec_digest": "a" * 64,
+            "data_digest": "b" * 64,
+            "seed": 2**63 - 1,
+            "startup_trials": 3,
+            "in_flight": 2,
+            "trial_seeds": [2**62 + index for index in range(trials)],
+            "adaptive_from": 3,
+            "paper": PAPER,
+        }
+        return studies.create_study(on, NewStudy(**(given | options)))
+
+    return make
+
+
+@pytest.fixture
+def statements() -> Watch:
+    """Collects the statements, with their parameters, that an engine sends meanwhile."""
+
+    @contextmanager
+    def watch(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
+        seen: list[tuple[str, Any]] = []
+
+        def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+            seen.append((statement, parameters))
+
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            yield seen
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+
+    return watch

@@ -1,0 +1,320 @@
+"""Opening the two databases: safe for several processes, and one clear line where it cannot be."""
+
+import os
+import socket
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from hpo.errors import DatabaseError, DatabaseUnreachable, HpoError, SchemaError, UsageError
+from hpo.storage import engine as engine_module
+from hpo.storage.engine import (
+    READ_ONLY,
+    begin_read,
+    begin_write,
+    display_url,
+    file_system,
+    is_missing,
+    is_transient,
+    new_token,
+    now,
+    open_engine,
+)
+
+
+def one_line(error: pytest.ExceptionInfo[HpoError]) -> str:
+    text = str(error.value)
+    assert text
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://user:secret@host/name",
+        "postgresql://user:secret@host/name",
+        "postgresql+psycopg2://user:secret@host/name",
+        "postgresql+psycopg://user:secret@host",
+        "user:secret@host",
+        "postgresql+psycopg//user:secret@host/name",
+        "postgresql+psycopg://user:secret@host:port/name",
+        "hpo.db",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file:hpo.db?uri=true",
+    ],
+)
+def test_a_wrong_url_is_wrong_usage(url: str) -> None:
+    """The message says what to write, and never the password."""
+    with pytest.raises(UsageError) as error:
+        open_engine(url)
+    assert "secret" not in one_line(error)
+    assert "sqlite:///hpo.db" in str(error.value) or "postgresql+psycopg://user@host/name" in str(error.value)
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    """The folder is named; the file is not made."""
+    with pytest.raises(DatabaseError) as error:
+        open_engine(f"sqlite:///{tmp_path}/missing/hpo.db")
+    assert f"folder {tmp_path}/missing does not exist" in one_line(error)
+
+
+def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
+    """A file in it is proposed."""
+    with pytest.raises(DatabaseError, match=r"is a folder; name a file in it, such as .*hpo\.db"):
+        open_engine(f"sqlite:///{tmp_path}")
+
+
+def test_an_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the system, for the superuser may write anywhere."""
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(DatabaseError, match="is not writable"):
+        open_engine(f"sqlite:///{tmp_path}/hpo.db")
+
+
+def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, for the file itself."""
+    path = tmp_path / "hpo.db"
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda where, mode: Path(where) != path)
+    with pytest.raises(DatabaseError, match="is not readable and writable"):
+        open_engine(f"sqlite:///{path}")
+
+
+def test_some_other_file(tmp_path: Path) -> None:
+    """What is no SQLite database is said to be none, and stays as it was."""
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database " * 100)
+    with pytest.raises(DatabaseError, match="is not a SQLite database; name another file") as error:
+        open_engine(f"sqlite:///{path}")
+    one_line(error)
+    assert path.read_text().startswith("not a database")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """With the way out."""
+    monkeypatch.setattr(engine_module, "file_system", lambda folder: kind)
+    with pytest.raises(DatabaseError, match=rf"network file system \({kind}\).*PostgreSQL"):
+        open_engine(f"sqlite:///{tmp_path}/hpo.db")
+
+
+def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
+    """The longest mount point counts, of two on one place the later; blanks are written in octal."""
+    mounts = tmp_path / "mounts"
+    where = (tmp_path / "a b").resolve()
+    escaped = str(where).replace(" ", r"\040")
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nhost:/x {escaped} nfs4 rw 0 0\nhost:/y {escaped}/c xfs rw 0 0\n")
+    assert file_system(tmp_path, mounts) == "ext4"
+    assert file_system(where, mounts) == "nfs4"
+    assert file_system(where / "d", mounts) == "nfs4"
+    assert file_system(where / "c" / "d", mounts) == "xfs"
+    mounts.write_text(f"{mounts.read_text()}tmpfs {escaped} tmpfs rw 0 0\n")
+    assert file_system(where, mounts) == "tmpfs"
+    assert file_system(tmp_path, tmp_path / "none") is None
+
+
+def test_nobody_listens() -> None:
+    """One line with the address and without the password."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with pytest.raises(DatabaseUnreachable) as error:
+            open_engine(f"postgresql+psycopg://user:secret@127.0.0.1:{port}/name")
+    assert f"127.0.0.1:{port}" in one_line(error)
+    assert "secret" not in repr(error.value)
+
+
+def test_no_such_database_on_the_server(postgres) -> None:
+    """The server answers, and its reason is passed on."""
+    url = postgres.server.set(database="nowhere").render_as_string(hide_password=False)
+    with pytest.raises(DatabaseUnreachable, match='database "nowhere" does not exist'):
+        open_engine(url)
+
+
+def test_a_missing_file_is_not_made_by_opening(tmp_path: Path) -> None:
+    """Commands that only look leave no empty database behind."""
+    engine = open_engine(f"sqlite:///{tmp_path}/hpo.db")
+    assert is_missing(engine)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is relative to the working folder."""
+    monkeypatch.chdir(tmp_path)
+    engine = open_engine("sqlite:///hpo.db")
+    with begin_write(engine) as connection:
+        connection.execute(text("CREATE TABLE t (x integer)"))
+    assert (tmp_path / "hpo.db").exists()
+    assert not is_missing(engine)
+    engine.dispose()
+
+
+def test_every_sqlite_connection_is_safe(sqlite_engine: Engine) -> None:
+    """Write-ahead log, foreign keys, patience."""
+    with begin_read(sqlite_engine) as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
+
+
+def test_every_postgres_connection_is_safe(postgres_engine: Engine) -> None:
+    """Named, and limited in what it may wait for."""
+    with begin_read(postgres_engine) as connection:
+        show = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in _LIMITS}
+    assert show == _LIMITS
+
+
+_LIMITS = {
+    "application_name": "hpo-test",
+    "statement_timeout": "1min",
+    "lock_timeout": "20s",
+    "idle_in_transaction_session_timeout": "1min",
+}
+
+
+def test_writers_lock_at_once_and_readers_never(sqlite_engine: Engine, statements) -> None:
+    """BEGIN IMMEDIATE for what may write, plain BEGIN for reads: a reader gets by a writer."""
+    with statements(sqlite_engine) as sent, begin_write(sqlite_engine) as writer:
+        with begin_read(sqlite_engine) as reader:
+            assert reader.execute(text("SELECT count(*) FROM hpo_slots")).scalar() == 0
+        writer.execute(text("SELECT 1"))
+    begins = [statement for statement, _ in sent if statement.startswith("BEGIN")]
+    assert begins == ["BEGIN IMMEDIATE", "BEGIN"]
+
+
+def test_a_second_sqlite_writer_waits(sqlite_engine: Engine) -> None:
+    """Two transactions that read and then write do not collide: the second starts after the first."""
+    order = []
+    inside = threading.Event()
+
+    def second() -> None:
+        inside.wait()
+        with begin_write(sqlite_engine) as connection:
+            order.append(connection.execute(text("SELECT count(*) FROM hpo_openings")).scalar())
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with begin_write(sqlite_engine) as connection:
+        inside.set()
+        connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+        order.append("first")
+    thread.join()
+    assert order == ["first", 0]
+
+
+def test_the_clock_is_the_databases(engine: Engine) -> None:
+    """Seconds since 1970, on both, with fractions; moving on within a transaction."""
+    with begin_read(engine) as connection:
+        before = time.time()
+        first = connection.scalar(select(now()))
+        while (second := connection.scalar(select(now()))) == first:
+            pass
+    assert isinstance(first, float)
+    assert first == pytest.approx(before, abs=5)
+    assert 0 < second - first < 5
+
+
+def test_tokens_differ_by_row(engine: Engine) -> None:
+    """One statement, a token a row."""
+    with begin_read(engine) as connection:
+        rows = text("SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3").columns().subquery("n")
+        tokens = set(connection.scalars(select(new_token()).select_from(rows)))
+    assert len(tokens) == 3
+    assert all(len(token) == 32 and token == token.lower() for token in tokens)
+
+
+def test_a_locked_database_is_transient(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Busy beyond the timeout: one line, and worth waiting for."""
+    monkeypatch.setattr(engine_module, "BUSY_TIMEOUT", 0.01)
+    one, two = open_engine(sqlite_url), open_engine(sqlite_url)
+    with begin_write(one), pytest.raises(DatabaseUnreachable, match="locked") as error, begin_write(two):
+        pass
+    assert is_transient(error.value)
+    one_line(error)
+    one.dispose()
+    two.dispose()
+
+
+def test_a_full_disk_is_transient(sqlite_engine: Engine) -> None:
+    """What was written in the transaction is gone, and can be tried again."""
+    with begin_write(sqlite_engine) as connection:
+        connection.execute(text("CREATE TABLE blobs (x blob)"))
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(OperationalError, match="full") as full:
+            connection.execute(text("INSERT INTO blobs VALUES (zeroblob(1000000))"))
+        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    assert is_transient(full.value)
+
+
+def test_lost_connections_come_back(postgres_engine: Engine, postgres) -> None:
+    """Cut while idle: nobody notices. Cut in the middle: transient, and the next transaction works."""
+    cut = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE datname = '{postgres_engine.url.database}' AND pid <> pg_backend_pid()"
+    )
+    with begin_read(postgres_engine) as connection:
+        connection.execute(text("SELECT 1"))
+    postgres.sql(cut)
+    with begin_read(postgres_engine) as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+
+    def cut_inside() -> None:
+        with begin_write(postgres_engine) as connection:
+            connection.execute(text("SELECT 1"))
+            postgres.sql(cut)
+            connection.execute(text("SELECT 2"))
+
+    with pytest.raises(DatabaseUnreachable) as error:
+        cut_inside()
+    one_line(error)
+    with begin_read(postgres_engine) as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+
+
+def test_waiting_for_a_lock_is_limited(postgres_engine: Engine) -> None:
+    """The lock timeout ends in a transient error."""
+
+    def lock() -> None:
+        with begin_write(postgres_engine) as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '10ms'"))
+            connection.execute(text("LOCK TABLE hpo_studies IN ACCESS EXCLUSIVE MODE"))
+            if postgres_engine.pool.checkedout() == 1:
+                lock()
+
+    with pytest.raises(DatabaseUnreachable, match="lock timeout"):
+        lock()
+
+
+def test_other_errors_are_not_transient(engine: Engine) -> None:
+    """A missing table is the schema's fault; a broken constraint is the caller's and stays what it is."""
+    with pytest.raises(SchemaError, match="hpo db upgrade"), begin_read(engine) as connection:
+        connection.execute(text("SELECT * FROM no_such_table"))
+    with pytest.raises(IntegrityError) as broken, begin_write(engine) as connection:
+        connection.execute(text("INSERT INTO hpo_openings (slot_id, attempt, worker, opened_at) VALUES (1, 1, 'w', 0)"))
+    assert not is_transient(broken.value)
+    assert not is_transient(ValueError())
+    assert not is_transient(sqlite3.OperationalError("near x: syntax error"))
+
+
+def test_the_shown_url_hides_the_password(postgres_engine: Engine, sqlite_engine: Engine) -> None:
+    """In messages and reports."""
+    url = postgres_engine.url.set(password="secret", host="db")
+    shown = display_url(Engine(postgres_engine.pool, postgres_engine.dialect, url))
+    assert "secret" not in shown
+    assert "***" in shown
+    assert display_url(sqlite_engine).startswith("sqlite:////")
+
+
+def test_read_only_is_an_option_of_the_connection(sqlite_engine: Engine) -> None:
+    """So Optuna's sessions can have it too."""
+    with sqlite_engine.connect().execution_options(**READ_ONLY) as connection:
+        assert connection.get_execution_options()["hpo_read_only"]

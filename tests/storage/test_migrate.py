@@ -1,0 +1,193 @@
+"""Both schemas: made once, checked, upgraded only on demand; both databases."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from optuna.storages._rdb import models
+from sqlalchemy import Engine, inspect, text
+
+from hpo.errors import SchemaError
+from hpo.storage import migrate
+from hpo.storage.engine import begin_read, begin_write, is_missing
+from hpo.storage.schema import metadata
+
+Open = Callable[[str], Engine]
+
+
+@pytest.fixture
+def empty(empty_url: str, open_database: Open) -> Engine:
+    return open_database(empty_url)
+
+
+def change(engine: Engine, *statements: str) -> None:
+    with begin_write(engine) as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def stand(engine: Engine) -> dict[str, bool]:
+    """Which of the two schemas are those of this version."""
+    return {owner: found == head for owner, (found, head) in migrate.versions(engine).items()}
+
+
+def test_the_migrations_end_at_the_schema(empty: Engine) -> None:
+    """Tables, columns, types, constraints and indexes are those of schema.py."""
+    migrate.create_or_check(empty)
+    options = {
+        "compare_type": True,
+        "include_object": lambda thing, name, kind, reflected, other: kind != "table" or name in metadata.tables,
+    }
+    with begin_read(empty) as connection:
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, metadata) == []
+        look = inspect(connection)
+        for table in metadata.tables.values():
+            expected = {c.name for c in table.constraints if c.name and str(c.name).startswith("ck_")}
+            assert {c["name"] for c in look.get_check_constraints(table.name)} == expected
+        indexes = {index["name"]: index for index in look.get_indexes("hpo_slots")}
+        partial = {index.name for index in metadata.tables["hpo_slots"].indexes}
+        assert partial <= set(indexes)
+        dialect = empty.dialect.name
+        assert all(indexes[str(name)]["dialect_options"].get(f"{dialect}_where") is not None for name in partial)
+
+
+def test_optunas_tables_are_optunas(empty: Engine) -> None:
+    """They are what Optuna itself would have made, at its newest version."""
+    migrate.create_or_check(empty)
+    with begin_read(empty) as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={"include_object": lambda t, name, kind, *_: kind != "table" or not name.startswith("hpo_")},
+        )
+        assert compare_metadata(context, models.BaseModel.metadata) == []
+        row = connection.execute(text("SELECT schema_version FROM version_info")).one()
+    assert row.schema_version == models.SCHEMA_VERSION
+
+
+def test_an_empty_database_is_filled_and_then_left_alone(empty: Engine, statements) -> None:
+    """Made once; the second time it only looks."""
+    with pytest.raises(SchemaError, match="hpo study create"):
+        migrate.check(empty)
+    if empty.dialect.name == "sqlite":
+        assert is_missing(empty), "checking does not make the file"
+    migrate.create_or_check(empty)
+    migrate.check(empty)
+    with statements(empty) as sent:
+        migrate.create_or_check(empty)
+        assert migrate.upgrade(empty) == []
+    writing = ("CREATE", "INSERT", "UPDATE", "DELETE", "ALTER", "DROP")
+    assert not [statement for statement, _ in sent if statement.lstrip().upper().startswith(writing)]
+
+
+def test_upgrade_makes_an_empty_database_too(empty: Engine) -> None:
+    """`hpo db upgrade` is also how an administrator prepares one."""
+    done = migrate.upgrade(empty)
+    assert [line.split(":")[0] for line in done] == ["Optuna", "hpo"]
+    migrate.check(empty)
+
+
+def test_a_database_of_optunas_alone(empty: Engine) -> None:
+    """Somebody's own Optuna database is not changed unless they ask for it."""
+    migrate.create_or_check(empty)
+    change(empty, *(f"DROP TABLE {t}" for t in ("hpo_openings", "hpo_slots", "hpo_studies", "hpo_alembic_version")))
+    for look in (migrate.check, migrate.create_or_check):
+        with pytest.raises(SchemaError, match="has no tables of hpo's; run `hpo db upgrade`"):
+            look(empty)
+    assert migrate.upgrade(empty) == [f"hpo: nothing -> {migrate.versions(empty)['hpo'][1]}"]
+    migrate.check(empty)
+
+
+def test_a_database_of_ours_alone(empty: Engine) -> None:
+    """The other way round: a restored backup may lack Optuna's half."""
+    migrate.create_or_check(empty)
+    with begin_write(empty) as connection:
+        models.BaseModel.metadata.drop_all(connection)
+        connection.execute(text("DROP TABLE alembic_version"))
+    with pytest.raises(SchemaError, match="has no tables of Optuna's"):
+        migrate.check(empty)
+    assert len(migrate.upgrade(empty)) == 1
+    migrate.check(empty)
+
+
+@pytest.mark.parametrize(("owner", "table"), [("hpo", "hpo_alembic_version"), ("Optuna", "alembic_version")])
+def test_a_newer_schema_is_refused(empty: Engine, owner: str, table: str) -> None:
+    """Neither used nor touched: an older program would damage it."""
+    migrate.create_or_check(empty)
+    change(empty, f"UPDATE {table} SET version_num = 'v999'")
+    for look in (migrate.check, migrate.create_or_check, migrate.upgrade):
+        with pytest.raises(SchemaError, match=f"tables of {owner} are at version v999.*newer") as error:
+            look(empty)
+        assert "\n" not in str(error.value)
+    assert not stand(empty)[owner]
+
+
+def test_an_older_optuna_is_upgraded_on_demand(empty: Engine) -> None:
+    """By Optuna's own steps, on our connection."""
+    migrate.create_or_check(empty)
+    change(
+        empty,
+        "UPDATE alembic_version SET version_num = 'v3.0.0.d'",
+        "UPDATE version_info SET library_version = '3.0.0'",
+    )
+    for look in (migrate.check, migrate.create_or_check):
+        with pytest.raises(SchemaError, match=r"at version v3\.0\.0\.d.*run `hpo db upgrade`") as error:
+            look(empty)
+        assert "\n" not in str(error.value)
+    assert stand(empty) == {"Optuna": False, "hpo": True}
+    assert migrate.upgrade(empty) == ["Optuna: v3.0.0.d -> v3.2.0.a"]
+    assert stand(empty) == {"Optuna": True, "hpo": True}
+    with begin_read(empty) as connection:
+        assert connection.execute(text("SELECT library_version FROM version_info")).scalar() != "3.0.0"
+
+
+def test_a_failed_creation_leaves_nothing(empty: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both schemas are one transaction."""
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(migrate, "_migrate", fail)
+        with pytest.raises(KeyboardInterrupt):
+            migrate.create_or_check(empty)
+    with begin_read(empty) as connection:
+        assert inspect(connection).get_table_names() == []
+    migrate.create_or_check(empty)
+
+
+def test_many_may_be_the_first(empty_url: str, open_database: Open) -> None:
+    """On both databases, each with an engine of its own."""
+    engines = [open_database(empty_url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate.create_or_check, engines))
+    migrate.check(engines[0])
+
+
+CREATE = """
+import sys
+from hpo.storage import migrate
+from hpo.storage.engine import open_engine
+engine = open_engine(sys.argv[1])
+sys.stdin.readline()
+migrate.create_or_check(engine)
+migrate.check(engine)
+"""
+
+
+def test_two_processes_may_be_the_first(tmp_path: Path) -> None:
+    """Neither fails, whoever is faster."""
+    command = [sys.executable, "-W", "error", "-c", CREATE, f"sqlite:///{tmp_path}/hpo.db"]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:  # loading takes longer than creating, so let all start from here
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, problems = process.communicate(timeout=60)
+        assert process.returncode == 0, problems

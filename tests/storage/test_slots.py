@@ -1,0 +1,222 @@
+"""What the holder of a lease may do with its slot, and nobody else; both databases."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from hpo.errors import StudyNotFound
+from hpo.storage import claims, slots
+from hpo.storage.engine import begin_read, begin_write
+from hpo.storage.schema import openings
+from hpo.storage.slots import NewSlot, Slot
+from hpo.storage.studies import StudyRow
+
+OUTCOME = {"state": "complete", "value": 0.875, "loss": 0.25, "epochs": 3, "train_loss": [0.7, 0.5, float("nan")]}
+
+
+@pytest.fixture
+def study(make_study) -> StudyRow:
+    return make_study()
+
+
+def claim_one(engine: Engine, lease_seconds: float = 60, **options: object) -> Slot:
+    (slot,) = claims.claim(engine, 1, worker="w", lease_seconds=lease_seconds, model="ws", **options)
+    return slot
+
+
+def test_a_claimed_slot_carries_its_lease(engine: Engine, study: StudyRow) -> None:
+    """Attempt, worker, token and times stand in the slot that comes back and in the database alike."""
+    slot = claim_one(engine)
+    assert (slot.state, slot.attempt, slot.worker, slot.expiries) == ("running", 1, "w", 0)
+    assert slot.token is not None
+    assert len(slot.token) == 32
+    assert int(slot.token, 16) >= 0
+    assert slot.lease_expires - slot.started_at == pytest.approx(60, abs=1)
+    assert slots.get_slot(engine, slot.id) == slot
+    assert slot.seed == 2**62
+
+
+def test_finish_stores_the_whole_outcome_once(engine: Engine, study: StudyRow) -> None:
+    """The second outcome under the same token changes nothing, yet says that the slot is done by it."""
+    slot = claim_one(engine)
+    assert slots.finish(engine, slot.id, slot.token, OUTCOME, b"\x00\xff")
+    assert slots.finish(engine, slot.id, slot.token, OUTCOME | {"value": 0.1})
+    stored = slots.get_slot(engine, slot.id, with_outputs=True)
+    assert (stored.state, stored.result, stored.outputs) == ("done", "complete", b"\x00\xff")
+    assert stored.outcome["value"] == 0.875
+    assert stored.outcome["train_loss"][2] != stored.outcome["train_loss"][2]  # NaN comes back
+    assert stored.lease_expires is None
+    assert not stored.told
+    assert slots.get_slot(engine, slot.id).outputs is None
+
+
+def test_finish_takes_no_unknown_state(engine: Engine, study: StudyRow) -> None:
+    """An outcome whose state the counts would not know is a programmer's mistake."""
+    slot = claim_one(engine)
+    with pytest.raises(ValueError, match="'good'"):
+        slots.finish(engine, slot.id, slot.token, {"state": "good"})
+
+
+def test_a_stale_token_changes_nothing(engine: Engine, study: StudyRow) -> None:
+    """A worker frozen past its lease finds every door shut; its successor's lease stands."""
+    stale = claim_one(engine, lease_seconds=-1)
+    fresh = claim_one(engine)
+    assert fresh.id == stale.id
+    assert fresh.token != stale.token
+    assert slots.renew(engine, [(stale.id, stale.token)], 60) == set()
+    assert not slots.record_params(engine, stale.id, stale.token, {"dropout": 0.9})
+    assert not slots.record_opening(engine, stale.id, stale.token, "w")
+    assert not slots.release(engine, stale.id, stale.token)
+    assert not slots.fail(engine, stale.id, stale.token, "no", retry=False)
+    assert not slots.finish(engine, stale.id, stale.token, OUTCOME)
+    assert slots.get_slot(engine, fresh.id) == fresh
+    assert slots.finish(engine, fresh.id, fresh.token, OUTCOME)
+    assert not slots.finish(engine, stale.id, stale.token, OUTCOME), "done, but not by this token"
+
+
+def test_renew_tells_held_from_lost(engine: Engine, study: StudyRow) -> None:
+    """One call for many leases: an expired lease that nobody took is still ours, a wrong token is not."""
+    held, expired, other = claims.claim(engine, 3, worker="w", lease_seconds=-1, model="ws")
+    assert slots.renew(engine, [(held.id, held.token)], 60) == {held.id}
+    leases = [(held.id, held.token), (expired.id, expired.token), (other.id, held.token)]
+    assert slots.renew(engine, leases, 60) == {held.id, expired.id}
+    assert slots.renew(engine, [], 60) == set()
+    again = claims.claim(engine, 10, worker="v", lease_seconds=60, model="ws")
+    assert other.id in {slot.id for slot in again}
+    assert not {held.id, expired.id} & {slot.id for slot in again}
+
+
+def test_release_uses_up_no_attempt(engine: Engine, study: StudyRow) -> None:
+    """However often a slot is pre-empted, it waits again, keeps its epoch and is not failed."""
+    for attempt in range(1, 7):
+        slot = claim_one(engine)
+        assert (slot.idx, slot.attempt, slot.expiries) == (0, attempt, 0)
+        assert slots.release(engine, slot.id, slot.token)
+        assert not slots.release(engine, slot.id, slot.token)
+    assert slots.get_slot(engine, slot.id).state == "waiting"
+    assert claims.sweep(engine) == []
+
+
+def test_the_models_exception_is_retried_once(engine: Engine, study: StudyRow) -> None:
+    """First back to the queue, the second time failed, with the last error kept."""
+    first = claim_one(engine)
+    assert slots.fail(engine, first.id, first.token, "first", retry=True)
+    waiting = slots.get_slot(engine, first.id)
+    assert (waiting.state, waiting.failures, waiting.error, waiting.token) == ("waiting", 1, "first", None)
+    second = claim_one(engine)
+    assert second.id == first.id
+    assert slots.fail(engine, second.id, second.token, "second", retry=True)
+    failed = slots.get_slot(engine, first.id)
+    assert (failed.state, failed.failures, failed.error) == ("failed", 2, "second")
+    assert failed.finished_at is not None
+
+
+def test_fail_without_retry_is_final(engine: Engine, study: StudyRow) -> None:
+    """What cannot get better is not tried again."""
+    slot = claim_one(engine)
+    assert slots.fail(engine, slot.id, slot.token, "hopeless", retry=False)
+    assert slots.get_slot(engine, slot.id).state == "failed"
+
+
+def test_requeued_slots_start_over(engine: Engine, study: StudyRow) -> None:
+    """All attempts are theirs again; a trial that Optuna knows as failed is left behind, another is kept."""
+    told, untold, other = claims.claim(engine, 3, worker="w", lease_seconds=60, model="ws")
+    for slot in (told, untold):
+        assert slots.fail(engine, slot.id, slot.token, "broken", retry=False)
+    assert slots.mark_told(engine, slots.get_slot(engine, told.id))
+    trial = slots.get_slot(engine, told.id).trial_id
+    assert trial is not None, "the paper's slot has its trial from the start"
+    assert slots.requeue_failed(engine, study.id, "confirm") == 0
+    assert slots.requeue_failed(engine, study.id, "search") == 2
+    again = slots.get_slot(engine, told.id)
+    assert (again.state, again.trial_id, again.trial_number, again.failures, again.told) == (
+        "waiting",
+        None,
+        None,
+        0,
+        False,
+    )
+    assert slots.get_slot(engine, other.id).state == "running"
+    assert slots.untold(engine) == []
+
+
+def test_untold_until_marked(engine: Engine, study: StudyRow, make_study) -> None:
+    """What is done or failed and untold is listed, oldest first, and marked once."""
+    elsewhere = make_study("other", trials=1)
+    done, failed = claims.claim(engine, 2, worker="w", lease_seconds=60, model="ws", study_ids=[study.id])
+    assert slots.untold(engine) == []
+    assert slots.finish(engine, done.id, done.token, OUTCOME)
+    assert slots.fail(engine, failed.id, failed.token, "broken", retry=False)
+    assert [slot.id for slot in slots.untold(engine)] == [done.id, failed.id]
+    assert slots.untold(engine, [elsewhere.id]) == []
+    (first, _) = slots.untold(engine, [study.id])
+    assert slots.mark_told(engine, first)
+    assert not slots.mark_told(engine, first)
+    assert [slot.id for slot in slots.untold(engine)] == [failed.id]
+
+
+def test_a_slow_teller_marks_no_later_attempt(engine: Engine, study: StudyRow) -> None:
+    """Read as failed, requeued and run again meanwhile: the new result is still to be told."""
+    slot = claim_one(engine)
+    assert slots.fail(engine, slot.id, slot.token, "broken", retry=False)
+    (read,) = slots.untold(engine)
+    slots.requeue_failed(engine, study.id, "search")
+    assert not slots.mark_told(engine, read), "waiting again"
+    again = claim_one(engine)
+    assert slots.finish(engine, again.id, again.token, OUTCOME)
+    assert not slots.mark_told(engine, read)
+    assert not slots.mark_told(engine, replace(read, state="done"))
+    assert len(slots.untold(engine)) == 1
+
+
+def test_record_params(engine: Engine, study: StudyRow) -> None:
+    """A search slot's configuration is stored under the lease; the paper's stands from the start."""
+    paper, other = claims.claim(engine, 2, worker="w", lease_seconds=60, model="ws")
+    assert paper.params == {"learning_rate": 3e-3, "dropout": 0.15}
+    assert other.params is None
+    assert slots.record_params(engine, other.id, other.token, {"dropout": 0.1})
+    assert slots.get_slot(engine, other.id).params == {"dropout": 0.1}
+
+
+def test_pool_b_opens_for_final_slots_under_a_lease(engine: Engine, study: StudyRow) -> None:
+    """Every opening is recorded with its attempt; a search slot and a lost lease open nothing."""
+    with begin_write(engine) as connection:
+        slots.add_slots(connection, study.id, "final", [NewSlot(seed=1, label="paper", round=0)])
+    final = claim_one(engine)
+    search = claim_one(engine)
+    assert (final.kind, search.kind) == ("final", "search")
+    assert slots.record_opening(engine, final.id, final.token, "w1")
+    assert slots.record_opening(engine, final.id, final.token, "w1"), "a second look is a second record"
+    assert not slots.record_opening(engine, search.id, search.token, "w1")
+    assert not slots.record_opening(engine, final.id, search.token, "w1")
+    assert slots.finish(engine, final.id, final.token, OUTCOME)
+    assert not slots.record_opening(engine, final.id, final.token, "w1")
+    with begin_read(engine) as connection:
+        rows = connection.execute(select(openings)).all()
+    assert [(row.slot_id, row.attempt, row.worker) for row in rows] == [(final.id, 1, "w1")] * 2
+    assert all(row.opened_at == pytest.approx(final.started_at, abs=60) for row in rows)
+
+
+def test_added_slots_go_on_counting(engine: Engine, study: StudyRow) -> None:
+    """Indices of a kind follow each other without a gap, whoever adds."""
+    with begin_write(engine) as connection:
+        assert slots.add_slots(connection, study.id, "confirm", []) == []
+        first = slots.add_slots(connection, study.id, "confirm", [NewSlot(seed=k, round=k) for k in range(3)])
+        more = slots.add_slots(connection, study.id, "confirm", [NewSlot(seed=9, params={"dropout": 0.5})])
+        assert [slot.idx for slot in slots.read_slots(connection, study.id, "confirm")] == [0, 1, 2, 3]
+    listed = slots.list_slots(engine, study.id, "confirm")
+    assert [slot.id for slot in listed] == first + more
+    assert [slot.seed for slot in listed] == [0, 1, 2, 9]
+    assert listed[3].params == {"dropout": 0.5}
+    assert len(slots.list_slots(engine, study.id)) == 14
+
+
+def test_what_is_deleted_is_said_to_be(engine: Engine, study: StudyRow) -> None:
+    """A slot or study that is gone is a clear error, not an empty answer."""
+    with pytest.raises(StudyNotFound, match="deleted"):
+        slots.get_slot(engine, 10_000)
+    with pytest.raises(StudyNotFound, match="deleted"), begin_write(engine) as connection:
+        slots.add_slots(connection, 10_000, "final", [NewSlot(seed=1)])
+    with begin_read(engine) as connection:
+        assert connection.scalar(select(func.count()).select_from(openings)) == 0
