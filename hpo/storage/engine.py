@@ -110,8 +110,13 @@ def insert_if_absent(dialect: Dialect, table: Table) -> Insert:
 
 
 def display_url(engine: Engine) -> str:
-    """The database's URL as it may be shown: without the password."""
-    return engine.url.render_as_string(hide_password=True)
+    """The database's URL as it may be shown: without passwords."""
+    return _shown(engine.url)
+
+
+def _shown(url: URL) -> str:
+    secret = [name for name in url.query if "password" in name.lower()]  # libpq takes them there too
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
 
 
 def is_missing(engine: Engine) -> bool:
@@ -146,6 +151,11 @@ def translated(engine: Engine) -> Iterator[None]:
             ) from error
         if "not a database" in str(error):
             raise DatabaseError(f"{display_url(engine)} is not a SQLite database; name another file") from error
+        if "malformed" in str(error):
+            raise DatabaseError(
+                f"{display_url(engine)}: the file is damaged; put back a copy of it, or save what can be read with "
+                "`sqlite3 FILE .recover`"
+            ) from error
         raise
 
 
@@ -160,11 +170,10 @@ def _parse(url: str) -> URL:
             raise UsageError("a SQLite database must be a plain file, workers share it; write sqlite:///hpo.db")
         return parsed
     if parsed.drivername == "postgresql+psycopg":
+        if "@" in (parsed.host or ""):  # the rest of a password, which must not be shown
+            raise UsageError("the database URL has more than one '@'; write one that is part of the password as %40")
         if not parsed.database:
-            raise UsageError(
-                f"{parsed.render_as_string(hide_password=True)} names no database; write "
-                "postgresql+psycopg://user@host/name"
-            )
+            raise UsageError(f"{_shown(parsed)} names no database; write postgresql+psycopg://user@host/name")
         return parsed
     raise UsageError(f"databases of scheme {parsed.drivername!r} are not supported; write {_SCHEMES}")
 
