@@ -1,0 +1,249 @@
+"""Who goes on to confirm, who wins it, and the seeds that pair the rounds: pure functions of slots."""
+
+import math
+import random
+from itertools import count, pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpo.protocol import PAPER, candidates, confirmed, round_seed, search_seeds
+from hpo.spec import MODELS, StudySpec, builtin_spec
+from hpo.storage.slots import Slot
+
+FEW = settings(deadline=None, max_examples=60)
+_ids = count(1)
+
+
+def slot(**given: Any) -> Slot:
+    """A slot as it was read; what a test does not say is as for a finished one."""
+    values: dict[str, Any] = dict.fromkeys(Slot.__slots__)
+    values |= {"id": next(_ids), "study_id": 1, "model": "ws", "kind": "search", "idx": 1, "adaptive": False}
+    values |= {"seed": 1, "state": "done", "attempt": 1, "expiries": 0, "failures": 0, "epoch": 4, "told": False}
+    return Slot(**(values | given))
+
+
+def outcome(value: float, loss: float | None, state: str = "complete") -> dict[str, Any]:
+    return {"state": state, "value": value, "loss": loss}
+
+
+def searched(idx: int, value: float = 0.9, loss: float | None = 0.3, state: str = "complete") -> Slot:
+    return slot(idx=idx, trial_number=idx, params={"learning_rate": 10.0**-idx}, outcome=outcome(value, loss, state))
+
+
+def rounds(label: str, *results: tuple[float, float] | str, **more: Any) -> list[Slot]:
+    """Confirm rounds of one configuration: (accuracy, loss), "diverged" or "failed"."""
+    found = []
+    for number, result in enumerate(results):
+        given: dict[str, Any] = {"kind": "confirm", "label": label, "round": number, "params": {"dropout": 0.1}} | more
+        if result == "failed":
+            given |= {"state": "failed", "error": "out of memory"}
+        elif result == "diverged":
+            given["outcome"] = outcome(0.5, None, "diverged")
+        else:
+            given["outcome"] = outcome(*result)  # type: ignore[arg-type]
+        found.append(slot(**given))
+    return found
+
+
+# --- Candidates ---------------------------------------------------------------------------------------------
+
+
+def test_the_best_go_first() -> None:
+    """Highest validation accuracy first, and no more than k."""
+    found = [searched(1, 0.80), searched(2, 0.95), searched(3, 0.90), searched(4, 0.85)]
+    assert [s.idx for s in candidates(found, 3)] == [2, 3, 4]
+
+
+def test_ties_go_to_the_lower_loss_then_to_the_earlier_slot() -> None:
+    """Accuracies of 2,000 pairs tie often: the loss decides, and then the index, never the order of reading."""
+    found = [searched(4, 0.9, 0.30), searched(3, 0.9, 0.30), searched(1, 0.9, 0.31), searched(2, 0.9, 0.29)]
+    assert [s.idx for s in candidates(found, 4)] == [2, 3, 4, 1]
+
+
+def test_the_papers_slot_is_no_candidate() -> None:
+    """It goes to confirm anyway: as the best trial it must not take a second place."""
+    assert [s.idx for s in candidates([searched(0, 1.0, 0.0), searched(1, 0.6)], 5)] == [1]
+
+
+@pytest.mark.parametrize("state", ["pruned", "diverged"])
+def test_only_complete_trials_are_candidates(state: str) -> None:
+    """A pruned trial has the accuracy of an earlier epoch, a diverged one none: neither competes."""
+    assert candidates([searched(1, 0.99, 0.1, state), searched(2, 0.6)], 5)[0].idx == 2
+    assert candidates([searched(1, 0.99, None if state == "diverged" else 0.1, state)], 5) == []
+
+
+def test_failed_and_unfinished_slots_are_no_candidates() -> None:
+    """They have no outcome."""
+    found = [slot(idx=1, state="failed"), slot(idx=2, state="running"), slot(idx=3, state="waiting")]
+    assert candidates(found, 5) == []
+
+
+def test_fewer_candidates_than_asked_for() -> None:
+    """All of them, and none twice."""
+    assert [s.idx for s in candidates([searched(1, 0.7), searched(2, 0.8)], 5)] == [2, 1]
+    assert candidates([], 5) == []
+
+
+accuracies = st.sampled_from([0.5, 0.8, 0.9, 0.95])  # few, so that they tie
+losses = st.sampled_from([0.1, 0.2, 0.4])
+results = st.tuples(accuracies, losses, st.sampled_from(["complete", "complete", "pruned", "diverged"]))
+
+
+@given(st.lists(results, max_size=12), st.integers(0, 6), st.randoms())
+@FEW
+def test_candidates_are_a_function_of_the_set(
+    found: list[tuple[float, float, str]], k: int, shuffler: random.Random
+) -> None:
+    """Whatever the order of the rows; nobody left out is better than somebody chosen."""
+    rows = [searched(idx, value, loss, state) for idx, (value, loss, state) in enumerate(found)]
+    chosen = candidates(rows, k)
+    shuffled = rows.copy()
+    shuffler.shuffle(shuffled)
+    assert candidates(shuffled, k) == chosen
+    eligible = [s for s in rows if s.idx > 0 and s.outcome and s.outcome["state"] == "complete"]
+    assert len(chosen) == min(k, len(eligible))
+    for left in eligible:
+        if left not in chosen:
+            assert all(_worse(left, taken) for taken in chosen)
+
+
+def _worse(one: Slot, other: Slot) -> bool:
+    """Not better than the other, in accuracy or, at the same accuracy, in loss."""
+    assert one.outcome is not None
+    assert other.outcome is not None
+    return (-one.outcome["value"], one.outcome["loss"]) >= (-other.outcome["value"], other.outcome["loss"])
+
+
+# --- Confirmed ----------------------------------------------------------------------------------------------
+
+
+def test_the_best_mean_wins_and_not_the_best_round() -> None:
+    """One lucky round does not carry a configuration."""
+    found = [*rounds("trial 3", (0.99, 0.1), (0.80, 0.1)), *rounds("trial 7", (0.91, 0.1), (0.91, 0.1))]
+    ranking = confirmed(found)
+    assert [c.label for c in ranking] == ["trial 7", "trial 3"]
+    assert ranking[0].mean == pytest.approx(0.91)
+    assert ranking[1].values == [0.99, 0.80]
+    assert ranking[1].loss == pytest.approx(0.1)
+
+
+def test_equal_means_go_to_the_lower_loss() -> None:
+    """Rounds in another order have the very same mean."""
+    found = [*rounds("trial 1", (0.9, 0.3), (0.8, 0.3)), *rounds("trial 2", (0.8, 0.2), (0.9, 0.2))]
+    assert [c.label for c in confirmed(found)] == ["trial 2", "trial 1"]
+
+
+def test_the_paper_wins_ties() -> None:
+    """Equal in accuracy and loss: what is known stays, tuning has brought nothing."""
+    both = [(0.9, 0.2), (0.8, 0.3)]
+    for order in ([PAPER, "a trial"], ["a trial", PAPER]):
+        found = [row for label in order for row in rounds(label, *both)]
+        assert confirmed(found)[0].label == PAPER
+
+
+def test_a_configuration_with_a_failed_round_is_dropped() -> None:
+    """Even the best one: its mean would be over fewer rounds than the others'."""
+    found = [*rounds("trial 1", (0.99, 0.1), "failed"), *rounds(PAPER, (0.7, 0.5), (0.7, 0.5))]
+    assert [c.label for c in confirmed(found)] == [PAPER]
+
+
+def test_a_failed_paper_is_dropped_too() -> None:
+    """Then another wins; there is no exception for it."""
+    found = [*rounds(PAPER, "failed", (0.99, 0.1)), *rounds("trial 4", (0.6, 0.6), (0.6, 0.6))]
+    assert [c.label for c in confirmed(found)] == ["trial 4"]
+
+
+def test_nobody_is_left_where_every_configuration_failed() -> None:
+    """An empty ranking, no division by zero."""
+    assert confirmed([*rounds(PAPER, "failed"), *rounds("trial 1", "failed")]) == []
+    assert confirmed([]) == []
+
+
+def test_a_diverged_round_counts_at_chance_with_infinite_loss() -> None:
+    """It is a result of the configuration, the worst one; only a crash drops."""
+    found = [*rounds("trial 1", "diverged", (0.9, 0.1)), *rounds("trial 2", (0.69, 0.4), (0.69, 0.4))]
+    first, second = confirmed(found)
+    assert (first.label, second.label) == ("trial 1", "trial 2")
+    assert first.values == [0.5, 0.9]
+    assert first.mean == pytest.approx(0.7)
+    assert math.isinf(first.loss)
+
+
+def test_at_equal_means_a_diverged_configuration_loses() -> None:
+    """Its infinite loss decides the tie, before the paper's privilege does."""
+    found = [*rounds(PAPER, "diverged", (1.0, 0.0)), *rounds("trial 2", (0.75, 9.0), (0.75, 9.0))]
+    assert [c.label for c in confirmed(found)] == ["trial 2", PAPER]
+
+
+def test_configurations_keep_their_parameters() -> None:
+    """The winner's are what the final rounds train."""
+    found = [
+        *rounds(PAPER, (0.7, 0.1), params={"dropout": 0.15}),
+        *rounds("trial 1", (0.9, 0.1), params={"dropout": 0.3}),
+    ]
+    assert [dict(c.params) for c in confirmed(found)] == [{"dropout": 0.3}, {"dropout": 0.15}]
+
+
+result = st.tuples(accuracies, losses) | st.sampled_from(["diverged", "failed"])
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([PAPER, "trial 1", "trial 2", "trial 10"]), st.lists(result, min_size=1, max_size=4)
+    ),
+    st.randoms(),
+)
+@FEW
+def test_the_ranking_is_a_function_of_the_set(
+    found: dict[str, list[tuple[float, float] | str]], shuffler: random.Random
+) -> None:
+    """Whatever the order of the rows; sorted by mean, and exactly the configurations without a failure."""
+    rows = [row for label, results in found.items() for row in rounds(label, *results)]
+    ranking = confirmed(rows)
+    assert {c.label for c in ranking} == {label for label, results in found.items() if "failed" not in results}
+    assert all(a.mean > b.mean or (a.mean == b.mean and a.loss <= b.loss) for a, b in pairwise(ranking))
+    shuffler.shuffle(rows)
+    again = confirmed(rows)
+    assert [c.label for c in again] == [c.label for c in ranking]
+    assert [c.mean for c in again] == [c.mean for c in ranking]
+
+
+# --- Seeds --------------------------------------------------------------------------------------------------
+
+
+def test_rounds_of_one_number_have_one_seed_for_every_model() -> None:
+    """The protocol's seed keys them, not the study's: rounds are paired over models, configurations and repeats."""
+    specs = [builtin_spec(model).with_options(seed=seed) for model in MODELS for seed in (1, 2, 77)]
+    for kind in ("confirm", "final"):
+        for number in range(20):
+            assert len({round_seed(spec, kind, number) for spec in specs}) == 1
+
+
+def test_rounds_differ_by_kind_number_and_protocols_seed() -> None:
+    """Confirm shares no round with final, and none with another protocol."""
+    spec = builtin_spec("ws")
+    tree = spec.model_dump()
+    tree["protocol"]["seed"] += 1
+    specs = [spec, StudySpec.model_validate(tree)]
+    made = {round_seed(s, kind, number) for s in specs for kind in ("confirm", "final") for number in range(100)}
+    assert len(made) == 400
+
+
+def test_search_seeds_do_not_depend_on_where_they_are_cut() -> None:
+    """An extended study has the seeds that a longer one would have had; they differ by slot and by study."""
+    whole = search_seeds(5, 0, 200)
+    assert search_seeds(5, 0, 60) + search_seeds(5, 60, 200) == whole
+    assert len({*whole, *search_seeds(6, 0, 200)}) == 400
+    assert all(0 <= seed < 2**63 for seed in whole)
+
+
+def test_seeds_are_golden() -> None:
+    """Databases hold results under these very seeds."""
+    spec = builtin_spec("ws")
+    assert spec.protocol.seed == 2019
+    assert round_seed(spec, "confirm", 0) == 7430771678537712822
+    assert round_seed(spec, "final", 3) == 569302102195831683
+    assert search_seeds(1, 0, 2) == [5535606917400478448, 5066007269845706838]
