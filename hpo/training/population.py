@@ -101,7 +101,9 @@ class Population:
         self.parameters, self.gradient, self.first, self.second = (
             torch.zeros(lanes, n, device=self.device, dtype=dtype) for _ in range(4)
         )
-        self._bind(self.model, self.parameters, self.gradient)
+        self._bind(self.model, self.parameters)
+        self._leaves = list(self.model.parameters())
+        self._gradients = list(self._views(self.gradient).values())
         self._hyper = {
             name: torch.zeros(lanes, dtype=torch.float64, device=self.device)
             for name in ("learning_rate", "weight_decay", "dropout", "aux_weight", "main_weight")
@@ -219,8 +221,8 @@ class Population:
         if digits is not None:
             main, aux = (self._hyper[name].to(self.dtype) for name in ("main_weight", "aux_weight"))
             objective = main * comparison + aux * digits.mean(1).sum(-1)
-        self.gradient.zero_()
-        objective.sum().backward()  # type: ignore[no-untyped-call]
+        gradients = torch.autograd.grad(objective.sum(), self._leaves)
+        torch._foreach_copy_(self._gradients, gradients)
         self._adam()
         return torch.stack([comparison, objective]).detach()
 
@@ -346,10 +348,8 @@ class Population:
         parts = flat.split([shape.numel() for shape in self.shapes.values()], dim=1)
         return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
-    def _bind(self, model: nn.Module, flat: Tensor, gradient: Tensor | None = None) -> None:
-        """Let a stacked module read its parameters from, and write its gradients to, flat buffers."""
+    def _bind(self, model: nn.Module, flat: Tensor) -> None:
+        """Let a stacked module read its parameters from a flat buffer (P, n)."""
         values = self._views(flat)
-        gradients = self._views(gradient) if gradient is not None else {}
         for name, parameter in model.named_parameters():
             parameter.data = values[name]
-            parameter.grad = gradients.get(name)

@@ -17,8 +17,9 @@ MIXED = [
     {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.3, "aux_weight": 0.05, "main_weight": 1.0},
 ]
 BATCH, PAIRS = 20, 10  # 180 samples: 9 steps an epoch
-# float32: Adam makes a step of the learning rate (up to 1e-2) from the rounding of a gradient near 0.
-TOLERANCE = {torch.float32: {"rtol": 2e-3, "atol": 5e-4}, torch.float64: {"rtol": 1e-7, "atol": 1e-10}}
+# How far a lane may end from the plain loop, in parts of the way that it went. Elements differ by more in
+# float32: where a gradient is near 0, Adam makes whole steps from its rounding.
+TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-9}
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +89,10 @@ def test_a_population_of_8_with_mixed_hyperparameters_equals_8_plain_trainings(
     many.train_epoch()
     for lane, one in enumerate(tasks):
         plain = plain_training(pool, name, one, 1, dtype)
+        start = models.initial_parameters(plain, one.seed)
         for key, value in plain.state_dict().items():
-            torch.testing.assert_close(
-                many.state_dict(lane)[key], value, **TOLERANCE[dtype], msg=lambda m, k=key: f"{k}: {m}"
-            )
+            off, way = (many.state_dict(lane)[key] - value).norm(), (value - start[key]).norm()
+            assert off <= TOLERANCE[dtype] * way, f"lane {lane}, {key}: off by {off / way:.2g} of its way"
 
 
 @pytest.mark.parametrize("name", list(models.ARCHITECTURES))
