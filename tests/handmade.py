@@ -89,17 +89,17 @@ class Maker:
         assert slot.token is not None
         assert slot.worker is not None
         self.made += 1
+        if slot.kind == "search":
+            make_storage(self.engine).bind_trial(slot.id, slot.token)
         if self.fails(slot):
             text = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeError: out of <memory>'
             slots.fail(self.engine, slot.id, slot.token, text, retry=False)
             return
         rng = np.random.default_rng([slot.seed % 2**32, len(slot.label or ""), len(slot.model), slot.idx])
         params = slot.params
-        if slot.kind == "search":
-            make_storage(self.engine).bind_trial(slot.id, slot.token)
-            if params is None:
-                params = self._draw(rng)
-                slots.record_params(self.engine, slot.id, slot.token, params)
+        if params is None:
+            params = self._draw(rng)
+            slots.record_params(self.engine, slot.id, slot.token, params)
         if slot.kind == "final":
             slots.record_opening(self.engine, slot.id, slot.token, slot.worker)
         outcome = self._outcome(slot, params or {}, rng)
@@ -117,10 +117,10 @@ class Maker:
 
     def accuracy(self, params: dict[str, float]) -> float:
         """The law: quadratic in log learning rate and dropout, highest near the middle of the space."""
-        if self.paper_is_best and params == self.spec.paper:
-            return LEVEL[self.spec.model] + GAIN
+        if params == self.spec.paper:
+            return LEVEL[self.spec.model] + (GAIN if self.paper_is_best else 0.0)
         lr, dropout = math.log10(params["learning_rate"]), params["dropout"]
-        loss = 0.05 * (lr + 2.8) ** 2 + 0.25 * (dropout - 0.3) ** 2
+        loss = 0.03 * (lr + 2.8) ** 2 + 0.1 * (dropout - 0.3) ** 2
         return max(0.5, LEVEL[self.spec.model] + (0.0 if self.paper_is_best else GAIN) - loss)
 
     def _outcome(self, slot: Slot, params: dict[str, float], rng: np.random.Generator) -> dict[str, Any]:

@@ -339,7 +339,7 @@ def _panels(titles: Sequence[str], height: int, across: int = _ACROSS) -> go.Fig
         horizontal_spacing=0.24 / across,
         vertical_spacing=0.26 / rows,
     )
-    figure.update_annotations(font={"size": 13})
+    figure.update_annotations(font={"size": 13}, yshift=4)
     return _look(figure, height * rows)
 
 

@@ -1,0 +1,211 @@
+"""Results: what is read from a database that was filled through hpo.storage's own functions."""
+
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+
+import handmade
+import pytest
+from handmade import make, small_spec
+from sqlalchemy import Engine
+
+from hpo.analysis import results
+from hpo.analysis.terminal import comparison_table, study_detail, study_table, trial_detail
+from hpo.errors import SchemaError, StudyNotFound
+from hpo.storage import slots, studies
+from hpo.storage.engine import open_engine
+from hpo.storage.slots import Slot
+
+
+def _text(renderable: object) -> str:
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - closed with the test
+    console.print(renderable)
+    console.file.close()
+    return console.export_text()
+
+
+def test_a_whole_study_on_both_databases(engine: Engine) -> None:
+    """Every number of `study show` is recounted from the slots themselves."""
+    maker = make(engine, small_spec("ws", trials=9, rounds=4))
+    summary = results.summary(results.study_result(engine, "ws"))
+    assert summary["phase"] == "done"
+    assert summary["missing"] == []
+    none = dict.fromkeys(("waiting", "running", "pruned", "diverged", "failed"), 0)
+    assert summary["trials"] == {**none, "complete": 9, "total": 9}
+    search = [s for s in slots.list_slots(engine, maker.row.id, "search") if s.outcome]
+    best = max(search, key=lambda s: s.outcome["value"] if s.outcome else 0)
+    assert best.outcome is not None
+    expected = {"number": best.trial_number, "value": best.outcome["value"], "params": best.params}
+    assert summary["best"] == expected
+    row = studies.get_study(engine, "ws")
+    assert summary["tuned"] == row.tuned
+    assert [final["label"] for final in summary["final"]] == ["tuned", "paper"]
+    for final in summary["final"]:
+        own = [s for s in slots.list_slots(engine, maker.row.id, "final") if s.label == final["label"]]
+        values = [s.outcome["value"] for s in sorted(own, key=lambda s: s.round or 0) if s.outcome]
+        assert final["test_values"] == values
+        assert final["rounds"] == 4
+        assert final["test_mean"] == pytest.approx(fmean(values))
+        assert final["test_std"] == pytest.approx(stdev(values))
+        assert final["train_mean"] == pytest.approx(fmean(s.outcome["train_accuracy"] for s in own if s.outcome))
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_where_the_papers_won_both_labels_have_its_rounds(sqlite_engine: Engine) -> None:
+    make(sqlite_engine, small_spec("simple", trials=6, rounds=3), paper_is_best=True)
+    result = results.study_result(sqlite_engine, "simple")
+    assert result.tuned is not None
+    assert result.tuned.source == "paper"
+    tuned, paper = result.final
+    assert (tuned.label, tuned.same_as, paper.label, paper.same_as) == ("tuned", "paper", "paper", None)
+    assert tuned.test_values == paper.test_values
+    assert len(result.final_runs) == 3
+    assert "the paper's won" in _text(study_detail(result))
+
+
+def test_the_ranking_is_the_protocols(sqlite_engine: Engine) -> None:
+    """The winner that the protocol stored stands first, with the mean that it stored."""
+    make(sqlite_engine, small_spec("ws", trials=8, rounds=1))
+    result = results.study_result(sqlite_engine, "ws")
+    assert result.tuned is not None
+    assert result.ranking[0].label == f"trial {result.tuned.source}"
+    assert result.ranking[0].mean == pytest.approx(result.tuned.confirm_mean)
+    means = [one.mean for one in result.ranking]
+    assert means == sorted(means, reverse=True)
+    assert {one.label for one in result.ranking} >= {"paper"}
+
+
+def test_an_unfinished_study_says_what_is_missing(sqlite_engine: Engine) -> None:
+    maker = make(sqlite_engine, small_spec("ws", trials=12, rounds=5), limit=7)
+    result = results.study_result(sqlite_engine, "ws")
+    assert (result.trials.complete, result.trials.waiting, result.tuned, result.final) == (7, 5, None, ())
+    text = "\n".join(result.missing)
+    assert "5 of 12 trials are still to come" in text
+    assert "confirm: has not started" in text
+    maker.work(5 + 9 + 3)  # the search, confirm, and three of ten final rounds
+    result = results.study_result(sqlite_engine, "ws")
+    assert [final.rounds for final in result.final] in ([0, 3], [3, 0])
+    assert any(" of 5 rounds" in line for line in result.missing)
+    assert [f["rounds"] for f in results.summary(result)["final"]] == [3]
+    assert "still" not in "\n".join(result.missing)
+
+
+def test_one_round_has_no_standard_deviation(sqlite_engine: Engine) -> None:
+    make(sqlite_engine, small_spec("ws", trials=0, rounds=1))
+    assert results.summary(results.study_result(sqlite_engine, "ws"))["final"] == []  # an evaluation: none asked
+    make(sqlite_engine, small_spec("simple", trials=2, rounds=1))
+    final = results.summary(results.study_result(sqlite_engine, "simple"))["final"]
+    assert [one["test_std"] for one in final] == [None] * len(final)
+    assert final[0]["test_mean"] == final[0]["test_values"][0]
+
+
+def test_states_are_told_apart(sqlite_engine: Engine) -> None:
+    """Pruned, diverged, failed and running slots count where they belong, and none of them is the best."""
+
+    def state(slot: Slot) -> str:
+        return {3: "pruned", 4: "diverged"}.get(slot.idx, "complete") if slot.kind == "search" else "complete"
+
+    make(
+        sqlite_engine,
+        small_spec("ws", trials=10),
+        limit=8,
+        state=state,
+        fails=lambda slot: slot.kind == "search" and slot.idx == 5,
+    )
+    result = results.study_result(sqlite_engine, "ws")
+    t = result.trials
+    assert (t.complete, t.pruned, t.diverged, t.failed, t.waiting, t.total) == (5, 1, 1, 1, 2, 10)
+    assert result.best is not None
+    assert result.best.number not in (3, 4, 5)
+    assert any("1 of 10 trials failed" in line for line in result.missing)
+    (failed,) = [run for run in result.search if run.state == "failed"]
+    assert failed.error is not None
+    assert failed.error.endswith("out of <memory>")
+
+
+def test_failed_confirm_and_final_rounds_are_named(sqlite_engine: Engine) -> None:
+    make(
+        sqlite_engine,
+        small_spec("ws", trials=6, rounds=3),
+        fails=lambda slot: (slot.kind, slot.label, slot.round) in {("confirm", "paper", 1), ("final", "paper", 2)},
+    )
+    result = results.study_result(sqlite_engine, "ws")
+    assert result.phase == "final"
+    paper = next(one for one in result.ranking if one.label == "paper")
+    assert (paper.whole, paper.failed) == (False, 1)
+    assert result.ranking[-1] == paper
+    text = "\n".join(result.missing)
+    assert "confirm: paper is dropped, 1 of its rounds failed" in text
+    assert "final: paper has 2 of 3 rounds, 1 failed (`hpo study resume ws` retries them)" in text
+
+
+def test_openings_and_outputs(sqlite_engine: Engine) -> None:
+    make(
+        sqlite_engine,
+        small_spec("ws", trials=3, rounds=2),
+        outputs=lambda slot, value: bytes([slot.round or 0] * 5),
+    )
+    result = results.study_result(sqlite_engine, "ws")
+    assert len(result.openings) == len(result.final_runs)
+    assert {o.slot_id for o in result.openings} == {run.slot_id for run in result.final_runs}
+    outputs = results.final_outputs(sqlite_engine, result.id)
+    assert set(outputs) == {(run.label, run.round) for run in result.final_runs}
+    assert outputs["paper", 1] == bytes([1] * 5)
+
+
+def test_one_trial(sqlite_engine: Engine) -> None:
+    make(sqlite_engine, small_spec("ws", trials=4), limit=4)
+    found = results.trial(sqlite_engine, "ws", 2)
+    assert found["number"] == 2
+    assert len(found["validation_accuracy"]) == found["epochs"] == 6
+    json.dumps(found, allow_nan=False)
+    assert "ws trial 2" in _text(trial_detail(found))
+    with pytest.raises(results.TrialNotFound, match=r"study ws has no trial 40; there are 0 to 3"):
+        results.trial(sqlite_engine, "ws", 40)
+
+
+def test_no_study_and_no_database(sqlite_engine: Engine, tmp_path: Path) -> None:
+    assert results.all_results(sqlite_engine) == []
+    with pytest.raises(StudyNotFound, match="there are none"):
+        results.study_result(sqlite_engine, "ws")
+    make(sqlite_engine, small_spec("ws"), limit=1)
+    with pytest.raises(StudyNotFound, match=r"no study 'wx'; there are ws$"):
+        results.study_result(sqlite_engine, "wx")
+    missing = tmp_path / "none.db"
+    with pytest.raises(SchemaError, match="no database there yet"):
+        results.all_results(open_engine(f"sqlite:///{missing}"))
+    assert not missing.exists()
+
+
+def test_tables_say_the_same_as_the_records(sqlite_engine: Engine) -> None:
+    assert "no studies yet" in _text(comparison_table([]))
+    assert "no studies yet" in _text(study_table([]))
+    make(sqlite_engine, small_spec("ws", trials=8, rounds=3))
+    make(sqlite_engine, small_spec("simple", trials=8, rounds=3), limit=2)
+    found = results.all_results(sqlite_engine)
+    tuned = found[0].final_of("tuned")
+    assert tuned is not None
+    assert tuned.test_mean is not None
+    text = _text(comparison_table(found))
+    assert f"{100 * tuned.test_mean:.1f} ± " in text
+    assert "paper, as published" in text
+    assert "Small budget" in text
+    assert "simple: search: 6 of 8 trials are still to come" in text
+    published = next(line for line in text.splitlines() if "as published" in line and "ws" in line)
+    assert " 40 " in published  # its epochs stand beside it
+    listing = _text(study_table(found))
+    assert "8/8" in listing
+    assert "2/8" in listing
+
+
+def test_a_slot_that_was_read_half_way(sqlite_engine: Engine) -> None:
+    """A running search slot has no value yet, and its study no best trial."""
+    row = handmade.create(sqlite_engine, small_spec("ws", trials=2))
+    from hpo.storage import claims
+
+    claims.claim(sqlite_engine, 1, worker="w", lease_seconds=60, model="ws", study_ids=[row.id])
+    result = results.study_result(sqlite_engine, "ws")
+    assert (result.trials.running, result.trials.waiting, result.best) == (1, 1, None)
+    assert results.summary(result)["best"] is None
