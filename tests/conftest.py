@@ -18,6 +18,9 @@ from sqlalchemy.engine import URL, make_url
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 
+# One thread for each process that a test starts: of several, all would wait for the one without a core.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # What a database of tests need not survive is a power cut.
 _FAST_SQLITE = "PRAGMA synchronous = OFF"
 _FAST_POSTGRES = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 200")
