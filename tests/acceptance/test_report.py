@@ -1,0 +1,260 @@
+"""The report's files over databases in every state, and the page as a browser shows it."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handmade import make, small_spec
+from sqlalchemy import Engine
+
+from hpo.analysis import results
+from hpo.analysis.report import ReportNotWritable, write_report
+from hpo.spec import MODELS
+from hpo.storage import migrate
+from hpo.storage.engine import open_engine
+from hpo.storage.slots import Slot
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER_SECONDS = 300  # it takes three on an idle machine, a minute on a crowded one
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=20000",  # milliseconds that the page's own clock runs
+    "--dump-dom",
+)
+
+
+class _Reader(HTMLParser):
+    """The page's visible text, its figures and whatever it would load from elsewhere."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.plots: list[dict[str, str | None]] = []
+        self.outside: list[str] = []
+        self._hidden = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        own = dict(attrs)
+        self._hidden += tag in ("script", "style")
+        if tag == "div" and "plot" in (own.get("class") or "").split():
+            self.plots.append(own)
+        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("#")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden and data.strip():
+            self.words.append(data.strip())
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Path]:
+    """A finished comparison of three models with something of everything in it, and its report."""
+    folder = tmp_path_factory.mktemp("whole")
+    engine = open_engine(f"sqlite:///{folder / 'hpo.db'}")
+    migrate.create_or_check(engine)
+
+    def state(slot: Slot) -> str:
+        if slot.kind != "search":
+            return "complete"
+        return "diverged" if slot.idx == 5 else "pruned" if slot.idx in (8, 11) else "complete"
+
+    for model in MODELS:
+        make(
+            engine,
+            small_spec(model, trials=12, epochs=4, rounds=11),
+            paper_is_best=model == "simple",
+            state=state,
+            fails=lambda slot: slot.kind == "search" and slot.idx == 9 and slot.model == "ws",
+        )
+    write_report(engine, folder / "report")
+    return engine, folder / "report"
+
+
+def test_the_three_forms_agree(whole: tuple[Engine, Path]) -> None:
+    engine, out = whole
+    report = json.loads((out / "report.json").read_text())
+    page = _Reader((out / "report.html").read_text())
+    assert len(report["headlines"]) == 6  # three pairs of models, two tuned, one where the paper's won
+    for line in report["headlines"]:
+        assert line in page.text
+    with open(out / "comparison.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["model"], r["configuration"]) for r in rows] == [
+        (model, label) for model in MODELS for label in ("published", "paper", "tuned")
+    ]
+    for one in results.all_results(engine):
+        for final in one.final:
+            (row,) = [r for r in rows if (r["study"], r["configuration"]) == (one.name, final.label)]
+            assert float(row["test_mean"]) == final.test_mean
+            assert f"{100 * (final.test_mean or 0):.1f} ± {100 * (final.test_std or 0):.1f}" in page.text
+    with open(out / "rounds.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 11 * 5
+    with open(out / "trials.csv", newline="") as file:
+        assert sum(r["phase"] == "search" for r in csv.DictReader(file)) == 36
+
+
+def test_the_page_stands_alone(whole: tuple[Engine, Path]) -> None:
+    _, out = whole
+    page = _Reader((out / "report.html").read_text())
+    assert page.outside == []
+    assert (out / "report.html").stat().st_size < 8_000_000
+    assert "Small budget" in page.text
+    assert "ws: search: 1 of 12 trials failed" in page.text
+    assert "RuntimeError: out of <memory>" in page.text  # as text, not as an element
+    assert "0123456789abcdef" in page.text
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        ["report.html", "report.json", "comparison.csv", "pairs.csv", "rounds.csv", "trials.csv"]
+    )
+
+
+def test_one_search_trial_never_stands_beside_more_epochs_unsaid(whole: tuple[Engine, Path]) -> None:
+    """The published row names its 40 epochs, ours their 4, in the page's table and its figure."""
+    _, out = whole
+    report = json.loads((out / "report.json").read_text())
+    assert {(row["label"] == "published", row["epochs"]) for row in report["table"]} == {(True, 40), (False, 4)}
+    page = (out / "report.html").read_text()
+    (spec,) = re.findall(r'id="rounds-data">(.*?)</script>', page)
+    ticks = json.loads(spec)["layout"]["xaxis"]["ticktext"]
+    assert [tick.split("<br>")[-1] for tick in ticks] == ["40 epochs", "4 epochs", "4 epochs"] * 3
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+def test_a_browser_draws_every_figure(whole: tuple[Engine, Path]) -> None:
+    """In headless Chromium: no message on the console, every figure drawn with all its panels."""
+    _, out = whole
+    dom, log = _browse(out / "report.html")
+    page = _Reader(dom)
+    assert len(page.plots) == 9  # rounds, history, curves, and two for each of three searches
+    assert [plot["id"] for plot in page.plots if plot.get("data-drawn") != "yes"] == []
+    assert dom.count('class="main-svg"') >= len(page.plots)
+    assert [line for line in log.splitlines() if "CONSOLE" in line] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+def test_the_browser_test_can_fail(tmp_path: Path) -> None:
+    """An error in the page's script reaches the log that the test above reads."""
+    path = tmp_path / "bad.html"
+    path.write_text("<!DOCTYPE html><div class=plot id=x></div><script>nothing.here()</script>")
+    dom, log = _browse(path)
+    assert _Reader(dom).plots == [{"class": "plot", "id": "x"}]
+    assert any("CONSOLE" in line and "nothing is not defined" in line for line in log.splitlines())
+
+
+def _browse(path: Path) -> tuple[str, str]:
+    """The page's DOM after its scripts, and what the browser logged."""
+    assert CHROMIUM is not None
+    with tempfile.TemporaryDirectory(prefix="hpo-browser-", ignore_cleanup_errors=True) as profile:
+        done = subprocess.run(
+            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", path.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=BROWSER_SECONDS,
+            check=True,
+        )
+    return done.stdout, done.stderr
+
+
+# --- Databases that are not finished ----------------------------------------------------------------------
+
+
+def _report(engine: Engine, out: Path) -> tuple[dict[str, Any], str]:
+    files = write_report(engine, out)
+    return json.loads(files.json.read_text()), _Reader(files.html.read_text()).text
+
+
+def test_an_empty_database(sqlite_engine: Engine, tmp_path: Path) -> None:
+    report, text = _report(sqlite_engine, tmp_path / "a" / "b")
+    assert (report["studies"], report["table"], report["headlines"]) == ([], [], [])
+    assert "There are no studies in this database yet." in text
+    assert (tmp_path / "a" / "b" / "report.html").stat().st_size < 20_000  # no figure: no plotly
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 8, 12, 15, 19])
+def test_one_model_half_way(limit: int, sqlite_engine: Engine, tmp_path: Path) -> None:
+    """At every stage of one study (7 search, 9 confirm, 4 final slots) there is a report that says what lacks."""
+    make(sqlite_engine, small_spec("ws-aux", trials=7, rounds=2), limit=limit)
+    report, text = _report(sqlite_engine, tmp_path / "out")
+    (study,) = report["studies"]
+    assert study["missing"]
+    for line in study["missing"]:
+        assert f"ws-aux: {line}" in text
+    assert len(report["table"]) == 1 + len(study["final"])
+
+
+def _fails_in(*kinds: str) -> Callable[[Slot], bool]:
+    return lambda slot: slot.kind in kinds
+
+
+@pytest.mark.parametrize("kinds", [("search",), ("confirm",), ("final",)])
+def test_a_phase_that_failed_altogether(kinds: tuple[str, ...], sqlite_engine: Engine, tmp_path: Path) -> None:
+    make(sqlite_engine, small_spec("ws", trials=4, rounds=2), fails=_fails_in(*kinds))
+    report, text = _report(sqlite_engine, tmp_path)
+    assert "failed" in "\n".join(report["studies"][0]["missing"])
+    assert f"{kinds[0]}: RuntimeError: out of <memory>" in text
+
+
+def test_everything_diverged(sqlite_engine: Engine, tmp_path: Path) -> None:
+    make(sqlite_engine, small_spec("ws", trials=4, rounds=2), state=lambda slot: "diverged")
+    report, text = _report(sqlite_engine, tmp_path)
+    (study,) = report["studies"]
+    assert study["best"] is None
+    assert [one["test_mean"] for one in study["final"]] == [0.5, 0.5]
+    assert [one["train_mean"] for one in study["final"]] == [None, None]
+    assert "2 diverged, counted at chance accuracy" in text
+
+
+def test_an_evaluation_without_a_search(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Two settings in one database: measured, and not compared with each other."""
+    from hpo import protocol
+    from hpo.storage.engine import begin_write
+
+    for model, epochs in (("ws", 40), ("simple", 12)):
+        spec = small_spec(model, trials=0, epochs=epochs, rounds=3)
+        maker = make(sqlite_engine, spec)
+        with begin_write(sqlite_engine) as connection:
+            protocol.add_final(connection, maker.row, spec, "paper", spec.paper, 3)
+        maker.work()
+    report, text = _report(sqlite_engine, tmp_path)
+    assert report["pairs"] == []
+    assert "Setting 2 is not compared with setting 1: they differ in epochs (40 and 12)." in text
+    assert "Nothing was searched: only the paper's or a given configuration is measured." in text
+    assert [row["epochs"] for row in report["table"]] == [40, 12, 40, 40]
+
+
+def test_a_folder_that_cannot_be_written(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportNotWritable, match=r"cannot be written to .*file.*; name another folder with --out$"):
+        write_report(sqlite_engine, tmp_path / "file")
+
+
+def test_a_second_report_replaces_the_first(sqlite_engine: Engine, tmp_path: Path) -> None:
+    maker = make(sqlite_engine, small_spec("ws", trials=3, rounds=1), limit=1)
+    before, _ = _report(sqlite_engine, tmp_path)
+    maker.work()
+    after, _ = _report(sqlite_engine, tmp_path)
+    assert before["studies"][0]["phase"] == "search"
+    assert after["studies"][0]["phase"] == "done"
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

@@ -1,0 +1,319 @@
+"""Comparison, wording, tuning and figures from hand-made records: no database."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hpo.analysis import charts, figures
+from hpo.analysis.comparison import compare
+from hpo.analysis.page import Column, PageFigure, PageTable, Section, render, script_json
+from hpo.analysis.pairs import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
+from hpo.analysis.provenance import last_line, provenance_of
+from hpo.analysis.records import Run, StudyResult
+from hpo.analysis.results import result_of
+from hpo.analysis.tuning import tuning_of
+from hpo.spec import StudySpec, builtin_spec
+
+PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}
+
+
+def run(kind: str, idx: int, **changes: Any) -> Run:
+    """A complete run, but for the changes."""
+    made: dict[str, Any] = {
+        "slot_id": idx,
+        "kind": kind,
+        "idx": idx,
+        "number": idx,
+        "label": None,
+        "round": None,
+        "state": "complete",
+        "adaptive": False,
+        "params": PARAMS,
+        "value": 0.9,
+        "loss": 0.2,
+        "train_accuracy": 0.99,
+        "epochs": 3,
+        "train_loss": (0.5, 0.3, 0.2),
+        "validation_accuracy": () if kind == "final" else (0.7, 0.8, 0.9),
+        "seconds": 10.0,
+        "attempt": 1,
+        "expiries": 0,
+        "failures": 0,
+        "worker": "w",
+        "device": "cpu",
+        "versions": {"torch": "2.13.0"},
+        "git_commit": None,
+        "spec_digest": "s",
+        "data_digest": "d",
+        "slot_seed": idx,
+        "draw_seed": 1,
+        "error": None,
+        "started_at": 100.0 + idx,
+        "finished_at": 110.0 + idx,
+    }
+    return Run(**{**made, **changes})
+
+
+def study(model: str, runs: list[Run], spec: StudySpec | None = None, **changes: Any) -> StudyResult:
+    """A study with these runs."""
+    spec = spec or builtin_spec(model)
+    row = {
+        "id": 1,
+        "name": spec.name,
+        "model": model,
+        "phase": "done",
+        "paused": False,
+        "seed": 1,
+        "repeat_group": None,
+        "spec": spec.canonical(),
+        "spec_digest": "s",
+        "data_digest": "d",
+        "created_at": 0.0,
+        "tuned": {"params": PARAMS, "source": 7, "confirm_mean": 0.9},
+    }
+    return result_of(SimpleNamespace(**{**row, **changes}), runs)
+
+
+def finals(label: str, values: list[float], first: int = 0) -> list[Run]:
+    return [run("final", 100 + i, label=label, round=first + i, value=v) for i, v in enumerate(values)]
+
+
+# Around a common course of the rounds, so that pairing helps.
+COURSE = [0.001 * ((7 * r) % 11 - 5) for r in range(20)]
+
+
+def rounds(level: float, wobble: float = 0.0005) -> list[float]:
+    return [level + c + wobble * (-1) ** (i // 2) for i, c in enumerate(COURSE)]
+
+
+def test_rows_carry_their_epochs_and_stand_in_order() -> None:
+    found = compare([study("ws", finals("tuned", rounds(0.9)) + finals("paper", rounds(0.87)))])
+    assert [(row.label, row.epochs, row.rounds) for row in found.rows] == [
+        ("published", 40, 20),
+        ("paper", 40, 20),
+        ("tuned", 40, 20),
+    ]
+    assert found.rows[0].test.mean == 0.872
+    assert found.budget is None
+    assert found.cautions == ()
+
+
+def test_a_clear_difference_is_said_with_its_uncertainty() -> None:
+    results = [
+        study("ws", finals("tuned", rounds(0.90)) + finals("paper", rounds(0.87, 0.001))),
+        study("ws-aux", finals("tuned", rounds(0.98, 0.004)) + finals("paper", rounds(0.97)), id=2),
+    ]
+    found = compare(results)
+    assert [pair.family for pair in found.pairs] == [BETWEEN_TUNED, BETWEEN_PAPER, TUNING, TUNING]
+    pair = found.pairs[0]
+    assert pair.difference.mean == pytest.approx(0.08)
+    assert pair.clear
+    assert (pair.test.p, pair.p_holm) == (2 / 2**20, 2 / 2**20)
+    assert found.pairs[2].p_holm == pytest.approx(2 * 2 / 2**20)  # two tests in the family
+    assert pair.pairing.variance_ratio is not None
+    assert pair.pairing.variance_ratio < 0.5
+    assert found.headlines[0].startswith("ws-aux is better than ws: both tuned, they judge 98.0% and 90.0% of")
+    assert "8.0 points apart (95% interval 7.8 to 8.2; better in 20 of 20 rounds)" in found.headlines[0]
+    assert found.headlines[1].startswith("Tuning improved ws: 90.0% tuned, 87.0% with the paper's")
+    assert "+3.0 points (95% interval +3.0 to +3.0" in found.headlines[1]
+
+
+def test_the_worse_one_is_never_called_better() -> None:
+    """The pairs are ordered by model; the sentence by what was measured."""
+    results = [
+        study("simple", finals("tuned", rounds(0.93, 0.004)) + finals("paper", rounds(0.93))),
+        study("ws", finals("tuned", rounds(0.90)) + finals("paper", rounds(0.92)), id=2),
+    ]
+    found = compare(results)
+    assert found.headlines[0].startswith("simple is better than ws: both tuned, they judge 93.0% and 90.0% of")
+    assert "3.0 points apart (95% interval 2.8 to 3.2; better in 20 of 20 rounds)" in found.headlines[0]
+    assert any(line.startswith("Tuning harmed ws: 90.0% tuned, 92.0%") for line in found.headlines)
+    assert any(line.startswith("Whether tuning changed simple is not settled") for line in found.headlines)
+
+
+def test_few_rounds_are_called_few() -> None:
+    three, other = [0.90, 0.91, 0.92], [0.80, 0.812, 0.82]
+    results = [study("simple", finals("tuned", other)), study("ws", finals("tuned", three), id=2)]
+    (line,) = compare(results).headlines
+    assert "3 rounds are too few for a test (the smallest possible p is 0.25)" in line
+    one = [study("simple", finals("tuned", other[:1])), study("ws", finals("tuned", three[:1]), id=2)]
+    (line,) = compare(one).headlines
+    assert "cannot be told apart" in line
+    assert "10.0 points apart in a single round, which says nothing about its uncertainty" in line
+
+
+def test_only_common_rounds_are_paired() -> None:
+    results = [
+        study("simple", finals("tuned", [0.5, 0.8, 0.8], first=0)),
+        study("ws", finals("tuned", [0.9, 0.9, 0.1], first=1), id=2),
+    ]
+    (pair,) = compare(results).pairs
+    assert pair.rounds == (1, 2)
+    assert pair.difference.values == (0.1, 0.1)
+
+
+def test_where_the_papers_won_nothing_is_tested() -> None:
+    tuned = {"params": PARAMS, "source": "paper", "confirm_mean": 0.9}
+    found = compare([study("ws", finals("paper", rounds(0.9)), tuned=tuned)])
+    assert found.pairs == ()
+    assert found.headlines == ("Tuning brought ws nothing: the paper's configuration won the confirm phase.",)
+    assert [row.label for row in found.rows] == ["published", "paper", "tuned"]
+    assert "the same rounds" in found.rows[2].note
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"epochs": 12}, "epochs (40 and 12)"), ({"data_digest": "e" * 64}, "images (d and eeeeeeeeeeee)")],
+)
+def test_other_settings_are_not_mixed(changes: dict[str, Any], words: str) -> None:
+    digest = changes.pop("data_digest", "d")
+    other = builtin_spec("ws").with_options(name="other", **changes)
+    results = [
+        study("simple", finals("tuned", rounds(0.84))),
+        study("ws", finals("tuned", rounds(0.9)), spec=other, id=2, data_digest=digest),
+    ]
+    found = compare(results)
+    assert found.pairs == ()
+    assert len(found.settings) == 2
+    assert found.cautions[0] == f"Setting 2 is not compared with setting 1: they differ in {words}."
+
+
+def test_what_compares_unequally_is_said() -> None:
+    trials = [run("search", i) for i in range(3)]
+    results = [
+        study("simple", finals("tuned", rounds(0.84))),
+        study("ws", trials + finals("tuned", rounds(0.9)), id=2),
+        study("ws", finals("tuned", rounds(0.9)[:5]), spec=builtin_spec("ws").with_options(name="again"), id=3),
+        study("ws-aux", [run("final", 0, label="x", round=0, data_digest="z")], id=4, tuned=None),
+    ]
+    cautions = "\n".join(compare(results).cautions)
+    assert "In the table but not in the sentences, tuned: again" in cautions
+    assert "The searches had unequal budgets: simple 0 x 40 epochs, ws 3 x 40 epochs." in cautions
+    assert "Study ws-aux: 1 results carry another data digest (z) than the study (d)" in cautions
+
+
+@pytest.mark.parametrize(
+    ("trials", "epochs", "said"),
+    [(100, 40, None), (60, 12, "a sketch"), (8, 4, "numbers mean little"), (0, 40, None), (0, 4, "mean little")],
+)
+def test_budget_label(trials: int, epochs: int, said: str | None) -> None:
+    spec = builtin_spec("ws").with_options(trials=trials, epochs=epochs)
+    label = compare([study("ws", [], spec=spec)]).budget
+    assert label is None if said is None else said in str(label)
+
+
+def test_tuning_shows_the_optimism() -> None:
+    spec = builtin_spec("ws")
+    runs = [run("search", 0, value=0.85, params=dict(spec.paper)), run("search", 7, value=0.93)]
+    runs += [run("confirm", i, label="paper", round=i, value=0.86) for i in range(2)]
+    runs += [run("confirm", 2 + i, label="trial 7", round=i, value=0.90) for i in range(2)]
+    runs += finals("paper", [0.84]) + finals("tuned", [0.89])
+    found = tuning_of(study("ws", runs))
+    paper, tuned = found.stages
+    assert (paper.search, paper.confirm, paper.test) == (0.85, pytest.approx(0.86), 0.84)
+    assert (tuned.search, tuned.confirm, tuned.test) == (0.93, 0.9, 0.89)
+    assert tuned.optimism == pytest.approx(0.03)
+    assert next((p.name, p.paper, p.tuned) for p in found.parameters) == ("learning_rate", 3e-3, 1e-3)
+    assert next((s.phase, s.runs, s.epochs, s.seconds) for s in found.spend) == ("search", 2, 6, 20.0)
+    assert found.verdict == "Trial 7 of the search won the confirm phase."
+
+
+def test_provenance_counts_what_went_wrong() -> None:
+    runs = [
+        run("search", 0, attempt=2, expiries=1),
+        run("search", 1, state="failed", failures=2, error="Traceback\n  x\nValueError: no\n", value=None),
+        run("search", 2, state="diverged", spec_digest="other"),
+    ]
+    found = provenance_of(study("ws", runs))
+    assert found.failures == (("search: ValueError: no", 1),)
+    assert (found.repeated, found.expiries, found.exceptions, found.diverged, found.foreign) == (1, 1, 2, 1, 1)
+    assert found.versions == (("torch 2.13.0", 2),)
+    assert last_line(None) == "no reason stored"
+
+
+# --- Figures ----------------------------------------------------------------------------------------------
+
+
+def searched() -> StudyResult:
+    spec = builtin_spec("ws")
+    values = {0: 0.8, 1: 0.7, 2: 0.86, 3: 0.4, 4: 0.9, 5: 0.85}
+    states = {3: "pruned", 5: "diverged"}
+    runs = [
+        run("search", i, value=v, state=states.get(i, "complete"), adaptive=i > 2, finished_at=float(10 - i))
+        for i, v in values.items()
+    ]
+    runs[0] = run("search", 0, value=0.8, params=dict(spec.paper), finished_at=50.0)
+    return study("ws", [*runs, run("search", 6, state="running", value=None)])
+
+
+def test_search_data_is_in_the_order_of_finishing() -> None:
+    found = figures.search_data(searched())
+    assert [trial.number for trial in found.trials] == [5, 4, 3, 2, 1, 0]
+    assert [trial.order for trial in found.trials] == [1, 2, 3, 4, 5, 6]
+    assert math.isnan(found.incumbent[0])  # a diverged trial is no incumbent
+    assert found.incumbent[1:] == (0.9,) * 5
+    assert [trial.random for trial in found.trials] == [False, False, False, True, True, False]
+    assert found.trials[-1].paper
+
+
+def test_rounds_data_has_a_group_for_every_row() -> None:
+    results = [study("ws", finals("tuned", rounds(0.9)) + finals("paper", [0.87]))]
+    published, paper, tuned = figures.rounds_data(results, compare(results))
+    assert (published.values, published.low) == ((), pytest.approx(0.872 - 0.011))
+    assert (paper.values, paper.low, paper.high) == ((0.87,), 0.87, 0.87)
+    assert tuned.rounds == tuple(range(20))
+    assert tuned.low < tuned.mean < tuned.high
+
+
+def test_curves_are_means_with_their_range() -> None:
+    runs = [run("confirm", i, label="trial 7", round=i, validation_accuracy=(0.5, 0.6 + 0.1 * i)) for i in range(2)]
+    runs += [run("confirm", 5, label="trial 9", round=0)]  # not the winner's
+    runs += [run("final", 8, label="tuned", round=0, train_loss=(0.5, None))]  # not finite: left out
+    (curve,) = figures.curves_data(study("ws", runs))
+    assert (curve.label, curve.what, curve.runs) == ("tuned", "validation accuracy", 2)
+    assert curve.mean == pytest.approx((0.5, 0.65))
+    assert curve.low == pytest.approx((0.5, 0.6))
+    assert curve.high == pytest.approx((0.5, 0.7))
+
+
+def test_charts_draw_every_point() -> None:
+    result = searched()
+    search = figures.search_data(result)
+    history = charts.history_chart([search])
+    drawn = sum(len(trace.x) for trace in history.data if trace.mode == "markers")
+    assert drawn == len(search.trials)
+    slices = charts.slices_chart(search)
+    complete = [trial for trial in search.trials if trial.state == "complete"]
+    assert sum(len(trace.x) for trace in slices.data) == len(complete) * len(search.names)
+    lines = charts.parallel_chart(search)
+    assert sum(list(trace.x).count(None) for trace in lines.data) == len(complete)
+    results = [study("ws", finals("tuned", rounds(0.9)) + finals("x<y", [0.87, 0.88]))]
+    boxes = charts.rounds_chart(figures.rounds_data(results, compare(results)))
+    assert sum(len(trace.y) for trace in boxes.data if trace.type == "box") == 22
+    assert "x&lt;y" in boxes.layout.xaxis.ticktext[2]
+    many = charts.history_chart([search] * 7)
+    assert len({trace.xaxis for trace in many.data}) == 7
+
+
+def test_the_page_escapes_everything() -> None:
+    bad = '<script>alert("1")</script>'
+    page = render(
+        bad,
+        bad,
+        [
+            Section(
+                title=bad,
+                parts=(
+                    bad,
+                    PageTable(caption=bad, columns=(Column(title=bad),), rows=((bad,),)),
+                    PageFigure(name="f", caption=bad, spec={"data": [{"name": "</script>" + bad}]}),
+                ),
+            )
+        ],
+        "var plotly;",
+    )
+    assert "<script>alert" not in page
+    assert page.count("</script>") == 3  # data, plotly, drawing
+    assert script_json({"a": "</script><!--&"}) == '{"a":"\\u003c/script\\u003e\\u003c!--\\u0026"}'
