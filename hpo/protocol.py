@@ -91,6 +91,8 @@ def advance(engine: Engine, row: StudyRow) -> str | None:
 
     The conditional update of the study's row lets one of many callers do it.
     """
+    if not _may_be_over(engine, row):
+        return None
     with begin_write(engine) as connection:
         now = studies.lock_study(connection, row.id)
         if now is None or now.phase == "done":
@@ -100,6 +102,14 @@ def advance(engine: Engine, row: StudyRow) -> str | None:
             return None
         step = {"search": _end_search, "confirm": _end_confirm, "final": _end_final}[now.phase]
         return step(connection, now, StudySpec.from_canonical(now.spec), found)
+
+
+def _may_be_over(engine: Engine, row: StudyRow) -> bool:
+    """A look that takes no lock: idle workers ask every second, and on SQLite would queue up among the writers."""
+    if row.phase == "done":
+        return False
+    there = studies.counts(engine, row.id)[row.phase]
+    return not there.open and not (row.phase == "final" and there.failed)
 
 
 def _end_search(connection: Connection, row: StudyRow, spec: StudySpec, found: list[Slot]) -> str | None:
