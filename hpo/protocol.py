@@ -157,14 +157,16 @@ def add_final(
 ) -> int:
     """Add the missing ones of a configuration's final rounds 0..rounds-1; returns how many were added.
 
-    Raises ConfigurationDiffers where the label has rounds of another configuration already.
+    Raises ConfigurationDiffers where the label stands for another configuration: the study's own paper or tuned
+    one (`advance` adds their rounds, and must not find others), or that of rounds there are already.
     """
     have = [s for s in slots.read_slots(connection, row.id, "final") if s.label == label]
-    for slot in have:
-        if slot.params != dict(params):
+    own = {PAPER: spec.paper, TUNED: row.tuned["params"] if row.tuned else None}.get(label)
+    for other in [own, *(slot.params for slot in have)]:
+        if other is not None and other != dict(params):
             raise ConfigurationDiffers(
-                f"study {row.name}: label {label!r} has rounds of another configuration "
-                f"({json.dumps(slot.params)}); give this one another name with --label"
+                f"study {row.name}: label {label!r} stands for another configuration ({json.dumps(dict(other))}); "
+                "give this one another name with --label"
             )
     missing = sorted(set(range(rounds)) - {s.round for s in have})
     slots.add_slots(connection, row.id, "final", _rounds(spec, "final", label, params, missing))
