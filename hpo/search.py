@@ -6,10 +6,12 @@ times, for a slot that is finished but untold.
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
@@ -35,7 +37,7 @@ def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
 
 def fixed_trial(spec: StudySpec, params: Mapping[str, float], label: str, round_number: int) -> FrozenTrial:
     """The running trial of one round of a fixed configuration, inside the space or not."""
-    space = {
+    space: dict[str, BaseDistribution] = {
         name: FloatDistribution(min(d.low, params[name]), max(d.high, params[name]), log=d.log and params[name] > 0)
         for name, d in distributions(spec).items()
         if isinstance(d, FloatDistribution)
@@ -118,19 +120,25 @@ class Search:
         frozen = self._storage.get_trial(slot.trial_id)
         if frozen.state.is_finished():
             return
+        with suppress(UpdateFinishedTrialError):  # another worker tells it at the same time, and was faster
+            if frozen.state == TrialState.WAITING:  # the slot failed before its trial ever ran
+                self._storage.set_trial_state_values(slot.trial_id, TrialState.RUNNING)
+            self._tell(slot, slot.trial_id, frozen.number)
+
+    def _tell(self, slot: Slot, trial_id: int, number: int) -> None:
         outcome: Mapping[str, Any] = slot.outcome or {}
         for name, value in _attributes(slot, outcome).items():
-            self._storage.set_trial_user_attr(slot.trial_id, name, value)
+            self._storage.set_trial_user_attr(trial_id, name, value)
         study = self._study(slot)
         if slot.state == "failed":
-            study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
+            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             return
         diverged = outcome["state"] == "diverged"
-        optuna.Trial(study, slot.trial_id).set_constraint("diverged", 1.0 if diverged else 0.0)
+        optuna.Trial(study, trial_id).set_constraint("diverged", 1.0 if diverged else 0.0)
         if outcome["state"] == "pruned":
-            study.tell(frozen.number, state=TrialState.PRUNED, skip_if_finished=True)
+            study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
-            study.tell(frozen.number, outcome["value"], skip_if_finished=True)
+            study.tell(number, outcome["value"], skip_if_finished=True)
 
 
 def _attributes(slot: Slot, outcome: Mapping[str, Any]) -> dict[str, Any]:
