@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from hpo import protocol
+from hpo.errors import StudyNotFound
 from hpo.search import Search
 from hpo.storage import slots, studies
 from hpo.storage.engine import is_transient
@@ -212,9 +213,16 @@ def _row(held: Held, epoch: int, value: float | None) -> Report:
 
 
 def project(engine: Engine, search: Search) -> None:
-    """Bring Optuna and the phase up to what the slots of a study say; repeatable, by any worker."""
-    for slot in slots.untold(engine, [search.row.id]):
-        search.tell(slot)
-        slots.mark_told(engine, slot)
-    while protocol.advance(engine, studies.get_study_by_id(engine, search.row.id)):
-        pass
+    """Bring Optuna and the phase up to what the slots of a study say; repeatable, by any worker.
+
+    Nothing happens where the study is deleted meanwhile.
+    """
+    try:
+        for slot in slots.untold(engine, [search.row.id]):
+            search.tell(slot)
+            slots.mark_told(engine, slot)
+        while protocol.advance(engine, studies.get_study_by_id(engine, search.row.id)):
+            pass
+    except (StudyNotFound, KeyError):  # KeyError: Optuna's study or trial
+        if any(row.id == search.row.id for row in studies.list_studies(engine)):
+            raise

@@ -142,13 +142,15 @@ class Worker:
         if self._exhausted:
             return False
         rows = self._rows()
+        ids = [row.id for row in rows]
+        # Looked at first: what ends after this may open the next phase, which its worker need not survive.
+        busy = claims.any_open(self.engine, ids)
         claims.sweep(self.engine)
         for row in rows:
             project(self.engine, Search(self.storage, row))
-        ids = [row.id for row in rows]
         if self._claimable(ids):
             return True
-        if self.options.drain and not claims.any_open(self.engine, ids):
+        if self.options.drain and not busy and not claims.any_open(self.engine, ids):
             return False
         self._wake.wait(POLL_SECONDS)
         return True
