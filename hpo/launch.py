@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-GRACE_SECONDS = 15.0  # for a worker to end its epoch and give its slots back
+GRACE_SECONDS = 60.0  # for a worker to end its epoch and give its slots back
 
 
 def workers_here() -> int:
@@ -24,21 +24,26 @@ class LocalWorkers:
     """`hpo worker --drain` processes; what they say goes to a log file each."""
 
     def __init__(self, count: int, *, url: str, data_dir: Path | None, studies: Sequence[str], logs: Path) -> None:
-        """`url` and the data folder travel by environment: a password stays out of the process titles."""
-        logs.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "HPO_DATABASE_URL": url, "OMP_NUM_THREADS": "1"}
+        """Name the workers; `start` starts them.
+
+        `url` and the data folder travel by environment: a password stays out of the process titles.
+        """
+        self._environment = {**os.environ, "HPO_DATABASE_URL": url, "OMP_NUM_THREADS": "1"}
         if data_dir is not None:
-            environment["HPO_DATA_DIR"] = str(data_dir)
-        named = [word for name in studies for word in ("--study", name)]
+            self._environment["HPO_DATA_DIR"] = str(data_dir)
+        self._words = ["worker", "--drain", *(word for name in studies for word in ("--study", name))]
         self.logs = [logs / f"worker-{i}.log" for i in range(count)]
         self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start them all; raises OSError where the logs cannot be written."""
         for i, log in enumerate(self.logs):
-            device = _device(i)
+            log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as out:
                 self._processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "hpo", "worker", "--drain", "--device", device, *named],
-                        env=environment,
+                        [sys.executable, "-m", "hpo", *self._words, "--device", _device(i)],
+                        env=self._environment,
                         stdin=subprocess.DEVNULL,
                         stdout=out,
                         stderr=subprocess.STDOUT,
@@ -52,19 +57,19 @@ class LocalWorkers:
 
     def failures(self) -> list[tuple[Path, int]]:
         """Log file and exit code of the workers that ended badly."""
-        ended = [(log, process.poll()) for log, process in zip(self.logs, self._processes, strict=True)]
+        ended = [(log, process.poll()) for log, process in zip(self.logs, self._processes, strict=False)]
         return [(log, code) for log, code in ended if code]
 
-    def stop(self) -> None:
-        """Ask all to give their slots back and end; kill those that do not within the grace time."""
+    def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
+        """Ask all to give their slots back and end; kill those that do not within the grace time, or on `hurry`."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
+        while self.running() and time.monotonic() < deadline and not hurry():
+            time.sleep(0.05)
         for process in self._processes:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if process.poll() is None:
                 process.kill()
                 process.wait()
 

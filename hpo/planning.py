@@ -1,6 +1,7 @@
 """What people do to studies: plan them, create, extend, resume, export, add final rounds."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from hpo import digits as sources
 from hpo import protocol
 from hpo.digits import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
-from hpo.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, to_toml
+from hpo.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
+
+Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class NotNow(HpoError):
@@ -53,34 +57,54 @@ def check_data(digits: Digits, spec: StudySpec) -> None:
     sources.check_enough(digits, protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs)
 
 
-def create(engine: Engine, digits: Digits, spec: StudySpec, group: str | None = None, *, skip: bool = False) -> bool:
-    """Create a study; False where it exists with the same spec and `skip` is set.
+def create(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:
+    """Create the planned studies; returns True for a new one, False for one that exists, which `skip` allows.
 
-    Raises StudyExists otherwise, with the difference where the spec is another.
+    Raises StudyExists, before anything is made, where a study exists and may not: without `skip`, or with
+    another spec, whose difference is told.
     """
-    check_data(digits, spec)
+    check_new(engine, digits, plan, skip=skip)
+    return [_create(engine, digits, spec, group, skip) for spec, group in plan]
+
+
+def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:
+    """Return and raise what `create` would, and make nothing."""
+    new = []
+    for spec, _ in plan:
+        check_data(digits, spec)
+        existing = studies.find_study(engine, spec.name)
+        new.append(existing is None)
+        if existing is not None:
+            _compare(existing, spec, digits, skip)
+    return new
+
+
+def _create(engine: Engine, digits: Digits, spec: StudySpec, group: str | None, skip: bool) -> bool:
     existing = studies.find_study(engine, spec.name)
     if existing is None:
         try:
             studies.create_study(engine, _new(digits, spec, group))
             return True
-        except StudyExists:  # another process was faster
-            existing = studies.get_study(engine, spec.name)
-    _compare(existing, spec, digits)
-    if skip:
-        return False
-    raise StudyExists(f"study {spec.name} exists already, with this spec; --skip-if-exists, or another --name")
+        except StudyExists:
+            existing = studies.find_study(engine, spec.name)
+            if existing is None:  # a study of Optuna's alone has the name
+                raise
+    _compare(existing, spec, digits, skip)  # another process was faster
+    return False
 
 
-def _compare(row: StudyRow, spec: StudySpec, digits: Digits) -> None:
-    """Raise StudyExists, with what differs, where a study of this name is another one."""
+def _compare(row: StudyRow, spec: StudySpec, digits: Digits, skip: bool) -> None:
+    """Raise StudyExists, with what differs, where a study of this name is another one; else unless `skip`."""
     lines = differences(StudySpec.from_canonical(row.spec), spec)
     if row.data_digest != digits.digest:
         lines.append(f"data: digest {row.data_digest[:12]} in the database, {digits.digest[:12]} here")
     if lines:
         raise StudyExists(
-            f"study {spec.name} exists with another spec: {'; '.join(lines)}; give this one another --name"
+            f"study {spec.name} exists with another spec: {'; '.join(lines)}; give this one another --name, or "
+            "use another database (--db)"
         )
+    if not skip:
+        raise StudyExists(f"study {spec.name} exists already, with this spec; --skip-if-exists leaves it as it is")
 
 
 def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
@@ -127,13 +151,13 @@ def resume(engine: Engine, name: str) -> int:
     return sum(slots.requeue_failed(engine, row.id, kind) for kind in kinds)
 
 
-def export(engine: Engine, name: str) -> str:
-    """A study's spec with its tuned configuration, as TOML."""
+def tuned_spec(engine: Engine, name: str) -> StudySpec:
+    """A study's spec with its tuned configuration in it, as `create` and `evaluate` take it; NotNow before that."""
     row = studies.get_study(engine, name)
     if row.tuned is None:
         raise NotNow(f"study {name} is in phase {row.phase}: nothing is confirmed yet, so nothing to export")
     spec = StudySpec.from_canonical(row.spec)
-    return to_toml(spec.model_copy(update={"tuned": dict(row.tuned["params"])}))
+    return spec.model_copy(update={"tuned": dict(row.tuned["params"])})
 
 
 def write(path: Path, text: str) -> None:
@@ -150,20 +174,21 @@ def evaluate(
     engine: Engine,
     digits: Digits,
     *,
-    path: Path | None,
+    file: StudySpec | None,
     name: str | None,
     rounds: int | None,
     epochs: int | None,
     label: str | None,
 ) -> dict[str, str | int]:
-    """Make sure that a configuration has its final rounds; returns study, label, rounds added and asked for.
+    """Make sure that a configuration has its final rounds; returns study, epochs, label, rounds added and wanted.
 
     The configuration is a file's or, without one, the study's own; the study is made, without a search,
     where the file names one that does not exist.
     """
-    file = load_spec(path) if path is not None else None
     if file is None and name is None:
         raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
+    if label is not None and not _LABEL.fullmatch(label):
+        raise UsageError(f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-'")
     row = _study_to_evaluate(engine, digits, file, name, rounds, epochs)
     spec = StudySpec.from_canonical(row.spec)
     label, params = _configuration(row, spec, file, label)
@@ -173,7 +198,7 @@ def evaluate(
         if now is None:
             raise HpoError(f"study {row.name} was deleted meanwhile")
         added = protocol.add_final(connection, now, spec, label, params, wanted)
-    return {"study": row.name, "label": label, "added": added, "rounds": wanted}
+    return {"study": row.name, "epochs": spec.budget.epochs, "label": label, "added": added, "rounds": wanted}
 
 
 def _study_to_evaluate(
@@ -187,7 +212,8 @@ def _study_to_evaluate(
     target = name or (file.name if file else "")
     row = studies.find_study(engine, target)
     if row is None and file is not None:
-        create(engine, digits, file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds), skip=True)
+        alone = file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
+        create(engine, digits, [(alone, None)], skip=True)
     row = studies.get_study(engine, target)
     spec = StudySpec.from_canonical(row.spec)
     if file is not None and file.model != spec.model:

@@ -3,13 +3,10 @@
 import functools
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
-
-from hpo.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
 
     from hpo.digits import Digits
 
-F = TypeVar("F", bound=Callable[..., Any])
+PIPE_WIDTH = 140  # columns where the output is no terminal
 
 
 class Context:
@@ -25,17 +22,36 @@ class Context:
 
     def __init__(self, url: str, data_dir: str | None) -> None:
         self.url, self.data_dir = url, Path(data_dir) if data_dir else None
+        self.opened: Engine | None = None  # for the words of an error
+
+    def connect(self) -> "Engine":
+        """The database as it is, its schema unchecked; closed when the command ends."""
+        from hpo.storage.engine import open_engine
+
+        self.opened = open_engine(self.url)
+        click.get_current_context().call_on_close(self.opened.dispose)
+        return self.opened
 
     def engine(self, *, create: bool = False) -> "Engine":
         """The database, its schema checked; with `create`, a brand-new one gets its tables."""
         from hpo.storage import migrate
-        from hpo.storage.engine import open_engine
 
-        engine = open_engine(self.url)
+        engine = self.connect()
         if create:
             migrate.create_or_check(engine)
         else:
             migrate.check(engine)
+        return engine
+
+    def engine_if_made(self) -> "Engine | None":
+        """The database, its schema checked, or None where there are no tables yet; makes nothing."""
+        from hpo.storage import migrate
+        from hpo.storage.engine import is_missing
+
+        engine = self.connect()
+        if is_missing(engine) or all(found is None for found, _ in migrate.versions(engine).values()):
+            return None
+        migrate.check(engine)
         return engine
 
     @functools.cached_property
@@ -62,21 +78,14 @@ def print_json(data: object) -> None:
     click.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
-def console() -> "Console":
-    """Where tables are printed; a pipe gets wide lines without colour codes."""
+def console(*, err: bool = False) -> "Console":
+    """Where tables (stdout) and progress (stderr) are drawn; a pipe gets wide lines without colours."""
     from rich.console import Console
 
-    width = None if os.isatty(1) or os.environ.get("COLUMNS") else 140
-    return Console(width=width, highlight=False)
+    terminal = os.isatty(2 if err else 1) or os.environ.get("COLUMNS")
+    return Console(stderr=err, width=None if terminal else PIPE_WIDTH, highlight=False)
 
 
 def print_table(table: "RenderableType") -> None:
     """A rich table on stdout."""
     console().print(table)
-
-
-def at_least_one(ctx: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
-    """Refuse 0 and below with one line."""
-    if value is not None and value < 1:
-        raise UsageError(f"--{parameter.name} must be at least 1, got {value}")
-    return value

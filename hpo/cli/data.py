@@ -1,11 +1,17 @@
 """`hpo data`: where the digits come from."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, say
+from hpo.cli.context import Context, console, format_option, pass_context, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from hpo.mnist import Progress
 
 
 @click.group()
@@ -23,9 +29,9 @@ def data() -> None:
 @click.option("--url", help="Fetch from this mirror instead.")
 @pass_context
 def fetch(context: Context, folder: Path | None, url: str | None) -> None:
-    """Fetch MNIST's four files with their checksums; started again it goes on where it was.
+    """Fetch MNIST's four files.
 
-    FOLDER is --data's folder if left out.
+    Their checksums are checked; started again, it goes on where it was. FOLDER is --data's folder if left out.
 
     \b
     Example:
@@ -38,8 +44,34 @@ def fetch(context: Context, folder: Path | None, url: str | None) -> None:
     target = folder or context.data_dir
     if target is None:
         raise UsageError("where to? `hpo data fetch FOLDER`, or set --data or HPO_DATA_DIR")
-    mnist.fetch(target, **({"base_url": url} if url else {}))
+    with _progress() as progress:
+        fetched = mnist.fetch(target, url, progress=progress)
+    for one in fetched:
+        come = f"{one.transferred:,} of its {one.size:,} bytes fetched" if one.transferred else "was there"
+        say(f"{one.path}: {come}, checksum right")
     say(f"MNIST is in {target}; use it with `hpo --data {target} ...` or HPO_DATA_DIR={target}")
+
+
+@contextmanager
+def _progress() -> Iterator["Progress"]:
+    """A bar a file on stderr."""
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+    )
+    with progress.Progress(*columns, console=console(err=True)) as bars:
+        tasks: dict[str, progress.TaskID] = {}
+
+        def show(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=None)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield show
 
 
 @data.command()
@@ -56,7 +88,14 @@ def info(context: Context, form: str) -> None:
 
     found = digits.info(context.data_dir)
     if form == "json":
-        print_json(dataclasses.asdict(found))
+        print_json({**dataclasses.asdict(found), "images": found.images})
         return
-    for name, value in dataclasses.asdict(found).items():
-        click.echo(f"{name.replace('_', ' ')}: {value}")
+    from rich.table import Table
+
+    table = Table(title=f"{found.source}; digest {found.digest[:12]}", title_justify="left")
+    for name in ("pool", "images", *"0123456789"):
+        table.add_column(name, justify="left" if name == "pool" else "right")
+    pools = {"A: tuning and training": found.pool_a, "B: final test alone": found.pool_b}
+    for name, by_digit in pools.items():
+        table.add_row(name, str(sum(by_digit)), *map(str, by_digit))
+    print_table(table)

@@ -1,10 +1,15 @@
 """`hpo report`, `hpo trial`, `hpo dashboard`."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hpo.cli.context import Context, format_option, pass_context, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 
 @click.command()
@@ -12,22 +17,29 @@ from hpo.cli.context import Context, format_option, pass_context, print_json, pr
 @format_option
 @pass_context
 def report(context: Context, out: Path, form: str) -> None:
-    """Write the comparison as one HTML file, JSON and CSV, and show its table.
+    """Write the comparison and show its table.
+
+    One HTML file that opens offline, the same as JSON, and tables as CSV.
 
     \b
     Example:
       hpo report --out report
     """
+    write_report(context.engine(), out, form)
+
+
+def write_report(engine: "Engine", out: Path, form: str, names: Collection[str] | None = None) -> None:
+    """Write the report; show its table, of the named studies alone, or print it as JSON."""
     from hpo.analysis import report as reports
     from hpo.analysis import results, terminal
 
-    engine = context.engine()
     files = reports.write_report(engine, out)
     if form == "json":
-        click.echo(Path(files.json).read_text(), nl=False)
+        click.echo(files.json.read_text(encoding="utf-8"), nl=False)
     else:
-        print_table(terminal.comparison_table(results.all_results(engine)))
-    say(f"report: {files.html}")
+        found = results.all_results(engine)
+        print_table(terminal.comparison_table([one for one in found if names is None or one.name in names]))
+    say(f"report: {files.html.resolve()}")
 
 
 @click.group()
@@ -46,7 +58,9 @@ def trial() -> None:
 @format_option
 @pass_context
 def show(context: Context, name: str, number: int, form: str) -> None:
-    """Show one search trial: parameters, what came of it, why.
+    """Show one search trial.
+
+    Its parameters, what came of it, and why it failed where it did.
 
     \b
     Example:
@@ -66,7 +80,9 @@ def show(context: Context, name: str, number: int, form: str) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, help="The port to listen on.")
 @pass_context
 def dashboard(context: Context, host: str, port: int) -> None:
-    """Browse the studies in optuna-dashboard, on this machine alone.
+    """Browse the studies in optuna-dashboard.
+
+    It listens on this machine alone, for it asks nobody for a password.
 
     \b
     Example:

@@ -1,21 +1,27 @@
 """`hpo run`: everything on this machine, from nothing to the report."""
 
 import signal
-import time
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, pass_context, print_table, say
+from hpo.cli.context import Context, console, format_option, pass_context, say
+from hpo.cli.look import write_report
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
     from sqlalchemy import Engine
 
+    from hpo.launch import LocalWorkers
     from hpo.spec import StudySpec
 
 POLL_SECONDS = 1.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -27,6 +33,7 @@ POLL_SECONDS = 1.0
 @click.option("--demo", is_flag=True, help="The demo's tiny budget: 8 trials of 4 epochs, 5 final rounds.")
 @click.option("--workers", default="auto", help="Local workers: auto (one a GPU, else one a core) or a number.")
 @click.option("--out", type=click.Path(path_type=Path), default="report", help="The report's folder.")
+@format_option
 @pass_context
 def run(
     context: Context,
@@ -38,8 +45,12 @@ def run(
     demo: bool,
     workers: str,
     out: Path,
+    form: str,
 ) -> None:
-    """Tune, confirm, evaluate and report, on this machine; started again, it goes on where it was.
+    """Tune, confirm, evaluate and report on this machine.
+
+    Creates what is missing, starts workers, shows how far they are. After Ctrl-C or a reboot the same command
+    goes on where it was.
 
     \b
     Example:
@@ -49,32 +60,32 @@ def run(
     from hpo import launch, planning
     from hpo.errors import UsageError
 
-    if workers != "auto" and not (workers.isdigit() and int(workers) >= 1):
+    if workers != "auto" and not (workers.isdecimal() and int(workers) >= 1):
         raise UsageError(f"--workers must be auto or a number from 1 on, got {workers!r}")
     if quick and demo:
         raise UsageError("--quick and --demo are two budgets: give one")
+    found = [spec for one in model or ("all",) for spec in planning.specs(model=one, path=None)]
+    distinct = {spec.name: spec for spec in found}.values()
+    budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in distinct]
+    specs = [spec.with_options(trials=trials, epochs=epochs, rounds=rounds) for spec in budgets]
+    for spec in specs:
+        planning.check_data(context.digits, spec)  # before a database is made for nothing
     engine = context.engine(create=True)
-    names = []
-    for one in model or ("all",):
-        for spec in planning.specs(model=one, path=None):
-            spec = spec.demo() if demo else spec.quick() if quick else spec
-            spec = spec.with_options(trials=trials, epochs=epochs, rounds=rounds)
-            planning.create(engine, context.digits, spec, skip=True)
-            names.append(spec.name)
-            _say_budget(spec, demo or quick)
+    planning.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
+    for spec in specs:
+        _say_budget(spec, small=demo or quick)
+    names = [spec.name for spec in specs]
     count = launch.workers_here() if workers == "auto" else int(workers)
-    logs = out / "logs"
-    crew = launch.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=logs)
-    stopped = _watch(engine, names, crew)
-    _report(engine, names, out)
-    for log, code in crew.failures() if not stopped else []:
-        say(f"a worker ended with exit code {code}; it says why in {log}")
-    if stopped:
+    crew = launch.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
+    signals = _watch(engine, names, crew)
+    if signals:
         say("stopped: the same command goes on where this ended")
-    raise SystemExit(130 if stopped else 1 if crew.failures() else 0)
+        raise SystemExit(128 + signals[0])
+    write_report(engine, out, form, names)
+    raise SystemExit(0 if _complete(engine, names, crew) else 1)
 
 
-def _say_budget(spec: "StudySpec", small: bool) -> None:
+def _say_budget(spec: "StudySpec", *, small: bool) -> None:
     note = "; a small budget: it shows the way, its numbers mean little" if small else ""
     p = spec.protocol
     say(
@@ -83,66 +94,83 @@ def _say_budget(spec: "StudySpec", small: bool) -> None:
     )
 
 
-def _watch(engine: "Engine", names: list[str], crew: "object") -> bool:
-    """Show progress until the workers end; True where the user stopped them."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from hpo.launch import LocalWorkers
-
-    assert isinstance(crew, LocalWorkers)
-    stop: list[int] = []
+@contextmanager
+def _caught_signals(wake: threading.Event) -> Iterator[list[int]]:
+    """Meanwhile, signals that mean the end are collected; each wakes whoever waits."""
+    caught: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.append(number)
+        caught.append(number)
+        wake.set()
 
-    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in STOPPING}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list[int]:
+    """Run the workers to their end and show progress; returns the signals that stopped them."""
+    from rich import progress as bars
+
     columns = (
-        TextColumn("{task.description:<30}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        bars.TextColumn("{task.description:<16}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
-        bars = {name: progress.add_task(name, total=None, note="") for name in names}
-        while True:
-            running = crew.running()
-            for name in names:
-                _show(progress, bars[name], engine, name)
-            if stop or not running:
-                break
-            time.sleep(POLL_SECONDS)
-        if stop:
-            progress.console.print("stopping: the workers end their epoch and give their slots back")
-            crew.stop()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    return bool(stop)
+    wake = threading.Event()
+    # The signals first: a worker that is started will be stopped.
+    with _caught_signals(wake) as caught, bars.Progress(*columns, console=console(err=True)) as progress:
+        tasks = {name: progress.add_task(name, total=None, note="") for name in names}
+        try:
+            crew.start()
+            while not caught:
+                running = crew.running()
+                _show(progress, tasks, engine)
+                if not running:
+                    break
+                wake.wait(POLL_SECONDS)
+            if caught:
+                progress.console.print("stopping: the workers end their epoch and give their trials back")
+        finally:
+            crew.stop(hurry=lambda: len(caught) > 1)
+        return caught
 
 
-def _show(progress: "object", bar: "object", engine: "Engine", name: str) -> None:
-    from rich.progress import Progress, TaskID
-
+def _show(progress: "Progress", tasks: "dict[str, TaskID]", engine: "Engine") -> None:
+    """Bring the bars up to date; while the database is away they say so, and the workers wait for it."""
+    from hpo.errors import DatabaseUnreachable
     from hpo.storage import studies
 
-    assert isinstance(progress, Progress)
-    row = studies.get_study(engine, name)
-    counts = studies.counts(engine, row.id)
-    total = sum(c.total for c in counts.values())
-    done = total - sum(c.open for c in counts.values())
-    words = [f"{kind} {c.total - c.open}/{c.total}" for kind, c in counts.items() if c.total]
-    progress.update(
-        TaskID(int(str(bar))),
-        completed=done,
-        total=total or None,
-        description=f"{name}: {row.phase}",
-        note=", ".join(words),
-    )
+    for name, task in tasks.items():
+        try:
+            row = studies.get_study(engine, name)
+            counts = studies.counts(engine, row.id)
+        except DatabaseUnreachable:
+            progress.update(task, note="the database does not answer")
+            continue
+        total = sum(one.total for one in counts.values())
+        done = total - sum(one.open for one in counts.values())
+        words = [f"{kind} {one.total - one.open}/{one.total}" for kind, one in counts.items() if one.total]
+        note = f"{row.phase}{' (paused)' if row.paused else ''}: {', '.join(words)}"
+        progress.update(task, completed=done, total=total or None, note=note)
 
 
-def _report(engine: "Engine", names: list[str], out: Path) -> None:
-    from hpo.analysis import report, results, terminal
+def _complete(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> bool:
+    """Whether every study is done and every worker ended well; says what is not."""
+    from hpo.storage import studies
 
-    files = report.write_report(engine, out)
-    print_table(terminal.comparison_table([r for r in results.all_results(engine) if r.name in names]))
-    say(f"report: {files.html.resolve()}")
+    failures = crew.failures()
+    for log, code in failures:
+        lines = log.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        say(f"a worker ended with exit code {code}: {last}; its log is {log}")
+    phases = {name: studies.get_study(engine, name).phase for name in names}
+    for name, phase in phases.items():
+        if phase != "done":
+            say(f"study {name} is not done but in phase {phase}; `hpo study show {name}` says what is missing")
+    return not failures and all(phase == "done" for phase in phases.values())

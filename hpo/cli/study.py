@@ -62,15 +62,14 @@ def create(
     asked = [s.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed) for s in specs]
     plan = planning.repeats(asked, repeat)
     for spec, _ in plan:
-        planning.check_data(context.digits, spec)
-    made = []
-    engine = None if dry_run else context.engine(create=True)
-    for spec, group in plan:
-        state = "would be created"
-        if engine is not None:
-            new = planning.create(engine, context.digits, spec, group, skip=skip_if_exists)
-            state = "created" if new else "exists"
-        made.append(_described(spec, state))
+        planning.check_data(context.digits, spec)  # before a database is made for nothing
+    if dry_run:
+        there = context.engine_if_made()
+        new = [True] * len(plan) if there is None else planning.check_new(there, context.digits, plan, skip_if_exists)
+    else:
+        new = planning.create(context.engine(create=True), context.digits, plan, skip_if_exists)
+    states = {True: "would be created" if dry_run else "created", False: "exists"}
+    made = [_described(spec, states[one]) for (spec, _), one in zip(plan, new, strict=True)]
     if form == "json":
         print_json(made)
         return
@@ -112,6 +111,7 @@ def list_(context: Context, form: str) -> None:
         return
     if not found:
         say("no studies yet: `hpo study create --model all` makes three")
+        return
     print_table(terminal.study_table(found))
 
 
@@ -120,7 +120,9 @@ def list_(context: Context, form: str) -> None:
 @format_option
 @pass_context
 def show(context: Context, name: str, form: str) -> None:
-    """Show one study: phase, counts, best trial, tuned configuration, final rounds.
+    """Show one study.
+
+    Its phase, counts, best trial, tuned configuration and final rounds.
 
     \b
     Example:
@@ -137,10 +139,12 @@ def show(context: Context, name: str, form: str) -> None:
 
 @study.command()
 @click.argument("name")
-@click.option("--trials", type=int, required=True, help="How many more.")
+@click.option("--trials", type=int, required=True, help="How many more; at least 1.")
 @pass_context
 def extend(context: Context, name: str, trials: int) -> None:
-    """Add search trials to a study whose confirm phase has not begun.
+    """Add search trials to a study.
+
+    Only before its confirm phase has begun: confirm has chosen among the trials there were.
 
     \b
     Example:
@@ -173,7 +177,9 @@ def pause(context: Context, name: str) -> None:
 @click.argument("name")
 @pass_context
 def resume(context: Context, name: str) -> None:
-    """Go on after a pause, and queue failed confirm and final rounds again.
+    """Go on after a pause or a failure.
+
+    Failed confirm rounds are queued again while the study is in that phase, failed final rounds likewise.
 
     \b
     Example:
@@ -210,17 +216,22 @@ def delete(context: Context, name: str, yes: bool) -> None:
 @study.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Write here instead of on stdout.")
+@click.option("--format", "form", type=click.Choice(["toml", "json"]), default="toml", help="How to write.")
 @pass_context
-def export(context: Context, name: str, out: Path | None) -> None:
-    """Write a study with its tuned configuration as TOML, for `study create --file` and `evaluate`.
+def export(context: Context, name: str, out: Path | None, form: str) -> None:
+    """Write a study with its tuned configuration as TOML.
+
+    `hpo study create --file` and `hpo evaluate` read it back.
 
     \b
     Example:
       hpo study export ws --out ws-tuned.toml
     """
     from hpo import planning
+    from hpo.spec import to_toml
 
-    text = planning.export(context.engine(), name)
+    spec = planning.tuned_spec(context.engine(), name)
+    text = to_toml(spec) if form == "toml" else spec.model_dump_json(indent=2) + "\n"
     if out is None:
         click.echo(text, nl=False)
         return

@@ -11,7 +11,7 @@ from hpo.cli.context import Context, format_option, pass_context, print_json, sa
 def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
     if value == "auto":
         return None
-    if value.isdigit() and int(value) >= 1:
+    if value.isdecimal() and int(value) >= 1:
         return int(value)
     raise click.BadParameter(f"{value!r} is neither auto nor a number of lanes from 1 on")
 
@@ -40,7 +40,9 @@ def worker(
     threads: int,
     lease: float,
 ) -> None:
-    """Pull trials and train them, until stopped (SIGTERM and Ctrl-C give unfinished slots back).
+    """Pull trials and train them until stopped.
+
+    SIGTERM and Ctrl-C end it at the end of the epoch and give unfinished trials back; a second one ends it at once.
 
     \b
     Example:
@@ -71,8 +73,8 @@ def worker(
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option("--study", "name", help="Evaluate in this study; without CONFIG its tuned configuration.")
-@click.option("--rounds", type=int, help="Final rounds. [default: the study's]")
-@click.option("--epochs", type=int, help="Epochs, where the study is made here.")
+@click.option("--rounds", type=click.IntRange(1, 1000), help="Final rounds. [default: the study's]")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs, where the study is made here.")
 @click.option("--label", help="The configuration's name in the report. [default: tuned or paper]")
 @format_option
 @pass_context
@@ -85,8 +87,9 @@ def evaluate(
     label: str | None,
     form: str,
 ) -> None:
-    """Add final rounds of any configuration; workers run them.
+    """Add final rounds of any configuration.
 
+    Workers run them.
     CONFIG is a study file: its [tuned] configuration is measured, or with --label paper, or where it has none,
     its [paper] one. The rounds go to the study that the file names, which is made without a search where
     it does not exist. Rounds that a label has already are not added again.
@@ -99,12 +102,11 @@ def evaluate(
     """
     from hpo import planning
 
-    if rounds is not None and rounds < 1:
-        raise click.BadParameter(f"--rounds must be at least 1, got {rounds}")
+    file = None if config is None else planning.specs(model=None, path=config)[0]
     done = planning.evaluate(
-        context.engine(create=True),
+        context.engine(create=file is not None),
         context.digits,
-        path=config,
+        file=file,
         name=name,
         rounds=rounds,
         epochs=epochs,
@@ -114,6 +116,7 @@ def evaluate(
         print_json(done)
         return
     say(
-        f"study {done['study']}: {done['added']} final rounds of {done['label']!r} added, {done['rounds']} asked for in all"
+        f"study {done['study']} ({done['epochs']} epochs): {done['added']} final rounds of {done['label']!r} added, "
+        f"{done['rounds']} asked for in all"
     )
     say("next: `hpo worker --drain` runs them")

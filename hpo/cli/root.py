@@ -1,0 +1,148 @@
+"""The `hpo` command itself: global options, where the commands are, errors as one line."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import hpo
+from hpo.cli.context import Context, say
+from hpo.errors import HpoError
+
+COMMANDS = {  # name -> module and function; read on use alone
+    "study": "hpo.cli.study:study",
+    "worker": "hpo.cli.work:worker",
+    "evaluate": "hpo.cli.work:evaluate",
+    "run": "hpo.cli.run:run",
+    "report": "hpo.cli.look:report",
+    "trial": "hpo.cli.look:trial",
+    "dashboard": "hpo.cli.look:dashboard",
+    "data": "hpo.cli.data:data",
+    "db": "hpo.cli.db:db",
+    "doctor": "hpo.cli.doctor:doctor",
+}
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Root(click.Group):
+    """Commands by name, imported when first asked for; what goes wrong is one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line and exit: 0 done, 1 cannot, 2 wrong usage, 130 interrupted."""
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "hpo"
+            say(f"hpo: {_one_line(error.format_message())}; `{path} --help` shows how")
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            say(f"hpo: {_one_line(error.format_message())}")
+            sys.exit(error.exit_code)
+        except HpoError as error:
+            say(f"hpo: {_one_line(str(error))}")
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            say("hpo: interrupted")
+            sys.exit(INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what a database or the system refuses becomes an HpoError."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None  # here, for click would print an empty line first
+        except BrokenPipeError:  # `hpo study list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(1) from None
+        except HpoError:
+            raise
+        except Exception as error:
+            told = _database_error(error, ctx.obj)
+            if told is None and isinstance(error, OSError) and error.strerror:
+                told = HpoError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+            if told is None:
+                raise
+            raise told from error
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split()).removesuffix(".")
+
+
+def _database_error(error: BaseException, context: Context | None) -> HpoError | None:
+    """What a database's error, perhaps wrapped by Optuna, is in our words; None where it is none."""
+    if context is None or context.opened is None:
+        return None  # then neither SQLAlchemy nor a driver need be loaded
+    from sqlalchemy.exc import DBAPIError, TimeoutError
+
+    from hpo.storage.engine import translated
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, DBAPIError | TimeoutError):
+        cause = cause.__cause__
+    if cause is None:
+        return None
+    try:
+        with translated(context.opened):
+            raise cause
+    except HpoError as told:
+        return told
+    except (DBAPIError, TimeoutError):
+        return None
+
+
+@click.group(cls=Root, name="hpo", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--db",
+    metavar="URL",
+    envvar="HPO_DATABASE_URL",
+    default="sqlite:///hpo.db",
+    show_envvar=True,
+    help="The database: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME.",
+)
+@click.option(
+    "--data",
+    "data_dir",
+    metavar="DIR",
+    envvar="HPO_DATA_DIR",
+    show_envvar=True,
+    help="A folder with MNIST's four IDX files (gz or not); without it the 5,000 bundled digits.",
+)
+@click.version_option(hpo.__version__, prog_name="hpo")
+@click.pass_context
+def root(ctx: click.Context, db: str, data_dir: str | None) -> None:
+    """Compare neural architectures fairly: tune each one jointly, confirm without luck, test once.
+
+    \b
+    Example, everything on this machine:
+      hpo run --quick
+    Example, step by step:
+      hpo study create --model ws
+      hpo worker --drain
+      hpo report
+    """
+    ctx.obj = Context(db, data_dir)
