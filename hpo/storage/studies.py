@@ -181,14 +181,18 @@ def delete_study(engine: Engine, name: str, *, force: bool = False) -> None:
     """Delete the study, its slots and Optuna's three studies with all trials.
 
     Raises StudyNotFound, and StudyBusy while slots run, unless `force`: their workers find the lease lost.
+    Slots whose lease has expired do not count: their worker may be gone for good.
     """
     study = get_study(engine, name)
     with begin_write(engine) as connection:
         connection.execute(select(studies.c.id).where(studies.c.id == study.id).with_for_update())
-        running = select(func.count()).where(slots.c.study_id == study.id, slots.c.state == "running")
-        busy = connection.scalar(running)
+        held = (slots.c.study_id == study.id, slots.c.state == "running", slots.c.lease_expires > now())
+        busy = connection.scalar(select(func.count()).where(*held))
         if busy and not force:
-            raise StudyBusy(f"{name}: {busy} slots are running; stop the workers first, or pause the study and wait")
+            raise StudyBusy(
+                f"{name}: {busy} slots are running; stop the workers first, or pause the study and wait (what a "
+                "killed worker held is free when its lease ends, after a minute by default)"
+            )
         connection.execute(delete(studies).where(studies.c.id == study.id))  # slots and openings follow
         _delete_optuna(connection, [study.search_study_id, study.confirm_study_id, study.final_study_id])
 
