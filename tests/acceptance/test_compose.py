@@ -1,0 +1,226 @@
+"""docker-compose.yml: what it promises is checked always, and run for real where an engine can.
+
+The real run builds the image, so it takes minutes; it needs an engine that answers and both base images
+(`docker pull`, or tests/standin_images.sh where nothing can be pulled).
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "docker-compose.yml"
+BASE_IMAGES = ("python:3.11-slim-bookworm", "postgres:18")
+PASSWORD = "a b$c@/:#%"  # what a URL or a shell would choke on
+
+
+def compose_commands() -> list[list[str]]:
+    """Both generations of Compose, as far as they are here."""
+    found = []
+    if shutil.which("docker-compose"):
+        found.append(["docker-compose"])
+    if shutil.which("docker"):
+        probe = subprocess.run(["docker", "compose", "version"], capture_output=True)
+        if probe.returncode == 0:
+            found.append(["docker", "compose"])
+    return found
+
+
+COMPOSE = compose_commands()
+with_compose = pytest.mark.parametrize("compose", COMPOSE, ids=" ".join)
+needs_compose = pytest.mark.skipif(not COMPOSE, reason="neither docker-compose nor docker compose is installed")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without what steers the file, and `extra`."""
+    return {name: v for name, v in os.environ.items() if not name.startswith(("HPO_", "COMPOSE_"))} | extra
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    return parsed["services"]  # type: ignore[no-any-return]
+
+
+def test_only_the_dashboard_is_published_and_only_here(services: dict[str, Any]) -> None:
+    """The database and all else stay inside; the dashboard is on the host's loopback."""
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published == {"dashboard": ["127.0.0.1:${HPO_DASHBOARD_PORT:-8080}:8081"]}
+    assert not any("network_mode" in service for service in services.values())
+
+
+def test_password_is_on_no_command_line(services: dict[str, Any]) -> None:
+    """It is nowhere but in two variables of the environment, both of which must be given."""
+    places = [
+        (key, value)
+        for service in services.values()
+        for key, value in {**service, **service["environment"]}.items()
+        if key != "environment" and "HPO_DB_PASSWORD" in str(value)
+    ]
+    assert {key for key, _ in places} == {"POSTGRES_PASSWORD", "PGPASSWORD"}
+    assert all(value.startswith("${HPO_DB_PASSWORD:?") for _, value in places)
+
+
+def test_workers_have_time_to_give_their_slots_back(services: dict[str, Any]) -> None:
+    for name in ("worker", "worker-cpu"):
+        assert int(services[name]["stop_grace_period"].removesuffix("s")) > 10
+
+
+@needs_compose
+@with_compose
+def test_file_is_valid(compose: list[str]) -> None:
+    """Both generations of Compose read it, with every profile."""
+    command = [*compose, "--file", str(FILE), "--profile", "cpu", "--profile", "gpu", "--profile", "cli", "config"]
+    read = subprocess.run(
+        command, env=environment(HPO_DB_PASSWORD=PASSWORD), capture_output=True, text=True, timeout=60
+    )
+    assert read.returncode == 0, read.stderr
+    assert set(yaml.safe_load(read.stdout)["services"]) >= {"db", "migrate", "worker", "worker-cpu", "cli"}
+
+
+@needs_compose
+@with_compose
+@pytest.mark.parametrize("given", [{}, {"HPO_DB_PASSWORD": ""}], ids=["missing", "empty"])
+def test_up_without_the_password_stops(compose: list[str], given: dict[str, str], tmp_path: Path) -> None:
+    """`up` says what is missing before it asks any engine for anything."""
+    copy = tmp_path / FILE.name  # away from a .env beside the real one
+    copy.write_text(FILE.read_text())
+    nowhere = environment(DOCKER_HOST=f"unix://{tmp_path}/none.sock", **given)
+    up = subprocess.run([*compose, "up", "-d"], cwd=tmp_path, env=nowhere, capture_output=True, text=True, timeout=60)
+    assert up.returncode != 0
+    assert "set HPO_DB_PASSWORD in the environment or in the file .env" in up.stderr
+
+
+@needs_compose
+@with_compose
+def test_password_from_a_file(compose: list[str], tmp_path: Path) -> None:
+    """The file .env beside the compose file gives it too."""
+    (tmp_path / FILE.name).write_text(FILE.read_text())
+    (tmp_path / ".env").write_text(f"HPO_DB_PASSWORD='{PASSWORD}'\n")
+    read = subprocess.run(
+        [*compose, "config"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert read.returncode == 0, read.stderr
+    database = yaml.safe_load(read.stdout)["services"]["db"]["environment"]
+    assert database["POSTGRES_PASSWORD"].replace("$$", "$") == PASSWORD  # Compose prints $ as $$
+
+
+# --- The real thing -------------------------------------------------------------------------------------
+
+
+def why_not() -> str | None:
+    """Say what a real run lacks here, or None."""
+    if not COMPOSE or not shutil.which("docker"):
+        return "Docker and Compose are not installed"
+    if subprocess.run(["docker", "info"], capture_output=True).returncode != 0:
+        return "no Docker engine answers"
+    for image in BASE_IMAGES:
+        if subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode != 0:
+            return f"the image {image} is not here: docker pull it, or see tests/standin_images.sh"
+    return None
+
+
+Compose = Callable[[str], str]  # words of one command line -> stdout
+
+
+@pytest.fixture(scope="module")
+def dashboard_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port: int = nobody.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def running(dashboard_port: int) -> Iterator[Compose]:
+    """A project of its own with database, dashboard and one CPU worker; ends with nothing left of it."""
+    if reason := why_not():
+        pytest.skip(reason)
+    project = f"hpo-test-{os.getpid()}"
+    settings = environment(
+        HPO_DB_PASSWORD=PASSWORD,
+        HPO_DASHBOARD_PORT=str(dashboard_port),
+        HPO_CPU_IMAGE=f"{project}:cpu",  # a user's hpo:cpu stays as it is
+        HPO_GIT_COMMIT="of-the-test",
+    )
+
+    def compose(arguments: str) -> str:
+        command = [*COMPOSE[-1], "--project-name", project, "--file", str(FILE), *arguments.split()]
+        done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    try:
+        compose("build migrate")
+        compose("up -d db migrate dashboard worker-cpu")
+        yield compose
+    finally:
+        compose("--profile cpu --profile cli down --volumes --remove-orphans")
+        subprocess.run(["docker", "image", "rm", f"{project}:cpu"], check=True, capture_output=True)
+
+
+def wait_for(what: Callable[[], bool], seconds: float) -> None:
+    """Wait until `what` holds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(1)
+
+
+def containers(compose: Compose) -> list[str]:
+    return compose("ps -q").split()
+
+
+def test_worker_finishes_a_study(running: Compose) -> None:
+    """A study made through `cli` is searched, confirmed and evaluated by the worker in its container."""
+    running("run --rm cli study create --model ws --trials 2 --epochs 1 --rounds 1")
+
+    def show() -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(running("run --rm -T --no-deps cli study show ws --format json"))
+        return shown
+
+    wait_for(lambda: show()["phase"] == "done", 900)
+    study = show()
+    assert study["trials"]["complete"] + study["trials"]["diverged"] == 2
+    assert {len(final["test_values"]) for final in study["final"]} == {1}
+
+
+def test_dashboard_answers_on_loopback_alone(running: Compose, dashboard_port: int) -> None:
+    """The published port is there on 127.0.0.1, and nowhere else, not even on another loopback address."""
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{dashboard_port}/api/studies", timeout=10) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # the container is up before the server is
+            return False
+
+    wait_for(answers, 120)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", dashboard_port), timeout=5)
+
+
+def test_password_is_in_no_process_title(running: Compose) -> None:
+    for container in containers(running):
+        titles = subprocess.run(["docker", "top", container, "-eo", "args"], capture_output=True, text=True).stdout
+        assert PASSWORD not in titles
+
+
+def test_containers_stop_in_time(running: Compose) -> None:
+    """Each ends by itself on SIGTERM, within its grace period: 137 would be a SIGKILL."""
+    running("stop worker-cpu dashboard")
+    for service in ("worker-cpu", "dashboard"):
+        container = running(f"ps -q -a {service}").strip()
+        ended = subprocess.run(
+            ["docker", "inspect", "--format", "{{.State.ExitCode}}", container], capture_output=True, text=True
+        )
+        assert ended.stdout.strip() in ("0", "143")
