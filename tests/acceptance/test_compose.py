@@ -188,7 +188,7 @@ def test_worker_finishes_a_study(running: Compose) -> None:
         shown: dict[str, Any] = json.loads(running("run --rm -T --no-deps cli study show ws --format json"))
         return shown
 
-    wait_for(lambda: show()["phase"] == "done", 900)
+    wait_for(lambda: show()["phase"] == "done", 1800)
     study = show()
     assert study["trials"]["complete"] + study["trials"]["diverged"] == 2
     assert {len(final["test_values"]) for final in study["final"]} == {1}
