@@ -49,7 +49,9 @@ def create(
     dry_run: bool,
     form: str,
 ) -> None:
-    """Create a study: one model's tuning, confirmation and final rounds.
+    """Create a study.
+
+    A study is one model's tuning, confirmation and final rounds; workers carry it out.
 
     \b
     Example:
