@@ -150,6 +150,22 @@ class Maker:
         }
 
 
+def packed_answers(draw: Callable[[int, int], Any], pairs: int) -> Callable[[Slot, float], bytes]:
+    """Answers that give the accuracy exactly; close digits are the ones got wrong."""
+
+    def packed(slot: Slot, value: float) -> bytes:
+        _, digits = draw(slot.seed, pairs)
+        target = digits[:, 0] <= digits[:, 1]
+        near = np.exp(-np.abs(digits[:, 0] - digits[:, 1]) / 2.0)
+        rng = np.random.default_rng(slot.id)
+        wrong = rng.choice(pairs, size=pairs - round(value * pairs), replace=False, p=near / near.sum())
+        answer = target.astype(np.uint8)
+        answer[wrong] ^= 1
+        return (answer + 2 * (10 * digits[:, 0] + digits[:, 1])).astype(np.uint8).tobytes()
+
+    return packed
+
+
 def make(engine: Engine, spec: StudySpec, limit: int = 1_000_000, data_digest: str = DATA_DIGEST, **how: Any) -> Maker:
     """A study with up to `limit` results; `how` are the options of Maker."""
     maker = Maker(engine=engine, spec=spec, row=create(engine, spec, data_digest=data_digest), **how)

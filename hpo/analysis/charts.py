@@ -5,18 +5,17 @@ that it survives a grey print. Everything is SVG: no WebGL, which prints poorly 
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
-from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
+from hpo.analysis.answers import ErrorGrid
 from hpo.analysis.comparison import PUBLISHED_LABEL
-from hpo.analysis.figures import Curve, RoundsGroup, Search, Trial
+from hpo.analysis.figures import BudgetCurve, Curve, RoundsGroup, Search, Trial
+from hpo.analysis.look import ACROSS, GREY, INK, cell, faint, figure_of, left_axes, panels, percents, safe, with_legend
 from hpo.analysis.records import PAPER, TUNED
 
 COLOURS = {"simple": "#0072B2", "ws": "#D55E00", "ws-aux": "#009E73"}
-GREY, INK = "#767676", "#222222"
 TITLES = {PUBLISHED_LABEL: "published", PAPER: "paper's values", TUNED: "tuned"}
 LEVELS = ("#c7c7c7", "#a6bddb", "#67a9cf", "#1c6ea4", "#08306b")  # worst to best, darker in print too
 PARAMETER_TITLES = {
@@ -27,12 +26,11 @@ PARAMETER_TITLES = {
     "main_weight": "main weight",
 }
 _LOWEST_SHOWN = 0.15  # below the best: what is lower stands at the edge, else it squeezes all the rest
-_ACROSS = 3  # panels in a row
 
 
 def rounds_chart(groups: Sequence[RoundsGroup]) -> go.Figure:
     """Test accuracy of every round: points, box, mean with its interval; the published ones as a bar."""
-    figure, place, ticks = _figure(460), 0.0, []
+    figure, place, ticks = figure_of(460), 0.0, []
     for before, group in zip([None, *groups], groups, strict=False):
         place += 1.0 if before is None or before.model == group.model else 1.6
         ticks.append((place, f"{group.model}<br>{_title(group.label)}<br>{group.epochs} epochs"))
@@ -49,17 +47,17 @@ def rounds_chart(groups: Sequence[RoundsGroup]) -> go.Figure:
 
 
 def _title(label: str) -> str:
-    return TITLES.get(label, _safe(label))
+    return TITLES.get(label, safe(label))
 
 
 def _box(group: RoundsGroup, place: float, colour: str) -> go.Box:
     return go.Box(
         x=[place] * len(group.values),
-        y=_percent(group.values),
+        y=percents(group.values),
         width=0.62,
         boxpoints=False,
         line={"color": colour, "width": 1.5},
-        fillcolor=_faint(colour, 0.35 if group.label == TUNED else 0.08),
+        fillcolor=faint(colour, 0.35 if group.label == TUNED else 0.08),
         hoverinfo="skip",
         showlegend=False,
     )
@@ -70,7 +68,7 @@ def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
     spread = [place + 0.42 * ((r * 0.618034) % 1 - 0.5) for r in group.rounds]
     return go.Scatter(
         x=spread,
-        y=_percent(group.values),
+        y=percents(group.values),
         mode="markers",
         marker={
             "size": 7,
@@ -108,10 +106,10 @@ def _mean(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
 
 def history_chart(searches: Sequence[Search]) -> go.Figure:
     """Each search as it went: every finished trial, and the best complete one so far."""
-    figure = _panels([f"{search.study}" for search in searches], 340)
+    figure = panels([f"{search.study}" for search in searches], 340)
     for index, search in enumerate(searches):
         floor = _floor(search)
-        at, first = _cell(index), index == 0
+        at, first = cell(index), index == 0
         for name, symbol, colour, wanted in _kinds(search.model):
             own = [trial for trial in search.trials if wanted(trial)]
             edge = [t for t in own if t.value < floor and t.state != "diverged"]
@@ -123,7 +121,7 @@ def history_chart(searches: Sequence[Search]) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=[order for order, _ in best],
-                y=_percent(b for _, b in best),
+                y=percents(b for _, b in best),
                 mode="lines",
                 line={"shape": "hv", "color": INK, "width": 1.5},
                 name="best so far",
@@ -134,8 +132,8 @@ def history_chart(searches: Sequence[Search]) -> go.Figure:
             **at,
         )
     figure.update_xaxes(title="finished trials")
-    _left_axes(figure, len(searches), "validation accuracy (%)")
-    return _with_legend(figure)
+    left_axes(figure, len(searches), "validation accuracy (%)")
+    return with_legend(figure)
 
 
 def _kinds(model: str) -> list[tuple[str, str, str, Callable[[Trial], bool]]]:
@@ -160,7 +158,7 @@ def _floor(search: Search) -> float:
 def _trials(trials: Sequence[Trial], floor: float, name: str, symbol: str, colour: str, legend: bool) -> go.Scatter:
     return go.Scatter(
         x=[trial.order for trial in trials],
-        y=_percent(max(trial.value, floor) for trial in trials),
+        y=percents(max(trial.value, floor) for trial in trials),
         mode="markers",
         name=name,
         legendgroup=name,
@@ -176,16 +174,43 @@ def _trials(trials: Sequence[Trial], floor: float, name: str, symbol: str, colou
     )
 
 
+def budget_chart(curves: Sequence[BudgetCurve]) -> go.Figure:
+    """Best validation accuracy against the number of trials: expected of random ones, observed in the search."""
+    figure = panels([curve.study for curve in curves], 300)
+    for index, curve in enumerate(curves):
+        observed = [(k, v) for k, v in enumerate(curve.observed, start=1) if not math.isnan(v)]
+        for name, points, dash, colour in (
+            ("random trials, expected", list(enumerate(curve.random, start=1)), "dash", INK),
+            ("this search, observed", observed, "solid", COLOURS[curve.model]),
+        ):
+            figure.add_trace(
+                go.Scatter(
+                    x=[k for k, _ in points],
+                    y=percents(v for _, v in points),
+                    mode="lines",
+                    line={"color": colour, "dash": dash, "width": 2, "shape": "hv" if dash == "solid" else "linear"},
+                    name=name,
+                    legendgroup=name,
+                    showlegend=index == 0,
+                    hovertemplate=f"{name}<br>%{{x}} trials: %{{y:.2f}}%<extra></extra>",
+                ),
+                **cell(index),
+            )
+    figure.update_xaxes(title="trials")
+    left_axes(figure, len(curves), "best validation accuracy (%)")
+    return with_legend(figure)
+
+
 def curves_chart(curves: Sequence[Curve]) -> go.Figure:
     """Learning curves by model: the mean over the rounds, the band from the lowest round to the highest."""
     studies = list(dict.fromkeys(curve.study for curve in curves))
     kinds = list(dict.fromkeys(curve.what for curve in curves))
     titles = [f"{study}: {kind}" for kind in kinds for study in studies]
-    figure = _panels(titles, 300, across=len(studies) if len(studies) <= _ACROSS else _ACROSS)
+    figure = panels(titles, 300, across=len(studies) if len(studies) <= ACROSS else ACROSS)
     shown: set[str] = set()
     for curve in curves:
         index = kinds.index(curve.what) * len(studies) + studies.index(curve.study)
-        at = _cell(index, len(studies) if len(studies) <= _ACROSS else _ACROSS)
+        at = cell(index, len(studies) if len(studies) <= ACROSS else ACROSS)
         scale = 100 if curve.what == "validation accuracy" else 1
         epochs = list(range(1, len(curve.mean) + 1))
         colour, dash = COLOURS[curve.model], "solid" if curve.label == TUNED else "dash"
@@ -195,7 +220,7 @@ def curves_chart(curves: Sequence[Curve]) -> go.Figure:
                 x=epochs + epochs[::-1],
                 y=band,
                 fill="toself",
-                fillcolor=_faint(colour if curve.label == TUNED else GREY, 0.18),
+                fillcolor=faint(colour if curve.label == TUNED else GREY, 0.18),
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
@@ -220,12 +245,12 @@ def curves_chart(curves: Sequence[Curve]) -> go.Figure:
         if curve.what == "training loss":
             figure.update_yaxes(type="log", dtick=1, **at)
     figure.update_xaxes(title="epoch")
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def parallel_chart(search: Search) -> go.Figure:
     """Parallel coordinates: one line a complete trial over its hyperparameters to its value, darker is better."""
-    figure = _figure(340)
+    figure = figure_of(340)
     complete = sorted((t for t in search.trials if t.state == "complete"), key=lambda t: t.value)
     names = [PARAMETER_TITLES.get(name, name) for name in search.names]
     floor = _floor(search)
@@ -262,7 +287,7 @@ def parallel_chart(search: Search) -> go.Figure:
     figure.update_yaxes(visible=False, range=[-0.12, 1.12])
     figure.update_xaxes(showline=False)
     figure.update_layout(margin={"r": 80})  # the last axis has a long name
-    return _with_legend(figure)
+    return with_legend(figure)
 
 
 def _height(value: float, low: float, high: float, log: bool) -> float:
@@ -276,10 +301,10 @@ def slices_chart(search: Search) -> go.Figure:
     """Each hyperparameter against the value of the complete trials, the others varying along."""
     names, ranges = list(search.names), list(search.ranges)
     columns = {name: [t.params[i] for t in search.trials] for i, name in enumerate(names)}
-    figure = _panels([PARAMETER_TITLES.get(name, name) for name in names], 280)
+    figure = panels([PARAMETER_TITLES.get(name, name) for name in names], 280)
     floor = _floor(search)
     for index, name in enumerate(names):
-        at = _cell(index)
+        at = cell(index)
         for title, symbol, wanted in (("random", "circle-open", True), ("proposed", "circle", False)):
             own = [
                 (x, t)
@@ -295,8 +320,8 @@ def slices_chart(search: Search) -> go.Figure:
         figure.update_xaxes(range=[low - margin, high + margin], **at)
         if log:
             figure.update_xaxes(type="log", exponentformat="power", dtick=1, tickfont={"size": 10}, **at)
-    _left_axes(figure, len(names), "validation accuracy (%)")
-    return _with_legend(figure)
+    left_axes(figure, len(names), "validation accuracy (%)")
+    return with_legend(figure)
 
 
 def _slice(
@@ -304,7 +329,7 @@ def _slice(
 ) -> go.Scatter:
     return go.Scatter(
         x=[float(f"{x:.5g}") for x, _ in points],
-        y=_percent(max(trial.value, floor) for _, trial in points),
+        y=percents(max(trial.value, floor) for _, trial in points),
         mode="markers",
         name=name,
         legendgroup=name,
@@ -315,71 +340,36 @@ def _slice(
     )
 
 
-# --- The one look -----------------------------------------------------------------------------------------
-
-
-def _figure(height: int) -> go.Figure:
-    return _look(go.Figure(), height)
-
-
-def _with_legend(figure: go.Figure) -> go.Figure:
-    """Room below for the legend."""
-    figure.update_layout(height=figure.layout.height + 36, margin={"b": 86})
+def errors_chart(grids: Sequence[ErrorGrid]) -> go.Figure:
+    """Error rate by the pair's two digits, one panel a configuration, one scale for all."""
+    figure = panels([f"{grid.study}, {_title(grid.label)}" for grid in grids], 360)
+    rates = [
+        [
+            [100 * w / n if n else None for w, n in zip(*rows, strict=True)]
+            for rows in zip(g.wrong, g.pairs, strict=True)
+        ]
+        for g in grids
+    ]
+    highest = max((x for rate in rates for row in rate for x in row if x is not None), default=1.0) or 1.0
+    digits = list(range(10))
+    for index, (grid, rate) in enumerate(zip(grids, rates, strict=True)):
+        figure.add_trace(
+            go.Heatmap(
+                x=digits,
+                y=digits,
+                z=[[None if x is None else round(x, 1) for x in row] for row in rate],
+                zmin=0,
+                zmax=highest,
+                colorscale=[[0, "#ffffff"], [0.25, "#c6dbef"], [0.6, "#3f7fb5"], [1, "#08306b"]],
+                showscale=index == 0,
+                colorbar={"title": {"text": "wrong %"}, "thickness": 12},
+                customdata=grid.pairs,
+                hovertemplate="%{y} then %{x}: %{z}% of %{customdata} pairs wrong<extra></extra>",
+                xgap=1,
+                ygap=1,
+            ),
+            **cell(index),
+        )
+    figure.update_xaxes(title="digit 2", dtick=1, showgrid=False)
+    figure.update_yaxes(title="digit 1", dtick=1, showgrid=False, autorange="reversed")
     return figure
-
-
-def _panels(titles: Sequence[str], height: int, across: int = _ACROSS) -> go.Figure:
-    """Small panels side by side, `across` in a row; height in pixels of one row."""
-    across = max(1, min(across, len(titles)))
-    rows = max(1, -(-len(titles) // across))
-    figure = make_subplots(
-        rows=rows,
-        cols=across,
-        subplot_titles=[_safe(title) for title in titles],
-        horizontal_spacing=0.24 / across,
-        vertical_spacing=0.26 / rows,
-    )
-    figure.update_annotations(font={"size": 13}, yshift=4)
-    return _look(figure, height * rows)
-
-
-def _cell(index: int, across: int = _ACROSS) -> dict[str, int]:
-    return {"row": index // across + 1, "col": index % across + 1}
-
-
-def _look(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        template="none",
-        height=height,
-        font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        legend={"orientation": "h", "y": 0, "yanchor": "bottom", "yref": "container", "x": 0},
-        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
-        modebar={"remove": ["select2d", "lasso2d", "autoScale2d"]},
-    )
-    axis: dict[str, Any] = {"gridcolor": "#e6e6e6", "linecolor": GREY, "showline": True, "zeroline": False}
-    figure.update_xaxes(**axis, ticks="outside")
-    figure.update_yaxes(**axis, ticks="outside")
-    return figure
-
-
-def _left_axes(figure: go.Figure, panels: int, title: str, across: int = _ACROSS) -> None:
-    """Name the y axis of the leftmost panels alone."""
-    for index in range(0, panels, across):
-        figure.update_yaxes(title=title, **_cell(index))
-
-
-def _percent(values: Iterable[float]) -> list[float]:
-    return [round(100 * value, 3) for value in values]
-
-
-def _faint(colour: str, share: float) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{share})"
-
-
-def _safe(text: str) -> str:
-    """Text that plotly shows as it is: it reads some HTML tags."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -3,11 +3,12 @@
 A row never stands without its epochs. Accuracies are fractions; words give percent and points.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hpo.analysis import stats, wording
-from hpo.analysis.pairs import Pair, Setting, pairs_of, setting_of
+from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
+from hpo.analysis.pairs import Pair, Setting, Side, pairs_of, setting_of
 from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.spec import MODELS, Model
 
@@ -135,13 +136,15 @@ class Comparison:
     cautions: tuple[str, ...]  # what was not compared, and why
 
 
-def compare(results: Sequence[StudyResult]) -> Comparison:
-    """Compare all final rounds that may be compared."""
+def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None) -> Comparison:
+    """Compare all final rounds that may be compared; `answers` by study id add the uncertainty of the images."""
     settings: list[Setting] = []
     for result in results:
         if any(final.rounds for final in result.final) and setting_of(result) not in settings:
             settings.append(setting_of(result))
     pairs = [pair for place, _ in enumerate(settings) for pair in pairs_of(results, settings, place)]
+    if answers:
+        pairs = _with_images(pairs, answers)
     return Comparison(
         rows=tuple(_rows(results, settings)),
         settings=tuple(settings),
@@ -150,6 +153,14 @@ def compare(results: Sequence[StudyResult]) -> Comparison:
         budget=wording.budget_label(result.spec for result in results),
         cautions=tuple(wording.cautions(results, settings)),
     )
+
+
+def _with_images(pairs: Sequence[Pair], answers: Mapping[int, Answers]) -> list[Pair]:
+    def rounds(side: Side) -> Mapping[int, RoundAnswers]:
+        return answers[side.study_id].by_label.get(side.label, {}) if side.study_id in answers else {}
+
+    intervals = crossed_intervals([(rounds(pair.a), rounds(pair.b)) for pair in pairs])
+    return [replace(pair, images=interval) for pair, interval in zip(pairs, intervals, strict=True)]
 
 
 def _rows(results: Sequence[StudyResult], settings: Sequence[Setting]) -> list[TableRow]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison
 from hpo.analysis.records import PAPER, TUNED, Run, StudyResult
+from hpo.analysis.stats import expected_maximum
 from hpo.spec import HYPERPARAMETERS, Model
 
 # --- Rounds: the paper's Figure 2 -------------------------------------------------------------------------
@@ -123,6 +124,29 @@ def _trial(order: int, run: Run, names: Iterable[str], result: StudyResult) -> T
         value=run.value,
         epochs=run.epochs,
         params=tuple(params.get(name, float("nan")) for name in names),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetCurve:
+    """What so many trials may be expected to find, and what this search found."""
+
+    study: str
+    model: Model
+    random: tuple[float, ...]  # expected best of 1, 2, ... random trials
+    observed: tuple[float, ...]  # the best complete trial after 1, 2, ... finished ones, NaN before the first
+
+
+def budget_data(search: Search) -> BudgetCurve | None:
+    """The expected best of the random unpruned trials alone (adaptive ones are not independent); None below 2."""
+    independent = [trial.value for trial in search.trials if trial.random and trial.state != "pruned"]
+    if len(independent) < 2:
+        return None
+    return BudgetCurve(
+        study=search.study,
+        model=search.model,
+        random=tuple(expected_maximum(independent)),
+        observed=search.incumbent,
     )
 
 

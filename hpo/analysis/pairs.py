@@ -100,6 +100,7 @@ class Pair:
     p_holm: float  # corrected within family and setting
     pairing: stats.Pairing
     detectable: float | None  # the difference that so many rounds find 4 times in 5
+    images: stats.Interval | None = None  # of the difference for new seeds and new images; needs the answers
 
     @property
     def clear(self) -> bool:

@@ -1,20 +1,30 @@
 """The report's sections: which text, tables and figures stand where; `page.py` turns them into HTML."""
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hpo.analysis import charts, figures
-from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison, Summary, TableRow
+from hpo.analysis.answers import Answers, error_grid
+from hpo.analysis.cells import (
+    MINUS,
+    NOTHING,
+    counted,
+    interval_percent,
+    mean_std,
+    p_value,
+    percent,
+    signed,
+    time,
+    value,
+    with_interval,
+)
+from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison, TableRow
 from hpo.analysis.page import Bullets, Callout, Column, PageFigure, PageTable, Section
 from hpo.analysis.pairs import Pair
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.records import PAPER, TUNED, StudyResult
-from hpo.analysis.stats import Interval
 from hpo.analysis.tuning import Tuning
 
-NOTHING = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 CONFIGURATIONS = {
     PUBLISHED_LABEL: "paper, as published",
     PAPER: "paper's values, re-run",
@@ -28,6 +38,7 @@ def sections_of(
     comparison: Comparison,
     tuning: Sequence[Tuning],
     provenance: Sequence[Provenance],
+    answers: Mapping[int, Answers],
 ) -> list[Section]:
     """All sections that have something to say, in their order."""
     if not results:
@@ -38,6 +49,7 @@ def sections_of(
         Section(title="Headline", parts=tuple(_headline(results, comparison))),
         Section(title="Test accuracy", parts=tuple(_accuracy(results, comparison))),
         Section(title="Comparison, paired by round", parts=tuple(_comparison(comparison))),
+        Section(title="Where comparing fails", parts=tuple(_errors(results, answers))),
         Section(title="What tuning did", parts=tuple(_tuning(tuning))),
         Section(title="The search", parts=tuple(_search(results))),
         Section(title="Learning curves", parts=tuple(_curves(results))),
@@ -107,11 +119,11 @@ def _accuracy_cells(row: TableRow, several: bool) -> tuple[str, ...]:
         str(row.epochs),
         NOTHING if row.trials is None else str(row.trials),
         str(row.rounds) if row.rounds == row.planned else f"{row.rounds} of {row.planned}",
-        _mean_std(row.train),
-        _mean_std(row.test),
-        _interval(row.test.interval),
-        _with_interval(row.test.median, row.test.median_interval),
-        _with_interval(row.test.iqm, row.test.iqm_interval),
+        mean_std(row.train),
+        mean_std(row.test),
+        interval_percent(row.test.interval),
+        with_interval(row.test.median, row.test.median_interval),
+        with_interval(row.test.iqm, row.test.iqm_interval),
     )
 
 
@@ -128,7 +140,7 @@ def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
             Column(title="round", number=True),
             *(Column(title=f"{result.name} {final.label}", number=True) for result, final in finals),
         ),
-        rows=tuple((str(number), *(_percent(values.get(number), 2) for values in by_round)) for number in numbers),
+        rows=tuple((str(number), *(percent(values.get(number), 2) for values in by_round)) for number in numbers),
     )
 
 
@@ -138,7 +150,18 @@ def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
 def _comparison(comparison: Comparison) -> Iterable[Part]:
     if not comparison.pairs:
         return
-    numbers = (f"A {MINUS} B", "95% interval", "d_z", "P(A > B)", "p", "p (Holm)", "r", "variance", "detectable")
+    numbers = (
+        f"A {MINUS} B",
+        "95%, new seeds",
+        "95%, new images too",
+        "d_z",
+        "P(A > B)",
+        "p",
+        "p (Holm)",
+        "r",
+        "variance",
+        "detectable",
+    )
     several = len(comparison.settings) > 1
     for key in dict.fromkeys((pair.family, pair.setting) for pair in comparison.pairs):
         family, setting = key
@@ -155,8 +178,10 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
     smallest = max(pair.test.smallest for pair in comparison.pairs)
     yield (
-        "p: exact sign-flip permutation test of the mean difference, two-sided; Holm's correction within each "
-        f"table. With {fewest} rounds the smallest possible p is {_p(smallest)}. P(A > B): the share of rounds that "
+        "New seeds: Student's t over the rounds, for these images. New images too: bootstrap over the rounds and, "
+        "crossed, over the images of pool B. p: exact sign-flip permutation test of the mean difference, two-sided; "
+        f"Holm's correction within each table. With {fewest} rounds the smallest possible p is "
+        f"{p_value(smallest)}. P(A > B): the share of rounds that "
         "A wins, ties half, with its exact binomial interval. d_z: mean over standard deviation of the differences. "
         "r: correlation of A and B over the rounds; variance: that of the differences as a share of what unpaired "
         "rounds would give, so below 1 pairing helped. Detectable: the true difference in points that so many "
@@ -171,16 +196,64 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
         f"{pair.a.model} {pair.a.label}",
         f"{pair.b.model} {pair.b.label}",
         str(len(pair.rounds)),
-        _signed(100 * d.mean, 2),
-        NOTHING if d.interval is None else f"{_signed(100 * d.interval.low, 2)} to {_signed(100 * d.interval.high, 2)}",
-        NOTHING if d.effect is None else _signed(d.effect, 2),
+        signed(100 * d.mean, 2),
+        NOTHING if d.interval is None else f"{signed(100 * d.interval.low, 2)} to {signed(100 * d.interval.high, 2)}",
+        NOTHING if d.effect is None else signed(d.effect, 2),
         f"{out.probability:.2f} [{out.interval.low:.2f}, {out.interval.high:.2f}]",
-        _p(pair.test.p),
-        _p(pair.p_holm),
-        NOTHING if correlation is None else _signed(correlation, 2),
+        p_value(pair.test.p),
+        p_value(pair.p_holm),
+        NOTHING if correlation is None else signed(correlation, 2),
         NOTHING if ratio is None else f"{ratio:.2f}",
         NOTHING if pair.detectable is None else f"{100 * pair.detectable:.2f}",
     )
+
+
+# --- Errors -----------------------------------------------------------------------------------------------
+
+
+def _errors(results: Sequence[StudyResult], answers: Mapping[int, Answers]) -> Iterable[Part]:
+    """Where comparing fails, of each study's tuned configuration, or the paper's where that is all there is."""
+    grids = []
+    for result in results:
+        by_label = answers[result.id].by_label if result.id in answers else {}
+        label = next((label for label in (TUNED, PAPER) if label in by_label), None)
+        if label is not None:
+            grids.append(error_grid(result.name, result.model, label, list(by_label[label].values())))
+    if not grids:
+        return
+    kinds: tuple[tuple[str, Callable[[int, int], bool]], ...] = (
+        ("equal digits", lambda i, j: i == j),
+        ("1 apart", lambda i, j: abs(i - j) == 1),
+        ("2 or 3 apart", lambda i, j: 2 <= abs(i - j) <= 3),
+        ("4 or more", lambda i, j: abs(i - j) >= 4),
+    )
+    yield PageTable(
+        caption="Wrong answers in percent, by how far the two digits lie apart",
+        columns=(
+            Column(title="study"),
+            Column(title="configuration"),
+            *(Column(title=title, number=True) for title, _ in kinds),
+            Column(title="most often wrong (digit 1, digit 2: percent)"),
+        ),
+        rows=tuple(
+            (
+                grid.study,
+                CONFIGURATIONS.get(grid.label, grid.label),
+                *(percent(grid.rate(keep), 1) for _, keep in kinds),
+                "; ".join(f"{i}, {j}: {100 * rate:.0f}" for i, j, rate in grid.worst(5) if rate > 0) or NOTHING,
+            )
+            for grid in grids
+        ),
+    )
+    yield _figure(
+        "errors",
+        "Share of wrong answers by the pair's digits, over all final rounds. Digit 1 is right when it is at most "
+        "digit 2, so on the diagonal and above it the right answer is yes.",
+        charts.errors_chart(grids),
+    )
+    refused = sum(one.refused for one in answers.values())
+    if refused:
+        yield Callout(text=f"{refused} rounds are left out here: their answers do not give the stored accuracy.")
 
 
 # --- Tuning -----------------------------------------------------------------------------------------------
@@ -199,10 +272,10 @@ def _tuning(tuning: Sequence[Tuning]) -> Iterable[Part]:
             (
                 one.study,
                 charts.PARAMETER_TITLES.get(p.name, p.name),
-                _value(p.paper),
-                _value(p.best),
-                _value(p.tuned),
-                f"{_value(p.low)} to {_value(p.high)}{', log' if p.log else ''}",
+                value(p.paper),
+                value(p.best),
+                value(p.tuned),
+                f"{value(p.low)} to {value(p.high)}{', log' if p.log else ''}",
             )
             for one in tuning
             for p in one.parameters
@@ -221,10 +294,10 @@ def _tuning(tuning: Sequence[Tuning]) -> Iterable[Part]:
             (
                 one.study,
                 CONFIGURATIONS[stage.label],
-                _percent(stage.search, 2),
-                _percent(stage.confirm, 2),
-                NOTHING if stage.optimism is None else _signed(100 * stage.optimism, 2),
-                _percent(stage.test, 2),
+                percent(stage.search, 2),
+                percent(stage.confirm, 2),
+                NOTHING if stage.optimism is None else signed(100 * stage.optimism, 2),
+                percent(stage.test, 2),
             )
             for one, stage in stages
         ),
@@ -268,6 +341,14 @@ def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
         "Triangles and crosses at the lower edge lie below it.",
         charts.history_chart(searches),
     )
+    budgets = [budget for search in searches if (budget := figures.budget_data(search)) is not None]
+    if budgets:
+        yield _figure(
+            "budget",
+            "Best validation accuracy against the number of trials: what random trials lead one to expect (unbiased, "
+            "from the random and never pruned start-up trials alone), and what this one search found.",
+            charts.budget_chart(budgets),
+        )
     for index, search in enumerate(searches):
         if not any(trial.state == "complete" for trial in search.trials):
             continue
@@ -309,18 +390,18 @@ def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
             ("data", one.data),
             ("data digest", one.data_digest),
             ("seeds", f"search {one.study_seed}, confirm and final {one.protocol_seed}"),
-            ("created", _time(one.created_at)),
-            ("last result", _time(one.finished_at)),
-            ("versions", _counted(one.versions)),
-            ("code (git)", _counted(one.commits)),
-            ("devices", _counted(one.devices)),
-            ("workers", f"{len(one.workers)}: {_counted(one.workers[:5])}" if one.workers else NOTHING),
+            ("created", time(one.created_at)),
+            ("last result", time(one.finished_at)),
+            ("versions", counted(one.versions)),
+            ("code (git)", counted(one.commits)),
+            ("devices", counted(one.devices)),
+            ("workers", f"{len(one.workers)}: {counted(one.workers[:5])}" if one.workers else NOTHING),
             (
                 "attempts",
                 f"{one.attempts} claims, {one.repeated} trainings needed more than one; {one.expiries} leases "
                 f"expired, {one.exceptions} exceptions",
             ),
-            ("failures", _counted(one.failures) if one.failures else "none"),
+            ("failures", counted(one.failures) if one.failures else "none"),
             ("diverged", str(one.diverged)),
             ("openings of pool B", f"{len(one.openings)}, each by a final round"),
         ]
@@ -332,49 +413,3 @@ def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
             columns=(Column(title="what"), Column(title="value", long=True)),
             rows=tuple(lines),
         )
-
-
-# --- Cells ------------------------------------------------------------------------------------------------
-
-
-def _mean_std(column: Summary) -> str:
-    if column.mean is None:
-        return NOTHING
-    return f"{100 * column.mean:.1f}" + ("" if column.std is None else f" ± {100 * column.std:.1f}")
-
-
-def _interval(interval: Interval | None) -> str:
-    return NOTHING if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
-
-
-def _with_interval(value: float | None, interval: Interval | None) -> str:
-    if value is None:
-        return NOTHING
-    inside = "" if interval is None else f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    return f"{100 * value:.1f}{inside}"
-
-
-def _percent(x: float | None, digits: int) -> str:
-    return NOTHING if x is None else f"{100 * x:.{digits}f}"
-
-
-def _signed(x: float, digits: int) -> str:
-    return f"{x:+.{digits}f}".replace("-", MINUS)
-
-
-def _p(p: float) -> str:
-    return f"{p:.4f}" if p >= 0.0001 else f"{p:.1e}".replace("-", MINUS)
-
-
-def _value(x: float | None) -> str:
-    return NOTHING if x is None else f"{x:.3g}"
-
-
-def _counted(things: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{thing} ({count})" for thing, count in things) or NOTHING
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return NOTHING
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -68,6 +68,8 @@ def _pairs(comparison: Comparison) -> list[Line]:
                 "difference": pair.difference.mean,
                 "difference_low": None if interval is None else interval.low,
                 "difference_high": None if interval is None else interval.high,
+                "new_images_low": None if pair.images is None else pair.images.low,
+                "new_images_high": None if pair.images is None else pair.images.high,
                 "effect_dz": pair.difference.effect,
                 "p_a_better": pair.outperforming.probability,
                 "p_a_better_low": pair.outperforming.interval.low,

@@ -11,12 +11,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from handmade import make, small_spec
+from handmade import make, packed_answers, small_spec
 from sqlalchemy import Engine
 
 from hpo.analysis import results
+from hpo.analysis.answers import pair_draws
 from hpo.analysis.report import ReportNotWritable, write_report
+from hpo.digits import BUNDLED_DIGEST, load
 from hpo.spec import MODELS
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
@@ -81,10 +84,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Path]:
             return "complete"
         return "diverged" if slot.idx == 5 else "pruned" if slot.idx in (8, 11) else "complete"
 
+    draw = pair_draws(load().pool_b_labels().astype(np.int64))
     for model in MODELS:
+        spec = small_spec(model, trials=12, epochs=4, rounds=11)
         make(
             engine,
-            small_spec(model, trials=12, epochs=4, rounds=11),
+            spec,
+            data_digest=BUNDLED_DIGEST,
+            outputs=packed_answers(draw, spec.protocol.test_pairs),
             paper_is_best=model == "simple",
             state=state,
             fails=lambda slot: slot.kind == "search" and slot.idx == 9 and slot.model == "ws",
@@ -114,6 +121,19 @@ def test_the_three_forms_agree(whole: tuple[Engine, Path]) -> None:
         assert len(list(csv.DictReader(file))) == 11 * 5
     with open(out / "trials.csv", newline="") as file:
         assert sum(r["phase"] == "search" for r in csv.DictReader(file)) == 36
+
+
+def test_new_images_and_hard_pairs(whole: tuple[Engine, Path]) -> None:
+    """From the stored answers: intervals for new images, and that close digits are the hard ones, as made up."""
+    _, out = whole
+    report = json.loads((out / "report.json").read_text())
+    assert len(report["pairs"]) == 8
+    for pair in report["pairs"]:
+        assert pair["images"]["low"] <= pair["difference"]["mean"] <= pair["images"]["high"]
+    page = _Reader((out / "report.html").read_text()).text
+    assert "Where comparing fails" in page
+    assert "conditional on these pools" in page
+    assert "are left out here" not in page
 
 
 def test_the_page_stands_alone(whole: tuple[Engine, Path]) -> None:
@@ -147,7 +167,7 @@ def test_a_browser_draws_every_figure(whole: tuple[Engine, Path]) -> None:
     _, out = whole
     dom, log = _browse(out / "report.html")
     page = _Reader(dom)
-    assert len(page.plots) == 9  # rounds, history, curves, and two for each of three searches
+    assert len(page.plots) == 11  # rounds, errors, history, budget, curves, and two for each of three searches
     assert [plot["id"] for plot in page.plots if plot.get("data-drawn") != "yes"] == []
     assert dom.count('class="main-svg"') >= len(page.plots)
     assert [line for line in log.splitlines() if "CONSOLE" in line] == []

@@ -1,0 +1,81 @@
+"""The one look of all charts: size, fonts, grid, legend, panels side by side."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
+from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+
+GREY, INK = "#767676", "#222222"
+ACROSS = 3  # panels in a row
+
+
+def figure_of(height: int) -> go.Figure:
+    """An empty figure of that height in pixels."""
+    return _look(go.Figure(), height)
+
+
+def with_legend(figure: go.Figure) -> go.Figure:
+    """Room below for the legend."""
+    figure.update_layout(height=figure.layout.height + 36, margin={"b": 86})
+    return figure
+
+
+def panels(titles: Sequence[str], height: int, across: int = ACROSS) -> go.Figure:
+    """Small panels side by side, `across` in a row; height in pixels of one row."""
+    across = max(1, min(across, len(titles)))
+    rows = max(1, -(-len(titles) // across))
+    figure = make_subplots(
+        rows=rows,
+        cols=across,
+        subplot_titles=[safe(title) for title in titles],
+        horizontal_spacing=0.24 / across,
+        vertical_spacing=0.26 / rows,
+    )
+    figure.update_annotations(font={"size": 13}, yshift=4)
+    return _look(figure, height * rows)
+
+
+def cell(index: int, across: int = ACROSS) -> dict[str, int]:
+    """Where the index-th panel stands, as plotly's row and col."""
+    return {"row": index // across + 1, "col": index % across + 1}
+
+
+def _look(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="none",
+        height=height,
+        font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        legend={"orientation": "h", "y": 0, "yanchor": "bottom", "yref": "container", "x": 0},
+        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
+        modebar={"remove": ["select2d", "lasso2d", "autoScale2d"]},
+    )
+    axis: dict[str, Any] = {"gridcolor": "#e6e6e6", "linecolor": GREY, "showline": True, "zeroline": False}
+    figure.update_xaxes(**axis, ticks="outside")
+    figure.update_yaxes(**axis, ticks="outside")
+    return figure
+
+
+def left_axes(figure: go.Figure, panels: int, title: str, across: int = ACROSS) -> None:
+    """Name the y axis of the leftmost panels alone."""
+    for index in range(0, panels, across):
+        figure.update_yaxes(title=title, **cell(index))
+
+
+def percents(values: Iterable[float]) -> list[float]:
+    """Fractions as percent, short enough for the page."""
+    return [round(100 * value, 3) for value in values]
+
+
+def faint(colour: str, share: float) -> str:
+    """A colour as rgba with that opacity."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share})"
+
+
+def safe(text: str) -> str:
+    """Text that plotly shows as it is: it reads some HTML tags."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,121 @@
+"""Single answers: unpacking against the pairs drawn again, uncertainty over images, errors by digits."""
+
+import numpy as np
+import pytest
+from handmade import packed_answers
+from numpy.typing import NDArray
+from test_figures import run, study
+
+from hpo.analysis import answers, stats
+from hpo.analysis.answers import RoundAnswers
+
+LABELS = np.repeat(np.arange(10), 60)  # of a pool of 600 images
+
+
+def _round(number: int, correct: NDArray[np.bool_], images: NDArray[np.int64]) -> RoundAnswers:
+    digits = LABELS[images]
+    return RoundAnswers(round=number, images=images, digits=digits, correct=correct, said=digits)
+
+
+def _rounds(rng: np.random.Generator, rounds: int, hard: float) -> dict[int, RoundAnswers]:
+    """Rounds in which an image's difficulty (the same in all rounds) decides a share `hard` of the answers."""
+    difficult = rng.random(600) < 0.2
+    made = {}
+    for r in range(rounds):
+        images = np.random.default_rng(r).permutation(600).reshape(300, 2)  # the draws are shared by number
+        by_image = ~difficult[images].any(axis=1)
+        by_chance = rng.random(300) < 0.64
+        made[r] = _round(r, np.where(rng.random(300) < hard, by_image, by_chance), images)
+    return made
+
+
+def test_draws_are_the_workers() -> None:
+    import torch
+
+    from hpo.training.data import ImagePool, draw_test
+
+    pool = ImagePool(name="B", images=torch.zeros(600, 14, 14), labels=torch.from_numpy(LABELS))
+    expected = draw_test(pool, 5, 100)
+    images, digits = answers.pair_draws(LABELS)(5, 100)
+    assert np.array_equal(images, expected.image.numpy())
+    assert np.array_equal(digits, expected.digit.numpy())
+
+
+def test_answers_are_unpacked_and_held_against_the_stored_accuracy() -> None:
+    draw = answers.pair_draws(LABELS)
+    runs = [run("final", i, label="tuned", round=i, slot_seed=50 + i, value=v) for i, v in enumerate((0.9, 0.8, 0.7))]
+    runs.append(run("final", 3, label="tuned", round=3, state="diverged", value=0.5))
+    from types import SimpleNamespace
+
+    pack = packed_answers(draw, 100)
+    outputs = {
+        ("tuned", r.round or 0): pack(SimpleNamespace(seed=r.slot_seed, id=r.idx), r.value or 0.0)  # type: ignore[arg-type]
+        for r in runs[:2]
+    }
+    outputs["tuned", 2] = outputs["tuned", 0]  # another round's answers
+    found = answers.answers_of(study("ws", runs), outputs, draw)
+    assert found.refused == 1
+    assert [one.correct.mean() for one in found.by_label["tuned"].values()] == [0.9, 0.8]
+    assert np.array_equal(found.by_label["tuned"][0].said, found.by_label["tuned"][0].digits)
+
+
+def test_packing_is_the_workers() -> None:
+    """One byte a pair, as hpo.job packs a prediction."""
+    import torch
+
+    from hpo.job import pack
+    from hpo.training.population import Prediction
+
+    draw = answers.pair_draws(LABELS)
+    _, digits = draw(50, 4)
+    answer = torch.tensor([1, 0, 1, 0])
+    said = torch.tensor([[0, 0], [9, 9], [1, 8], [7, 2]])
+    packed = pack(Prediction(answer=answer, digits=said, accuracy=0.0, loss=0.0))
+    right = answer.numpy() == (digits[:, 0] <= digits[:, 1])
+    one = run("final", 0, label="x", round=0, slot_seed=50, value=float(right.mean()))
+    found = answers.answers_of(study("ws-aux", [one]), {("x", 0): packed}, draw).by_label["x"][0]
+    assert np.array_equal(found.correct, right)
+    assert np.array_equal(found.said, said.numpy())
+
+
+def test_new_images_widen_the_interval_where_images_matter() -> None:
+    """Where hard images decide, the rounds alone are too sure: they share the images."""
+    widths = []
+    for hard in (0.0, 0.95):
+        rng = np.random.default_rng(3)
+        a, b = _rounds(rng, 12, hard), _rounds(rng, 12, 0.0)
+        (crossed,) = answers.crossed_intervals([(a, b)])
+        difference = stats.paired_difference(
+            [float(a[r].correct.mean()) for r in a], [float(b[r].correct.mean()) for r in b]
+        )
+        assert crossed is not None
+        assert difference.interval is not None
+        assert crossed.low <= difference.mean <= crossed.high
+        widths.append((crossed.high - crossed.low) / (difference.interval.high - difference.interval.low))
+    assert 1.0 < widths[0] < 2.1  # by chance alone: the product of weights makes at most twice the width
+    assert widths[1] > 1.4 * widths[0]
+
+
+def test_crossed_intervals_of_several_pairs() -> None:
+    rng = np.random.default_rng(4)
+    a, b = _rounds(rng, 4, 0.5), _rounds(rng, 4, 0.5)
+    same, alone, reverse = answers.crossed_intervals([(a, a), ({0: a[0]}, b), (b, a)])
+    assert same is not None
+    assert (same.low, same.high) == (0, 0)
+    assert alone is None  # one round in common
+    (forward,) = answers.crossed_intervals([(a, b)])
+    assert forward is not None
+    assert reverse is not None
+    assert (reverse.low, reverse.high) == pytest.approx((-forward.high, -forward.low), abs=1e-9)
+    other = {r: _round(r, one.correct, one.images[::-1]) for r, one in b.items()}
+    assert answers.crossed_intervals([(a, other)]) == [None]  # not the same pairs
+
+
+def test_error_grid_counts_by_digits() -> None:
+    images = np.array([[0, 599], [599, 0], [0, 599], [60, 61]])  # digits 0 9, 9 0, 0 9, 1 1
+    grid = answers.error_grid("s", "ws", "tuned", [_round(0, np.array([True, False, False, False]), images)])
+    assert (grid.pairs[0][9], grid.wrong[0][9]) == (2, 1)
+    assert grid.rate(lambda i, j: i == j) == 1.0
+    assert grid.rate(lambda i, j: abs(i - j) == 9) == pytest.approx(2 / 3)
+    assert grid.rate(lambda i, j: abs(i - j) == 5) is None
+    assert grid.worst(2) == [(1, 1, 1.0), (9, 0, 1.0)]
