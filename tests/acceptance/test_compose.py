@@ -6,6 +6,7 @@ The real run builds the image, so it takes minutes; it needs an engine that answ
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -168,27 +169,33 @@ def running(dashboard_port: int) -> Iterator[Compose]:
         subprocess.run(["docker", "image", "rm", f"{project}:cpu"], check=True, capture_output=True)
 
 
-def wait_for(what: Callable[[], bool], seconds: float) -> None:
-    """Wait until `what` holds; fails after `seconds`."""
+def wait_for(what: Callable[[], bool], *, seconds: float, pause: float) -> None:
+    """Ask every `pause` seconds until `what` holds; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(1)
+        time.sleep(pause)
 
 
 def containers(compose: Compose) -> list[str]:
     return compose("ps -q").split()
 
 
-def test_worker_finishes_a_study(running: Compose) -> None:
-    """A study made through `cli` is searched, confirmed and evaluated by the worker in its container."""
-    running("run --rm cli study create --model ws --trials 2 --epochs 1 --rounds 1")
+def test_worker_finishes_a_study(running: Compose, tmp_path: Path) -> None:
+    """A study made through `cli`, from a file of the host, goes all its way in the worker's container."""
+    small = {"trials": 2, "epochs": 1, "confirm_configurations": 1, "confirm_rounds": 1, "final_rounds": 1}
+    spec = (ROOT / "studies" / "ws.toml").read_text()
+    for key, value in small.items():
+        spec, found = re.subn(rf"^{key} = \d+$", f"{key} = {value}", spec, flags=re.MULTILINE)
+        assert found == 1
+    (tmp_path / "small.toml").write_text(spec)
+    running(f"run --rm -v {tmp_path}/small.toml:/work/small.toml cli study create --file small.toml")
 
     def show() -> dict[str, Any]:
         shown: dict[str, Any] = json.loads(running("run --rm -T --no-deps cli study show ws --format json"))
         return shown
 
-    wait_for(lambda: show()["phase"] == "done", 1800)
+    wait_for(lambda: show()["phase"] == "done", seconds=900, pause=10)  # a container each time
     study = show()
     assert study["trials"]["complete"] + study["trials"]["diverged"] == 2
     assert {len(final["test_values"]) for final in study["final"]} == {1}
@@ -204,7 +211,7 @@ def test_dashboard_answers_on_loopback_alone(running: Compose, dashboard_port: i
         except OSError:  # the container is up before the server is
             return False
 
-    wait_for(answers, 120)
+    wait_for(answers, seconds=120, pause=1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", dashboard_port), timeout=5)
 
