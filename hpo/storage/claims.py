@@ -193,7 +193,7 @@ def _lease(connection: Connection, picked: Select[int], worker: str, seconds: fl
             attempt=slots.c.attempt + 1,
             expiries=slots.c.expiries + case((RUNNING, _fruitless), else_=0),
             lease_epoch=slots.c.epoch,
-            worker=worker,
+            worker=worker[:200],  # host names may be long
             token=new_token(),
             lease_expires=now() + seconds,
             started_at=func.coalesce(slots.c.started_at, now()),

@@ -200,6 +200,7 @@ def _alone(connection: Connection) -> Iterator[None]:
     """Nobody else makes or changes tables until the transaction ends; on SQLite it is alone already."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        connection.execute(text("SET LOCAL statement_timeout = 0"))  # rewriting a large table takes long
     logger = logging.getLogger("alembic")
     level = logger.level
     logger.setLevel(logging.WARNING)  # alembic announces each step

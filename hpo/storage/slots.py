@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 
-from hpo.errors import StudyNotFound
+from hpo.errors import StudyNotFound, UsageError
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.schema import UNTOLD, openings, slots, studies
 
@@ -45,6 +45,7 @@ Lease = tuple[int, str]  # slot id, token
 PRIORITY: dict[str, int] = {"final": 0, "confirm": 1, "search": 2}  # what is nearest to the end goes first
 # Written out, not bound: the planners use the partial indexes only where they can read the state.
 WAITING, RUNNING, DONE, FAILED = (slots.c.state == literal_column(f"'{s}'") for s in get_args(State))
+LABEL_LENGTH = 64  # characters
 MAX_FAILURES = 2  # exceptions in the model's code before the slot fails: it is retried once
 
 
@@ -164,6 +165,8 @@ def add_slots(connection: Connection, study_id: int, kind: Kind, new: Sequence[N
     first = 0 if highest is None else highest + 1
     if not new:
         return []
+    if any(len(slot.label or "") > LABEL_LENGTH for slot in new):
+        raise UsageError(f"a configuration's label has at most {LABEL_LENGTH} characters; choose a shorter one")
     rows = [
         {
             "study_id": study_id,
@@ -232,7 +235,7 @@ def fail(engine: Engine, slot_id: int, token: str, error: str, *, retry: bool) -
         token,
         state=case((again, "waiting"), else_="failed"),
         failures=slots.c.failures + 1,
-        error=error,
+        error=_storable(error),
         token=None,
         lease_expires=None,
         finished_at=case((again, None), else_=now()),
@@ -246,7 +249,7 @@ def release(engine: Engine, slot_id: int, token: str) -> bool:
 
 def record_opening(engine: Engine, slot_id: int, token: str, worker: str) -> bool:
     """Record that a final slot opens pool B; False unless its lease holds, and then the pool stays shut."""
-    allowed = select(slots.c.id, slots.c.attempt, literal(worker), now()).where(
+    allowed = select(slots.c.id, slots.c.attempt, literal(worker[:200]), now()).where(
         held([(slot_id, token)]), slots.c.kind == "final"
     )
     opening = insert(openings).from_select(["slot_id", "attempt", "worker", "opened_at"], allowed)
@@ -262,6 +265,11 @@ def held(leases: Iterable[Lease]) -> ColumnElement[bool]:
         tuple_(slots.c.id, slots.c.token).in_(pairs),
         RUNNING,
     )
+
+
+def _storable(error: str) -> str:
+    """Without what PostgreSQL's text cannot hold: a traceback may quote anything."""
+    return error.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
 
 
 def _change(engine: Engine, slot_id: int, lease: str, **values: Any) -> bool:

@@ -173,7 +173,10 @@ def create_study(engine: Engine, new: NewStudy) -> StudyRow:
                 session.flush()
             row = connection.execute(select(studies).where(studies.c.id == study_id)).one()
     except IntegrityError as error:
-        raise StudyExists(_taken(engine, new.name)) from error
+        taken = _taken(engine, new.name)
+        if taken is None:
+            raise
+        raise StudyExists(taken) from error
     return _study(row)
 
 
@@ -258,11 +261,16 @@ def _check_name(name: str) -> None:
         raise UsageError(f"{name[:40]!r} cannot be a study's name; take 1 to 200 printable characters without ':'")
 
 
-def _taken(engine: Engine, name: str) -> str:
+def _taken(engine: Engine, name: str) -> str | None:
+    if find_study(engine, name) is not None:
+        return f"a study called {name!r} exists already; choose another name, or delete it first"
+    names = [pattern.format(name=name) for pattern in OPTUNA_NAMES]
+    query = select(models.StudyModel.study_name).where(models.StudyModel.study_name.in_(names))
     with begin_read(engine) as connection:
-        if connection.scalar(select(studies.c.id).where(studies.c.name == name)) is not None:
-            return f"a study called {name!r} exists already; choose another name, or delete it first"
-    return f"Optuna has studies called {name!r} or {name + ':confirm'!r} already; choose another name"
+        theirs = connection.scalar(query)
+    if theirs is None:
+        return None
+    return f"this database has another Optuna study called {theirs!r}; choose a name other than {name!r}"
 
 
 def _search_slots(new: NewStudy, first: int, seeds: Sequence[int]) -> list[NewSlot]:

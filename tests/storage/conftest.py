@@ -17,10 +17,14 @@ Watch = Callable[..., Any]
 
 
 @pytest.fixture
-def make_study(engine: Engine) -> MakeStudy:
-    """Makes a study of ten search slots, the first three not adaptive, two in flight; options override."""
+def make_study(request: pytest.FixtureRequest) -> MakeStudy:
+    """Makes a study of ten search slots, the first three not adaptive, two in flight; options override.
 
-    def make(name: str = "ws", *, on: Engine = engine, trials: int = 10, **options: Any) -> StudyRow:
+    In the test's `engine`, unless `on` names another.
+    """
+
+    def make(name: str = "ws", *, on: Engine | None = None, trials: int = 10, **options: Any) -> StudyRow:
+        engine = on or request.getfixturevalue("engine")
         given: dict[str, Any] = {
             "name": name,
             "model": "ws",
@@ -34,7 +38,7 @@ def make_study(engine: Engine) -> MakeStudy:
             "adaptive_from": 3,
             "paper": PAPER,
         }
-        return studies.create_study(on, NewStudy(**(given | options)))
+        return studies.create_study(engine, NewStudy(**(given | options)))
 
     return make
 

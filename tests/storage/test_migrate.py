@@ -1,5 +1,6 @@
 """Both schemas: made once, checked, upgraded only on demand; both databases."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,12 @@ from sqlalchemy import Engine, inspect, text
 
 from hpo.errors import SchemaError
 from hpo.storage import migrate
+from hpo.storage.claims import claim
 from hpo.storage.engine import begin_read, begin_write, is_missing
+from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import metadata
+from hpo.storage.slots import finish
+from hpo.storage.studies import NewStudy, create_study, delete_study
 
 Open = Callable[[str], Engine]
 
@@ -161,6 +166,40 @@ def test_a_failed_creation_leaves_nothing(empty: Engine, monkeypatch: pytest.Mon
     migrate.create_or_check(empty)
 
 
+def test_workers_need_no_right_to_make_tables(postgres_engine: Engine, postgres, open_database: Open) -> None:
+    """A role that may read and write rows, and nothing else, is enough for everything but `hpo db upgrade`."""
+    role = f"worker_{os.getpid()}"
+    postgres.sql(f"CREATE ROLE {role} LOGIN")
+    change(
+        postgres_engine,
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}",
+        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}",
+    )
+    engine = open_database(postgres_engine.url.set(username=role).render_as_string(hide_password=False))
+    migrate.create_or_check(engine)
+    new = NewStudy(
+        name="ws",
+        model="ws",
+        spec="{}",
+        spec_digest="",
+        data_digest="",
+        seed=1,
+        startup_trials=0,
+        in_flight=1,
+        trial_seeds=[1, 2],
+        adaptive_from=0,
+        paper={},
+    )
+    create_study(engine, new)
+    (slot,) = claim(engine, 1, worker="w", lease_seconds=60, model="ws")
+    assert make_storage(engine).bind_trial(slot.id, slot.token or "").number == 0
+    assert finish(engine, slot.id, slot.token or "", {"state": "complete"})
+    delete_study(engine, "ws")
+    change(postgres_engine, f"DROP OWNED BY {role}")
+    postgres.sql(f"DROP ROLE {role}")
+
+
 def test_many_may_be_the_first(empty_url: str, open_database: Open) -> None:
     """On both databases, each with an engine of its own."""
     engines = [open_database(empty_url) for _ in range(4)]
@@ -172,6 +211,7 @@ def test_many_may_be_the_first(empty_url: str, open_database: Open) -> None:
 CREATE = """
 import sys
 from hpo.storage import migrate
+from hpo.storage.claims import claim
 from hpo.storage.engine import open_engine
 engine = open_engine(sys.argv[1])
 sys.stdin.readline()

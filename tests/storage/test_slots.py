@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, func, select
 
-from hpo.errors import StudyNotFound
+from hpo.errors import StudyNotFound, UsageError
 from hpo.storage import claims, slots
 from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.schema import openings
@@ -49,6 +49,18 @@ def test_finish_stores_the_whole_outcome_once(engine: Engine, study: StudyRow) -
     assert stored.lease_expires is None
     assert not stored.told
     assert slots.get_slot(engine, slot.id).outputs is None
+
+
+def test_what_is_done_stays(engine: Engine, study: StudyRow) -> None:
+    """Its own token, kept for a repeated finish, opens nothing else."""
+    slot = claim_one(engine)
+    assert slots.finish(engine, slot.id, slot.token, OUTCOME)
+    before = slots.get_slot(engine, slot.id)
+    assert slots.renew(engine, [(slot.id, slot.token)], 60) == set()
+    assert not slots.release(engine, slot.id, slot.token)
+    assert not slots.fail(engine, slot.id, slot.token, "no", retry=True)
+    assert not slots.record_params(engine, slot.id, slot.token, {})
+    assert repr(slots.get_slot(engine, slot.id)) == repr(before)  # NaN is not equal to itself
 
 
 def test_finish_takes_no_unknown_state(engine: Engine, study: StudyRow) -> None:
@@ -110,6 +122,21 @@ def test_the_models_exception_is_retried_once(engine: Engine, study: StudyRow) -
     failed = slots.get_slot(engine, first.id)
     assert (failed.state, failed.failures, failed.error) == ("failed", 2, "second")
     assert failed.finished_at is not None
+
+
+def test_any_text_is_kept_as_the_error(engine: Engine, study: StudyRow) -> None:
+    """A traceback may quote bytes that PostgreSQL's text does not hold."""
+    slot = claim_one(engine)
+    assert slots.fail(engine, slot.id, slot.token, "a\x00b\udcff é", retry=False)
+    assert slots.get_slot(engine, slot.id).error == "a\\x00b\\udcff é"
+
+
+def test_names_of_any_length(engine: Engine, study: StudyRow) -> None:
+    """A long host name is cut; a label is somebody's choice, so they are told."""
+    (slot,) = claims.claim(engine, 1, worker="w" * 300, lease_seconds=60, model="ws")
+    assert slot.worker == "w" * 200
+    with pytest.raises(UsageError, match="at most 64 characters"), begin_write(engine) as connection:
+        slots.add_slots(connection, study.id, "final", [NewSlot(seed=1, label="x" * 65)])
 
 
 def test_fail_without_retry_is_final(engine: Engine, study: StudyRow) -> None:

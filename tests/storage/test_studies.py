@@ -89,16 +89,16 @@ def test_a_name_of_somebodys_optuna_study(engine: Engine, make_study) -> None:
     """A database may hold other Optuna studies; nothing is left half-way, nothing of theirs is touched."""
     optuna.create_study(study_name="ws:final", storage=open_optuna(engine))
     before = rows_everywhere(engine)
-    with pytest.raises(StudyExists, match="Optuna has"):
+    with pytest.raises(StudyExists, match="another Optuna study called 'ws:final'"):
         make_study()
     assert rows_everywhere(engine) == before
 
 
 @pytest.mark.parametrize("name", ["", "ws:confirm", " ws", "a\nb", "x" * 201])
-def test_a_name_that_cannot_be(make_study, name: str) -> None:
+def test_a_name_that_cannot_be(sqlite_engine: Engine, make_study, name: str) -> None:
     """One line that says which can."""
     with pytest.raises(UsageError, match="cannot be a study's name") as error:
-        make_study(name)
+        make_study(name, on=sqlite_engine)
     assert "\n" not in str(error.value)
 
 
