@@ -15,6 +15,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.spec import HYPERPARAMETERS, StudySpec
@@ -134,7 +135,8 @@ class Search:
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             return
         diverged = outcome["state"] == "diverged"
-        optuna.Trial(study, trial_id).set_constraint("diverged", 1.0 if diverged else 0.0)
+        # As Trial.set_constraint does, which warns where a teller that broke off has set it already.
+        self._storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:diverged", 1.0 if diverged else 0.0)
         if outcome["state"] == "pruned":
             study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
