@@ -38,16 +38,20 @@ def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
 
 def fixed_trial(spec: StudySpec, params: Mapping[str, float], label: str, round_number: int) -> FrozenTrial:
     """The running trial of one round of a fixed configuration, inside the space or not."""
-    space: dict[str, BaseDistribution] = {
-        name: FloatDistribution(min(d.low, params[name]), max(d.high, params[name]), log=d.log and params[name] > 0)
-        for name, d in distributions(spec).items()
-        if isinstance(d, FloatDistribution)
-    }
+    space: dict[str, BaseDistribution] = {}
+    beyond: dict[str, float] = {}  # a log scale cannot hold 0, and a study's scales must not change
+    for name, d in distributions(spec).items():
+        assert isinstance(d, FloatDistribution)
+        value = params[name]
+        if d.log and value <= 0:
+            beyond[name] = value
+        else:
+            space[name] = FloatDistribution(min(d.low, value), max(d.high, value), log=d.log)
     return create_trial(
         state=TrialState.RUNNING,
-        params=dict(params),
+        params={name: params[name] for name in space},
         distributions=space,
-        user_attrs={"configuration": label, "round": round_number},
+        user_attrs={"configuration": label, "round": round_number, **beyond},
     )
 
 
