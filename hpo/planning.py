@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -162,11 +163,13 @@ def tuned_spec(engine: Engine, name: str) -> StudySpec:
 
 def write(path: Path, text: str) -> None:
     """Write a file beside and rename it; one line where that cannot be."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
         beside.write_text(text)
         beside.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
         raise HpoError(f"cannot write {path}: {error.strerror}") from error
 
 
@@ -185,8 +188,6 @@ def evaluate(
     The configuration is a file's or, without one, the study's own; the study is made, without a search,
     where the file names one that does not exist.
     """
-    if file is None and name is None:
-        raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
     if label is not None and not _LABEL.fullmatch(label):
         raise UsageError(f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-'")
     row = _study_to_evaluate(engine, digits, file, name, rounds, epochs)

@@ -26,6 +26,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @click.command()
 @click.option("--model", multiple=True, help="A model to compare; may be repeated. [default: all three]")
+@click.option("--file", "paths", type=click.Path(path_type=Path), multiple=True, help="A study file; may be repeated.")
 @click.option("--trials", type=int, help="Search trials of each model.")
 @click.option("--epochs", type=int, help="Epochs of every training.")
 @click.option("--rounds", type=int, help="Final rounds of each configuration.")
@@ -38,6 +39,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(
     context: Context,
     model: tuple[str, ...],
+    paths: tuple[Path, ...],
     trials: int | None,
     epochs: int | None,
     rounds: int | None,
@@ -56,6 +58,7 @@ def run(
     Example:
       hpo run --quick
       hpo run --model ws --model ws-aux --trials 60 --epochs 12
+      hpo run --file studies/ws.toml --file mine.toml
     """
     from hpo import launch, planning
     from hpo.errors import UsageError
@@ -64,9 +67,7 @@ def run(
         raise UsageError(f"--workers must be auto or a number from 1 on, got {workers!r}")
     if quick and demo:
         raise UsageError("--quick and --demo are two budgets: give one")
-    found = [spec for one in model or ("all",) for spec in planning.specs(model=one, path=None)]
-    distinct = {spec.name: spec for spec in found}.values()
-    budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in distinct]
+    budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in _asked(model, paths)]
     specs = [spec.with_options(trials=trials, epochs=epochs, rounds=rounds) for spec in budgets]
     for spec in specs:
         planning.check_data(context.digits, spec)  # before a database is made for nothing
@@ -83,6 +84,21 @@ def run(
         raise SystemExit(128 + signals[0])
     write_report(engine, out, form, names)
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
+
+
+def _asked(models: Sequence[str], paths: Sequence[Path]) -> "list[StudySpec]":
+    """The specs of `--model` and `--file`, each once; the three models' without either."""
+    from hpo import planning
+    from hpo.errors import UsageError
+
+    named = models or (() if paths else ("all",))
+    found = [spec for one in named for spec in planning.specs(model=one, path=None)]
+    found += [spec for path in paths for spec in planning.specs(model=None, path=path)]
+    distinct: dict[str, StudySpec] = {}
+    for spec in found:
+        if distinct.setdefault(spec.name, spec) != spec:
+            raise UsageError(f"two studies are called {spec.name}; give one another name in its file")
+    return list(distinct.values())
 
 
 def _say_budget(spec: "StudySpec", *, small: bool) -> None:

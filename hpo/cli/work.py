@@ -49,7 +49,11 @@ def worker(
       hpo worker --drain
       hpo --db postgresql+psycopg://hpo@db/hpo worker --device cuda --population 64
     """
+    from hpo.storage import studies
+
     engine = context.engine()
+    for name in names:
+        studies.get_study(engine, name)  # a slip is told before the slow imports
     digits = context.digits
 
     import torch
@@ -66,6 +70,7 @@ def worker(
         lease_seconds=lease,
     )
     one = Worker(engine, digits, options, say)
+    say(f"worker {one.name}: {one.device}; Ctrl-C ends it")
     one.listen()
     sys.exit(one.run())
 
@@ -101,7 +106,10 @@ def evaluate(
       hpo evaluate ws-tuned.toml --study ws --label colleague
     """
     from hpo import planning
+    from hpo.errors import UsageError
 
+    if config is None and name is None:
+        raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
     file = None if config is None else planning.specs(model=None, path=config)[0]
     done = planning.evaluate(
         context.engine(create=file is not None),
