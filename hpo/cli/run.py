@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from hpo.spec import StudySpec
 
 POLL_SECONDS = 1.0
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -62,6 +61,7 @@ def run(
     """
     from hpo import launch, planning
     from hpo.errors import UsageError
+    from hpo.storage import studies
 
     if workers != "auto" and not (workers.isdecimal() and int(workers) >= 1):
         raise UsageError(f"--workers must be auto or a number from 1 on, got {workers!r}")
@@ -76,7 +76,8 @@ def run(
     for spec in specs:
         _say_budget(spec, small=demo or quick)
     names = [spec.name for spec in specs]
-    count = launch.workers_here() if workers == "auto" else int(workers)
+    done = all(studies.get_study(engine, name).phase == "done" for name in names)
+    count = 0 if done else launch.workers_here() if workers == "auto" else int(workers)
     crew = launch.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
     signals = _watch(engine, names, crew)
     if signals:
@@ -119,7 +120,10 @@ def _caught_signals(wake: threading.Event) -> Iterator[list[int]]:
         caught.append(number)
         wake.set()
 
-    before = {number: signal.signal(number, on_signal) for number in STOPPING}
+    stopping = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a closed terminal is no reason to stop
+        stopping.append(signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in stopping}
     try:
         yield caught
     finally:
