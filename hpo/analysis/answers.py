@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.analysis.records import StudyResult
+from hpo.analysis.records import TUNED, StudyResult
 from hpo.analysis.stats import LEVEL, Interval
 
 DRAWS = 2000  # of the bootstrap
@@ -59,6 +59,9 @@ def answers_of(result: StudyResult, outputs: Mapping[tuple[str, int], bytes], dr
         by_label.setdefault(run.label or "", {})[run.round or 0] = RoundAnswers(
             round=run.round or 0, images=images, digits=digits, correct=correct, said=said
         )
+    tuned = result.final_of(TUNED)
+    if tuned is not None and tuned.same_as in by_label:
+        by_label[TUNED] = by_label[tuned.same_as]
     return Answers(by_label=by_label, refused=refused)
 
 

@@ -26,7 +26,7 @@ def interval_points(interval: Interval | None) -> str:
     """An interval of differences in points."""
     if interval is None:
         return NOTHING
-    return f"{signed(100 * interval.low, 2)} to {signed(100 * interval.high, 2)}"
+    return f"[{signed(100 * interval.low, 2)}, {signed(100 * interval.high, 2)}]"
 
 
 def with_interval(value: float | None, interval: Interval | None) -> str:

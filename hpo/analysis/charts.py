@@ -33,14 +33,19 @@ def rounds_chart(groups: Sequence[RoundsGroup]) -> go.Figure:
     figure, place, ticks = figure_of(460), 0.0, []
     for before, group in zip([None, *groups], groups, strict=False):
         place += 1.0 if before is None or before.model == group.model else 1.6
-        ticks.append((place, f"{group.model}<br>{_title(group.label)}<br>{group.epochs} epochs"))
+        name = "paper's" if group.label == PAPER else _title(group.label)  # short: nine stand side by side
+        ticks.append((place, f"{group.model}<br>{name}<br>{group.epochs} epochs"))
         colour = GREY if group.label == PUBLISHED_LABEL else COLOURS[group.model]
         if group.values:
             figure.add_trace(_box(group, place, colour))
             figure.add_trace(_points(group, place, colour))
         figure.add_trace(_mean(group, place, colour))
     figure.update_xaxes(
-        tickvals=[at for at, _ in ticks], ticktext=[text for _, text in ticks], showgrid=False, zeroline=False
+        tickvals=[at for at, _ in ticks],
+        ticktext=[text for _, text in ticks],
+        showgrid=False,
+        zeroline=False,
+        tickangle=0,
     )
     figure.update_yaxes(title="test accuracy (%)")
     return figure

@@ -48,7 +48,7 @@ def _look(figure: go.Figure, height: int) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        margin={"l": 60, "r": 20, "t": 56, "b": 50},
         legend={"orientation": "h", "y": 0, "yanchor": "bottom", "yref": "container", "x": 0},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
         modebar={"remove": ["select2d", "lasso2d", "autoScale2d"]},

@@ -132,7 +132,7 @@ def script_json(tree: object) -> str:
 _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1080px;
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1160px;
   margin: 0 auto; padding: 24px; }
 h1 { font-size: 26px; line-height: 1.2; margin: 0 0 4px; }
 h2 { font-size: 19px; margin: 40px 0 10px; padding-top: 10px; border-top: 2px solid #222; }
@@ -144,7 +144,7 @@ ul.lead { font-size: 17px; } ul.lead li { margin: 8px 0; }
 .wide { overflow-x: auto; margin: 16px 0; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding-bottom: 6px; }
-th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; }
+th, td { padding: 4px 11px 4px 0; text-align: left; vertical-align: top; }
 th { border-bottom: 1.5px solid #222; font-weight: 600; }
 td { border-bottom: 1px solid #e4e4e4; }
 tr.first td { border-top: 2px solid #777; }
@@ -160,8 +160,8 @@ figcaption { color: #444; font-size: 13.5px; max-width: 75ch; }
   nav { display: none; }
   h2 { break-after: avoid; }
   tr, .callout { break-inside: avoid; }
-  .wide { overflow: visible; }
-  table { font-size: 8.5pt; } th, td { padding-right: 7px; }
+  .wide { overflow: visible; break-inside: avoid; }
+  table { font-size: 7.5pt; } th, td { padding: 2px 5px 2px 0; }
   .modebar { display: none !important; }
 }
 """

@@ -151,18 +151,7 @@ def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
 def _comparison(comparison: Comparison) -> Iterable[Part]:
     if not comparison.pairs:
         return
-    numbers = (
-        f"A {MINUS} B",
-        "95%, new seeds",
-        "95%, new images too",
-        "d_z",
-        "P(A > B)",
-        "p",
-        "p (Holm)",
-        "r",
-        "variance",
-        "detectable",
-    )
+    numbers = (f"A {MINUS} B [95%]", "new images too", "d_z", "P(A > B)", "p", "Holm", "variance", "detectable")
     several = len(comparison.settings) > 1
     for key in dict.fromkeys((pair.family, pair.setting) for pair in comparison.pairs):
         family, setting = key
@@ -179,32 +168,28 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
     smallest = max(pair.test.smallest for pair in comparison.pairs)
     yield (
-        "New seeds: Student's t over the rounds, for these images. New images too: bootstrap over the rounds and, "
-        "crossed, over the images of pool B. p: exact sign-flip permutation test of the mean difference, two-sided; "
-        f"Holm's correction within each table. With {fewest} rounds the smallest possible p is "
-        f"{p_value(smallest)}. P(A > B): the share of rounds that "
-        "A wins, ties half, with its exact binomial interval. d_z: mean over standard deviation of the differences. "
-        "r: correlation of A and B over the rounds; variance: that of the differences as a share of what unpaired "
-        "rounds would give, so below 1 pairing helped. Detectable: the true difference in points that so many "
-        "rounds find four times in five."
+        "The interval beside the difference is Student's t over the rounds: new seeds, these images. New images too: "
+        "bootstrap over the rounds and, crossed, over the images of pool B. d_z: mean over standard deviation of the "
+        "differences. P(A > B): the share of rounds that A wins, ties half, with its exact binomial interval. p: exact "
+        "sign-flip permutation test of the mean difference, two-sided; beside it with Holm's correction within each "
+        f"table. With {fewest} rounds the smallest possible p is {p_value(smallest)}. Variance: that of the "
+        "differences as a share of what unpaired rounds would give, so below 1 pairing helped. Detectable: the true "
+        "difference in points that so many rounds find four times in five."
     )
 
 
 def _pair_cells(pair: Pair) -> tuple[str, ...]:
-    d, out = pair.difference, pair.outperforming
-    correlation, ratio = pair.pairing.correlation, pair.pairing.variance_ratio
+    d, out, ratio = pair.difference, pair.outperforming, pair.pairing.variance_ratio
     return (
         f"{pair.a.model} {pair.a.label}",
         f"{pair.b.model} {pair.b.label}",
         str(len(pair.rounds)),
-        signed(100 * d.mean, 2),
-        interval_points(d.interval),
+        signed(100 * d.mean, 2) + ("" if d.interval is None else f" {interval_points(d.interval)}"),
         interval_points(pair.images),
         NOTHING if d.effect is None else signed(d.effect, 2),
         f"{out.probability:.2f} [{out.interval.low:.2f}, {out.interval.high:.2f}]",
         p_value(pair.test.p),
         p_value(pair.p_holm),
-        NOTHING if correlation is None else signed(correlation, 2),
         NOTHING if ratio is None else f"{ratio:.2f}",
         NOTHING if pair.detectable is None else f"{100 * pair.detectable:.2f}",
     )

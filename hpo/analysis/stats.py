@@ -47,8 +47,10 @@ def mean(values: Numbers) -> float:
 
 def std(values: Numbers) -> float | None:
     """Standard deviation with n - 1; None below two values."""
-    _some(values)
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if len(_some(values)) < 2:
+        return None
+    # Equal values: exactly 0, where the rounded mean would leave a speck that an effect size divides by.
+    return float(np.std(values, ddof=1)) if np.ptp(values) > 0 else 0.0
 
 
 def median(values: Numbers) -> float:
