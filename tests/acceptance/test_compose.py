@@ -195,7 +195,7 @@ def test_worker_finishes_a_study(running: Compose, tmp_path: Path) -> None:
         shown: dict[str, Any] = json.loads(running("run --rm -T --no-deps cli study show ws --format json"))
         return shown
 
-    wait_for(lambda: show()["phase"] == "done", seconds=900, pause=10)  # a container each time
+    wait_for(lambda: show()["phase"] == "done", seconds=1800, pause=10)  # a container each time
     study = show()
     assert study["trials"]["complete"] + study["trials"]["diverged"] == 2
     assert {len(final["test_values"]) for final in study["final"]} == {1}
