@@ -47,7 +47,9 @@ def rounds_chart(groups: Sequence[RoundsGroup]) -> go.Figure:
         zeroline=False,
         tickangle=0,
     )
+    figure.update_xaxes(tickfont={"size": 11})
     figure.update_yaxes(title="test accuracy (%)")
+    figure.update_layout(margin={"b": 76})  # three lines below the axis
     return figure
 
 
