@@ -1,0 +1,160 @@
+"""The command line in this process (fast) and as real processes (signals, several at once), on tiny studies."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from click.testing import CliRunner, Result
+
+from hpo.cli.root import root
+
+PATIENCE = 600  # seconds until a condition has to hold, on a machine with other work to do
+POLL = 0.02  # seconds
+
+TINY = """
+name = "{name}"
+model = "{model}"
+seed = {seed}
+[space]
+learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}
+weight_decay = {{ low = 1e-6, high = 1e-4, log = true }}
+dropout = {{ low = 0.0, high = 0.3 }}
+[sampler]
+name = "{sampler}"
+startup_trials = {startup}
+[pruner]
+name = "{pruner}"
+[budget]
+trials = {trials}
+epochs = {epochs}
+in_flight = 2
+[protocol]
+training_pairs = {training_pairs}
+validation_pairs = 100
+test_pairs = 50
+confirm_configurations = 1
+confirm_rounds = {confirm_rounds}
+final_rounds = {rounds}
+[paper]
+learning_rate = 3e-3
+weight_decay = 2.5e-5
+dropout = 0.15
+"""
+_DEFAULTS: Mapping[str, Any] = {
+    "name": "ws",
+    "model": "ws",
+    "seed": 1,
+    "sampler": "tpe",
+    "startup": 3,
+    "pruner": "median",
+    "trials": 4,
+    "epochs": 1,
+    "training_pairs": 50,
+    "confirm_rounds": 2,
+    "rounds": 2,
+}
+
+
+def wait_until(holds: Callable[[], Any]) -> Any:
+    """Wait for a condition and return what it gave; fail when patience ends."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(POLL)
+    return found
+
+
+class Hpo:
+    """`hpo` on one database: called it runs in this process, `start` makes a process of its own."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def __call__(self, *words: str | Path, code: int = 0) -> Result:
+        """Run a command to its end, which must be this exit code; returns what it printed."""
+        environment = {"HPO_DATABASE_URL": self.url, "HPO_DATA_DIR": None}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        threads = torch.get_num_threads()
+        try:
+            result = CliRunner(env=environment).invoke(root, [str(word) for word in words], prog_name="hpo")
+        finally:
+            torch.set_num_threads(threads)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    def json(self, *words: str | Path) -> Any:
+        """What a command prints with `--format json`."""
+        return json.loads(self(*words, "--format", "json").stdout)
+
+    def refused(self, *words: str | Path, code: int = 1) -> str:
+        """The one line on stderr of a command that ends with this code."""
+        result = self(*words, code=code)
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("hpo: ")
+        return line
+
+    def start(self, *words: str | Path, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Start a command as a process."""
+        process = subprocess.Popen(
+            [sys.executable, *python, "-m", "hpo", *map(str, words)],
+            cwd=self.folder,
+            env={**os.environ, "HPO_DATABASE_URL": self.url, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def study(self, **options: Any) -> Path:
+        """Write the file of a tiny study; options override."""
+        values = {**_DEFAULTS, **options}
+        path = self.folder / f"{values['name']}.toml"
+        path.write_text(TINY.format(**values))
+        return path
+
+    def create(self, **options: Any) -> None:
+        """Create a tiny study."""
+        self("study", "create", "--file", self.study(**options))
+
+    def show(self, name: str = "ws") -> Any:
+        """`hpo study show NAME --format json`."""
+        return self.json("study", "show", name)
+
+    def running(self) -> list[tuple[int, int, str]]:
+        """Slot, its epoch and its worker, of all that run; past the CLI, for this is asked often (SQLite alone)."""
+        connection = sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=PATIENCE)
+        try:
+            query = "SELECT id, epoch, worker FROM hpo_slots WHERE state = 'running' ORDER BY id"
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """End the processes that a test has left."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.communicate()
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    """Wait for a process, which must end with this exit code; returns stdout and stderr."""
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, err
+    return out, err

@@ -1,0 +1,260 @@
+"""Workers as real processes on real digits: exact budgets, each trial told once, whatever befalls a worker."""
+
+import signal
+from typing import Any
+
+import optuna
+import pytest
+from commandline import PATIENCE, Hpo, finish, wait_until
+from optuna.trial import TrialState
+from sqlalchemy import Engine
+
+from hpo.search import Search
+from hpo.storage import claims, slots, studies
+from hpo.storage.engine import begin_read, open_engine
+from hpo.storage.optuna_storage import make_storage, open_optuna
+from hpo.storage.schema import openings
+from hpo.storage.slots import Slot
+
+DRAIN = ("worker", "--drain", "--device", "cpu")
+
+
+def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) -> dict[str, list[Slot]]:
+    """Assert that a study is done, every slot is, and Optuna has just these trials, each told what its slot says.
+
+    rounds are the final ones of each configuration: the paper's alone has some where it won.
+    """
+    engine = open_engine(url)
+    try:
+        row = studies.get_study(engine, name)
+        assert row.phase == "done"
+        assert row.tuned is not None
+        final = rounds if row.tuned["source"] == "paper" else 2 * rounds
+        found: dict[str, list[Slot]] = {}
+        for kind, asked in (("search", search), ("confirm", confirm), ("final", final)):
+            found[kind] = slots.list_slots(engine, row.id, kind)
+            _check_kind(engine, name if kind == "search" else f"{name}:{kind}", found[kind], asked)
+        _check_openings(engine, found)
+        return found
+    finally:
+        engine.dispose()
+
+
+def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int) -> None:
+    assert len(own) == asked
+    assert [slot.idx for slot in own] == list(range(asked))
+    assert all(slot.state == "done" and slot.told and slot.outcome for slot in own)
+    trials = optuna.load_study(study_name=optuna_name, storage=make_storage(engine)).get_trials(deepcopy=False)
+    assert sorted(trial._trial_id for trial in trials) == sorted(slot.trial_id for slot in own)
+    by_id = {trial._trial_id: trial for trial in trials}
+    for slot in own:
+        trial = by_id[slot.trial_id]
+        assert slot.outcome is not None
+        assert trial.number == slot.trial_number
+        assert trial.state == (TrialState.PRUNED if slot.result == "pruned" else TrialState.COMPLETE)
+        assert trial.value == slot.outcome["value"]
+        assert trial.params == slot.params
+        assert trial.user_attrs["record"]["seeds"] == slot.outcome["seeds"]
+        assert trial.user_attrs["result"]["worker"] == slot.worker == slot.outcome["worker"]
+
+
+def _check_openings(engine: Engine, found: dict[str, list[Slot]]) -> None:
+    """Pool B was opened for final slots alone, at least once for each."""
+    with begin_read(engine) as connection:
+        opened = {row.slot_id for row in connection.execute(openings.select())}
+    own = {slot.id for slots_of_kind in found.values() for slot in slots_of_kind}
+    assert opened & own == {slot.id for slot in found["final"]}
+
+
+# --- Several at once ----------------------------------------------------------------------------------------
+
+
+def three_workers(hpo: Hpo) -> None:
+    """Let three processes, all ready before the first slot, drain a study with slots of every kind."""
+    hpo.create(trials=12, epochs=2)
+    hpo("study", "pause", "ws")
+    hpo.create(name="blocker", model="simple", trials=1, confirm_rounds=1, rounds=1)
+    engine = open_engine(hpo.url)
+    (blocker,) = claims.claim(engine, 1, worker="test", lease_seconds=PATIENCE, model="simple")  # nobody may leave
+    workers = [hpo.start(*DRAIN) for _ in range(3)]
+    for worker in workers:
+        assert worker.stderr is not None
+        assert worker.stderr.readline().startswith("worker "), worker.communicate()
+    hpo("study", "resume", "ws")
+    slots.release(engine, blocker.id, blocker.token or "")
+    engine.dispose()
+    for worker in workers:
+        finish(worker)
+    found = check_exact(hpo.url, "ws", search=12, confirm=4, rounds=2)
+    assert [slot.trial_number for slot in found["search"] if slot.idx == 0] == [0], "the paper's is trial 0"
+    everybody = [slot for own in found.values() for slot in own]
+    assert len({slot.worker for slot in everybody}) > 1, "they worked side by side"
+    assert all(slot.attempt == 1 for slot in everybody)
+
+
+def test_three_workers_on_one_sqlite_file(hpo: Hpo) -> None:
+    """Exactly the asked number of trials, each told once."""
+    three_workers(hpo)
+
+
+def test_three_workers_on_postgres(hpo_on_postgres: Hpo) -> None:
+    """The same on a real PostgreSQL."""
+    three_workers(hpo_on_postgres)
+
+
+# --- A worker in trouble ------------------------------------------------------------------------------------
+
+
+def freeze_in_training(hpo: Hpo, worker: Any) -> int:
+    """Stop a process (SIGSTOP) while it has a slot that has reported an epoch; returns the slot's id."""
+
+    def caught() -> int | None:
+        if not any(epoch > 0 for _, epoch, _ in hpo.running()):
+            assert worker.poll() is None, worker.communicate()
+            return None
+        worker.send_signal(signal.SIGSTOP)
+        held = [slot for slot, epoch, _ in hpo.running() if epoch > 0]
+        if not held:  # it ended its slot just before
+            worker.send_signal(signal.SIGCONT)
+        return held[0] if held else None
+
+    return int(wait_until(caught))
+
+
+def test_a_killed_workers_slot_goes_to_another(hpo: Hpo) -> None:
+    """SIGKILL in the middle of a training: after its lease the same trial is done by another, nothing twice."""
+    hpo.create(trials=3, epochs=12)
+    victim = hpo.start(*DRAIN, "--lease", "2")
+    slot_id = freeze_in_training(hpo, victim)
+    victim.kill()
+    hpo(*DRAIN, "--lease", "2")
+    found = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
+    (again,) = [slot for own in found.values() for slot in own if slot.id == slot_id]
+    assert again.attempt == 2
+    assert f":{victim.pid}:" not in str(again.worker)
+
+
+def test_a_worker_that_slept_too_long_drops_its_result(hpo: Hpo) -> None:
+    """Frozen past its lease it wakes up, and the successor's result stands: each trial is told once."""
+    hpo.create(trials=3, epochs=12)
+    sleeper = hpo.start(*DRAIN, "--lease", "1")
+    slot_id = freeze_in_training(hpo, sleeper)
+    hpo(*DRAIN, "--lease", "60")
+    before = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
+    sleeper.send_signal(signal.SIGCONT)
+    _, err = finish(sleeper)
+    assert "lease was lost" in err
+    assert check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2) == before
+    (again,) = [slot for own in before.values() for slot in own if slot.id == slot_id]
+    assert again.attempt == 2
+    assert f":{sleeper.pid}:" not in str(again.worker)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_gives_the_slots_back(hpo: Hpo, number: signal.Signals, code: int) -> None:
+    """At the end of the epoch; the attempt is not used up and the next worker goes on with the same trial."""
+    hpo.create(trials=2, epochs=50, confirm_rounds=1, rounds=1)
+    worker = hpo.start("worker", "--device", "cpu", "--population", "2")
+    wait_until(lambda: any(epoch > 0 for _, epoch, _ in hpo.running()))
+    held = {slot for slot, _, _ in hpo.running()}
+    worker.send_signal(number)
+    _, err = finish(worker, code)
+    assert "Traceback" not in err
+    assert err.count("given back") == len(held) == 2
+    assert hpo.running() == []
+    engine = open_engine(hpo.url)
+    try:
+        for slot in slots.list_slots(engine, 1, "search"):
+            assert (slot.state, slot.attempt, slot.expiries, slot.token) == ("waiting", 1, 0, None)
+            assert slot.trial_id is not None
+            assert slot.params is not None
+    finally:
+        engine.dispose()
+    counts = hpo.show()["trials"]
+    assert (counts["waiting"], counts["running"], counts["total"]) == (2, 0, 2)
+
+
+def test_two_that_tell_one_slot(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is slower finds the trial told and leaves it as it is."""
+    hpo.create(trials=1, confirm_rounds=1, rounds=1)
+    hpo("worker", "--max-trials", "1")
+    engine = open_engine(hpo.url)
+    row = studies.get_study(engine, "ws")
+    (slot,) = slots.list_slots(engine, row.id, "search")
+    storage = open_optuna(engine)
+    before = storage.get_trial(slot.trial_id or 0)
+
+    class Late(type(storage)):  # type: ignore[misc]  # sees the trial as it was before the other's tell
+        def get_trial(self, trial_id: int) -> optuna.trial.FrozenTrial:
+            trial = super().get_trial(trial_id)
+            trial.state = TrialState.RUNNING
+            return trial
+
+    storage.__class__ = Late
+    Search(storage, row).tell(slot)
+    storage.__class__ = Late.__base__
+    assert storage.get_trial(slot.trial_id or 0) == before
+    engine.dispose()
+
+
+# --- What a worker is asked to do ---------------------------------------------------------------------------
+
+
+def test_max_trials_and_study(hpo: Hpo) -> None:
+    """A worker takes no more slots than it was told to, and none of a study that it was not told to serve."""
+    hpo.create(name="one")
+    hpo.create(name="two", seed=2)
+    hpo("worker", "--study", "two", "--max-trials", "3", "--population", "2")
+    assert hpo.show("one")["trials"]["complete"] == 0
+    assert hpo.show("two")["trials"]["complete"] == 3
+    assert hpo.show("two")["trials"]["waiting"] == 1
+    hpo("worker", "--study", "two", "--drain")
+    assert hpo.show("two")["phase"] == "done"
+    assert hpo.show("one")["trials"]["waiting"] == 4
+
+
+def test_a_pause_ends_a_drain(hpo: Hpo) -> None:
+    """A paused study is not worked on; a worker that drains does not wait for it; resume goes on."""
+    hpo.create(trials=2)
+    hpo("study", "pause", "ws")
+    hpo(*DRAIN)
+    shown = hpo.show()
+    assert shown["paused"]
+    assert shown["trials"]["waiting"] == 2
+    hpo("study", "resume", "ws")
+    hpo(*DRAIN)
+    check_exact(hpo.url, "ws", search=2, confirm=4, rounds=2)
+
+
+def test_a_worker_without_work_waits_for_some(hpo: Hpo) -> None:
+    """Without --drain it stays, serves a study made later, and ends on SIGTERM."""
+    hpo.create(name="first", trials=1, confirm_rounds=1, rounds=1)
+    worker = hpo.start("worker", "--device", "cpu")
+    wait_until(lambda: hpo.show("first")["phase"] == "done")
+    hpo.create(name="second", trials=1, confirm_rounds=1, rounds=1)
+    wait_until(lambda: hpo.show("second")["phase"] == "done")
+    hpo("study", "delete", "first", "--yes")
+    hpo.create(name="first", trials=1, confirm_rounds=1, rounds=1)
+    wait_until(lambda: hpo.show("first")["phase"] == "done")
+    worker.send_signal(signal.SIGTERM)
+    finish(worker, 143)
+
+
+def test_random_search_repeats(hpo: Hpo) -> None:
+    """Without pruner and adaptive sampler a study is the same in another database, interrupted or not."""
+    results = []
+    for place in ("a.db", "b.db"):
+        hpo.url = f"sqlite:///{hpo.folder / place}"
+        hpo.create(sampler="random", pruner="none", trials=3)
+        if place == "b.db":
+            hpo("worker", "--max-trials", "2")
+        hpo(*DRAIN)
+        found = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
+        results.append([[(s.label, s.params, *values(s)) for s in own] for own in found.values()])
+    assert results[0] == results[1]
+
+
+def values(slot: Slot) -> tuple[Any, ...]:
+    """What a training gave, without when and where."""
+    assert slot.outcome is not None
+    return tuple(slot.outcome[name] for name in ("value", "loss", "train_accuracy", "train_loss", "seeds"))
