@@ -141,6 +141,8 @@ class StudySpec(_Record):
         for key, configuration in (("paper", self.paper), ("tuned", self.tuned or {})):
             for name, value in configuration.items():
                 _check_limits(f"{key}.{name}", name, value)
+                if self.budget.trials and self.space[name].log and value <= 0:  # as a trial it has a place on the scale
+                    raise ValueError(f"{key}.{name}: 0 has no place in a range with log = true; take a tiny value")
         return self
 
     @property

@@ -102,4 +102,5 @@ def shifted(images: Tensor, shift: Tensor) -> Tensor:
     corner = (1 - step[shift, 0]) * (SIDE + 2) + (1 - step[shift, 1])
     inside = torch.arange(SIDE, device=images.device)
     offset = (inside[:, None] * (SIDE + 2) + inside).flatten()
-    return padded.gather(-1, corner[..., None] + offset).unflatten(-1, (SIDE, SIDE))
+    moved = padded.gather(-1, corner[..., None] + offset)
+    return moved.view(images.shape)

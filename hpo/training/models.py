@@ -51,7 +51,7 @@ def set_masks(model: nn.Module, masks: Tensor, pairs: int) -> None:
     start = 0
     for layer in dropouts(model):
         n = layer.features * layer.rows * pairs
-        layer.mask = masks[..., start : start + n].unflatten(-1, (layer.rows * pairs, layer.features))
+        layer.mask = masks[..., start : start + n].reshape(*masks.shape[:-1], layer.rows * pairs, layer.features)
         start += n
 
 

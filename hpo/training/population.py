@@ -345,8 +345,10 @@ class Population:
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a flat buffer (P, n) as the plain module's parameters, each with P in front."""
-        parts = flat.split([shape.numel() for shape in self.shapes.values()], dim=1)
-        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        parts = torch.split(flat, [shape.numel() for shape in self.shapes.values()], dim=1)
+        return {
+            name: part.view(len(flat), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
     def _bind(self, model: nn.Module, flat: Tensor) -> None:
         """Let a stacked module read its parameters from a flat buffer (P, n)."""

@@ -116,7 +116,8 @@ def _fold(columns: Tensor, g: _Geometry, images: int) -> Tensor:
     if at not in _FOLDS:
         pixel = torch.arange(g.side * g.side).view(g.side, g.side)
         place = pixel.unfold(0, g.k, 1).unfold(1, g.k, 1)  # (positions, positions, k, k)
-        place = place.unflatten(0, (g.out, g.s)).unflatten(2, (g.out, g.s)).transpose(1, 2).flatten()
+        used = g.out * g.s  # positions that are pooled; a rest is not
+        place = place[:used, :used].reshape(g.out, g.s, g.out, g.s, g.k, g.k).transpose(1, 2).flatten()
         source = place.argsort(stable=True)
         ends = torch.bincount(place, minlength=g.side * g.side).cumsum(0)
         offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
@@ -171,13 +172,15 @@ class StackedConvolution(nn.Module):
     def __init__(self, conv: nn.Conv2d, pool: nn.MaxPool2d, windows: bool) -> None:
         super().__init__()
         plain = conv.stride == (1, 1) and conv.padding == (0, 0) and conv.dilation == (1, 1)
-        square = conv.kernel_size[0] == conv.kernel_size[1] and isinstance(pool.kernel_size, int)
-        simple = conv.groups == 1 and conv.bias is not None and pool.stride == pool.kernel_size
-        if not (plain and square and simple and pool.padding == 0 and not pool.ceil_mode):
+        square = conv.kernel_size[0] == conv.kernel_size[1]
+        simple = conv.groups == 1 and pool.stride == pool.kernel_size and not pool.ceil_mode
+        simple = simple and pool.padding == 0 and pool.dilation == 1
+        size = pool.kernel_size
+        if conv.bias is None or not isinstance(size, int) or not (plain and square and simple):
             raise CannotStack(f"{conv} then {pool} has no stacked twin; train it with a population of 1")
-        self.kernel, self.pool = conv.kernel_size[0], int(pool.kernel_size)
+        self.kernel, self.pool = conv.kernel_size[0], size
         self.run = _WindowConvolution if windows else _Convolution
-        self.weight, self.bias = nn.Parameter(conv.weight[None]), nn.Parameter(conv.bias[None])  # type: ignore[index]
+        self.weight, self.bias = nn.Parameter(conv.weight[None]), nn.Parameter(conv.bias[None])
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.run.apply(x, self.weight, self.bias, self.pool)  # type: ignore[no-untyped-call]
@@ -189,6 +192,8 @@ class StackedLinear(nn.Module):
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__()
+        if plain.bias is None:
+            raise CannotStack(f"{plain} without a bias has no stacked twin")
         self.weight, self.bias = nn.Parameter(plain.weight[None]), nn.Parameter(plain.bias[None])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,7 +227,8 @@ def _stack(plain: nn.Module, first: list[bool]) -> nn.Module:
     if isinstance(plain, Dropout) or (isinstance(plain, nn.Flatten) and plain.start_dim < 0):
         return copy.deepcopy(plain)
     children = list(plain.named_children())
-    if not children or any(True for _ in plain.parameters(recurse=False)) or any(plain.buffers(recurse=False)):
+    own = [*plain.parameters(recurse=False), *plain.buffers(recurse=False)]
+    if own or not children:
         raise CannotStack(f"{type(plain).__name__} has no stacked twin (hpo.training.stacked says which have)")
     twin = copy.copy(plain)
     twin._modules = {name: _stack(child, first) for name, child in children}

@@ -122,19 +122,12 @@ def test_one_image_at_every_corner_of_the_window_table() -> None:
     assert torch.equal(got[:, :, -1], images[image][..., 8:, 8:].flatten(-2))
 
 
-# Defects of hpo/training/stacked.py that no model of ours meets; strict, so that whoever mends one finds this line.
-_KNOWN = pytest.mark.xfail(strict=True, reason="a module outside of our three models is not refused properly yet")
-RAGGED = pytest.param(
-    5, 3, 2, marks=pytest.mark.xfail(strict=True, reason="pooling that leaves a rest has no backward")
-)
-UNREFUSED = ("linear without bias", "dilated pool", "a buffer of its own", "a buffer that is zero")
-
 # --- A convolution between layers ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize(
-    ("side", "kernel", "pool"), [(5, 3, 3), (5, 3, 1), RAGGED, (6, 1, 2), (6, 3, 2), (7, 2, 3), (4, 4, 1), (8, 5, 4)]
+    ("side", "kernel", "pool"), [(5, 3, 3), (5, 3, 1), (5, 3, 2), (6, 1, 2), (6, 3, 2), (7, 2, 3), (4, 4, 1), (8, 5, 4)]
 )
 def test_second_convolution_equals_torchs(side: int, kernel: int, pool: int, lanes: int) -> None:
     """Values, and gradients of weight, bias and input."""
@@ -292,7 +285,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", [pytest.param(w, marks=_KNOWN) if w in UNREFUSED else w for w in REFUSED])
+@pytest.mark.parametrize("what", REFUSED)
 def test_what_has_no_twin_is_refused(what: str) -> None:
     """A layer that the twins would compute wrongly is refused by name, never approximated."""
     with pytest.raises(CannotStack, match=r"stacked"):

@@ -53,13 +53,16 @@ def specs(draw: st.DrawFn) -> StudySpec:
     """Any spec that is allowed."""
     model = draw(st.sampled_from(MODELS))
     names = HYPERPARAMETERS[model]
-    configuration = st.fixed_dictionaries({name: value_of(name) for name in names})
+    space = {name: draw(ranges(name)) for name in names}
+    configuration = st.fixed_dictionaries(  # 0 has no place on a logarithmic scale
+        {name: value_of(name, 1e-300 if space[name]["log"] else 0.0) for name in names}
+    )
     count, few = st.integers(1, 10_000), st.integers(1, 1000)
     tree = {
         "model": model,
         "name": draw(st.from_regex(r"[A-Za-z0-9._-]{1,100}", fullmatch=True)),
         "seed": draw(st.integers(0, 2**63 - 1)),
-        "space": {name: draw(ranges(name)) for name in names},
+        "space": space,
         "sampler": {
             "name": draw(st.sampled_from(["tpe", "gp", "random"])),
             "startup_trials": draw(st.integers(0, 1000)),
@@ -375,12 +378,12 @@ def test_whole_numbers_and_fractions_are_one_spec() -> None:
 def test_differences_say_both_sides() -> None:
     """Every difference has the key, what is stored, and what was asked."""
     old = builtin_spec("ws")
-    tuned = {"learning_rate": 1e-3, "weight_decay": 0.0, "dropout": 0.2}
+    tuned = {"learning_rate": 1e-3, "weight_decay": 1e-6, "dropout": 0.2}
     new = StudySpec.model_validate({**old.model_dump(), "name": "other", "seed": 3, "tuned": tuned})
     assert differences(old, new) == [
         "seed: 1 in the database, 3 asked",
         "tuned.learning_rate: nothing in the database, 0.001 asked",
-        "tuned.weight_decay: nothing in the database, 0.0 asked",
+        "tuned.weight_decay: nothing in the database, 1e-06 asked",
         "tuned.dropout: nothing in the database, 0.2 asked",
     ]
     assert 'model: "ws" in the database, "simple" asked' in differences(old, builtin_spec("simple"))
