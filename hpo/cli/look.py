@@ -25,15 +25,17 @@ def report(context: Context, out: Path, form: str) -> None:
     Example:
       hpo report --out report
     """
-    write_report(context.engine(), out, form)
+    write_report(context, context.engine(), out, form)
 
 
-def write_report(engine: "Engine", out: Path, form: str, names: Collection[str] | None = None) -> None:
+def write_report(
+    context: Context, engine: "Engine", out: Path, form: str, names: Collection[str] | None = None
+) -> None:
     """Write the report; show its table, of the named studies alone, or print it as JSON."""
     from hpo.analysis import report as reports
     from hpo.analysis import results, terminal
 
-    files = reports.write_report(engine, out)
+    files = reports.write_report(engine, out, digits=context.digits)
     if form == "json":
         click.echo(files.json.read_text(encoding="utf-8"), nl=False)
     else:

@@ -83,7 +83,7 @@ def run(
     if signals:
         say("stopped: the same command goes on where this ended")
         raise SystemExit(128 + signals[0])
-    write_report(engine, out, form, names)
+    write_report(context, engine, out, form, names)
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
 
 
