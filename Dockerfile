@@ -4,7 +4,7 @@
 #   docker build --build-arg DEVICE=cpu --build-arg PIP_ARGS="--extra-index-url URL" --tag hpo:cpu .
 #
 # The torch that PyPI has for Linux carries CUDA; it runs without a GPU too, but weighs some 5 GB. URL is the
-# index of CPU builds that pytorch.org names under "Get started"; without it the CPU image is merely large.
+# index of CPU builds that PyTorch's installation page names; without it the CPU image is merely large.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # --- the wheel: made apart, so that neither the build backend nor the sources stay in the image ---
