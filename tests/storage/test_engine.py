@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -25,6 +26,7 @@ from hpo.storage.engine import (
     now,
     open_engine,
 )
+from hpo.storage.optuna_storage import make_storage
 
 
 def one_line(error: pytest.ExceptionInfo[HpoError]) -> str:
@@ -301,8 +303,26 @@ def test_other_errors_are_not_transient(engine: Engine) -> None:
     with pytest.raises(IntegrityError) as broken, begin_write(engine) as connection:
         connection.execute(text("INSERT INTO hpo_openings (slot_id, attempt, worker, opened_at) VALUES (1, 1, 'w', 0)"))
     assert not is_transient(broken.value)
+    assert not is_transient(_raised_by_optuna(broken.value))
     assert not is_transient(ValueError())
     assert not is_transient(sqlite3.OperationalError("near x: syntax error"))
+
+
+def test_transient_through_optunas_wrapping(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna makes one general error of all that SQLAlchemy raises; the cause decides."""
+    monkeypatch.setattr(engine_module, "BUSY_TIMEOUT", 0.01)
+    one, two = open_engine(sqlite_url), open_engine(sqlite_url)
+    with begin_write(one), pytest.raises(StorageInternalError) as error:
+        make_storage(two).set_study_user_attr(1, "key", "value")
+    assert is_transient(error.value)
+    one.dispose()
+    two.dispose()
+
+
+def _raised_by_optuna(cause: Exception) -> StorageInternalError:
+    wrapped = StorageInternalError()
+    wrapped.__cause__ = cause
+    return wrapped
 
 
 def test_the_shown_url_hides_the_password(postgres_engine: Engine, sqlite_engine: Engine) -> None:

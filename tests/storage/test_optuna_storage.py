@@ -177,6 +177,7 @@ def test_reports_are_stored_once(engine: Engine, study: StudyRow, storage: Cache
     assert storage.report([report(slot, trial_id, epoch, v) for epoch, v in enumerate(values, 1)], 60) == set()
     assert slots.get_slot(engine, slot.id).epoch == 4
     assert storage.report([report(slot, trial_id, 1, 0.9), report(slot, trial_id, 2, 0.9)], 60) == set()
+    assert slots.get_slot(engine, slot.id).epoch == 4
     assert storage.report([report(slot, trial_id, 7, None)], 60) == set()
     assert storage.report([], 60) == set()
     stored = storage.get_trial(trial_id).intermediate_values

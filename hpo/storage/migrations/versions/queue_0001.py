@@ -94,6 +94,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_hpo_openings"),
     )
+    op.create_index("ix_hpo_openings_slot_id", "hpo_openings", ["slot_id"])
 
 
 def downgrade() -> None:
