@@ -116,7 +116,9 @@ class Search:
             return False
         study = self._study(slot)
         trial = self._storage.get_trial(slot.trial_id)
-        return self._pruner.prune(optuna.pruners._filter_study(study, trial), trial)
+        with suppress(UpdateFinishedTrialError):  # this worker slept, and its successor is done: the lease is lost
+            return self._pruner.prune(optuna.pruners._filter_study(study, trial), trial)
+        return False
 
     def tell(self, slot: Slot) -> None:
         """Project a finished slot on its Optuna trial: attributes first, then the state; repeatable."""

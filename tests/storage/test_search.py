@@ -711,6 +711,18 @@ def test_hyperband_is_optunas(sqlite_engine: Engine, open_database: Callable[[st
     assert set(decisions) == {True, False}
 
 
+def test_a_trial_that_another_worker_finished_is_not_pruned(sqlite_engine: Engine) -> None:
+    """A worker frozen between its report and this question wakes to a told trial, where hyperband may write no note."""
+    worker = start(sqlite_engine, spec_of("random", "hyperband", trials=20))
+    slot = worker.take(STARTUP + 1)[STARTUP]
+    worker.ask(slot)
+    worker.report(slot, dict.fromkeys(range(1, EPOCHS + 1), 0.8))
+    successor = Worker(sqlite_engine, worker.row)
+    successor.finish(slot)
+    successor.tell()
+    assert not worker.search.should_prune(slot)
+
+
 def test_startup_trials_are_never_pruned(sqlite_engine: Engine) -> None:
     """However poor, and even where Optuna would: the analysis needs an unbiased sample."""
     worker = start(sqlite_engine, spec_of("random", trials=20))
