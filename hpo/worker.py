@@ -190,7 +190,9 @@ class Worker:
                 return
             self._populate(group)
         elif self.refills >= REFILLS:
-            return  # let the population run empty, then look which model is next
+            if self._choose(rows) != self.group:
+                return  # another model's turn: let the population run empty
+            self.refills = 0
         assert self.population is not None
         free = self.population.free
         wanted = len(free) if self.options.max_trials is None else min(len(free), self.options.max_trials - self.trials)
