@@ -1,5 +1,6 @@
 """The command line in this process (fast) and as real processes (signals, several at once), on tiny studies."""
 
+import contextlib
 import json
 import os
 import signal
@@ -37,6 +38,7 @@ trials = {trials}
 epochs = {epochs}
 in_flight = 2
 [protocol]
+batch_size = 90
 training_pairs = {training_pairs}
 validation_pairs = 100
 test_pairs = 50
@@ -57,7 +59,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "pruner": "median",
     "trials": 4,
     "epochs": 1,
-    "training_pairs": 50,
+    "training_pairs": 20,
     "confirm_rounds": 2,
     "rounds": 2,
 }
@@ -137,12 +139,33 @@ class Hpo:
 
     def running(self) -> list[tuple[int, int, str]]:
         """Slot, its epoch and its worker, of all that run; past the CLI, for this is asked often (SQLite alone)."""
-        connection = sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=PATIENCE)
+        path = self.url.removeprefix("sqlite:///")
         try:
-            query = "SELECT id, epoch, worker FROM hpo_slots WHERE state = 'running' ORDER BY id"
-            return connection.execute(query).fetchall()
-        finally:
-            connection.close()
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PATIENCE)
+            with contextlib.closing(connection):
+                query = "SELECT id, epoch, worker FROM hpo_slots WHERE state = 'running' ORDER BY id"
+                return connection.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error) or not Path(path).exists():
+                return []  # nobody has made it yet
+            raise
+
+    def freeze_in_training(self) -> tuple[int, int]:
+        """Stop the only worker (SIGSTOP) while its slot has reported an epoch; returns the slot and the process."""
+
+        def frozen() -> tuple[int, int] | None:
+            training = [worker for _, epoch, worker in self.running() if epoch > 0]
+            if not training:
+                return None
+            pid = int(training[0].split(":")[-2])
+            os.kill(pid, signal.SIGSTOP)
+            held = [slot for slot, epoch, _ in self.running() if epoch > 0]
+            if not held:  # it ended its slot just before
+                os.kill(pid, signal.SIGCONT)
+            return (held[0], pid) if held else None
+
+        found: tuple[int, int] = wait_until(frozen)
+        return found
 
     def close(self) -> None:
         """End the processes that a test has left."""

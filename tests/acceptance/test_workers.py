@@ -71,7 +71,7 @@ def _check_openings(engine: Engine, found: dict[str, list[Slot]]) -> None:
 
 def three_workers(hpo: Hpo) -> None:
     """Let three processes, all ready before the first slot, drain a study with slots of every kind."""
-    hpo.create(trials=12, epochs=2)
+    hpo.create(trials=10)
     hpo("study", "pause", "ws")
     hpo.create(name="blocker", model="simple", trials=1, confirm_rounds=1, rounds=1)
     engine = open_engine(hpo.url)
@@ -85,7 +85,7 @@ def three_workers(hpo: Hpo) -> None:
     engine.dispose()
     for worker in workers:
         finish(worker)
-    found = check_exact(hpo.url, "ws", search=12, confirm=4, rounds=2)
+    found = check_exact(hpo.url, "ws", search=10, confirm=4, rounds=2)
     assert [slot.trial_number for slot in found["search"] if slot.idx == 0] == [0], "the paper's is trial 0"
     everybody = [slot for own in found.values() for slot in own]
     assert len({slot.worker for slot in everybody}) > 1, "they worked side by side"
@@ -105,30 +105,15 @@ def test_three_workers_on_postgres(hpo_on_postgres: Hpo) -> None:
 # --- A worker in trouble ------------------------------------------------------------------------------------
 
 
-def freeze_in_training(hpo: Hpo, worker: Any) -> int:
-    """Stop a process (SIGSTOP) while it has a slot that has reported an epoch; returns the slot's id."""
-
-    def caught() -> int | None:
-        if not any(epoch > 0 for _, epoch, _ in hpo.running()):
-            assert worker.poll() is None, worker.communicate()
-            return None
-        worker.send_signal(signal.SIGSTOP)
-        held = [slot for slot, epoch, _ in hpo.running() if epoch > 0]
-        if not held:  # it ended its slot just before
-            worker.send_signal(signal.SIGCONT)
-        return held[0] if held else None
-
-    return int(wait_until(caught))
-
-
 def test_a_killed_workers_slot_goes_to_another(hpo: Hpo) -> None:
     """SIGKILL in the middle of a training: after its lease the same trial is done by another, nothing twice."""
-    hpo.create(trials=3, epochs=12)
+    hpo.create(trials=2, epochs=8, confirm_rounds=1, rounds=1)
     victim = hpo.start(*DRAIN, "--lease", "2")
-    slot_id = freeze_in_training(hpo, victim)
+    slot_id, pid = hpo.freeze_in_training()
+    assert pid == victim.pid
     victim.kill()
     hpo(*DRAIN, "--lease", "2")
-    found = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
+    found = check_exact(hpo.url, "ws", search=2, confirm=2, rounds=1)
     (again,) = [slot for own in found.values() for slot in own if slot.id == slot_id]
     assert again.attempt == 2
     assert f":{victim.pid}:" not in str(again.worker)
@@ -136,15 +121,15 @@ def test_a_killed_workers_slot_goes_to_another(hpo: Hpo) -> None:
 
 def test_a_worker_that_slept_too_long_drops_its_result(hpo: Hpo) -> None:
     """Frozen past its lease it wakes up, and the successor's result stands: each trial is told once."""
-    hpo.create(trials=3, epochs=12)
+    hpo.create(trials=2, epochs=8, confirm_rounds=1, rounds=1)
     sleeper = hpo.start(*DRAIN, "--lease", "1")
-    slot_id = freeze_in_training(hpo, sleeper)
+    slot_id, _ = hpo.freeze_in_training()
     hpo(*DRAIN, "--lease", "60")
-    before = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
+    before = check_exact(hpo.url, "ws", search=2, confirm=2, rounds=1)
     sleeper.send_signal(signal.SIGCONT)
     _, err = finish(sleeper)
     assert "lease was lost" in err
-    assert check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2) == before
+    assert check_exact(hpo.url, "ws", search=2, confirm=2, rounds=1) == before
     (again,) = [slot for own in before.values() for slot in own if slot.id == slot_id]
     assert again.attempt == 2
     assert f":{sleeper.pid}:" not in str(again.worker)
@@ -153,7 +138,7 @@ def test_a_worker_that_slept_too_long_drops_its_result(hpo: Hpo) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_gives_the_slots_back(hpo: Hpo, number: signal.Signals, code: int) -> None:
     """At the end of the epoch; the attempt is not used up and the next worker goes on with the same trial."""
-    hpo.create(trials=2, epochs=50, confirm_rounds=1, rounds=1)
+    hpo.create(trials=2, epochs=200, confirm_rounds=1, rounds=1)
     worker = hpo.start("worker", "--device", "cpu", "--population", "2")
     wait_until(lambda: any(epoch > 0 for _, epoch, _ in hpo.running()))
     held = {slot for slot, _, _ in hpo.running()}

@@ -1,0 +1,545 @@
+"""The command line from the first command to the last: what people ask for, and what they get wrong."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import statistics
+import struct
+import tomllib
+from pathlib import Path
+
+import pytest
+from commandline import PATIENCE, Hpo, finish
+
+DRAIN = ("worker", "--drain", "--device", "cpu")
+
+
+def train(hpo: Hpo) -> None:
+    """Let a worker do all that is to be done."""
+    hpo(*DRAIN)
+
+
+# --- The way through ----------------------------------------------------------------------------------------
+
+
+def test_the_whole_way(hpo: Hpo) -> None:
+    """Create, train, look, report: what scripts rely on is in the JSON, and nothing but JSON is on stdout."""
+    created = hpo.json("study", "create", "--file", hpo.study(trials=4), "--seed", "7", "--rounds", "3")
+    assert [(one["name"], one["state"], one["rounds"], one["seed"]) for one in created] == [("ws", "created", 3, 7)]
+    train(hpo)
+    shown = hpo.show()
+    assert (shown["name"], shown["model"], shown["phase"]) == ("ws", "ws", "done")
+    trials = shown["trials"]
+    assert set(trials) >= {"waiting", "running", "complete", "pruned", "diverged", "failed", "total"}
+    assert trials["total"] == trials["complete"] + trials["pruned"] + trials["diverged"] == 4
+    assert set(shown["best"]) == {"number", "value", "params"}
+    assert shown["tuned"]["params"].keys() == shown["best"]["params"].keys()
+    assert [one["label"] for one in shown["final"]] == ["tuned", "paper"]
+    for one in shown["final"]:
+        assert one["rounds"] == len(one["test_values"]) == 3
+        assert one["test_mean"] == pytest.approx(statistics.fmean(one["test_values"]))
+        assert one["test_std"] == pytest.approx(statistics.stdev(one["test_values"]))
+        assert 0 <= one["train_mean"] <= 1
+        assert one["train_std"] >= 0
+    assert hpo.json("study", "list") == [shown]
+    trial = hpo.json("trial", "show", "ws", "0")
+    assert trial["params"] == {"learning_rate": 3e-3, "weight_decay": 2.5e-5, "dropout": 0.15}
+    for words in (["study", "list"], ["study", "show", "ws"], ["trial", "show", "ws", "0"]):
+        assert "ws" in hpo(*words).stdout
+    assert "no trial 99" in hpo.refused("trial", "show", "ws", "99")
+    report = hpo("report", "--out", "here", "--format", "json")
+    assert json.loads(report.stdout)["studies"][0]["name"] == "ws"
+    assert report.stderr == f"report: {hpo.folder / 'here' / 'report.html'}\n"
+    assert "re-run" in hpo("report", "--out", "here").stdout
+
+
+def test_options_come_after_the_file(hpo: Hpo) -> None:
+    """File, then the command's own options; the digest tells what the study is."""
+    path = hpo.study(trials=4)
+    words = ["study", "create", "--file", path, "--dry-run"]
+    (plain,) = hpo.json(*words)
+    options = ["--name", "x", "--trials", "6", "--epochs", "2", "--rounds", "5", "--seed", "9"]
+    (changed,) = hpo.json(*words, *options)
+    asked = {key: changed[key] for key in ("name", "trials", "epochs", "rounds", "seed")}
+    assert asked == {"name": "x", "trials": 6, "epochs": 2, "rounds": 5, "seed": 9}
+    assert plain["digest"] != changed["digest"]
+    assert hpo.json(*words, "--name", "y")[0]["digest"] == plain["digest"], "a name is no science"
+    assert not (hpo.folder / "hpo.db").exists()
+
+
+def test_all_models_at_once(hpo: Hpo) -> None:
+    """`--model all` makes the three, or none."""
+    hpo("study", "create", "--model", "ws", "--trials", "5")
+    line = hpo.refused("study", "create", "--model", "all", "--trials", "6")
+    assert "budget.trials: 5 in the database, 6 asked" in line
+    assert [one["name"] for one in hpo.json("study", "list")] == ["ws"]
+    made = hpo.json("study", "create", "--model", "all", "--trials", "5", "--skip-if-exists")
+    assert {one["name"]: one["state"] for one in made} == {"simple": "created", "ws": "exists", "ws-aux": "created"}
+
+
+def test_repeats(hpo: Hpo) -> None:
+    """Independent studies of one spec, each with a seed of its own, whose rounds are the same."""
+    made = hpo.json("study", "create", "--file", hpo.study(trials=1), "--repeat", "2")
+    assert [(one["name"], one["seed"]) for one in made] == [("ws-1", 1), ("ws-2", 2)]
+    hpo(*DRAIN, "--population", "2")
+    shown = hpo.json("study", "list")
+    assert [(one["phase"], one["repeat_group"]) for one in shown] == [("done", "ws")] * 2
+    paper = [{one["label"]: one["test_values"] for one in study["final"]}["paper"] for study in shown]
+    assert len(paper[0]) == len(paper[1]) == 2
+    assert "--repeat must be at least 1" in hpo.refused("study", "create", "--model", "ws", "--repeat", "0", code=2)
+
+
+def test_a_second_create(hpo: Hpo) -> None:
+    """Of the same spec: refused or skipped; of another: the difference is shown; nothing is changed."""
+    hpo.create(trials=4)
+    path = hpo.folder / "ws.toml"
+    assert "--skip-if-exists" in hpo.refused("study", "create", "--file", path)
+    assert "exists" in hpo("study", "create", "--file", path, "--skip-if-exists").stderr
+    other = ["study", "create", "--file", path, "--trials", "5", "--seed", "3"]
+    for words in (other, [*other, "--skip-if-exists"], [*other, "--dry-run"]):
+        line = hpo.refused(*words)
+        assert "budget.trials: 4 in the database, 5 asked" in line
+        assert "seed: 1 in the database, 3 asked" in line
+    assert hpo.show()["trials"]["total"] == 4
+
+
+def test_extend_and_delete(hpo: Hpo) -> None:
+    """More trials before confirm, none after; deleting needs a word more and takes everything along."""
+    hpo.create(trials=2)
+    hpo("study", "extend", "ws", "--trials", "1")
+    assert "at least 1" in hpo.refused("study", "extend", "ws", "--trials", "0", code=2)
+    train(hpo)
+    assert hpo.show()["trials"]["total"] == hpo.show()["trials"]["complete"] == 3
+    assert "phase done" in hpo.refused("study", "extend", "ws", "--trials", "1")
+    assert "--yes" in hpo.refused("study", "delete", "ws", code=2)
+    hpo("study", "delete", "ws", "--yes")
+    assert hpo.json("study", "list") == []
+    hpo.create(trials=2)
+    assert hpo.show()["trials"]["waiting"] == 2
+
+
+def test_export_is_read_back(hpo: Hpo) -> None:
+    """The tuned configuration as TOML starts another study, tried right after the paper's, and is evaluated."""
+    hpo.create(trials=2)
+    assert "nothing is confirmed yet" in hpo.refused("study", "export", "ws")
+    train(hpo)
+    hpo("study", "export", "ws", "--out", "tuned.toml")
+    tuned = hpo.show()["tuned"]["params"]
+    text = (hpo.folder / "tuned.toml").read_text()
+    assert tomllib.loads(text)["tuned"] == tuned
+    assert hpo("study", "export", "ws").stdout == text
+    assert hpo.json("study", "export", "ws")["tuned"] == tuned
+    hpo("study", "create", "--file", "tuned.toml", "--name", "again", "--trials", "2")
+    hpo(*DRAIN, "--study", "again")
+    assert hpo.json("trial", "show", "again", "1")["params"] == tuned
+    made = hpo.json("evaluate", "tuned.toml", "--study", "alone")
+    same = tuned == tomllib.loads(text)["paper"]
+    assert made == {"study": "alone", "epochs": 1, "label": "paper" if same else "tuned", "added": 2, "rounds": 2}
+    train(hpo)
+    (final,) = hpo.show("alone")["final"]
+    assert final["params"] == tuned
+    mine = {one["label"]: one["test_values"] for one in hpo.show()["final"]}
+    assert final["test_values"] == mine["tuned"], "rounds are keyed by the protocol's seed and their number alone"
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------
+
+
+def final_rounds(hpo: Hpo, name: str = "ws") -> dict[str, int]:
+    """Rounds done, by label."""
+    return {one["label"]: one["rounds"] for one in hpo.show(name)["final"]}
+
+
+def test_evaluate_alone(hpo: Hpo) -> None:
+    """A file without a study makes one that searches nothing; asked again it adds nothing; more adds the rest."""
+    path = hpo.study()
+    assert hpo.json("evaluate", path, "--rounds", "2")["added"] == 2
+    assert hpo.show()["phase"] == "final"
+    assert hpo.json("evaluate", path, "--rounds", "2")["added"] == 0
+    train(hpo)
+    assert hpo.show()["phase"] == "done"
+    assert final_rounds(hpo) == {"paper": 2}
+    before = hpo.show()["final"][0]["test_values"]
+    added = hpo.json("evaluate", path, "--rounds", "3")
+    assert (added["label"], added["added"], added["rounds"]) == ("paper", 1, 3)
+    assert hpo.show()["phase"] == "final"
+    train(hpo)
+    assert hpo.show()["phase"] == "done"
+    assert hpo.show()["final"][0]["test_values"][:2] == before
+
+
+def test_evaluate_a_study(hpo: Hpo) -> None:
+    """After done it reopens the final; another configuration takes a label of its own."""
+    hpo.create(trials=2)
+    line = hpo.refused("evaluate", "--study", "ws", "--label", "tuned")
+    assert "nothing is confirmed yet" in line
+    train(hpo)
+    before = final_rounds(hpo)
+    assert hpo.json("evaluate", "--study", "ws")["added"] == 0
+    assert hpo.show()["phase"] == "done"
+    other = hpo.folder / "other.toml"
+    text = (hpo.folder / "ws.toml").read_text().replace("dropout = 0.15", "dropout = 0.25")
+    other.write_text(f"{text}[tuned]\nlearning_rate = 2e-3\nweight_decay = 1e-5\ndropout = 0.05\n")
+    assert "--label" in hpo.refused("evaluate", other, "--study", "ws", "--label", "paper")
+    assert hpo.json("evaluate", other, "--study", "ws", "--label", "colleague", "--rounds", "1")["added"] == 1
+    assert hpo.json("evaluate", other, "--study", "ws", "--label", "colleague", "--rounds", "1")["added"] == 0
+    assert hpo.show()["phase"] == "final"
+    train(hpo)
+    assert final_rounds(hpo) == {**before, "colleague": 1}
+    assert "1 to 64" in hpo.refused("evaluate", other, "--label", "no spaces", code=2)
+
+
+def test_evaluate_what(hpo: Hpo) -> None:
+    """Nothing is guessed, and no database is made for nothing."""
+    assert "evaluate what?" in hpo.refused("evaluate", code=2)
+    hpo.refused("evaluate", "--study", "ws")
+    hpo.refused("evaluate", "nowhere.toml", code=2)
+    assert not (hpo.folder / "hpo.db").exists()
+    hpo.create(trials=1)
+    simple = hpo.study(name="simple", model="simple")
+    assert "model ws" in hpo.refused("evaluate", simple, "--study", "ws", code=2)
+    assert "trains 1 epochs" in hpo.refused("evaluate", "ws.toml", "--epochs", "2", code=2)
+
+
+# --- run ----------------------------------------------------------------------------------------------------
+
+
+def test_run_goes_on_after_ctrl_c(hpo: Hpo) -> None:
+    """Interrupted it stops its workers and gives their trials back; started again it ends with the report."""
+    words = ["run", "--file", hpo.study(trials=2, epochs=10, confirm_rounds=1, rounds=1), "--workers", "1"]
+    process = hpo.start(*words)
+    _, worker = hpo.freeze_in_training()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert any("stopping: " in line for line in process.stderr)
+    os.kill(worker, signal.SIGCONT)
+    out, err = finish(process, 130)
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "stopped: the same command goes on where this ended"
+    assert hpo.running() == []
+    assert not Path(f"/proc/{worker}").exists()
+    assert "given back" in (hpo.folder / "report" / "logs" / "worker-0.log").read_text()
+    assert hpo.show()["trials"]["waiting"] == 2
+    again = hpo(*words)
+    assert hpo.show()["phase"] == "done"
+    assert hpo.json("trial", "show", "ws", "0")["attempt"] == 2
+    assert "re-run" in again.stdout
+    assert again.stderr.splitlines()[-1] == f"report: {hpo.folder / 'report' / 'report.html'}"
+    assert (hpo.folder / "report" / "report.html").exists()
+    assert json.loads(hpo(*words, "--format", "json").stdout)["studies"][0]["phase"] == "done"
+
+
+def test_run_tells_what_failed(hpo: Hpo) -> None:
+    """A study that does not get done and a worker that ends badly: exit code 1, and where to look."""
+    path = hpo.study(trials=1)
+    hpo("study", "create", "--file", path)
+    hpo("study", "pause", "ws")
+    err = hpo("run", "--file", path, "--workers", "1", code=1).stderr
+    assert "`hpo study show ws` says what is missing" in err
+    hpo.folder.joinpath("report", "logs", "worker-0.log").unlink()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("hpo.launch._device", lambda i: "cuda:7")
+        err = hpo("run", "--file", path, "--workers", "1", code=1).stderr
+    assert "a worker ended with exit code 1: hpo: --device cuda:7" in err
+
+
+def test_run_is_refused_before_it_starts(hpo: Hpo) -> None:
+    """Wrong options and files make no database and start nothing."""
+    for words in (
+        ["--model", "nope"],
+        ["--rounds", "0"],
+        ["--workers", "0"],
+        ["--workers", "some"],
+        ["--quick", "--demo"],
+        ["--file", "nowhere.toml"],
+        ["--file", hpo.study(), "--file", hpo.study(seed=2).rename(hpo.folder / "b.toml"), "--file", hpo.study()],
+    ):
+        hpo.refused("run", *words, code=2)
+    assert not (hpo.folder / "hpo.db").exists()
+
+
+# --- Bad input: the database --------------------------------------------------------------------------------
+
+
+READING = ("study", "list")
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "says"),
+    [
+        ("sqlite:///no/such/folder/hpo.db", 1, "no/such/folder does not exist"),
+        ("sqlite:////proc/hpo.db", 1, "/proc"),
+        ("sqlite:///.", 1, "is a folder"),
+        ("sqlite://", 2, "plain file"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/x", 1, "Connection refused"),
+        ("postgresql+psycopg://me@127.0.0.1:1/x?password=secret", 1, "Connection refused"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1", 2, "names no database"),
+        ("postgresql+psycopg://me:sec@ret@127.0.0.1:1/x", 2, "%40"),
+        ("postgresql://me:secret@127.0.0.1:1/x", 2, "postgresql+psycopg://"),
+        ("mysql://me:secret@127.0.0.1/x", 2, "'mysql'"),
+        ("secret", 2, "cannot be read"),
+    ],
+)
+def test_bad_databases(hpo: Hpo, url: str, code: int, says: str) -> None:
+    """One line, the same for what reads and what writes, and never a password."""
+    hpo.url = url
+    for words in (READING, ("study", "create", "--model", "ws"), ("worker", "--drain"), ("db", "upgrade")):
+        line = hpo.refused(*words, code=code)
+        assert says in line
+        assert "secret" not in line
+        assert "ret@" not in line
+
+
+def test_no_database_yet(hpo: Hpo) -> None:
+    """Reading makes none and says what does."""
+    for words in (READING, ("worker",), ("report",), ("db", "check"), ("dashboard",), ("study", "pause", "ws")):
+        assert "`hpo study create` makes it" in hpo.refused(*words)
+    assert not (hpo.folder / "hpo.db").exists()
+
+
+def damage(path: Path, how: str) -> None:
+    """Spoil a database's file."""
+    content = path.read_bytes()
+    if how == "garbage":
+        path.write_bytes(b"garbage " * 1000)
+    elif how == "cut short":
+        path.write_bytes(content[: len(content) // 3])
+    else:
+        path.write_bytes(content[:4096] + bytes(reversed(content[4096:])))
+
+
+@pytest.mark.parametrize("how", ["garbage", "cut short", "scrambled"])
+def test_a_corrupted_file(hpo: Hpo, how: str) -> None:
+    """One line; the file is left as it is for whoever can save something."""
+    hpo.create(trials=1)
+    path = hpo.folder / "hpo.db"
+    damage(path, how)
+    before = path.read_bytes()
+    for words in (READING, ("study", "show", "ws"), ("worker", "--drain"), ("study", "pause", "ws"), ("db", "upgrade")):
+        line = hpo.refused(*words)
+        assert "not a SQLite database" in line or "damaged" in line
+    assert path.read_bytes() == before
+
+
+def set_version(path: Path, statement: str) -> None:
+    """Change what a database says of its schema."""
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE hpo_alembic_version SET version_num = '9999'", "install the newer hpo"),
+        ("UPDATE alembic_version SET version_num = 'v99'", "install the newer hpo"),
+        ("UPDATE alembic_version SET version_num = 'v3.0.0.d'", "run `hpo db upgrade`"),
+        ("DELETE FROM hpo_alembic_version", "run `hpo db upgrade`"),
+    ],
+)
+def test_another_schema(hpo: Hpo, statement: str, says: str) -> None:
+    """A newer or older database is left alone, and the line says what to do."""
+    hpo.create(trials=1)
+    set_version(hpo.folder / "hpo.db", statement)
+    for words in (READING, ("db", "check"), ("worker", "--drain"), ("study", "create", "--model", "simple")):
+        assert says in hpo.refused(*words)
+
+
+def test_db_upgrade_and_check(hpo: Hpo) -> None:
+    """Upgrade makes what is missing and says so, check shows both schemas."""
+    assert "created" in hpo("db", "upgrade").stderr
+    assert "nothing to do" in hpo("db", "upgrade").stderr
+    found = hpo.json("db", "check")
+    assert set(found) == {"hpo", "Optuna"}
+    assert all(one["found"] == one["needed"] for one in found.values())
+
+
+# --- Bad input: studies and files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("trials = 4", "trails = 4", "budget.trails: unknown key"),
+        ("trials = 4", "trials = '4'", "budget.trials: must be a whole number"),
+        ("low = 1e-3, high = 1e-2", "low = 1e-2, high = 1e-3", "space.learning_rate: low must be below high"),
+        ("low = 0.0, high = 0.3", "low = 0.0, high = 1.5", "space.dropout.high: must be"),
+        ('name = "tpe"', 'name = "tpee"', "did you mean tpe?"),
+        ('model = "ws"', 'model = "wss"', "did you mean ws?"),
+        ("dropout = 0.15", "", "paper.dropout: missing"),
+        ("final_rounds = 2", "final_rounds = 0", "protocol.final_rounds: must be at least 1"),
+        ("[paper]", "[paper", "not a TOML file"),
+        ("test_pairs = 50", "test_pairs = 1001", "pool B has 2000 images"),
+        ("training_pairs = 20", "training_pairs = 1500", "pool A has 3000 images"),
+    ],
+)
+def test_bad_study_files(hpo: Hpo, old: str, new: str, says: str) -> None:
+    """File, key and what is allowed in one line; no database is made."""
+    path = hpo.study()
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    images = "images" in says
+    line = hpo.refused("study", "create", "--file", path, code=1 if images else 2)
+    assert says in line
+    assert images or str(path) in line
+    assert not (hpo.folder / "hpo.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model", "nope"], "simple, ws, ws-aux"),
+        ([], "--model simple, ws, ws-aux or all"),
+        (["--model", "ws", "--rounds", "0"], "--rounds: must be at least 1, not 0"),
+        (["--model", "ws", "--trials", "-1"], "--trials: must be at least 0"),
+        (["--model", "ws", "--epochs", "0"], "--epochs: must be at least 1"),
+        (["--model", "ws", "--seed", "-1"], "--seed: must be at least 0"),
+        (["--model", "ws", "--name", "a:b"], "--name"),
+        (["--model", "all", "--name", "a"], "--name names one study"),
+        (["--file", "nowhere.toml"], "nowhere.toml: no such file"),
+    ],
+)
+def test_bad_options_of_create(hpo: Hpo, words: list[str], says: str) -> None:
+    """What is wrong is named as it was typed."""
+    assert says in hpo.refused("study", "create", *words, code=2)
+    assert not (hpo.folder / "hpo.db").exists()
+
+
+def test_unknown_studies(hpo: Hpo) -> None:
+    """Every command that takes a name lists those that there are."""
+    hpo.create(trials=1)
+    for words in (
+        ["study", "show", "w"],
+        ["study", "extend", "w", "--trials", "1"],
+        ["study", "pause", "w"],
+        ["study", "resume", "w"],
+        ["study", "delete", "w", "--yes"],
+        ["study", "export", "w"],
+        ["evaluate", "--study", "w"],
+        ["worker", "--drain", "--study", "w"],
+        ["trial", "show", "w", "0"],
+    ):
+        assert "there are ws" in hpo.refused(*words)
+
+
+def test_unwritable_places(hpo: Hpo) -> None:
+    """Where output cannot go; the study does not suffer."""
+    hpo.create(trials=1)
+    train(hpo)
+    file = hpo.folder / "file"
+    file.touch()
+    for words in (
+        ["report", "--out", file / "report"],
+        ["report", "--out", "/proc/report"],
+        ["study", "export", "ws", "--out", file / "ws.toml"],
+        ["study", "export", "ws", "--out", hpo.folder],
+        ["run", "--file", "ws.toml", "--workers", "1", "--out", file],
+        ["data", "fetch", file / "mnist"],
+    ):
+        result = hpo(*words, code=1)
+        assert result.stdout == ""
+        assert result.stderr.splitlines()[-1].startswith("hpo: ")
+        assert "Traceback" not in result.stderr
+    assert hpo.show()["phase"] == "done"
+
+
+# --- Bad input: data and device -----------------------------------------------------------------------------
+
+
+def write_idx(folder: Path, name: str, shape: tuple[int, ...], magic: int | None = None, cut: int = 0) -> None:
+    """Write an IDX file of zeros, perhaps with another magic number or without its last bytes."""
+    count = 1
+    for size in shape:
+        count *= size
+    head = struct.pack(f">{1 + len(shape)}I", magic or (0x0800 | len(shape)), *shape)
+    (folder / name).write_bytes(head + bytes(count - cut))
+
+
+@pytest.fixture
+def mnist(hpo: Hpo) -> Path:
+    """A folder that looks like MNIST with a few black images."""
+    folder = hpo.folder / "mnist"
+    folder.mkdir()
+    for part, n in (("train", 40), ("t10k", 20)):
+        write_idx(folder, f"{part}-images-idx3-ubyte", (n, 28, 28))
+        write_idx(folder, f"{part}-labels-idx1-ubyte", (n,))
+    return folder
+
+
+def test_bad_idx_files(hpo: Hpo, mnist: Path) -> None:
+    """Cut short, a wrong magic number, too few images, no folder: the file or folder is named."""
+    create = ["--data", mnist, "study", "create", "--model", "ws"]
+    assert "pool A has 40 images" in hpo.refused(*create)
+    write_idx(mnist, "train-images-idx3-ubyte", (40, 28, 28), cut=1)
+    line = hpo.refused(*create)
+    assert "train-images-idx3-ubyte: cut short" in line
+    assert f"`hpo data fetch {mnist}`" in line
+    write_idx(mnist, "train-images-idx3-ubyte", (40, 28, 28), magic=0x0801)
+    assert "magic number 0x00000801, not 0x00000803" in hpo.refused("--data", mnist, "data", "info")
+    (mnist / "t10k-labels-idx1-ubyte").unlink()
+    write_idx(mnist, "train-images-idx3-ubyte", (40, 28, 28))
+    assert "no t10k-labels-idx1-ubyte" in hpo.refused("--data", mnist, "data", "info")
+    assert "no such folder" in hpo.refused("--data", "nowhere", *create[2:])
+    assert not (hpo.folder / "hpo.db").exists()
+
+
+def test_other_data_is_left_alone(hpo: Hpo, mnist: Path) -> None:
+    """A worker with other images does not touch a study; creating it anew shows the difference."""
+    path = hpo.study(trials=1, training_pairs=5)
+    text = path.read_text().replace("validation_pairs = 100", "validation_pairs = 5")
+    path.write_text(text.replace("test_pairs = 50", "test_pairs = 5"))
+    hpo("study", "create", "--file", path)
+    err = hpo("--data", mnist, *DRAIN).stderr
+    assert "made with other data" in err
+    assert hpo.show()["trials"]["waiting"] == 1
+    line = hpo.refused("--data", mnist, "study", "create", "--file", path, "--skip-if-exists")
+    assert "data: digest" in line
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "nonsense", "mps"])
+def test_a_device_that_is_not_there(hpo: Hpo, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line; no slot is taken."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    hpo.create(trials=1)
+    assert f"--device {device}" in hpo.refused("worker", "--drain", "--device", device)
+    assert hpo.show()["trials"]["waiting"] == 1
+
+
+# --- Ctrl-C -------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_while_it_loads(hpo: Hpo) -> None:
+    """An interrupt in the middle of the imports is one line too."""
+    hpo.create(trials=1)
+    process = hpo.start(*READING, python=("-X", "importtime"))  # tells on stderr what it has loaded
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "sqlalchemy" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    # Where the import was in C code, Python prints our line and then dies of the signal: the same to a shell.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert out == ""
+    assert [line for line in err.splitlines() if not line.startswith("import time:")] == ["hpo: interrupted"]
+
+
+def test_ctrl_c_during_a_fetch(hpo: Hpo) -> None:
+    """The connection hangs; the interrupt ends it with one line after the progress bar."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        process = hpo.start("data", "fetch", "mnist", "--url", url)
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            out, err = finish(process, 130)
+    assert out == ""
+    assert err.splitlines()[-1] == "hpo: interrupted"
+    assert "Traceback" not in err
