@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +56,19 @@ def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
 
 def _versions() -> str:
     """Every package that hpo requires, against the bounds that it was installed with."""
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
-    found = [f"hpo {version('hpo')}"]
-    for line in requires("hpo") or []:
+    found = [f"hpo {metadata.version('hpo')}"]
+    for line in metadata.requires("hpo") or []:
         needed = Requirement(line)
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
         mend = f"`pip install '{needed.name}{needed.specifier}'`"
         try:
-            there = version(needed.name)
-        except PackageNotFoundError:
+            there = metadata.version(needed.name)
+        except metadata.PackageNotFoundError:
             raise Missing(f"{needed.name} is not installed; {mend}") from None
         if not needed.specifier.contains(there, prereleases=True):
             raise Missing(f"{needed.name} {there} is installed, hpo needs {needed.specifier}; {mend}")

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -16,7 +16,7 @@ from hpo.cli import doctor
 from hpo.cli.root import COMMANDS, root
 from hpo.errors import HpoError, UsageError
 
-SLOW = ("torch", "optuna", "sqlalchemy", "pydantic", "numpy", "scipy", "plotly", "rich")
+SLOW = ("importlib.metadata", "torch", "optuna", "sqlalchemy", "pydantic", "numpy", "scipy", "plotly", "rich")
 PRINTS_DATA = {  # with --format table|json; export's two are toml|json
     "study create",
     "study list",
@@ -295,14 +295,14 @@ def test_doctor_on_a_fresh_machine(hpo: Hpo, tmp_path: Path) -> None:
 
 def test_doctor_names_what_mends(hpo: Hpo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1, each broken thing with its command, the others looked at all the same."""
-    real = doctor.version
+    real = metadata.version
 
     def version(name: str) -> str:
         if name == "optuna":
             return "4.2.0"
         return real(name)
 
-    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     (tmp_path / "hpo.db").touch()
     result = hpo("--data", "nowhere", "doctor", "--format", "json")
     assert result.exit_code == 1
@@ -319,9 +319,9 @@ def test_doctor_misses_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def version(name: str) -> str:
         if name == "waitress":
-            raise PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return "5.0.9" if name == "optuna" else "2.1.9" if name == "sqlalchemy" else "1000"
 
-    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(doctor.Missing, match=r"waitress is not installed; `pip install 'waitress>=3.0'`"):
         doctor._versions()
