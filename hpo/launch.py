@@ -13,11 +13,16 @@ GRACE_SECONDS = 60.0  # for a worker to end its epoch and give its slots back
 
 def workers_here() -> int:
     """How many workers suit this machine: one a GPU, else one a core (two one-thread processes beat one)."""
+    return _cuda_devices() or len(os.sched_getaffinity(0))
+
+
+def _cuda_devices() -> int:
+    """How many CUDA devices torch can use; it is slow to load, so only where the system shows one (WSL: dxg)."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return 0
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0))
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 class LocalWorkers:
@@ -75,6 +80,5 @@ class LocalWorkers:
 
 
 def _device(i: int) -> str:
-    import torch
-
-    return f"cuda:{i % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    count = _cuda_devices()
+    return f"cuda:{i % count}" if count else "cpu"
