@@ -292,7 +292,7 @@ class Worker:
             return
         self._free(job.lane)
         self.coordinator.finish(held, outcome, outputs)
-        self.say(f"{job.title}: {_in_words(outcome)}")
+        self.say(f"{job.title}: {_in_words(outcome, job.slot.kind)}")
 
     def _test_pairs(self, job: Job, held: Held) -> tuple[data.ImagePool, data.PairTable]:
         """Open pool B for a final round, on the record, and draw its test pairs."""
@@ -314,9 +314,10 @@ def _group(row: StudyRow) -> _Group:
     return _Group(row.model, protocol.training_pairs, protocol.batch_size)
 
 
-def _in_words(outcome: dict[str, Any]) -> str:
-    train = outcome["train_accuracy"]
-    after = f"train {train:.2%}, " if train is not None else ""
-    return (
-        f"{outcome['state']} {after}{outcome['value']:.2%} after {outcome['epochs']} epochs, {outcome['seconds']:.0f} s"
-    )
+def _in_words(outcome: dict[str, Any], kind: str) -> str:
+    words = [outcome["state"]]
+    if outcome["train_accuracy"] is not None:
+        words.append(f"train {outcome['train_accuracy']:.2%}")
+    if outcome["state"] != "diverged":
+        words.append(f"{'test' if kind == 'final' else 'validation'} {outcome['value']:.2%}")
+    return ", ".join([*words, f"{outcome['epochs']} epochs", f"{outcome['seconds']:.0f} s"])
