@@ -19,6 +19,7 @@ from hpo.cli.root import root
 
 PATIENCE = 600  # seconds until a condition has to hold, on a machine with other work to do
 POLL = 0.02  # seconds
+DRAIN = ("worker", "--drain", "--device", "cpu")
 
 TINY = """
 name = "{name}"
@@ -181,3 +182,8 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
     return out, err
+
+
+def train(hpo: Hpo) -> None:
+    """Let a worker in this process do all that is to be done."""
+    hpo(*DRAIN)

@@ -5,7 +5,7 @@ from typing import Any
 
 import optuna
 import pytest
-from commandline import PATIENCE, Hpo, finish, wait_until
+from commandline import DRAIN, PATIENCE, Hpo, finish, train, wait_until
 from optuna.trial import TrialState
 from sqlalchemy import Engine
 
@@ -15,8 +15,6 @@ from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.storage.schema import openings
 from hpo.storage.slots import Slot
-
-DRAIN = ("worker", "--drain", "--device", "cpu")
 
 
 def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) -> dict[str, list[Slot]]:
@@ -202,12 +200,12 @@ def test_a_pause_ends_a_drain(hpo: Hpo) -> None:
     """A paused study is not worked on; a worker that drains does not wait for it; resume goes on."""
     hpo.create(trials=2)
     hpo("study", "pause", "ws")
-    hpo(*DRAIN)
+    train(hpo)
     shown = hpo.show()
     assert shown["paused"]
     assert shown["trials"]["waiting"] == 2
     hpo("study", "resume", "ws")
-    hpo(*DRAIN)
+    train(hpo)
     check_exact(hpo.url, "ws", search=2, confirm=4, rounds=2)
 
 
@@ -233,7 +231,7 @@ def test_random_search_repeats(hpo: Hpo) -> None:
         hpo.create(sampler="random", pruner="none", trials=3)
         if place == "b.db":
             hpo("worker", "--max-trials", "2")
-        hpo(*DRAIN)
+        train(hpo)
         found = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
         results.append([[(s.label, s.params, *values(s)) for s in own] for own in found.values()])
     assert results[0] == results[1]
