@@ -6,18 +6,19 @@ stop at epoch boundaries while their neighbours train on. A lane's numbers depen
 Shapes: P lanes, B pairs of a batch, S samples of an epoch, E evaluation pairs, n parameters.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from hpo.training import models, streams
 from hpo.training.data import PairTable
+from hpo.training.lockstep import Layout, Lockstep, losses
+from hpo.training.memory import is_out_of_memory
 from hpo.training.stacked import WindowTable, first_convolution, stack
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's (Kingma, Ba, ICLR 2015), as torch.optim.Adam has them
 EVALUATION_CHUNK = 1000  # pairs a forward pass outside of training
 
 
@@ -74,7 +75,11 @@ class _Lane:
 
 
 class Population:
-    """P lanes of one model on one device; all tasks have the same number of samples and batch size."""
+    """Up to `lanes` trainings of one model on one device; all tasks have the same number of samples and batch size.
+
+    The busy lanes are trained an epoch at a time, `width` of them in one program; idle lanes cost nothing. A lane's
+    state changes when its epoch is complete and not before: an epoch that is given up leaves no trace.
+    """
 
     def __init__(
         self,
@@ -91,31 +96,29 @@ class Population:
         if samples % batch:
             raise ValueError(f"{samples} samples do not make whole batches of {batch}")
         self.name, self.lanes, self.samples, self.batch = model, lanes, samples, batch
+        self.width = lanes  # lanes in one program; halved where memory runs out
         self.device, self.dtype = torch.device(device), dtype
         self.plain = models.ARCHITECTURES[model]()
         self.auxiliary = model in models.SAYS_DIGITS
-        self.shapes = {name: p.shape for name, p in self.plain.named_parameters()}
-        self.model, self._evaluator = (stack(self.plain).to(self.device, dtype) for _ in range(2))
+        self.layout = Layout(self.plain)
+        self._evaluator = stack(self.plain).to(self.device, dtype).eval()
         self.windows = self.cut(images)
-        n = sum(shape.numel() for shape in self.shapes.values())
-        self.parameters, self.gradient, self.first, self.second = (
-            torch.zeros(lanes, n, device=self.device, dtype=dtype) for _ in range(4)
+        n = sum(self.layout.sizes)
+        self.parameters, self.first, self.second = (
+            torch.zeros(lanes, n, device=self.device, dtype=dtype) for _ in range(3)
         )
-        self._bind(self.model, self.parameters)
-        self._leaves = list(self.model.parameters())
-        self._gradients = list(self._views(self.gradient).values())
         self._hyper = {
             name: torch.zeros(lanes, dtype=torch.float64, device=self.device)
             for name in ("learning_rate", "weight_decay", "dropout", "aux_weight", "main_weight")
         }
-        self.steps, self._order_key, self._dropout_key = (
-            torch.zeros(lanes, dtype=torch.int64, device=self.device) for _ in range(3)
+        self._order_key, self._dropout_key = (
+            torch.zeros(lanes, dtype=torch.int64, device=self.device) for _ in range(2)
         )
         self._corner, self._digit = (
             torch.zeros(lanes, samples, 2, dtype=torch.int64, device=self.device) for _ in range(2)
         )
         self._sample_counters = streams.counters(samples, self.device)
-        self._mask_counters = streams.counters(models.decisions(self.plain, batch) // 4, self.device)
+        self._lockstep: Lockstep | None = None
         self._lanes: list[_Lane | None] = [None] * lanes
         self._validation: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -123,8 +126,9 @@ class Population:
 
     @property
     def free(self) -> list[int]:
-        """Lanes without a task."""
-        return [lane for lane, at in enumerate(self._lanes) if at is None]
+        """Lanes to put a task on: those without one, and no more than one program takes."""
+        idle = [lane for lane, at in enumerate(self._lanes) if at is None]
+        return idle[: max(0, self.width - len(self.busy))]
 
     @property
     def busy(self) -> list[int]:
@@ -149,7 +153,7 @@ class Population:
             raise ValueError(f"{len(task.training)} samples in a population of {self.samples}")
         if state is None:
             values = models.initial_parameters(self.plain, task.seed)
-            start = torch.cat([values[name].flatten() for name in self.shapes])
+            start = torch.cat([values[name].flatten() for name in self.layout.shapes])
             state = LaneState(
                 epoch=0,
                 parameters=start,
@@ -159,7 +163,6 @@ class Population:
         self.parameters[lane], self.first[lane], self.second[lane] = (
             t.to(self.device, self.dtype) for t in (state.parameters, state.first_moment, state.second_moment)
         )
-        self.steps[lane] = state.epoch * (self.samples // self.batch)
         for name, values_P in self._hyper.items():
             values_P[lane] = task.params.get(name, 1.0 if name == "main_weight" else 0.0)
         self._order_key[lane] = streams.key(task.seed, "order")
@@ -177,8 +180,6 @@ class Population:
         """Free a lane; its parameters stay readable until the next start."""
         self._lanes[lane] = None
         self._validation.pop(lane, None)
-        self._hyper["learning_rate"][lane] = 0.0
-        self.parameters[lane] = 0.0  # an idle lane computes on zeros, never on the NaN of a diverged trial
 
     def state(self, lane: int) -> LaneState:
         """A busy lane's state at this epoch boundary."""
@@ -191,83 +192,84 @@ class Population:
 
     def state_dict(self, lane: int) -> dict[str, Tensor]:
         """A lane's parameters (n,) under the plain module's names."""
-        return {name: value[0].clone() for name, value in self._views(self.parameters[lane : lane + 1]).items()}
+        return {name: value[0].clone() for name, value in self.layout.views(self.parameters[lane : lane + 1]).items()}
 
     # -- training ------------------------------------------------------------------------------------------
 
-    def train_epoch(self) -> list[EpochReport]:
-        """Train every busy lane for one epoch, evaluate its validation pairs, and report; one host sync."""
-        epochs = torch.tensor([at.epoch if at else 0 for at in self._lanes], device=self.device)
-        order = streams.permutations(streams.step_keys(self._order_key, epochs), self._sample_counters)
-        corner, digit = (t.gather(1, order[..., None].expand(-1, -1, 2)) for t in (self._corner, self._digit))
-        target = (digit[..., 0] <= digit[..., 1]).to(torch.int64)
-        total_P = torch.zeros(2, self.lanes, device=self.device, dtype=torch.float64)
-        self.model.train()
-        for at in range(0, self.samples, self.batch):
-            part = slice(at, at + self.batch)
-            total_P += self._step(corner[:, part], digit[:, part], target[:, part])
-        mean_P = total_P / (self.samples // self.batch)
-        validation = self._validate()
-        return self._report(torch.cat([mean_P, validation]).cpu())
+    def train_epoch(self, stop: Callable[[], bool] = lambda: False) -> list[EpochReport]:
+        """Train every busy lane for one epoch, evaluate its validation pairs, and report.
 
-    def _step(self, corner: Tensor, digit: Tensor, target: Tensor) -> Tensor:
-        """One Adam step of all lanes; returns (2, P): the comparison's loss and the objective."""
-        drop = self._hyper["dropout"]
-        masks = streams.keep_masks(streams.step_keys(self._dropout_key, self.steps), self._mask_counters, drop)
-        models.set_masks(self.model, masks.to(self.dtype), self.batch)
-        comparison_PB, digits = self._losses(self.model, self.windows.gather(corner), target, digit)
-        comparison = comparison_PB.mean(1)
-        objective = comparison
-        if digits is not None:
-            main, aux = (self._hyper[name].to(self.dtype) for name in ("main_weight", "aux_weight"))
-            objective = main * comparison + aux * digits.mean(1).sum(-1)
-        gradients = torch.autograd.grad(objective.sum(), self._leaves)
-        torch._foreach_copy_(self._gradients, gradients)
-        self._adam()
-        return torch.stack([comparison, objective]).detach()
-
-    def _losses(
-        self,
-        model: nn.Module,
-        windows: Tensor,
-        target: Tensor,
-        digit: Tensor,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Cross entropies, none summed: of the comparison (P, B) and, where it is trained, the digits (P, B, 2)."""
-        logits, digit_logits = model(windows)
-        comparison = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
-        if not self.auxiliary:
-            return comparison, None
-        digits = F.cross_entropy(digit_logits.flatten(0, -2), digit.flatten(), reduction="none")
-        return comparison, digits.view(digit.shape)
-
-    @torch.no_grad()
-    def _adam(self) -> None:
-        """Adam with coupled weight decay, each lane with its own rate, decay and step count.
-
-        Bias corrections in float64: in float32 they cost 1e-5 after 200 steps.
+        `stop` is asked before every step: once it says yes, lanes whose epoch is not complete stay where they were
+        and are not reported. Where memory runs out `width` is halved and the epoch done again, in more parts; raises
+        what torch raised where one lane alone is too much.
         """
-        self.steps += 1
-        steps = self.steps.to(torch.float64)
-        rate = (self._hyper["learning_rate"] / (1 - BETA1**steps)).to(self.dtype)[:, None]
-        root = (1 - BETA2**steps).sqrt().to(self.dtype)[:, None]
-        decay = self._hyper["weight_decay"].to(self.dtype)[:, None]
-        gradient = self.gradient.addcmul_(self.parameters, decay)
-        self.first.lerp_(gradient, 1 - BETA1)
-        self.second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        step = self.second.sqrt().div_(root).add_(EPS)
-        self.parameters.sub_(torch.div(self.first, step, out=step).mul_(rate))
+        reports: list[EpochReport] = []
+        waiting = self.busy
+        while waiting:
+            group = waiting[: self.width]
+            try:
+                numbers = self._train(group, stop)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or len(group) == 1:
+                    raise
+                self.width = (len(group) + 1) // 2
+                numbers = None
+            else:
+                if numbers is None:
+                    break
+                waiting = waiting[len(group) :]
+                reports += self._report(group, numbers)
+            if numbers is None:  # outside of `except`, whose traceback holds the tensors
+                self._lockstep = None
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        return reports
 
-    def _report(self, numbers: Tensor) -> list[EpochReport]:
+    def _train(self, group: list[int], stop: Callable[[], bool]) -> Tensor | None:
+        """One epoch of these lanes, and their validation; (4, P) on the CPU, the one wait for the device."""
+        if self._lockstep is None or self._lockstep.width < len(group):
+            self._lockstep = self._program(len(group))
+        epochs = torch.tensor([self._at(lane).epoch for lane in group], device=self.device)
+        order = streams.permutations(streams.step_keys(self._order_key[group], epochs), self._sample_counters)
+        rows = torch.tensor(group, device=self.device)[:, None]
+        self._lockstep.load(self.parameters[group], self.first[group], self.second[group])
+        means = self._lockstep.epoch(
+            self._corner[rows, order],
+            self._digit[rows, order],
+            {name: values[group] for name, values in self._hyper.items()},
+            epochs * (self.samples // self.batch),
+            self._dropout_key[group],
+            stop,
+        )
+        if means is None:
+            return None
+        numbers = torch.cat([means, self._validate(group, self._lockstep.parameters)]).cpu()
+        for kept, new in zip(
+            (self.parameters, self.first, self.second),
+            (self._lockstep.parameters, self._lockstep.first, self._lockstep.second),
+            strict=True,
+        ):
+            kept[group] = new
+        return numbers
+
+    def _program(self, width: int) -> Lockstep:
+        return Lockstep(
+            self.plain,
+            width,
+            self.windows,
+            batch=self.batch,
+            auxiliary=self.auxiliary,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def _report(self, group: list[int], numbers: Tensor) -> list[EpochReport]:
         """Reports from (4, P): comparison's loss, objective, validation loss and accuracy."""
         reports = []
-        for lane, at in enumerate(self._lanes):
-            if at is None:
-                continue
+        for lane, (loss, objective, validation_loss, accuracy) in zip(group, numbers.T.tolist(), strict=True):
+            at = self._at(lane)
             at.epoch += 1
-            loss, _, validation_loss, accuracy = (float(x) for x in numbers[:, lane])
             seen = at.task.validation is not None
-            finite = bool(torch.isfinite(numbers[: 3 if seen else 2, lane]).all())
             reports.append(
                 EpochReport(
                     lane=lane,
@@ -276,7 +278,7 @@ class Population:
                     train_loss=loss,
                     validation_loss=validation_loss if seen else None,
                     validation_accuracy=accuracy if seen else None,
-                    diverged=not finite,
+                    diverged=not all(map(math.isfinite, [loss, objective, *([validation_loss] if seen else [])])),
                     last=at.epoch >= at.task.epochs,
                 )
             )
@@ -286,7 +288,7 @@ class Population:
 
     def cut(self, images: Tensor) -> WindowTable:
         """The window table of further images (N, 14, 14), for `predict`."""
-        first = first_convolution(self.model)
+        first = first_convolution(self._evaluator)
         return WindowTable(images.to(self.device, self.dtype), first.kernel, first.pool)
 
     @torch.no_grad()
@@ -294,7 +296,7 @@ class Population:
         """One lane's answers on a table of pairs, over pool A's images or over those of `windows`."""
         windows = windows or self.windows
         corner, digit = windows.corners(table)[None], table.digit.to(self.device)[None]
-        loss, answer, said = self._answers([lane], windows, corner, digit)
+        loss, answer, said = self._answers(self.parameters[lane : lane + 1], windows, corner, digit)
         right = answer == (digit[..., 0] <= digit[..., 1])
         return Prediction(
             loss=float(loss.mean()),
@@ -304,54 +306,39 @@ class Population:
         )
 
     @torch.no_grad()
-    def _validate(self) -> Tensor:
-        """Validation loss and accuracy (2, P) of all lanes that have pairs for it; NaN for the others.
+    def _validate(self, group: list[int], parameters: Tensor) -> Tensor:
+        """Validation loss and accuracy (2, P) of lanes with these parameters (P, n); NaN where there are no pairs.
 
         Lanes whose tables are equally long are evaluated in one pass.
         """
-        result = torch.full((2, self.lanes), torch.nan, device=self.device, dtype=torch.float64)
-        lengths = {lane: len(corner) for lane, (corner, _) in self._validation.items()}
+        result = torch.full((2, len(group)), torch.nan, device=self.device, dtype=torch.float64)
+        lengths = {at: len(self._validation[lane][0]) for at, lane in enumerate(group) if lane in self._validation}
         for length in set(lengths.values()):
-            lanes = [lane for lane, have in lengths.items() if have == length]
-            corner, digit = (torch.stack([self._validation[lane][i] for lane in lanes]) for i in (0, 1))
-            loss, answer, _ = self._answers(lanes, self.windows, corner, digit)
+            rows = [at for at, have in lengths.items() if have == length]
+            corner, digit = (torch.stack([self._validation[group[at]][i] for at in rows]) for i in (0, 1))
+            loss, answer, _ = self._answers(
+                parameters if len(rows) == len(group) else parameters[rows], self.windows, corner, digit
+            )
             right = answer == (digit[..., 0] <= digit[..., 1])
-            result[:, lanes] = torch.stack([loss, right]).to(torch.float64).mean(-1)
+            result[:, rows] = torch.stack([loss, right]).to(torch.float64).mean(-1)
         return result
 
     def _answers(
         self,
-        lanes: Sequence[int],
+        parameters: Tensor,
         windows: WindowTable,
         corner: Tensor,
         digit: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses (P, E), answers (P, E) as booleans, digits said (P, E, 2), for the named lanes."""
-        every = list(lanes) == list(range(self.lanes))
-        self._bind(self._evaluator, self.parameters if every else self.parameters[list(lanes)])
-        self._evaluator.eval()
+        """Losses (P, E), answers (P, E) as booleans, digits said (P, E, 2), under parameters (P, n)."""
+        self.layout.bind(self._evaluator, parameters)
         parts = []
         for at in range(0, corner.shape[1], EVALUATION_CHUNK):
             part = slice(at, at + EVALUATION_CHUNK)
             target = (digit[:, part, 0] <= digit[:, part, 1]).to(torch.int64)
             logits, said = self._evaluator(windows.gather(corner[:, part]))
-            loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
+            loss, _ = losses(logits, None, target, digit)
             digits = said.argmax(-1) if said is not None else torch.zeros_like(digit[:, part])
             parts.append((loss, logits[..., 1] > logits[..., 0], digits))
         loss, answer, digits = (torch.cat(ts, 1) for ts in zip(*parts, strict=True))
         return loss, answer, digits
-
-    # -- parameters ----------------------------------------------------------------------------------------
-
-    def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a flat buffer (P, n) as the plain module's parameters, each with P in front."""
-        parts = torch.split(flat, [shape.numel() for shape in self.shapes.values()], dim=1)
-        return {
-            name: part.view(len(flat), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
-
-    def _bind(self, model: nn.Module, flat: Tensor) -> None:
-        """Let a stacked module read its parameters from a flat buffer (P, n)."""
-        values = self._views(flat)
-        for name, parameter in model.named_parameters():
-            parameter.data = values[name]

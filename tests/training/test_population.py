@@ -154,12 +154,13 @@ def test_a_diverged_lane_is_reported_and_harms_no_neighbour(pool: data.ImagePool
     lanes = population_of(pool, "simple", 2)
     lanes.start(0, task(pool, {**MIXED[0], "learning_rate": 1e30}, seed=1))
     lanes.start(1, task(pool, MIXED[0], seed=2))
-    alone = population_of(pool, "simple", 2)
-    alone.start(1, task(pool, MIXED[0], seed=2))
+    healthy = population_of(pool, "simple", 2)
+    healthy.start(0, task(pool, MIXED[0], seed=1))
+    healthy.start(1, task(pool, MIXED[0], seed=2))
     for _ in range(2):
-        reports, lonely = lanes.train_epoch(), alone.train_epoch()
+        reports, others = lanes.train_epoch(), healthy.train_epoch()
     assert [r.diverged for r in reports] == [True, False]
-    assert reports[1] == lonely[0]
+    assert reports[1] == others[1]
 
 
 def test_reports_say_when_a_task_is_done(pool: data.ImagePool) -> None:

@@ -1,0 +1,134 @@
+"""Milliseconds a training step and trial: the plain eager loop, the population, and the matrix products alone.
+
+    python -m bench.training [--repeats 15] [--threads 1 2] [--lanes 1 2 4]
+
+All cases of a model run in turns in one process. A "step" is one optimizer step on a batch of 100 pairs with all
+that belongs to it (drawing the order, gathering the batch, dropout, Adam), a thirty-sixth of a short epoch. The
+floor is the population's own matrix products at P = 1, recorded from a step and run again on their own.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench import measure
+from bench.plain import PAPER, PlainLoop
+from hpo.training import data, models
+from hpo.training.population import Population, Task
+
+PAIRS, BATCH = 200, 100  # 3,600 samples: 36 steps an epoch
+STEPS = 18 * PAIRS // BATCH
+
+
+def pool() -> data.ImagePool:
+    """Random images; what is in them does not matter for the time."""
+    images = torch.rand(3000, data.SIDE, data.SIDE, generator=torch.Generator().manual_seed(0))
+    return data.ImagePool(name="A", images=images, labels=torch.arange(3000) % 10)
+
+
+def population(model: str, lanes: int, pool: data.ImagePool, device: str = "cpu", pairs: int = PAIRS) -> Population:
+    """A full population with the paper's configuration on every lane."""
+    training, _ = data.draw_training(pool, 0, pairs)
+    full = Population(model, lanes, pool.images, samples=18 * pairs, batch=BATCH, device=device)
+    for lane in range(lanes):
+        full.start(lane, Task(key=lane, params=PAPER, seed=lane, epochs=10**9, training=training, validation=None))
+    return full
+
+
+class _Products(TorchDispatchMode):
+    """Records the operands of every matrix product."""
+
+    NAMES = ("mm", "bmm", "addmm", "baddbmm")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, list[Tensor]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self.NAMES:
+            # Copies: the population writes some operands over. clone keeps the strides.
+            self.seen.append((func, [a.detach().clone() for a in args]))
+        return func(*args, **(kwargs or {}))
+
+
+def products(lanes: Population) -> list[tuple[Any, list[Tensor]]]:
+    """The matrix products of one step of a population: (operation, operands)."""
+    with _Products() as recorder:
+        lanes.train_epoch()
+    one = len(recorder.seen) // (lanes.samples // lanes.batch)
+    return recorder.seen[:one]
+
+
+def flops(recorded: list[tuple[Any, list[Tensor]]]) -> int:
+    """Floating point operations of recorded products, a multiply-add being two."""
+    total = 0
+    for _, operands in recorded:
+        a, b = operands[-2:]
+        total += 2 * a.numel() * b.shape[-1]
+    return total
+
+
+def measure_model(name: str, lanes: list[int], repeats: int) -> dict[str, Any]:
+    """All cases of one model at the current number of threads."""
+    images = pool()
+    training, _ = data.draw_training(images, 0, PAIRS)
+    plain = PlainLoop(name, images.images, training)
+    recorded = products(population(name, 1, images))
+
+    def floor() -> None:
+        for _ in range(STEPS):
+            for operation, operands in recorded:
+                operation(*operands)
+
+    cases = {"plain": lambda: void(plain.train_epoch), "floor": floor}
+    for p in lanes:
+        full = population(name, p, images)
+        cases[f"P={p}"] = lambda full=full: void(full.train_epoch)  # type: ignore[misc]
+    trials = {"plain": 1, "floor": 1} | {f"P={p}": p for p in lanes}
+    seconds = measure.in_turns(cases, repeats)
+    each = {case: [1000 * s / STEPS / trials[case] for s in times] for case, times in seconds.items()}
+    return {
+        "ms": {case: measure.spread(times) for case, times in each.items()},
+        "faster_than_plain": {case: measure.ratios(each["plain"], each[case]) for case in each if case != "plain"},
+        "product_gflop": flops(recorded) / 1e9,
+    }
+
+
+def void(act: Any) -> None:
+    """Run it for its time alone."""
+    act()
+
+
+def main() -> None:
+    """Measure, print, store."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--repeats", type=int, default=15)
+    asked.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    asked.add_argument("--lanes", type=int, nargs="+", default=[1, 2, 4])
+    asked.add_argument("--models", nargs="+", default=list(models.ARCHITECTURES))
+    asked.add_argument("--json", type=Path, default=Path("bench/results/training.json"))
+    options = asked.parse_args()
+    results, rows = {}, []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for name in options.models:
+            found = measure_model(name, options.lanes, options.repeats)
+            results[f"{name}, {threads} thread(s)"] = found
+            cells = [f"`{name}`", str(threads), f"{found['ms']['plain']['median']:.1f}"]
+            for case in [f"P={p}" for p in options.lanes] + ["floor"]:
+                ms, ratio = found["ms"][case], found["faster_than_plain"][case]
+                cells.append(f"{ms['median']:.1f} ({ratio['median']:.2f}x, {ratio['q1']:.2f} to {ratio['q3']:.2f})")
+            rows.append(cells)
+            print("  ".join(cells), flush=True)
+    head = ["model", "threads", "plain loop", *(f"P = {p}" for p in options.lanes), "matrix products alone"]
+    print(f"\nms a step and trial, medians of {options.repeats} turns; in brackets how many times faster\n")
+    print(measure.table(head, rows))
+    measure.store(options.json, {"results": results})
+
+
+if __name__ == "__main__":
+    main()

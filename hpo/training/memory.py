@@ -1,0 +1,29 @@
+"""Memory: how the C library keeps it, and how torch says that there is none left."""
+
+import ctypes
+import sys
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_NEVER = 1 << 30  # bytes
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep freed memory in the process instead of returning it; whether that could be arranged.
+
+    A training step frees and asks for the same tens of megabytes again. Given back to the kernel they come again
+    as page faults: a quarter of the time of a step of four lanes (BENCHMARKS.md). For the whole process; elsewhere
+    than on glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all([mallopt(_M_MMAP_THRESHOLD, _NEVER), mallopt(_M_TRIM_THRESHOLD, _NEVER)])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device or the host has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's CPU allocator
