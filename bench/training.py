@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import measure
 from bench.plain import PAPER, PlainLoop
 from hpo.training import data, models
+from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
 
 PAIRS, BATCH = 200, 100  # 3,600 samples: 36 steps an epoch
@@ -110,8 +111,9 @@ def main() -> None:
     asked.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     asked.add_argument("--lanes", type=int, nargs="+", default=[1, 2, 4])
     asked.add_argument("--models", nargs="+", default=list(models.ARCHITECTURES))
-    asked.add_argument("--json", type=Path, default=Path("bench/results/training.json"))
+    asked.add_argument("--json", type=Path, default=Path("bench/out/training.json"))
     options = asked.parse_args()
+    keep_freed_memory()  # as `hpo worker` does; the plain loop gains by it too
     results, rows = {}, []
     for threads in options.threads:
         torch.set_num_threads(threads)

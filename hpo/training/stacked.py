@@ -15,7 +15,6 @@ N images; R = B * Q rows.
 import copy
 import functools
 import itertools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,20 +36,31 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a[0], b[0])[None] if len(a) == 1 else torch.bmm(a, b)
 
 
-def _pool_selu_backward(
-    grad: Tensor, places: Sequence[Tensor], top: Tensor, out: Tensor
-) -> tuple[list[Tensor], Tensor]:
-    """Gradients of out = SELU(top + bias), top the maximum over the places: by each place, and by bias (P, O).
+def _selu_backward(grad: Tensor, out: Tensor) -> Tensor:
+    """The gradient by x of out = SELU(x)."""
+    before: Tensor = torch.ops.aten.elu_backward(grad, _ALPHA, _SCALE, 1.0, True, out)
+    return before
 
-    All but bias are (P, R, O), and the places are written over. Where places tie, each gets an equal share:
-    ties here are equal inputs (blank paper), for which the parameters' gradients do not depend on the share.
+
+# Where places of a pooled square tie, each gets an equal share of the gradient: ties here are equal inputs (blank
+# paper), for which the parameters' gradients do not depend on the share.
+
+
+@functools.cache
+def _widening(c: int, k: int, pool: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Between a kernel and the same at its s * s places in a window, as rows to select.
+
+    From the kernel's c * k * k rows and one of zeros to the places' (s * s * c * W); and back, for every place the
+    rows that the kernel's come from (s * s * c * k * k).
     """
-    grad = torch.ops.aten.elu_backward(grad, _ALPHA, _SCALE, 1.0, True, out)
-    routes = [place.eq_(top) for place in places]  # in place, so that the comparison gives floats
-    share = grad / sum(routes[1:], routes[0])
-    for route in routes:
-        route.mul_(share)
-    return routes, grad.sum(1)
+    size, n = k + pool - 1, c * k * k
+    kernel = torch.arange(n).view(c, k, k)
+    out = torch.full((pool, pool, c, size, size), n)
+    for i, j in itertools.product(range(pool), repeat=2):
+        out[i, j, :, i : i + k, j : j + k] = kernel
+    out = out.flatten()
+    used = (out < n).nonzero()[:, 0]  # in the order of places, and within a place of the kernel
+    return out.to(device), used.to(device)
 
 
 class _WindowConvolution(torch.autograd.Function):
@@ -65,31 +75,28 @@ class _WindowConvolution(torch.autograd.Function):
         p, b, c, q, w = windows.shape
         o, k = weight.shape[1], weight.shape[-1]
         x = windows.transpose(2, 3).reshape(p, b * q, c * w)
-        kernel, size = weight.permute(0, 2, 3, 4, 1), k + pool - 1
-        places = []
-        for i, j in itertools.product(range(pool), repeat=2):
-            wide = weight.new_zeros(p, c, size, size, o)
-            wide[:, :, i : i + k, j : j + k] = kernel
-            places.append(_product(x, wide.view(p, c * w, o)))
+        rows, back = _widening(c, k, pool, weight.device)
+        kernel = F.pad(weight.view(p, o, -1).mT, (0, 0, 0, 1))  # (P, C * k * k + 1, O)
+        wide = kernel.index_select(1, rows).view(p, pool**2, c * w, o)
+        places = [_product(x, kernel) for kernel in wide.unbind(1)]
         top = functools.reduce(torch.maximum, places)
         out = F.selu_(top + bias[:, None])
-        ctx.save_for_backward(x, top, out)
-        ctx.places, ctx.shape, ctx.k, ctx.pool = places, (p, b, q, o, c), k, pool
+        ctx.save_for_backward(x, top, out, back)
+        ctx.places, ctx.shape = places, (p, b, q, o, c, k)
         side = int(q**0.5)
         return out.view(p, b, side, side, o).permute(0, 1, 4, 2, 3)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, top, out = ctx.saved_tensors
-        (p, b, q, o, c), k, pool = ctx.shape, ctx.k, ctx.pool
-        grad = grad.permute(0, 1, 3, 4, 2).reshape(p, b * q, o)
-        routes, bias = _pool_selu_backward(grad, ctx.places, top, out)
+        x, top, out, back = ctx.saved_tensors
+        p, b, q, o, c, k = ctx.shape
+        grad = _selu_backward(grad.permute(0, 1, 3, 4, 2).reshape(p, b * q, o), out)
+        routes = [place.eq_(top) for place in ctx.places]  # in place, so that the comparison gives floats
         ctx.places = None
-        weight = grad.new_zeros(p, c, k, k, o)
-        for route, (i, j) in zip(routes, itertools.product(range(pool), repeat=2), strict=True):
-            wide = _product(x.mT, route).view(p, c, k + pool - 1, k + pool - 1, o)
-            weight += wide[:, :, i : i + k, j : j + k]
-        return None, weight.permute(0, 4, 1, 2, 3), bias, None
+        share = grad / sum(routes[1:], routes[0])
+        wide = torch.cat([_product(x.mT, route.mul_(share)) for route in routes], 1)  # (P, s * s * C * W, O)
+        weight = wide.index_select(1, back).view(p, len(routes), -1, o).sum(1)
+        return None, weight.mT.view(p, o, c, k, k), grad.sum(1), None
 
 
 class _Geometry(NamedTuple):
@@ -156,14 +163,14 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         patches, kernel, top, out = ctx.saved_tensors
         (p, b, c, o), g = ctx.shape, ctx.g
-        grad = grad.permute(0, 1, 3, 4, 2).reshape(p, b * g.out**2, o)
-        places, ctx.y = ctx.y, None
-        _, bias = _pool_selu_backward(grad, places.unbind(2), top, out)
-        routes = places.view(p, -1, o)
+        grad = _selu_backward(grad.permute(0, 1, 3, 4, 2).reshape(p, b * g.out**2, o), out)
+        routes, ctx.y = ctx.y.eq_(top[:, :, None]), None
+        routes.mul_((grad / routes.sum(2))[:, :, None])
+        routes = routes.view(p, -1, o)
         weight = _product(routes.mT, patches).view(p, o, g.k, g.k, c).permute(0, 1, 4, 2, 3)
         columns = _product(routes, kernel.mT).view(-1, c)
         x = _fold(columns, g, p * b).view(p, b, g.side, g.side, c).permute(0, 1, 4, 2, 3)
-        return x, weight, bias, None
+        return x, weight, grad.sum(1), None
 
 
 class StackedConvolution(nn.Module):
@@ -187,19 +194,42 @@ class StackedConvolution(nn.Module):
         return out
 
 
-class StackedLinear(nn.Module):
-    """Linear of P lanes: (P, B, in) -> (P, B, out)."""
+class _Linear(torch.autograd.Function):
+    """Linear, and SELU where asked for, of x (P, B, in)."""
 
-    def __init__(self, plain: nn.Linear) -> None:
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, selu: bool) -> Tensor:
+        if len(x) == 1:
+            out = torch.addmm(bias[0], x[0], weight[0].T)[None]
+        else:
+            out = torch.baddbmm(bias[:, None], x, weight.mT)
+        if selu:
+            F.selu_(out)
+        ctx.save_for_backward(x, weight, out)
+        ctx.selu = selu
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight, out = ctx.saved_tensors
+        if ctx.selu:
+            grad = _selu_backward(grad, out)
+        return _product(grad, weight), _product(grad.mT, x), grad.sum(1), None
+
+
+class StackedLinear(nn.Module):
+    """Linear, and the SELU that follows it, of P lanes: (P, B, in) -> (P, B, out)."""
+
+    def __init__(self, plain: nn.Linear, selu: bool = False) -> None:
         super().__init__()
         if plain.bias is None:
             raise CannotStack(f"{plain} without a bias has no stacked twin")
+        self.selu = selu
         self.weight, self.bias = nn.Parameter(plain.weight[None]), nn.Parameter(plain.bias[None])
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(self.weight) == 1:
-            return F.linear(x.squeeze(0), self.weight.squeeze(0), self.bias.squeeze(0)).unsqueeze(0)
-        return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
+        out: Tensor = _Linear.apply(x, self.weight, self.bias, self.selu)  # type: ignore[no-untyped-call]
+        return out
 
 
 def _stack_sequence(plain: nn.Sequential, first: list[bool]) -> nn.Sequential:
@@ -212,6 +242,9 @@ def _stack_sequence(plain: nn.Sequential, first: list[bool]) -> nn.Sequential:
                 raise CannotStack(f"{layer} is stacked only where MaxPool2d and SELU follow it")
             del layers[:2]
             twin.add_module(name, StackedConvolution(layer, after[0], windows=first.pop() if first else False))
+        elif isinstance(layer, nn.Linear) and layers and isinstance(layers[0][1], nn.SELU):
+            layers.pop(0)
+            twin.add_module(name, StackedLinear(layer, selu=True))
         else:
             twin.add_module(name, _stack(layer, first))
     return twin
@@ -223,7 +256,7 @@ def _stack(plain: nn.Module, first: list[bool]) -> nn.Module:
     if isinstance(plain, nn.Linear):
         return StackedLinear(plain)
     if isinstance(plain, nn.SELU):
-        return nn.SELU(inplace=True)  # its backward needs only the result
+        return nn.SELU()
     if isinstance(plain, Dropout) or (isinstance(plain, nn.Flatten) and plain.start_dim < 0):
         return copy.deepcopy(plain)
     children = list(plain.named_children())
