@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
@@ -25,7 +26,9 @@ from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
 from hpo.training import data
+from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, Population
+from hpo.training.sizing import choose_lanes
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 1.0  # between two looks for work when there is none
@@ -93,14 +96,18 @@ class Worker:
         self.jobs: dict[int, tuple[Job, Held]] = {}  # by lane
         self.trials = 0  # claimed
         self.refills = 0  # since the group was chosen
+        self.seconds = 0.0  # from start to end
+        self.training_seconds = 0.0  # of them in epochs: steps and validation
         self._signal: int | None = None
         self._wake = threading.Event()
         self._other_data: set[str] = set()
+        self._measured: dict[_Group, int] = {}
 
     # -- life ----------------------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Pull slots until told to stop, drained, or done with `max_trials`; returns the exit code."""
+        begun = time.monotonic()
         self.coordinator.start()
         try:
             while self._signal is None:
@@ -115,10 +122,11 @@ class Worker:
                 self.say(f"slot {job.slot.id}: given back")
             self.coordinator.close()
         self._check_coordinator()
+        self.seconds = time.monotonic() - begun
         return 0 if self._signal is None else 128 + self._signal
 
     def listen(self) -> None:
-        """Stop at the next epoch boundary on SIGTERM and SIGINT; a second signal kills."""
+        """Stop at the next training step on SIGTERM and SIGINT; a second signal kills."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -218,11 +226,34 @@ class Worker:
         if group == self.group:
             return
         self.group = group
-        lanes = self.options.lanes or (32 if self.device.type == "cuda" else 1)
+        self.population = None  # its memory is free before the next one's is asked for
         samples = 2 * len(data.SHIFTS) * group.training_pairs
-        self.population = Population(
-            group.model, lanes, self.draws.pool.images, samples=samples, batch=group.batch, device=self.device
-        )
+        lanes = self.options.lanes or self._lanes(group, samples)
+        while self.population is None:
+            try:
+                self.population = Population(
+                    group.model, lanes, self.draws.pool.images, samples=samples, batch=group.batch, device=self.device
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or lanes == 1:
+                    raise
+                lanes = (lanes + 1) // 2
+                self.say(f"out of memory: a population of {lanes} lane(s) instead")
+
+    def _lanes(self, group: _Group, samples: int) -> int:
+        """As many lanes as are measured to be fastest for a group, found out once."""
+        if group not in self._measured:
+            size = choose_lanes(
+                group.model,
+                self.draws.pool,
+                samples=samples,
+                batch=group.batch,
+                device=self.device,
+                most=self.options.max_trials,
+            )
+            self.say(f"{group.model}: {size}")
+            self._measured[group] = size.lanes
+        return self._measured[group]
 
     def _start(self, lane: int, slot: Slot, row: StudyRow) -> None:
         """Bind the slot to its trial, ask for its parameters, and put it on a lane."""
@@ -252,11 +283,12 @@ class Worker:
     # -- training ------------------------------------------------------------------------------------------
 
     def _epoch(self) -> None:
-        """Train one epoch and deal with what every lane reports."""
+        """Train one epoch and deal with what every lane reports; a signal ends it on the way."""
         assert self.population is not None
         self._check_coordinator()
+        width, begun = self.population.width, time.monotonic()
         try:
-            reports = self.population.train_epoch()
+            reports = self.population.train_epoch(stop=lambda: self._signal is not None)
         except Exception:
             for lane in list(self.jobs):
                 _, held = self._free(lane)
@@ -264,6 +296,9 @@ class Worker:
             self.say(traceback.format_exc())
             self.population = self.group = None
             return
+        self.training_seconds += time.monotonic() - begun
+        if self.population.width < width:
+            self.say(f"out of memory: {self.population.width} lane(s) at a time from now on; every trial goes on")
         for report in reports:
             self._deal(report)
 

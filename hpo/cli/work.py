@@ -19,7 +19,9 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
 @click.command()
 @click.option("--study", "names", multiple=True, help="Serve this study alone; may be repeated. [default: all]")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option("--population", default="auto", callback=_lanes, help="Trials trained in lockstep: auto or a number.")
+@click.option(
+    "--population", default="auto", callback=_lanes, help="Trials trained in lockstep: a number, or auto (measured)."
+)
 @click.option("--drain", is_flag=True, help="End when nothing is left to do, finals included.")
 @click.option("--max-trials", type=click.IntRange(min=1), help="End after so many trials.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, help="CPU threads; one worker a core is faster.")
@@ -42,7 +44,7 @@ def worker(
 ) -> None:
     """Pull trials and train them until stopped.
 
-    SIGTERM and Ctrl-C end it at the end of the epoch and give unfinished trials back; a second one ends it at once.
+    SIGTERM and Ctrl-C end it at the next training step and give unfinished trials back; a second one ends it at once.
 
     \b
     Example:
@@ -58,8 +60,10 @@ def worker(
 
     import torch
 
+    from hpo.training.memory import keep_freed_memory
     from hpo.worker import Options, Worker
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     options = Options(
         study_names=names,
@@ -72,7 +76,9 @@ def worker(
     one = Worker(engine, digits, options, say)
     say(f"worker {one.name}: {one.device}; Ctrl-C ends it")
     one.listen()
-    sys.exit(one.run())
+    code = one.run()
+    say(f"{one.trials} trial(s) in {one.seconds:.0f} s, {one.training_seconds / one.seconds:.0%} of it training")
+    sys.exit(code)
 
 
 @click.command()

@@ -1,6 +1,8 @@
 """The plain modules under torch.optim.Adam are the oracle of the population."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -184,3 +186,63 @@ def test_running_statistics_are_refused() -> None:
     """BatchNorm's running statistics belong to no lane: the refusal names the module."""
     with pytest.raises(CannotStack, match="BatchNorm1d"):
         stack(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+
+
+def test_an_epoch_given_up_leaves_no_trace(pool: data.ImagePool) -> None:
+    """Stopped between two steps, nothing is reported and nothing has changed; trained again, it is the same epoch."""
+    one = task(pool, MIXED[0], seed=9)
+    disturbed, undisturbed = population_of(pool, "ws", 2), population_of(pool, "ws", 2)
+    for lanes in (disturbed, undisturbed):
+        lanes.start(1, one)
+    before = disturbed.parameters.clone()
+    answers = iter([False] * 5 + [True])
+    assert disturbed.train_epoch(stop=lambda: next(answers)) == []
+    assert torch.equal(disturbed.parameters, before)
+    assert disturbed.train_epoch() == undisturbed.train_epoch()
+    assert torch.equal(disturbed.parameters, undisturbed.parameters)
+
+
+OUT_OF_MEMORY = """
+import resource, torch
+from pathlib import Path
+from hpo.training import data
+from hpo.training.population import Population, Task
+
+torch.set_num_threads(1)
+pool = data.ImagePool(name="A", images=torch.rand(300, 14, 14), labels=torch.arange(300) % 10)
+table, left = data.draw_training(pool, 0, 50)
+validation = data.draw_validation(pool, left, 0, 100)
+params = {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.2, "aux_weight": 1.0, "main_weight": 1.0}
+
+def population(lanes):
+    made = Population("ws-aux", lanes, pool.images, samples=900, batch=300, dtype=torch.float64)
+    for lane in range(8):
+        made.start(lane, Task(key=lane, params=params, seed=lane, epochs=2, training=table, validation=validation))
+    return made
+
+warm = Population("ws-aux", 1, pool.images, samples=900, batch=300, dtype=torch.float64)
+warm.start(0, Task(key=0, params=params, seed=0, epochs=1, training=table, validation=validation))
+warm.train_epoch()  # what a process needs once is there before the limit
+small = population(9)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
+reports = small.train_epoch()
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert 1 <= small.width < 8, small.width
+assert small.free == [], small.free  # the ninth lane is idle, but there is no room for it
+assert [r.lane for r in reports] == list(range(8)), reports
+large = population(8)
+others = large.train_epoch()
+assert large.width == 8
+torch.testing.assert_close(small.parameters[:8], large.parameters, rtol=1e-7, atol=1e-10)
+assert [r.validation_accuracy for r in reports] == [r.validation_accuracy for r in others]
+print("width", small.width)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the process's memory as Linux does")
+def test_out_of_memory_halves_the_width_and_keeps_every_trial() -> None:
+    """A real allocation fails in the middle of an epoch: it is trained in more parts, and the numbers are the same."""
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("width ")

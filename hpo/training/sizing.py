@@ -1,0 +1,97 @@
+"""How many lanes a population should have: measured on the device itself, in a second or two."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hpo.training.data import ImagePool, PairTable, draw_training
+from hpo.training.memory import is_out_of_memory
+from hpo.training.population import Population, Task
+
+STEPS, TURNS = 6, 3  # a measurement: the fastest of so many turns of so many steps
+WORTH = 1.05  # a larger population must be faster by this much: it also holds more trials, and ends later
+CPU_LANES = (1, 2, 4)
+CUDA_LANES = tuple(2**i for i in range(3, 11))
+MEMORY = 0.8  # of what is free may be planned for
+_PARAMS = {"learning_rate": 1e-3, "weight_decay": 0.0, "dropout": 0.1, "aux_weight": 1.0, "main_weight": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How many lanes, and why."""
+
+    lanes: int
+    milliseconds: Mapping[int, float]  # a step and trial, by lanes
+
+    def __str__(self) -> str:
+        tried = ", ".join(f"{lanes}: {ms:.3g}" for lanes, ms in self.milliseconds.items())
+        return f"{self.lanes} lane(s) at a time (ms a step and trial, by lanes: {tried})"
+
+
+def choose_lanes(
+    model: str,
+    pool: ImagePool,
+    *,
+    samples: int,
+    batch: int,
+    device: torch.device,
+    candidates: Iterable[int] | None = None,
+    most: int | None = None,
+) -> Size:
+    """The fewest lanes that are within 5% of the fastest tried; candidates ascend.
+
+    Larger ones are tried until one is slower, would not fit into memory, or is above `most`. Nothing is trained
+    that anybody keeps. Raises what torch raises where not even the first fits.
+    """
+    if candidates is None:
+        candidates = CUDA_LANES if device.type == "cuda" else CPU_LANES
+    if most is not None:
+        candidates = [lanes for lanes in candidates if lanes <= most] or [most]
+    table, _ = draw_training(pool, 0, -(-STEPS * batch // 18))
+    table = PairTable(**{name: getattr(table, name)[: STEPS * batch] for name in ("image", "shift", "digit")})
+    measured: dict[int, float] = {}
+    for lanes in candidates:
+        if not _fits(lanes, measured, samples, device):
+            break
+        try:
+            measured[lanes] = _milliseconds(model, lanes, pool, table, batch, device)
+        except (RuntimeError, MemoryError) as error:
+            if not measured or not is_out_of_memory(error):
+                raise
+            break
+        if len(measured) > 1 and measured[lanes] > WORTH * min(measured.values()):
+            break
+    best = min(measured.values())
+    return Size(lanes=next(p for p, ms in measured.items() if ms <= WORTH * best), milliseconds=measured)
+
+
+def _milliseconds(model: str, lanes: int, pool: ImagePool, table: PairTable, batch: int, device: torch.device) -> float:
+    """A step's time for one trial among so many."""
+    population = Population(model, lanes, pool.images, samples=len(table), batch=batch, device=device)
+    for lane in range(lanes):
+        task = Task(key=lane, params=_PARAMS, seed=lane, epochs=1, training=table, validation=None)
+        population.start(lane, task)
+    population.train_epoch()  # warms caches and allocators
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time  # a core may be shared with others
+    times = []
+    for _ in range(TURNS):
+        begun = clock()
+        population.train_epoch()  # ends with the wait for the device
+        times.append(clock() - begun)
+    return 1000 * min(times) / STEPS / lanes
+
+
+def _fits(lanes: int, measured: Mapping[int, float], samples: int, device: torch.device) -> bool:
+    """Whether so many lanes fit into the free memory, by the peak of the last, smaller population."""
+    if device.type != "cuda" or not measured:
+        return True
+    last = list(measured)[-1]
+    peak = torch.cuda.max_memory_allocated(device)
+    tables = samples * 2 * 8 * 5  # bytes: image and digit of both images of a sample, and their order
+    free, _ = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return lanes * (peak / last + tables) < MEMORY * (free + cached)
