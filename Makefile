@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test clean bench-training bench-gpu bench-worker bench-learning
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,18 @@ test: $(READY)  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q
+
+bench-training: $(READY)  ## ms a step: plain loop, population, matrix products alone (CPU, 10 minutes)
+	$(BIN)/python -m bench.training
+
+bench-gpu:  ## trials an hour on one GPU; any Python that has torch and CUDA: make bench-gpu PYTHON=python3
+	$(PYTHON) -m bench.gpu
+
+bench-worker: $(READY)  ## share of a worker's time in training, SQLite and PostgreSQL (10 minutes)
+	$(BIN)/python -m bench.worker
+
+bench-learning: $(READY)  ## do 20 rounds learn as well in a population as in the plain loop? (40 minutes)
+	$(BIN)/python -m bench.learning
 
 clean:
 	rm -rf $(VENV) demo

@@ -61,4 +61,4 @@ def store(path: Path, result: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     path.write_text(json.dumps({"when": when, "machine": machine(), **result}, indent=2) + "\n")
-    print(f"\n{path}")
+    print(path)

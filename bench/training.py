@@ -88,7 +88,7 @@ def measure_model(name: str, lanes: list[int], repeats: int) -> dict[str, Any]:
     cases = {"plain": lambda: void(plain.train_epoch), "floor": floor}
     for p in lanes:
         full = population(name, p, images)
-        cases[f"P={p}"] = lambda full=full: void(full.train_epoch)  # type: ignore[misc]
+        cases[f"P={p}"] = lambda full=full: void(full.train_epoch)
     trials = {"plain": 1, "floor": 1} | {f"P={p}": p for p in lanes}
     seconds = measure.in_turns(cases, repeats)
     each = {case: [1000 * s / STEPS / trials[case] for s in times] for case, times in seconds.items()}
