@@ -276,9 +276,7 @@ def test_fetch_brings_what_load_reads(tmp_path: Path, server: Server, checksums:
     assert load(target).pool_a_images().shape == (TRAIN, 28, 28)
 
 
-def test_what_is_right_is_not_fetched_again(
-    tmp_path: Path, server: Server, checksums: dict[str, str]
-) -> None:
+def test_what_is_right_is_not_fetched_again(tmp_path: Path, server: Server, checksums: dict[str, str]) -> None:
     """A second fetch asks nothing of the network; a damaged file alone comes again."""
     fetch(tmp_path, server.url, checksums=checksums)
     server.asked.clear()
@@ -311,9 +309,7 @@ def test_a_broken_download_goes_on(tmp_path: Path, server: Server, checksums: di
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_server_without_ranges_sends_all_of_it(
-    tmp_path: Path, server: Server, checksums: dict[str, str]
-) -> None:
+def test_a_server_without_ranges_sends_all_of_it(tmp_path: Path, server: Server, checksums: dict[str, str]) -> None:
     """What was kept is not put in front of the whole file."""
     (tmp_path / f"{IMAGE_FILE}.part").write_bytes(server.files[IMAGE_FILE][:500])
     server.ranges = False
@@ -341,9 +337,7 @@ def test_the_wrong_half_is_thrown_away(tmp_path: Path, server: Server, checksums
     assert first.path.read_bytes() == server.files[IMAGE_FILE]
 
 
-def test_another_file_than_the_published_one(
-    tmp_path: Path, server: Server, checksums: dict[str, str]
-) -> None:
+def test_another_file_than_the_published_one(tmp_path: Path, server: Server, checksums: dict[str, str]) -> None:
     """What fails the checksum is not kept, and is asked for once."""
     server.files[IMAGE_FILE] = b"something else"
     with pytest.raises(DataError, match="is not the published file"):

@@ -261,9 +261,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_unknown_model() -> None:
     """An unknown model is told with those that exist."""
-    with pytest.raises(
-        SpecError, match=r"no model \"ws-aus\"; there are simple, ws, ws-aux \(did you mean ws-aux"
-    ):
+    with pytest.raises(SpecError, match=r"no model \"ws-aus\"; there are simple, ws, ws-aux \(did you mean ws-aux"):
         builtin_spec("ws-aus")
 
 
