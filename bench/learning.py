@@ -62,7 +62,7 @@ def population(
             made.start(made.free[0], task)
         for report in made.train_epoch():
             if report.last:
-                found[report.key] = made.predict(report.lane, draw(pool, report.key)[1]).accuracy
+                found[report.key] = made.predict(made.parameters[report.lane], draw(pool, report.key)[1]).accuracy
                 made.stop(report.lane)
     return found
 

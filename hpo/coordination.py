@@ -22,7 +22,7 @@ from hpo.storage.engine import is_transient
 from hpo.storage.optuna_storage import CachedHpoStorage, Report
 from hpo.storage.slots import Slot
 
-LONGEST_BACKOFF = 30.0  # seconds between two tries while the database is away
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds between two tries while the database is away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,7 @@ class Coordinator(threading.Thread):
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """Do it; while the database is away, wait and do it again."""
-        pause = 0.5
+        pause = FIRST_BACKOFF
         while True:
             try:
                 return act()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from hpo.search import CHANCE
 from hpo.spec import StudySpec
@@ -85,21 +86,24 @@ class Draws:
 def finished(
     job: Job,
     population: Population,
+    parameters: Tensor,
+    training: data.PairTable,
     state: str,
     test: Callable[[], tuple[data.ImagePool, data.PairTable]],
 ) -> tuple[dict[str, Any], bytes | None]:
     """The outcome (and a final round's packed outputs) of a job that is complete, pruned or diverged.
 
+    parameters (n,) are what its training ended with; training its samples, over the population's images.
     `test` opens pool B and draws the test pairs; it is called for a complete final round alone.
     """
     value, loss, train_accuracy, outputs = CHANCE, None, None, None
     if state == "complete":
-        train_accuracy = population.predict(job.lane, population.task(job.lane).training).accuracy
+        train_accuracy = population.predict(parameters, training).accuracy
     if state != "diverged" and job.slot.kind != "final":
         value, loss = job.validation_accuracy[-1], job.validation_loss
     elif state == "complete":
         pool, pairs = test()
-        prediction = population.predict(job.lane, pairs, population.cut(pool.images))
+        prediction = population.predict(parameters, pairs, population.cut(pool.images))
         value, loss, outputs = prediction.accuracy, prediction.loss, pack(prediction)
     outcome = {
         "state": state,

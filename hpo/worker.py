@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 from sqlalchemy import Engine
+from torch import Tensor
 
-from hpo.coordination import Coordinator, Held, project
+from hpo.coordination import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, Held, project
 from hpo.digits import Digits, FinalPermit, to_network_images
 from hpo.errors import HpoError, LeaseLost
 from hpo.job import Draws, Job, finished
 from hpo.search import Search, fixed_trial
 from hpo.spec import StudySpec
 from hpo.storage import claims, slots, studies
+from hpo.storage.engine import is_transient
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
@@ -49,6 +51,16 @@ class Options:
     drain: bool = False  # end when nothing is left
     max_trials: int | None = None  # end after so many
     lease_seconds: float = LEASE_SECONDS
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A training that is over, before its outcome is made."""
+
+    job: Job
+    held: Held
+    state: str  # complete | pruned | diverged
+    parameters: Tensor  # (n,)
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,8 @@ class Worker:
         self.refills = 0  # since the group was chosen
         self.seconds = 0.0  # from start to end
         self.training_seconds = 0.0  # of them in epochs: steps and validation
+        self._untested: list[_Trained] = []
+        self._away_until, self._pause = 0.0, FIRST_BACKOFF  # until when the database is not asked again
         self._signal: int | None = None
         self._wake = threading.Event()
         self._other_data: set[str] = set()
@@ -111,19 +125,45 @@ class Worker:
         self.coordinator.start()
         try:
             while self._signal is None:
-                self._refill()
+                reached = self._reach(self._catch_up)
                 if self.jobs:
                     self._epoch()
-                elif not self._wait_for_work():
+                elif not reached:
+                    self._wake.wait(max(0.0, self._away_until - time.monotonic()))
+                elif self._reach(self._wait_for_work) is False:
                     break
         finally:
-            for job, held in self.jobs.values():
+            for job, held in [*self.jobs.values(), *((one.job, one.held) for one in self._untested)]:
                 self.coordinator.release(held)
                 self.say(f"slot {job.slot.id}: given back")
             self.coordinator.close()
         self._check_coordinator()
         self.seconds = time.monotonic() - begun
         return 0 if self._signal is None else 128 + self._signal
+
+    def _reach(self, act: Callable[[], bool]) -> bool | None:
+        """Do what needs the database, or None where it does not answer: not before the next try is due."""
+        if time.monotonic() < self._away_until:
+            return None
+        try:
+            done = act()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            self.say(f"the database does not answer; {len(self.jobs)} trial(s) train on: {type(error).__name__}")
+            self._away_until = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LONGEST_BACKOFF)
+            return None
+        self._pause = FIRST_BACKOFF
+        return done
+
+    def _catch_up(self) -> bool:
+        """Test the final rounds that are trained, then fill the lanes."""
+        while self._untested:
+            self._finish(self._untested[0])
+            self._untested.pop(0)
+        self._refill()
+        return True
 
     def listen(self) -> None:
         """Stop at the next training step on SIGTERM and SIGINT; a second signal kills."""
@@ -215,8 +255,18 @@ class Worker:
             model=self.population.name,
             study_ids=list(own),
         )
-        for lane, slot in zip(free, claimed, strict=False):
-            self._start(lane, slot, own[slot.study_id])
+        waiting = list(zip(free, claimed, strict=False))
+        try:
+            while waiting:
+                lane, slot = waiting[0]
+                self._start(lane, slot, own[slot.study_id])
+                waiting.pop(0)
+        except Exception as error:
+            if is_transient(error):
+                for _, slot in waiting:
+                    search = Search(self.storage, own[slot.study_id])
+                    self.coordinator.release(Held(slot=slot, token=slot.token or "", search=search))
+            raise
 
     def _serves(self, rows: Sequence[StudyRow]) -> bool:
         return bool(self._claimable([row.id for row in rows if _group(row) == self.group]))
@@ -259,8 +309,6 @@ class Worker:
         """Bind the slot to its trial, ask for its parameters, and put it on a lane."""
         assert self.population is not None
         assert slot.token is not None
-        self.trials += 1
-        self.refills += 1
         search = Search(self.storage, row)
         try:
             template = None
@@ -278,6 +326,8 @@ class Worker:
         job = Job(slot=slot, row=row, spec=search.spec, params=params, lane=lane)
         self.coordinator.hold(held)
         self.jobs[lane] = (job, held)
+        self.trials += 1
+        self.refills += 1
         self.population.start(lane, self.draws.task(job))
 
     # -- training ------------------------------------------------------------------------------------------
@@ -311,23 +361,44 @@ class Worker:
             return
         if not report.diverged:
             self.coordinator.report(held, report.epoch, report.validation_accuracy)
+        state = None
         if report.diverged:
-            self._finish(job, held, "diverged")
+            state = "diverged"
         elif report.last:
-            self._finish(job, held, "complete")
+            state = "complete"
         elif self.coordinator.stopped(job.slot.id):
-            self._finish(job, held, "pruned")
-
-    def _finish(self, job: Job, held: Held, state: str) -> None:
-        assert self.population is not None
-        try:
-            outcome, outputs = finished(job, self.population, state, lambda: self._test_pairs(job, held))
-        except LeaseLost:
-            self._free(job.lane)
+            state = "pruned"
+        if state is None:
             return
-        self._free(job.lane)
+        assert self.population is not None
+        trained = _Trained(job, held, state, self.population.parameters[report.lane].clone())
+        self._free(report.lane)
+        tested = job.slot.kind == "final" and state == "complete"
+        if not tested:
+            self._finish(trained)
+        elif self._reach(lambda: self._finish(trained)) is None:
+            self._untested.append(trained)
+
+    def _finish(self, trained: "_Trained") -> bool:
+        """Hand over the outcome of a training; a final round opens pool B for it, on the record."""
+        assert self.population is not None
+        job, held = trained.job, trained.held
+        try:
+            outcome, outputs = finished(
+                job,
+                self.population,
+                trained.parameters,
+                self.draws.task(job).training,
+                trained.state,
+                lambda: self._test_pairs(job, held),
+            )
+        except LeaseLost as error:
+            self.coordinator.release(held)
+            self.say(str(error))
+            return True
         self.coordinator.finish(held, outcome, outputs)
         self.say(f"{job.title}: {_in_words(outcome, job.slot.kind)}")
+        return True
 
     def _test_pairs(self, job: Job, held: Held) -> tuple[data.ImagePool, data.PairTable]:
         """Open pool B for a final round, on the record, and draw its test pairs."""

@@ -60,7 +60,7 @@ class EpochReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A lane's answers on a table of pairs, dropout off; on the CPU."""
+    """Answers on a table of pairs, dropout off; on the CPU."""
 
     loss: float  # cross entropy of the comparison
     accuracy: float  # fraction
@@ -292,11 +292,11 @@ class Population:
         return WindowTable(images.to(self.device, self.dtype), first.kernel, first.pool)
 
     @torch.no_grad()
-    def predict(self, lane: int, table: PairTable, windows: WindowTable | None = None) -> Prediction:
-        """One lane's answers on a table of pairs, over pool A's images or over those of `windows`."""
+    def predict(self, parameters: Tensor, table: PairTable, windows: WindowTable | None = None) -> Prediction:
+        """Answers under a lane's parameters (n,) on a table of pairs, over pool A's images or those of `windows`."""
         windows = windows or self.windows
         corner, digit = windows.corners(table)[None], table.digit.to(self.device)[None]
-        loss, answer, said = self._answers(self.parameters[lane : lane + 1], windows, corner, digit)
+        loss, answer, said = self._answers(parameters[None], windows, corner, digit)
         right = answer == (digit[..., 0] <= digit[..., 1])
         return Prediction(
             loss=float(loss.mean()),

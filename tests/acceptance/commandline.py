@@ -19,7 +19,7 @@ from hpo.cli.root import root
 
 PATIENCE = 600  # seconds until a condition has to hold, on a machine with other work to do
 POLL = 0.02  # seconds
-DRAIN = ("worker", "--drain", "--device", "cpu")
+DRAIN = ("worker", "--drain", "--device", "cpu", "--population", "1")
 
 TINY = """
 name = "{name}"

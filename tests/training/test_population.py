@@ -110,7 +110,7 @@ def test_predictions_are_the_plain_modules(pool: data.ImagePool, name: str) -> N
     assert table is not None
     with torch.no_grad():
         logits, digits = model(pool.images.to(torch.float64)[table.image])
-    prediction = lanes.predict(1, table)
+    prediction = lanes.predict(lanes.parameters[1], table)
     assert torch.equal(prediction.answer.long(), logits.argmax(-1))
     assert prediction.loss == pytest.approx(float(F.cross_entropy(logits, table.target)), rel=1e-9)
     assert prediction.accuracy == report.validation_accuracy
