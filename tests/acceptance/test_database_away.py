@@ -1,6 +1,5 @@
 """The database stops, comes back, cuts its connections: training goes on, and nothing is lost or done twice."""
 
-import os
 import signal
 import subprocess
 import tempfile
@@ -81,27 +80,39 @@ class Said:
         """How many lines have these words."""
         return sum(words in line for line in self.lines)
 
+    def in_order(self, *words: str) -> bool:
+        """Whether there are lines with these words, one after the other."""
+        lines = iter(list(self.lines))
+        return all(any(one in line for line in lines) for one in words)
 
-def attempts(url: str) -> set[int]:
-    """The attempts that slots needed."""
+
+def column(url: str, query: str) -> set[int]:
+    """What a query of one column gives."""
     engine = open_engine(url)
     try:
         with engine.connect() as connection:
-            return set(connection.execute(text("SELECT attempt FROM hpo_slots")).scalars())
+            return set(connection.execute(text(query)).scalars())
     finally:
         engine.dispose()
 
 
+def attempts(url: str) -> set[int]:
+    """The attempts that slots needed."""
+    return column(url, "SELECT attempt FROM hpo_slots")
+
+
 def test_postgresql_stopped_and_started_again(server: Server, lab: Hpo) -> None:
     """Trials are trained to their end while it is away; afterwards every slot has its one result, at first attempt."""
-    lab.create(trials=4, epochs=4, training_pairs=50, confirm_rounds=1, rounds=1)
+    lab.create(trials=4, epochs=40, training_pairs=50, pruner="none", confirm_rounds=1, rounds=1)
     worker = lab.start(*DRAIN, "--population", "2", "--lease", "600")
     said = Said(worker)
     wait_until(lambda: said.count("trial 0: complete"))
+    wait_until(
+        lambda: any(epoch > 0 for epoch in column(lab.url, "SELECT epoch FROM hpo_slots WHERE state = 'running'"))
+    )
     server.stop()
-    before = said.count(": complete")
-    wait_until(lambda: said.count("does not answer") and said.count(": complete") > before)
-    os.kill(worker.pid, 0)
+    wait_until(lambda: said.in_order("does not answer", ": complete"))
+    assert worker.poll() is None
     server.start()
     finish(worker)
     found = check_exact(lab.url, "ws", search=4, confirm=2, rounds=1)
