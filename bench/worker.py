@@ -44,7 +44,7 @@ def postgresql(folder: Path) -> Iterator[str]:
         server.cleanup()
 
 
-def share(url: str, options: argparse.Namespace) -> dict[str, float]:
+def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float]:
     """One worker's life on a new study: seconds, and the share of them in training."""
     engine = open_engine(url)
     migrate.create_or_check(engine)
@@ -54,7 +54,7 @@ def share(url: str, options: argparse.Namespace) -> dict[str, float]:
     worker = Worker(
         engine,
         data,
-        Options(device=options.device, lanes=options.lanes, max_trials=options.trials),
+        Options(device=options.device, lanes=options.lanes, max_trials=options.trials, artifacts=folder),
         say=lambda line: None,
     )
     worker.run()
@@ -79,7 +79,7 @@ def main() -> None:
     for _ in range(options.repeats):
         for kind, database in (("SQLite", sqlite), ("PostgreSQL", postgresql)):
             with tempfile.TemporaryDirectory(prefix="hpo-bench-") as folder, database(Path(folder)) as url:
-                found[kind].append(share(url, options))
+                found[kind].append(share(url, options, folder))
     rows = []
     for kind, lives in found.items():
         training = sorted(life["training"] for life in lives)

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from hpo import protocol
+from hpo.artifacts import Spool
 from hpo.errors import StudyNotFound
 from hpo.search import Search
 from hpo.storage import slots, studies
@@ -54,11 +55,14 @@ class Coordinator(threading.Thread):
         self,
         engine: Engine,
         storage: CachedHpoStorage,
+        spool: Spool,
         lease_seconds: float,
         say: Callable[[str], None],
     ) -> None:
         super().__init__(name="coordinator", daemon=True)
         self._engine, self._storage, self._lease, self._say = engine, storage, lease_seconds, say
+        self._spool = spool
+        self._hurry = threading.Event()
         self._events: queue.SimpleQueue[_Epoch | _End | None] = queue.SimpleQueue()
         self._held: dict[int, Held] = {}
         self._lost: set[int] = set()
@@ -79,12 +83,23 @@ class Coordinator(threading.Thread):
         self._put(_Epoch(held=held, epoch=epoch, value=value))
 
     def finish(self, held: Held, outcome: dict[str, Any], outputs: bytes | None) -> None:
-        """The slot has its whole outcome."""
+        """The slot has its whole outcome: on disk when this returns, in the database when that answers."""
+        kept = self._keep(held, outcome, outputs)
 
         def act() -> bool:
-            return slots.finish(self._engine, held.slot.id, held.token, outcome, outputs)
+            stored = slots.finish(self._engine, held.slot.id, held.token, outcome, outputs)
+            if kept is not None:
+                self._spool.remove(kept)
+            return stored
 
         self._put(_End(held=held, act=act))
+
+    def _keep(self, held: Held, outcome: dict[str, Any], outputs: bytes | None) -> str | None:
+        try:
+            return self._spool.put(held.slot.id, held.token, outcome, outputs)
+        except OSError as error:
+            self._say(f"slot {held.slot.id}: its result is in memory alone until the database has it: {error}")
+            return None
 
     def fail(self, held: Held, error: str) -> None:
         """The model's code raised; the slot is retried once."""
@@ -113,10 +128,21 @@ class Coordinator(threading.Thread):
         with self._changed:
             return self._changed.wait_for(lambda: self._pending == 0 or self.crash is not None, seconds)
 
-    def close(self) -> None:
-        """End the thread after what was handed over is stored."""
+    def close(self, patience: Callable[[], float | None]) -> bool:
+        """End the thread after what was handed over is stored.
+
+        False where the database did not answer within so many seconds (None: however long); asked again and again.
+        """
         self._events.put(None)
-        self.join()
+        begun = time.monotonic()
+        while self.is_alive():
+            self.join(0.1)
+            seconds = patience()
+            if seconds is not None:
+                self._hurry.set()  # no long pauses any more
+                if time.monotonic() - begun > seconds:
+                    return not self.is_alive()
+        return True
 
     def _put(self, event: _Epoch | _End) -> None:
         with self._changed:
@@ -203,7 +229,8 @@ class Coordinator(threading.Thread):
                 if not is_transient(error):
                     raise
                 self._say(f"the database does not answer, trying again in {pause:.0f} s: {type(error).__name__}")
-                time.sleep(pause)
+                if self._hurry.wait(pause):
+                    time.sleep(FIRST_BACKOFF / 4)
                 pause = min(2 * pause, LONGEST_BACKOFF)
 
 

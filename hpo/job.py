@@ -1,6 +1,8 @@
 """One slot's training: from the slot to the population's task, and from its end to the outcome to store."""
 
 import functools
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -37,6 +39,8 @@ class Job:
     train_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
     validation_loss: float | None = None
+    seconds_before: float = 0.0  # of earlier attempts, where it goes on from a checkpoint
+    resumed_at: list[int] = field(default_factory=list)  # epochs where it went on from a checkpoint
 
     @property
     def draw_seed(self) -> int:
@@ -49,6 +53,42 @@ class Job:
         if self.slot.kind == "search":
             return f"{self.row.name} trial {self.slot.trial_number}"
         return f"{self.row.name}:{self.slot.kind} {self.slot.label} round {self.slot.round}"
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds in a lane so far, earlier attempts that it builds on included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def digest(self) -> str:
+        """Of all that makes this training what it is: equal digests are equal trainings, in any database."""
+        makes = [
+            self.row.spec_digest,
+            self.row.data_digest,
+            self.slot.kind,
+            self.draw_seed,
+            self.slot.seed,
+            sorted(self.params.items()),
+        ]
+        return hashlib.sha256(json.dumps(makes).encode()).hexdigest()[:40]
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {
+            "train_loss": self.train_loss,
+            "validation_accuracy": self.validation_accuracy,
+            "validation_loss": self.validation_loss,
+            "seconds": self.seconds,
+            "resumed_at": self.resumed_at,
+        }
+
+    def go_on(self, epoch: int, record: Mapping[str, Any]) -> None:
+        """Take over what an earlier attempt had noted by an epoch."""
+        self.train_loss = list(record["train_loss"])
+        self.validation_accuracy = list(record["validation_accuracy"])
+        self.validation_loss = record["validation_loss"]
+        self.seconds_before = record["seconds"]
+        self.resumed_at = [*record["resumed_at"], epoch]
 
     def note(self, report: EpochReport) -> None:
         """Keep an epoch's numbers."""
@@ -113,7 +153,8 @@ def finished(
         "epochs": len(job.train_loss),
         "train_loss": [_finite(x) for x in job.train_loss],
         "validation_accuracy": job.validation_accuracy,
-        "seconds": round(time.monotonic() - job.started, 3),
+        "seconds": round(job.seconds, 3),
+        "resumed_at": job.resumed_at,
         "attempt": job.slot.attempt,
         "worker": job.slot.worker,
         "device": device_name(population),

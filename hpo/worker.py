@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
-import torch
 from sqlalchemy import Engine
-from torch import Tensor
 
+from hpo.artifacts import Checkpoints, Spool, places
 from hpo.coordination import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, Held, project
+from hpo.device import choose_device
 from hpo.digits import Digits, FinalPermit, to_network_images
-from hpo.errors import HpoError, LeaseLost
+from hpo.errors import LeaseLost
 from hpo.job import Draws, Job, finished
+from hpo.keeper import Keeper
 from hpo.search import Search, fixed_trial
 from hpo.spec import StudySpec
 from hpo.storage import claims, slots, studies
@@ -29,16 +30,14 @@ from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
 from hpo.training import data
 from hpo.training.memory import is_out_of_memory
-from hpo.training.population import EpochReport, Population
+from hpo.training.population import EpochReport, LaneState, Population
 from hpo.training.sizing import choose_lanes
 
 LEASE_SECONDS = 60.0
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints of all lanes
+EXIT_SECONDS = 5.0  # for the database to take what a signal leaves to be stored
 POLL_SECONDS = 1.0  # between two looks for work when there is none
 REFILLS = 16  # lanes refilled before the worker looks which model has the fewest running slots
-
-
-class NoDevice(HpoError):
-    """The device that was asked for is not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +50,8 @@ class Options:
     drain: bool = False  # end when nothing is left
     max_trials: int | None = None  # end after so many
     lease_seconds: float = LEASE_SECONDS
+    artifacts: str | None = None  # a folder or s3://BUCKET for checkpoints; None: `default_folder`
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class _Trained:
 
     job: Job
     held: Held
-    state: str  # complete | pruned | diverged
-    parameters: Tensor  # (n,)
+    how: str  # complete | pruned | diverged
+    state: LaneState
 
 
 @dataclass(frozen=True)
@@ -70,26 +71,6 @@ class _Group:
     model: str
     training_pairs: int
     batch: int
-
-
-def choose_device(asked: str) -> torch.device:
-    """The torch device for `--device`; NoDevice where CUDA is asked for and missing."""
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise NoDevice(f"--device {asked}: no such device; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise NoDevice(
-                f"--device {asked}: torch {torch.__version__} finds {count} CUDA device(s) here; use --device cpu, "
-                "or see `hpo doctor`"
-            )
-    elif device.type != "cpu":
-        raise NoDevice(f"--device {asked}: not supported; use auto, cpu, cuda or cuda:N")
-    return device
 
 
 class Worker:
@@ -102,7 +83,10 @@ class Worker:
         self.storage = open_optuna(engine)
         images = to_network_images(digits.pool_a_images())
         self.draws = Draws(data.ImagePool.from_numpy("A", images, digits.pool_a_labels()))
-        self.coordinator = Coordinator(engine, self.storage, options.lease_seconds, say)
+        store, folder = places(engine, options.artifacts)
+        self.spool = Spool(folder / "results", engine)
+        self.keeper = Keeper(Checkpoints(store), options.checkpoint_seconds, say)
+        self.coordinator = Coordinator(engine, self.storage, self.spool, options.lease_seconds, say)
         self.population: Population | None = None
         self.group: _Group | None = None
         self.jobs: dict[int, tuple[Job, Held]] = {}  # by lane
@@ -124,6 +108,7 @@ class Worker:
         begun = time.monotonic()
         self.coordinator.start()
         try:
+            self.spool.deliver(self.say)
             while self._signal is None:
                 reached = self._reach(self._catch_up)
                 if self.jobs:
@@ -133,13 +118,24 @@ class Worker:
                 elif self._reach(self._wait_for_work) is False:
                     break
         finally:
-            for job, held in [*self.jobs.values(), *((one.job, one.held) for one in self._untested)]:
-                self.coordinator.release(held)
-                self.say(f"slot {job.slot.id}: given back")
-            self.coordinator.close()
+            self._give_back()
+            if not self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
+                self.say(f"the database does not answer; results that it has not taken are kept in {self.spool.folder}")
         self._check_coordinator()
         self.seconds = time.monotonic() - begun
         return 0 if self._signal is None else 128 + self._signal
+
+    def _give_back(self) -> None:
+        """Checkpoint what is in work and release its slots."""
+        self._checkpoint()
+        for job, held in [*self.jobs.values(), *((one.job, one.held) for one in self._untested)]:
+            self.coordinator.release(held)
+            self.say(f"slot {job.slot.id}: given back after epoch {len(job.train_loss)} of {job.spec.budget.epochs}")
+
+    def _checkpoint(self) -> None:
+        """Keep every training where it is."""
+        states = [(job, self.population.state(lane)) for lane, (job, _) in self.jobs.items() if self.population]
+        self.keeper.save([*states, *((one.job, one.state) for one in self._untested)])
 
     def _reach(self, act: Callable[[], bool]) -> bool | None:
         """Do what needs the database, or None where it does not answer: not before the next try is due."""
@@ -328,7 +324,10 @@ class Worker:
         self.jobs[lane] = (job, held)
         self.trials += 1
         self.refills += 1
-        self.population.start(lane, self.draws.task(job))
+        state = self.keeper.load(job)
+        self.population.start(lane, self.draws.task(job), state)
+        if state is not None and state.epoch >= job.spec.budget.epochs:  # trained, but not tested
+            self._end(lane, "complete")
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -351,6 +350,8 @@ class Worker:
             self.say(f"out of memory: {self.population.width} lane(s) at a time from now on; every trial goes on")
         for report in reports:
             self._deal(report)
+        if self.keeper.due:
+            self._checkpoint()
 
     def _deal(self, report: EpochReport) -> None:
         job, held = self.jobs[report.lane]
@@ -368,13 +369,16 @@ class Worker:
             state = "complete"
         elif self.coordinator.stopped(job.slot.id):
             state = "pruned"
-        if state is None:
-            return
+        if state is not None:
+            self._end(report.lane, state)
+
+    def _end(self, lane: int, how: str) -> None:
+        """A training is over: make its outcome, now or, where that takes a database that is away, later."""
         assert self.population is not None
-        trained = _Trained(job, held, state, self.population.parameters[report.lane].clone())
-        self._free(report.lane)
-        tested = job.slot.kind == "final" and state == "complete"
-        if not tested:
+        job, held = self.jobs[lane]
+        trained = _Trained(job, held, how, self.population.state(lane))
+        self._free(lane)
+        if not (job.slot.kind == "final" and how == "complete"):
             self._finish(trained)
         elif self._reach(lambda: self._finish(trained)) is None:
             self._untested.append(trained)
@@ -387,9 +391,9 @@ class Worker:
             outcome, outputs = finished(
                 job,
                 self.population,
-                trained.parameters,
+                trained.state.parameters,
                 self.draws.task(job).training,
-                trained.state,
+                trained.how,
                 lambda: self._test_pairs(job, held),
             )
         except LeaseLost as error:
@@ -397,6 +401,7 @@ class Worker:
             self.say(str(error))
             return True
         self.coordinator.finish(held, outcome, outputs)
+        self.keeper.forget(job)
         self.say(f"{job.title}: {_in_words(outcome, job.slot.kind)}")
         return True
 

@@ -31,6 +31,19 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
     default=60.0,
     help="Seconds until a silent worker's slots go to others.",
 )
+@click.option(
+    "--artifacts",
+    metavar="DIR|s3://BUCKET",
+    envvar="HPO_ARTIFACTS",
+    show_envvar=True,
+    help="Where checkpoints lie, for workers to go on from each other's. [default: beside a SQLite file]",
+)
+@click.option(
+    "--checkpoint",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    help="Seconds between two checkpoints of what is in work.",
+)
 @pass_context
 def worker(
     context: Context,
@@ -41,10 +54,13 @@ def worker(
     max_trials: int | None,
     threads: int,
     lease: float,
+    artifacts: str | None,
+    checkpoint: float,
 ) -> None:
     """Pull trials and train them until stopped.
 
-    SIGTERM and Ctrl-C end it at the next training step and give unfinished trials back; a second one ends it at once.
+    SIGTERM and Ctrl-C end it at the next training step: unfinished trials are checkpointed and given back, and go on
+    from there. A second one ends it at once.
 
     \b
     Example:
@@ -72,6 +88,8 @@ def worker(
         drain=drain,
         max_trials=max_trials,
         lease_seconds=lease,
+        artifacts=artifacts,
+        checkpoint_seconds=checkpoint,
     )
     one = Worker(engine, digits, options, say)
     say(f"worker {one.name}: {one.device}; Ctrl-C ends it")

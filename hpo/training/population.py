@@ -296,7 +296,7 @@ class Population:
         """Answers under a lane's parameters (n,) on a table of pairs, over pool A's images or those of `windows`."""
         windows = windows or self.windows
         corner, digit = windows.corners(table)[None], table.digit.to(self.device)[None]
-        loss, answer, said = self._answers(parameters[None], windows, corner, digit)
+        loss, answer, said = self._answers(parameters.to(self.device)[None], windows, corner, digit)
         right = answer == (digit[..., 0] <= digit[..., 1])
         return Prediction(
             loss=float(loss.mean()),

@@ -20,6 +20,7 @@ def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hpo]:
 def hpo_on_postgres(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hpo]:
     """`hpo` on a PostgreSQL database, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HPO_ARTIFACTS", str(tmp_path / "artifacts"))
     command = Hpo(tmp_path, postgres_url)
     yield command
     command.close()

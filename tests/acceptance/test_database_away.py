@@ -4,6 +4,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def lab(server: Server, tmp_path: Path) -> Iterator[Hpo]:
+def lab(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hpo]:
     """`hpo` on the server."""
+    monkeypatch.setenv("HPO_ARTIFACTS", str(tmp_path / "artifacts"))
     hpo = Hpo(tmp_path, server.url)
     yield hpo
     hpo.close()
@@ -118,6 +120,44 @@ def test_postgresql_stopped_and_started_again(server: Server, lab: Hpo) -> None:
     found = check_exact(lab.url, "ws", search=4, confirm=2, rounds=1)
     assert said.count(": complete") == sum(map(len, found.values()))
     assert attempts(lab.url) == {1}
+
+
+def test_a_result_outlives_its_worker_while_the_database_is_away(server: Server, lab: Hpo) -> None:
+    """Finished, but the database is gone, then the worker too (SIGKILL): the next worker stores the result."""
+    lab.create(trials=1, epochs=40, training_pairs=50, confirm_rounds=1, rounds=1)
+    worker = lab.start(*DRAIN, "--lease", "600")
+    said = Said(worker)
+    wait_until(lambda: column(lab.url, "SELECT epoch FROM hpo_slots WHERE state = 'running' AND epoch > 0"))
+    server.stop()
+    wait_until(lambda: said.count("trial 0: complete"))
+    wait_until(lambda: list((lab.folder / "artifacts").glob("results/*/*.json")))
+    worker.kill()
+    worker.wait()
+    server.start()
+    err = lab(*DRAIN).stderr
+    assert "its result, kept by a worker that is gone, is stored" in err
+    assert "trial 0: complete" not in err  # it was not trained again
+    check_exact(lab.url, "ws", search=1, confirm=1, rounds=1)
+    assert not list((lab.folder / "artifacts").glob("results/*/*"))
+
+
+def test_a_signal_ends_a_worker_whose_database_is_away(server: Server, lab: Hpo) -> None:
+    """It waits some seconds for the database, not for ever; its result stays on disk and its trial goes on later."""
+    lab.create(trials=2, epochs=40, training_pairs=50, confirm_rounds=1, rounds=1)
+    worker = lab.start(*DRAIN, "--lease", "2", "--checkpoint", "0")
+    said = Said(worker)
+    wait_until(lambda: column(lab.url, "SELECT epoch FROM hpo_slots WHERE state = 'running' AND epoch > 0"))
+    server.stop()
+    wait_until(lambda: said.count("does not answer"))
+    worker.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    finish(worker, 143)
+    assert time.monotonic() - begun < 60  # ten seconds on a machine with nothing else to do
+    assert said.count("results that it has not taken are kept in")
+    server.start()
+    err = lab(*DRAIN).stderr
+    assert "goes on after epoch" in err or "kept by a worker that is gone" in err
+    check_exact(lab.url, "ws", search=2, confirm=1, rounds=1)
 
 
 def test_connections_cut_again_and_again(lab: Hpo) -> None:

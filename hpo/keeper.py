@@ -1,0 +1,52 @@
+"""A worker's checkpoints. What goes wrong with them is said, and costs no more than the training since the last one."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from hpo.artifacts import Checkpoint, Checkpoints
+from hpo.job import Job
+from hpo.training.population import LaneState
+
+
+class Keeper:
+    """Saves, finds and forgets the checkpoints of jobs."""
+
+    def __init__(self, checkpoints: Checkpoints, seconds: float, say: Callable[[str], None]) -> None:
+        """`seconds` from one round of checkpoints to the next."""
+        self._checkpoints, self._seconds, self._say = checkpoints, seconds, say
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next."""
+        return time.monotonic() - self._last >= self._seconds
+
+    def save(self, states: Iterable[tuple[Job, LaneState]]) -> None:
+        """Keep trainings where they are, at an epoch boundary."""
+        try:
+            for job, state in states:
+                if state.epoch:
+                    self._checkpoints.save(job.digest, Checkpoint(state=state, record=job.record()))
+        except Exception as error:  # a full disk, a bucket that does not answer: the training goes on
+            self._say(f"no checkpoint: {error}")
+        self._last = time.monotonic()
+
+    def load(self, job: Job) -> LaneState | None:
+        """Where an earlier attempt got to, its record taken over; None: from the start."""
+        try:
+            kept = self._checkpoints.load(job.digest)
+        except Exception as error:
+            self._say(f"{job.title}: begins anew: {error}")
+            return None
+        if kept is None:
+            return None
+        job.go_on(kept.state.epoch, kept.record)
+        self._say(f"{job.title}: goes on after epoch {kept.state.epoch}")
+        return kept.state
+
+    def forget(self, job: Job) -> None:
+        """Its training is over, its result kept."""
+        try:
+            self._checkpoints.remove(job.digest)
+        except Exception as error:
+            self._say(f"{job.title}: its checkpoint stays: {error}")

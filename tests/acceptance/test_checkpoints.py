@@ -1,0 +1,83 @@
+"""A training that goes on from its checkpoint is the undisturbed one, whatever ended its worker."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from commandline import DRAIN, Hpo, finish, train, wait_until
+
+from hpo.storage import slots, studies
+from hpo.storage.engine import open_engine
+from hpo.storage.slots import Slot
+
+STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
+
+
+def search_slot(url: str) -> Slot:
+    """The study's one search slot."""
+    engine = open_engine(url)
+    try:
+        row = studies.get_study(engine, "ws")
+        (slot,) = slots.list_slots(engine, row.id, "search")
+        return slot
+    finally:
+        engine.dispose()
+
+
+def undisturbed(hpo: Hpo) -> Slot:
+    """The same study trained in one go, in another database."""
+    other = Hpo(hpo.folder, f"sqlite:///{hpo.folder / 'undisturbed.db'}")
+    other.create(**STUDY)
+    other("worker", "--max-trials", "1", "--population", "1")
+    return search_slot(other.url)
+
+
+def interrupt(hpo: Hpo, number: signal.Signals) -> None:
+    """Train some epochs, then end the worker."""
+    hpo.create(**STUDY)
+    worker = hpo.start(*DRAIN, "--checkpoint", "0", "--lease", "2")
+    wait_until(lambda: any(epoch >= 3 for _, epoch, _ in hpo.running()))
+    worker.send_signal(number)
+    finish(worker, -number if number == signal.SIGKILL else 128 + number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_training_equals_the_undisturbed_one(hpo: Hpo, number: signal.Signals) -> None:
+    """On one thread and with one lane bit for bit: losses, accuracies, seeds; and it says where it went on."""
+    interrupt(hpo, number)
+    err = hpo(*DRAIN).stderr
+    assert "ws trial 0: goes on after epoch " in err
+    slot, other = search_slot(hpo.url), undisturbed(hpo)
+    assert slot.outcome is not None
+    assert other.outcome is not None
+    (resumed,) = slot.outcome["resumed_at"]
+    assert 1 <= resumed < 60
+    assert other.outcome["resumed_at"] == []
+    for name in ("value", "loss", "train_accuracy", "train_loss", "validation_accuracy", "seeds", "epochs"):
+        assert slot.outcome[name] == other.outcome[name], name
+    assert slot.attempt == 2
+    assert list(Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_reported_and_not_used(hpo: Hpo) -> None:
+    """The training begins anew, and ends where it would have."""
+    interrupt(hpo, signal.SIGTERM)
+    (path,) = Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    err = hpo(*DRAIN).stderr
+    assert "ws trial 0: begins anew: checkpoint" in err
+    assert "the file is damaged" in err
+    slot, other = search_slot(hpo.url), undisturbed(hpo)
+    assert slot.outcome is not None
+    assert other.outcome is not None
+    assert slot.outcome["resumed_at"] == []
+    assert slot.outcome["train_loss"] == other.outcome["train_loss"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(hpo: Hpo) -> None:
+    """Before anything is claimed."""
+    hpo.create(trials=1)
+    (hpo.folder / "file").write_text("")
+    line = hpo.refused("worker", "--drain", "--artifacts", "file/below")
+    assert "--artifacts" in line
+    train(hpo)
