@@ -55,6 +55,23 @@ def fixed_trial(spec: StudySpec, params: Mapping[str, float], label: str, round_
     )
 
 
+class _StartUp(BaseSampler):
+    """Draws each parameter by itself: one that an attempt stored before it crashed shifts no other."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, study: Any, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        own = RandomSampler(seed=derive(self._slot.seed, "sampler", name) % 2**32)
+        return own.sample_independent(study, trial, name, distribution)
+
+
 def _seed(slot: Slot) -> int:
     return derive(slot.seed, "sampler") % 2**32
 
@@ -65,7 +82,7 @@ def _sampler(spec: StudySpec, slot: Slot) -> BaseSampler:
     One seed for all would give every worker the same start-up points.
     """
     if not slot.adaptive:
-        return RandomSampler(seed=_seed(slot))
+        return _StartUp(slot)
     few = max(1, min(spec.sampler.startup_trials, 10))  # finished trials a model needs before it is asked
     if spec.sampler.name == "gp":
         return GPSampler(seed=_seed(slot), n_startup_trials=few)

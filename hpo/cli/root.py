@@ -4,13 +4,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import hpo
 from hpo.cli.context import Context, say
-from hpo.errors import HpoError
+from hpo.errors import HpoError, UsageError
 
 COMMANDS = {  # name -> module and function; read on use alone
     "study": "hpo.cli.study:study",
@@ -122,7 +124,8 @@ def _database_error(error: BaseException, context: Context | None) -> HpoError |
     envvar="HPO_DATABASE_URL",
     default="sqlite:///hpo.db",
     show_envvar=True,
-    help="The database: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME.",
+    help="The database: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME; where neither this nor the "
+    "variable is given, HPO_DATABASE_URL_FILE may name a file that holds it.",
 )
 @click.option(
     "--data",
@@ -145,4 +148,18 @@ def root(ctx: click.Context, db: str, data_dir: str | None) -> None:
       hpo worker --drain
       hpo report
     """
+    if ctx.get_parameter_source("db") is ParameterSource.DEFAULT and (file := os.environ.get("HPO_DATABASE_URL_FILE")):
+        db = _url_in(Path(file))
     ctx.obj = Context(db, data_dir)
+
+
+def _url_in(file: Path) -> str:
+    """The database URL that a file holds, so that no password need stand in the environment."""
+    try:
+        url = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UsageError(f"HPO_DATABASE_URL_FILE={file}: {reason}; write the database URL into it") from error
+    if not url:
+        raise UsageError(f"HPO_DATABASE_URL_FILE={file}: the file is empty; write the database URL into it")
+    return url

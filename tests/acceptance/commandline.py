@@ -112,8 +112,12 @@ class Hpo:
 
     def start(self, *words: str | Path, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Start a command as a process."""
+        return self.start_python(*python, "-m", "hpo", *words)
+
+    def start_python(self, *words: str | Path) -> subprocess.Popen[str]:
+        """Start Python as a process, on the same database."""
         process = subprocess.Popen(
-            [sys.executable, *python, "-m", "hpo", *map(str, words)],
+            [sys.executable, *map(str, words)],
             cwd=self.folder,
             env={**os.environ, "HPO_DATABASE_URL": self.url, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,

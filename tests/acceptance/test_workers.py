@@ -230,7 +230,7 @@ def test_random_search_repeats(hpo: Hpo) -> None:
         hpo.url = f"sqlite:///{hpo.folder / place}"
         hpo.create(sampler="random", pruner="none", trials=3)
         if place == "b.db":
-            hpo("worker", "--max-trials", "2")
+            hpo("worker", "--max-trials", "2", "--population", "1")
         train(hpo)
         found = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
         results.append([[(s.label, s.params, *values(s)) for s in own] for own in found.values()])

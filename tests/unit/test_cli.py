@@ -50,7 +50,7 @@ ALL = dict(commands())
 def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Hpo":
     """Runs `hpo` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    for name in ("HPO_DATABASE_URL", "HPO_DATA_DIR"):
+    for name in ("HPO_DATABASE_URL", "HPO_DATABASE_URL_FILE", "HPO_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     return Hpo()
 
@@ -61,9 +61,9 @@ class Hpo:
     def __call__(self, *words: str | Path, **environment: str) -> Result:
         return CliRunner().invoke(root, [str(word) for word in words], prog_name="hpo", env=environment)
 
-    def refused(self, *words: str | Path, code: int) -> str:
+    def refused(self, *words: str | Path, code: int, **environment: str) -> str:
         """The one line on stderr of a command that ends with `code`."""
-        result = self(*words)
+        result = self(*words, **environment)
         assert result.exit_code == code, result.output
         assert result.stdout == ""
         (line,) = result.stderr.splitlines()
@@ -122,6 +122,20 @@ def test_help_shows_no_password(hpo: Hpo) -> None:
     """The environment's URL is not printed as a default."""
     url = "postgresql+psycopg://user:secret@127.0.0.1:1/x"
     assert "secret" not in hpo("--help", HPO_DATABASE_URL=url).output
+
+
+def test_the_database_url_from_a_file(hpo: Hpo, tmp_path: Path) -> None:
+    """Read where nothing else names a database; a password in it shows nowhere."""
+    (tmp_path / "url").write_text("postgresql+psycopg://user:secret@127.0.0.1:1/x\n")
+    (tmp_path / "empty").write_text("\n")
+    line = hpo.refused("study", "list", code=1, HPO_DATABASE_URL_FILE="url")
+    assert "127.0.0.1" in line
+    assert "secret" not in line
+    for words, environment in ((("--db", "sqlite:///a.db"), {}), ((), {"HPO_DATABASE_URL": "sqlite:///a.db"})):
+        line = hpo.refused(*words, "study", "list", code=1, HPO_DATABASE_URL_FILE="url", **environment)
+        assert "a.db" in line
+    assert "the file is empty" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE="empty")
+    assert "No such file" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE="none")
 
 
 # --- Imports ------------------------------------------------------------------------------------------------
