@@ -34,7 +34,6 @@ class Job:
     row: StudyRow
     spec: StudySpec
     params: Mapping[str, float]
-    lane: int
     started: float = field(default_factory=time.monotonic)
     train_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)

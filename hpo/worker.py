@@ -8,26 +8,25 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from sqlalchemy import Engine
 
 from hpo.artifacts import Checkpoints, Spool, places
-from hpo.coordination import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, Held, project
+from hpo.coordination import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, project
 from hpo.device import choose_device
 from hpo.digits import Digits, FinalPermit, to_network_images
-from hpo.errors import LeaseLost
 from hpo.job import Draws, Job, finished
 from hpo.keeper import Keeper
-from hpo.search import Search, fixed_trial
-from hpo.spec import StudySpec
-from hpo.storage import claims, slots, studies
+from hpo.search import Search
+from hpo.storage import claims, slots
 from hpo.storage.engine import is_transient
 from hpo.storage.optuna_storage import open_optuna
-from hpo.storage.slots import Slot
-from hpo.storage.studies import StudyRow
+from hpo.supply import Group, Ready, Supply, errand
 from hpo.training import data
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LaneState, Population
@@ -36,6 +35,7 @@ from hpo.training.sizing import choose_lanes
 LEASE_SECONDS = 60.0
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints of all lanes
 EXIT_SECONDS = 5.0  # for the database to take what a signal leaves to be stored
+PROMPT_SECONDS = 0.2  # that lanes in training wait for the database at an epoch boundary
 POLL_SECONDS = 1.0  # between two looks for work when there is none
 REFILLS = 16  # lanes refilled before the worker looks which model has the fewest running slots
 
@@ -54,23 +54,13 @@ class Options:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Trained:
-    """A training that is over, before its outcome is made."""
+    """A final round that is trained and waits for its test."""
 
-    job: Job
-    held: Held
-    how: str  # complete | pruned | diverged
+    ready: Ready
     state: LaneState
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Studies whose slots may share a population: one model, equally many steps an epoch."""
-
-    model: str
-    training_pairs: int
-    batch: int
+    opening: Future[bool] | None = None  # of pool B, as the database records it
 
 
 class Worker:
@@ -87,19 +77,29 @@ class Worker:
         self.spool = Spool(folder / "results", engine)
         self.keeper = Keeper(Checkpoints(store), options.checkpoint_seconds, say)
         self.coordinator = Coordinator(engine, self.storage, self.spool, options.lease_seconds, say)
+        self.supply = Supply(
+            engine,
+            self.storage,
+            self.coordinator,
+            digits,
+            worker=self.name,
+            study_names=options.study_names,
+            lease_seconds=options.lease_seconds,
+            say=say,
+        )
         self.population: Population | None = None
-        self.group: _Group | None = None
-        self.jobs: dict[int, tuple[Job, Held]] = {}  # by lane
-        self.trials = 0  # claimed
+        self.group: Group | None = None
+        self.jobs: dict[int, Ready] = {}  # by lane
+        self.trials = 0  # begun
         self.refills = 0  # since the group was chosen
         self.seconds = 0.0  # from start to end
         self.training_seconds = 0.0  # of them in epochs: steps and validation
+        self._fetched: Future[list[Ready]] | None = None  # slots on their way
         self._untested: list[_Trained] = []
         self._away_until, self._pause = 0.0, FIRST_BACKOFF  # until when the database is not asked again
         self._signal: int | None = None
         self._wake = threading.Event()
-        self._other_data: set[str] = set()
-        self._measured: dict[_Group, int] = {}
+        self._measured: dict[Group, int] = {}
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -128,14 +128,19 @@ class Worker:
     def _give_back(self) -> None:
         """Checkpoint what is in work and release its slots."""
         self._checkpoint()
-        for job, held in [*self.jobs.values(), *((one.job, one.held) for one in self._untested)]:
-            self.coordinator.release(held)
-            self.say(f"slot {job.slot.id}: given back after epoch {len(job.train_loss)} of {job.spec.budget.epochs}")
+        fetched = []
+        if self._fetched is not None:
+            with suppress(Exception):  # what it could not fetch it has released
+                fetched = self._fetched.result(EXIT_SECONDS)
+        for one in [*self.jobs.values(), *(trained.ready for trained in self._untested), *fetched]:
+            self.coordinator.release(one.held)
+            done, epochs = len(one.job.train_loss), one.job.spec.budget.epochs
+            self.say(f"slot {one.job.slot.id}: given back after epoch {done} of {epochs}")
 
     def _checkpoint(self) -> None:
         """Keep every training where it is."""
-        states = [(job, self.population.state(lane)) for lane, (job, _) in self.jobs.items() if self.population]
-        self.keeper.save([*states, *((one.job, one.state) for one in self._untested)])
+        states = [(one.job, self.population.state(lane)) for lane, one in self.jobs.items() if self.population]
+        self.keeper.save([*states, *((trained.ready.job, trained.state) for trained in self._untested)])
 
     def _reach(self, act: Callable[[], bool]) -> bool | None:
         """Do what needs the database, or None where it does not answer: not before the next try is due."""
@@ -153,11 +158,16 @@ class Worker:
         self._pause = FIRST_BACKOFF
         return done
 
+    def _done(self, future: Future[Any]) -> bool:
+        """Whether an errand is done: waited for while nothing trains, else for a moment."""
+        while not self.jobs and self._signal is None and not wait([future], POLL_SECONDS).done:
+            pass
+        return bool(wait([future], PROMPT_SECONDS).done)
+
     def _catch_up(self) -> bool:
         """Test the final rounds that are trained, then fill the lanes."""
-        while self._untested:
-            self._finish(self._untested[0])
-            self._untested.pop(0)
+        for trained in list(self._untested):
+            self._test(trained)
         self._refill()
         return True
 
@@ -185,14 +195,14 @@ class Worker:
         self._check_coordinator()
         if self._exhausted:
             return False
-        rows = self._rows()
+        rows = self.supply.rows()
         ids = [row.id for row in rows]
         # Looked at first: what ends after this may open the next phase, which its worker need not survive.
         busy = claims.any_open(self.engine, ids)
         claims.sweep(self.engine)
         for row in rows:
             project(self.engine, Search(self.storage, row))
-        if self._claimable(ids):
+        if self.supply.claimable(rows):
             return True
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
             return False
@@ -201,73 +211,41 @@ class Worker:
 
     # -- refilling -----------------------------------------------------------------------------------------
 
-    def _rows(self) -> list[StudyRow]:
-        """The studies that this worker serves: the named ones or all, made with the data that it has."""
-        names = self.options.study_names
-        rows = [studies.get_study(self.engine, n) for n in names] if names else studies.list_studies(self.engine)
-        for row in rows:
-            if row.data_digest != self.digits.digest and row.name not in self._other_data:
-                self._other_data.add(row.name)
-                self.say(f"study {row.name} was made with other data than {self.digits.source}: left alone")
-        return [row for row in rows if row.data_digest == self.digits.digest]
-
-    def _claimable(self, ids: Sequence[int]) -> list[str]:
-        return claims.next_models(self.engine, ids)
-
-    def _choose(self, rows: Sequence[StudyRow]) -> _Group | None:
-        """The group whose model has the fewest running slots."""
-        for model in self._claimable([row.id for row in rows]):
-            groups = {_group(row): row for row in rows if row.model == model}
-            for group in sorted(groups, key=lambda g: (g.training_pairs, g.batch)):
-                ids = [row.id for row in rows if _group(row) == group]
-                if self._claimable(ids):
-                    return group
-        return None
-
     def _refill(self) -> None:
-        if self._exhausted or (self.jobs and self.population and not self.population.free):
-            return
-        rows = self._rows()
-        if not self.jobs and (self.group is None or self.refills >= REFILLS or not self._serves(rows)):
-            group = self._choose(rows)
-            if group is None:
+        """Have free lanes filled; while others train it is a thread's errand, and they are not kept waiting."""
+        if self._fetched is None:
+            if not self.jobs and not self._exhausted:
+                self._take_turn()
+            if self.population is None or self.group is None or not self._wanted:
                 return
-            self._populate(group)
-        elif self.refills >= REFILLS:
-            if self._choose(rows) != self.group:
-                return  # another model's turn: let the population run empty
-            self.refills = 0
-        assert self.population is not None
-        free = self.population.free
-        wanted = len(free) if self.options.max_trials is None else min(len(free), self.options.max_trials - self.trials)
-        own = {row.id: row for row in rows if _group(row) == self.group}
-        if not own or not wanted:
+            group, turn_over = self.group, self.refills >= REFILLS
+            wanted = self._wanted
+            self._fetched = errand(lambda: self.supply.fetch(group, wanted, if_its_turn=turn_over))
+        if not self._done(self._fetched):
             return
-        claimed = claims.claim(
-            self.engine,
-            wanted,
-            worker=self.name,
-            lease_seconds=self.options.lease_seconds,
-            model=self.population.name,
-            study_ids=list(own),
-        )
-        waiting = list(zip(free, claimed, strict=False))
-        try:
-            while waiting:
-                lane, slot = waiting[0]
-                self._start(lane, slot, own[slot.study_id])
-                waiting.pop(0)
-        except Exception as error:
-            if is_transient(error):
-                for _, slot in waiting:
-                    search = Search(self.storage, own[slot.study_id])
-                    self.coordinator.release(Held(slot=slot, token=slot.token or "", search=search))
-            raise
+        fetched, self._fetched = self._fetched, None
+        ready = fetched.result()
+        if ready and self.refills >= REFILLS:
+            self.refills = 0
+        for one in ready:
+            self._start(one)
 
-    def _serves(self, rows: Sequence[StudyRow]) -> bool:
-        return bool(self._claimable([row.id for row in rows if _group(row) == self.group]))
+    @property
+    def _wanted(self) -> int:
+        """How many slots there are lanes for."""
+        assert self.population is not None
+        free = len(self.population.free)
+        return free if self.options.max_trials is None else min(free, self.options.max_trials - self.trials)
 
-    def _populate(self, group: _Group) -> None:
+    def _take_turn(self) -> None:
+        """With nothing to train: stay with the group or take the one whose turn it is."""
+        rows = self.supply.rows()
+        if self.group is None or self.refills >= REFILLS or not self.supply.serves(self.group, rows):
+            group = self.supply.choose(rows)
+            if group is not None:
+                self._populate(group)
+
+    def _populate(self, group: Group) -> None:
         self.refills = 0
         if group == self.group:
             return
@@ -286,7 +264,7 @@ class Worker:
                 lanes = (lanes + 1) // 2
                 self.say(f"out of memory: a population of {lanes} lane(s) instead")
 
-    def _lanes(self, group: _Group, samples: int) -> int:
+    def _lanes(self, group: Group, samples: int) -> int:
         """As many lanes as are measured to be fastest for a group, found out once."""
         if group not in self._measured:
             size = choose_lanes(
@@ -301,32 +279,19 @@ class Worker:
             self._measured[group] = size.lanes
         return self._measured[group]
 
-    def _start(self, lane: int, slot: Slot, row: StudyRow) -> None:
-        """Bind the slot to its trial, ask for its parameters, and put it on a lane."""
+    def _start(self, one: Ready) -> None:
+        """Put a slot on a lane, from its checkpoint where there is one."""
         assert self.population is not None
-        assert slot.token is not None
-        search = Search(self.storage, row)
-        try:
-            template = None
-            if slot.kind != "search":
-                template = fixed_trial(search.spec, slot.params or {}, slot.label or "", slot.round or 0)
-            bound = self.storage.bind_trial(slot.id, slot.token, template)
-            slot = replace(slot, trial_id=bound.trial_id, trial_number=bound.number)
-            params = search.ask(slot) if slot.kind == "search" else slot.params or {}
-            if slot.params is None and not slots.record_params(self.engine, slot.id, slot.token or "", params):
-                raise LeaseLost(f"slot {slot.id}: the lease was lost before it began")
-        except LeaseLost as error:
-            self.say(str(error))
+        if not self.population.free:  # memory ran out meanwhile
+            self.coordinator.release(one.held)
             return
-        held = Held(slot=slot, token=slot.token or "", search=search)
-        job = Job(slot=slot, row=row, spec=search.spec, params=params, lane=lane)
-        self.coordinator.hold(held)
-        self.jobs[lane] = (job, held)
+        lane = self.population.free[0]
+        self.jobs[lane] = one
         self.trials += 1
         self.refills += 1
-        state = self.keeper.load(job)
-        self.population.start(lane, self.draws.task(job), state)
-        if state is not None and state.epoch >= job.spec.budget.epochs:  # trained, but not tested
+        state = self.keeper.load(one.job)
+        self.population.start(lane, self.draws.task(one.job), state)
+        if state is not None and state.epoch >= one.job.spec.budget.epochs:  # trained, but not tested
             self._end(lane, "complete")
 
     # -- training ------------------------------------------------------------------------------------------
@@ -339,12 +304,7 @@ class Worker:
         try:
             reports = self.population.train_epoch(stop=lambda: self._signal is not None)
         except Exception:
-            for lane in list(self.jobs):
-                _, held = self._free(lane)
-                self.coordinator.fail(held, traceback.format_exc())
-            self.say(traceback.format_exc())
-            self.population = self.group = None
-            return
+            reports = self._one_by_one()
         self.training_seconds += time.monotonic() - begun
         if self.population.width < width:
             self.say(f"out of memory: {self.population.width} lane(s) at a time from now on; every trial goes on")
@@ -353,8 +313,21 @@ class Worker:
         if self.keeper.due:
             self._checkpoint()
 
+    def _one_by_one(self) -> list[EpochReport]:
+        """The same epoch lane by lane, for an exception in one trial's training is not its neighbours' failure."""
+        assert self.population is not None
+        reports: list[EpochReport] = []
+        for lane in list(self.jobs):
+            try:
+                reports += self.population.train_epoch([lane], stop=lambda: self._signal is not None)
+            except Exception:
+                self.coordinator.fail(self._free(lane).held, traceback.format_exc())
+                self.say(traceback.format_exc())
+        return reports
+
     def _deal(self, report: EpochReport) -> None:
-        job, held = self.jobs[report.lane]
+        one = self.jobs[report.lane]
+        job, held = one.job, one.held
         job.note(report)
         if self.coordinator.lost(job.slot.id):
             self._free(report.lane)
@@ -362,67 +335,64 @@ class Worker:
             return
         if not report.diverged:
             self.coordinator.report(held, report.epoch, report.validation_accuracy)
-        state = None
         if report.diverged:
-            state = "diverged"
+            self._end(report.lane, "diverged")
         elif report.last:
-            state = "complete"
+            self._end(report.lane, "complete")
         elif self.coordinator.stopped(job.slot.id):
-            state = "pruned"
-        if state is not None:
-            self._end(report.lane, state)
+            self._end(report.lane, "pruned")
 
     def _end(self, lane: int, how: str) -> None:
-        """A training is over: make its outcome, now or, where that takes a database that is away, later."""
+        """A training is over: complete, pruned or diverged. A final round's test takes the database's leave."""
         assert self.population is not None
-        job, held = self.jobs[lane]
-        trained = _Trained(job, held, how, self.population.state(lane))
-        self._free(lane)
-        if not (job.slot.kind == "final" and how == "complete"):
-            self._finish(trained)
-        elif self._reach(lambda: self._finish(trained)) is None:
+        trained = _Trained(self.jobs[lane], self.population.state(lane))
+        one = self._free(lane)
+        if one.job.slot.kind == "final" and how == "complete":
             self._untested.append(trained)
+            self._reach(lambda: self._test(trained))
+        else:
+            self._finish(one, trained.state, how)
 
-    def _finish(self, trained: "_Trained") -> bool:
-        """Hand over the outcome of a training; a final round opens pool B for it, on the record."""
-        assert self.population is not None
-        job, held = trained.job, trained.held
-        try:
-            outcome, outputs = finished(
-                job,
-                self.population,
-                trained.state.parameters,
-                self.draws.task(job).training,
-                trained.how,
-                lambda: self._test_pairs(job, held),
-            )
-        except LeaseLost as error:
-            self.coordinator.release(held)
-            self.say(str(error))
-            return True
-        self.coordinator.finish(held, outcome, outputs)
-        self.keeper.forget(job)
-        self.say(f"{job.title}: {_in_words(outcome, job.slot.kind)}")
+    def _test(self, trained: _Trained) -> bool:
+        """Open pool B for a final round, once that is on record, and hand over its outcome."""
+        slot, token = trained.ready.job.slot, trained.ready.held.token
+        if trained.opening is None:
+            trained.opening = errand(lambda: slots.record_opening(self.engine, slot.id, token, self.name))
+        if not self._done(trained.opening):
+            return False
+        opening, trained.opening = trained.opening, None
+        opened = opening.result()
+        self._untested.remove(trained)
+        if opened:
+            self._finish(trained.ready, trained.state, "complete")
+        else:
+            self.coordinator.release(trained.ready.held)
+            self.say(f"slot {slot.id}: the lease was lost before its test")
         return True
 
-    def _test_pairs(self, job: Job, held: Held) -> tuple[data.ImagePool, data.PairTable]:
-        """Open pool B for a final round, on the record, and draw its test pairs."""
-        if not slots.record_opening(self.engine, held.slot.id, held.token, self.name):
-            raise LeaseLost(f"slot {held.slot.id}: the lease was lost before its test")
-        permit = FinalPermit(slot_id=held.slot.id, attempt=held.slot.attempt, worker=self.name)
+    def _finish(self, one: Ready, state: LaneState, how: str) -> None:
+        """Hand over the outcome of a training."""
+        assert self.population is not None
+        job = one.job
+        training = self.draws.task(job).training
+        outcome, outputs = finished(
+            job, self.population, state.parameters, training, how, lambda: self._test_pairs(job)
+        )
+        self.coordinator.finish(one.held, outcome, outputs)
+        self.keeper.forget(job)
+        self.say(f"{job.title}: {_in_words(outcome, job.slot.kind)}")
+
+    def _test_pairs(self, job: Job) -> tuple[data.ImagePool, data.PairTable]:
+        """The test pairs of a final round, whose opening of pool B is on record."""
+        permit = FinalPermit(slot_id=job.slot.id, attempt=job.slot.attempt, worker=self.name)
         opened = self.digits.open_pool_b(permit)
         pool = data.ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
         return pool, data.draw_test(pool, job.draw_seed, job.spec.protocol.test_pairs)
 
-    def _free(self, lane: int) -> tuple[Job, Held]:
+    def _free(self, lane: int) -> Ready:
         assert self.population is not None
         self.population.stop(lane)
         return self.jobs.pop(lane)
-
-
-def _group(row: StudyRow) -> _Group:
-    protocol = StudySpec.from_canonical(row.spec).protocol
-    return _Group(row.model, protocol.training_pairs, protocol.batch_size)
 
 
 def _in_words(outcome: dict[str, Any], kind: str) -> str:

@@ -266,7 +266,7 @@ def _open_postgresql(url: URL, application_name: str) -> Engine:
     }
     engine = create_engine(
         url,
-        pool_size=2,  # a worker has two threads that talk to the database
+        pool_size=2,  # of a worker seldom more than two threads talk to the database at once
         max_overflow=3,
         pool_pre_ping=True,
         pool_recycle=1800,

@@ -7,7 +7,7 @@ Shapes: P lanes, B pairs of a batch, S samples of an epoch, E evaluation pairs, 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -196,15 +196,17 @@ class Population:
 
     # -- training ------------------------------------------------------------------------------------------
 
-    def train_epoch(self, stop: Callable[[], bool] = lambda: False) -> list[EpochReport]:
-        """Train every busy lane for one epoch, evaluate its validation pairs, and report.
+    def train_epoch(
+        self, lanes: Sequence[int] | None = None, *, stop: Callable[[], bool] = lambda: False
+    ) -> list[EpochReport]:
+        """Train every busy lane, or those named, for one epoch, evaluate their validation pairs, and report.
 
         `stop` is asked before every step: once it says yes, lanes whose epoch is not complete stay where they were
         and are not reported. Where memory runs out `width` is halved and the epoch done again, in more parts; raises
         what torch raised where one lane alone is too much.
         """
         reports: list[EpochReport] = []
-        waiting = self.busy
+        waiting = self.busy if lanes is None else list(lanes)
         while waiting:
             group = waiting[: self.width]
             try:
