@@ -157,7 +157,7 @@ def test_a_signal_ends_a_worker_whose_database_is_away(server: Server, lab: Hpo)
     server.start()
     err = lab(*DRAIN).stderr
     assert "goes on after epoch" in err or "kept by a worker that is gone" in err
-    check_exact(lab.url, "ws", search=2, confirm=1, rounds=1)
+    check_exact(lab.url, "ws", search=2, confirm=2, rounds=1)
 
 
 def test_connections_cut_again_and_again(lab: Hpo) -> None:
