@@ -34,7 +34,7 @@ from hpo.training.sizing import choose_lanes
 
 LEASE_SECONDS = 60.0
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints of all lanes
-EXIT_SECONDS = 5.0  # for the database to take what a signal leaves to be stored
+EXIT_SECONDS = 4.0  # for the database, twice at most, to take what a signal leaves to be stored
 PROMPT_SECONDS = 0.2  # that lanes in training wait for the database at an epoch boundary
 POLL_SECONDS = 1.0  # between two looks for work when there is none
 REFILLS = 16  # lanes refilled before the worker looks which model has the fewest running slots
