@@ -57,6 +57,8 @@ def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int) -
         assert trial.state == (TrialState.PRUNED if slot.result == "pruned" else TrialState.COMPLETE)
         assert trial.value == slot.outcome["value"]
         assert trial.params == slot.params
+        if slot.result != "diverged":  # each epoch's value once, none for a final round
+            assert trial.intermediate_values == dict(enumerate(slot.outcome["validation_accuracy"], start=1))
         assert trial.user_attrs["record"]["seeds"] == slot.outcome["seeds"]
         assert trial.user_attrs["result"]["worker"] == slot.worker == slot.outcome["worker"]
 
