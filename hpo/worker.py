@@ -24,7 +24,7 @@ from hpo.keeper import Keeper
 from hpo.search import Search, fixed_trial
 from hpo.spec import StudySpec
 from hpo.storage import claims, slots, studies
-from hpo.storage.engine import is_transient
+from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
@@ -146,7 +146,7 @@ class Worker:
         except Exception as error:
             if not is_transient(error):
                 raise
-            self.say(f"the database does not answer; {len(self.jobs)} trial(s) train on: {type(error).__name__}")
+            self.say(f"the database does not answer; {len(self.jobs)} trial(s) train on: {why_transient(error)}")
             self._away_until = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_BACKOFF)
             return None
