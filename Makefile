@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test clean bench-training bench-gpu bench-worker bench-learning
+.PHONY: demo test chaos clean bench-training bench-gpu bench-worker bench-learning
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ test: $(READY)  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q
+
+chaos: $(READY)  ## 200 workers killed at random moments on SQLite and PostgreSQL, a table (about an hour on 2 cores)
+	$(BIN)/python tests/acceptance/chaos.py
 
 bench-training: $(READY)  ## ms a step: plain loop, population, matrix products alone (CPU, 10 minutes)
 	$(BIN)/python -m bench.training

@@ -19,7 +19,7 @@ from hpo.artifacts import Spool
 from hpo.errors import StudyNotFound
 from hpo.search import Search
 from hpo.storage import slots, studies
-from hpo.storage.engine import is_transient
+from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import CachedHpoStorage, Report
 from hpo.storage.slots import Slot
 
@@ -228,7 +228,7 @@ class Coordinator(threading.Thread):
             except Exception as error:
                 if not is_transient(error):
                     raise
-                self._say(f"the database does not answer, trying again in {pause:.0f} s: {type(error).__name__}")
+                self._say(f"the database does not answer, trying again in {pause:g} s: {why_transient(error)}")
                 if self._hurry.wait(pause):
                     time.sleep(FIRST_BACKOFF / 4)
                 pause = min(2 * pause, LONGEST_BACKOFF)

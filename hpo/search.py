@@ -147,10 +147,14 @@ class Search:
         with suppress(UpdateFinishedTrialError):  # another worker tells it at the same time, and was faster
             if frozen.state == TrialState.WAITING:  # the slot failed before its trial ever ran
                 self._storage.set_trial_state_values(slot.trial_id, TrialState.RUNNING)
-            self._tell(slot, slot.trial_id, frozen.number)
+            self._tell(slot, slot.trial_id, frozen)
 
-    def _tell(self, slot: Slot, trial_id: int, number: int) -> None:
+    def _tell(self, slot: Slot, trial_id: int, frozen: FrozenTrial) -> None:
         outcome: Mapping[str, Any] = slot.outcome or {}
+        number = frozen.number
+        for epoch, value in _values(outcome).items():
+            if epoch not in frozen.intermediate_values:
+                self._storage.set_trial_intermediate_value(trial_id, epoch, value)
         for name, value in _attributes(slot, outcome).items():
             self._storage.set_trial_user_attr(trial_id, name, value)
         study = self._study(slot)
@@ -164,6 +168,16 @@ class Search:
             study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
             study.tell(number, outcome["value"], skip_if_finished=True)
+
+
+def _values(outcome: Mapping[str, Any]) -> dict[int, float]:
+    """The values that a trial is to show, by epoch; the one in which it diverged has none.
+
+    A worker that dies may leave an epoch on disk (in a checkpoint, in a result) that it has not reported.
+    """
+    values = outcome.get("validation_accuracy", [])
+    shown = outcome["epochs"] - 1 if values and outcome["state"] == "diverged" else len(values)
+    return dict(enumerate(values[:shown], start=1))
 
 
 def _attributes(slot: Slot, outcome: Mapping[str, Any]) -> dict[str, Any]:

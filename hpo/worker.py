@@ -24,7 +24,7 @@ from hpo.job import Draws, Job, finished
 from hpo.keeper import Keeper
 from hpo.search import Search
 from hpo.storage import claims, slots
-from hpo.storage.engine import is_transient
+from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import open_optuna
 from hpo.supply import Group, Ready, Supply, errand
 from hpo.training import data
@@ -151,7 +151,7 @@ class Worker:
         except Exception as error:
             if not is_transient(error):
                 raise
-            self.say(f"the database does not answer; {len(self.jobs)} trial(s) train on: {type(error).__name__}")
+            self.say(f"the database does not answer; {len(self.jobs)} trial(s) train on: {why_transient(error)}")
             self._away_until = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_BACKOFF)
             return None

@@ -92,8 +92,8 @@ def worker(
         checkpoint_seconds=checkpoint,
     )
     one = Worker(engine, digits, options, say)
-    say(f"worker {one.name}: {one.device}; Ctrl-C ends it")
     one.listen()
+    say(f"worker {one.name}: {one.device}; Ctrl-C ends it")
     code = one.run()
     say(f"{one.trials} trial(s) in {one.seconds:.0f} s, {one.training_seconds / one.seconds:.0%} of it training")
     sys.exit(code)

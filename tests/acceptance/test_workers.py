@@ -38,6 +38,11 @@ def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) 
         engine.dispose()
 
 
+def results(found: dict[str, list[Slot]]) -> list[list[tuple[Any, ...]]]:
+    """What every slot gave, in order; without the numbers of trials, which follow the order of first claims."""
+    return [[((s.label or "").rstrip("0123456789"), s.params, *values(s)) for s in own] for own in found.values()]
+
+
 def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int) -> None:
     assert len(own) == asked
     assert [slot.idx for slot in own] == list(range(asked))
@@ -52,6 +57,8 @@ def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int) -
         assert trial.state == (TrialState.PRUNED if slot.result == "pruned" else TrialState.COMPLETE)
         assert trial.value == slot.outcome["value"]
         assert trial.params == slot.params
+        if slot.result != "diverged":  # each epoch's value once, none for a final round
+            assert trial.intermediate_values == dict(enumerate(slot.outcome["validation_accuracy"], start=1))
         assert trial.user_attrs["record"]["seeds"] == slot.outcome["seeds"]
         assert trial.user_attrs["result"]["worker"] == slot.worker == slot.outcome["worker"]
 
