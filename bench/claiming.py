@@ -27,6 +27,7 @@ class Task:
     """What one process does."""
 
     url: str
+    study_ids: Sequence[int]  # that it serves, as a worker names them
     claimers: int  # threads, each with an engine, hence a connection, of its own
     starts: float  # seconds since 1970
     seconds: float
@@ -61,11 +62,20 @@ def _wait(_: int) -> None:
     _ready.wait()
 
 
-def measure_claims(pool: Pool, url: str, claimers: int, seconds: float, *, finish: bool) -> dict[str, Any]:
+def measure_claims(
+    pool: Pool, url: str, study_ids: Sequence[int], claimers: int, seconds: float, *, finish: bool
+) -> dict[str, Any]:
     """Claims of so many claimers for so long; raises AssertionError where a slot was given twice."""
     processes = min(claimers, PROCESSES)
     starts = time.time() + 1.0 + 0.03 * claimers
-    task = Task(url=url, claimers=claimers // processes, starts=starts, seconds=seconds, finish=finish)
+    task = Task(
+        url=url,
+        study_ids=study_ids,
+        claimers=claimers // processes,
+        starts=starts,
+        seconds=seconds,
+        finish=finish,
+    )
     parts = pool.map(_claim_all, [task] * processes, chunksize=1)
     ids = [slot_id for part in parts for slot_id in part.ids]
     latencies = [latency for part in parts for latency in part.seconds]
@@ -116,7 +126,7 @@ def _claim(engine: Engine, task: Task) -> Claimed:
     while time.time() < task.starts + task.seconds:
         begun = time.perf_counter()
         try:
-            slot = one(engine)
+            slot = one(engine, task.study_ids)
         except DatabaseUnreachable:
             timeouts += 1
             continue
@@ -131,9 +141,9 @@ def _claim(engine: Engine, task: Task) -> Claimed:
     return Claimed(ids=ids, seconds=seconds, empty=empty, timeouts=timeouts)
 
 
-def one(engine: Engine) -> slots.Slot | None:
+def one(engine: Engine, study_ids: Sequence[int]) -> slots.Slot | None:
     """Claim one slot."""
-    claimed = claims.claim(engine, 1, worker="bench", lease_seconds=LEASE, model=MODEL)
+    claimed = claims.claim(engine, 1, worker="bench", lease_seconds=LEASE, model=MODEL, study_ids=study_ids)
     return claimed[0] if claimed else None
 
 
@@ -142,19 +152,29 @@ def end(engine: Engine, slot: slots.Slot) -> None:
     assert slots.finish(engine, slot.id, slot.token or "", {"state": "complete", "value": 0.5})
 
 
-def in_turns(engines: Mapping[int, Engine], turns: int) -> dict[int, list[float]]:
-    """Seconds of one claimer's claims on each database; each turn claims on all, beginning with another one."""
+def in_turns(
+    engines: Mapping[int, Engine], study_ids: Sequence[int], turns: int
+) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
+    """Seconds of one worker's looks for something to claim and of its claims on each database.
+
+    Each turn goes through all databases, beginning with another one.
+    """
+    looks: dict[int, list[float]] = {name: [] for name in engines}
     seconds: dict[int, list[float]] = {name: [] for name in engines}
     names = list(engines)
     for turn in range(turns):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             begun = time.perf_counter()
-            slot = one(engines[name])
-            seconds[name].append(time.perf_counter() - begun)
+            assert claims.next_models(engines[name], study_ids) == [MODEL]
+            found = time.perf_counter()
+            slot = one(engines[name], study_ids)
+            ended = time.perf_counter()
             assert slot is not None, "nothing was waiting any more"
+            looks[name].append(found - begun)
+            seconds[name].append(ended - found)
             end(engines[name], slot)
-    return seconds
+    return looks, seconds
 
 
 def quantiles(seconds: Iterable[float]) -> dict[str, Any]:

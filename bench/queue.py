@@ -30,6 +30,7 @@ from hpo.storage.engine import open_engine
 LIVE, STUDIES = 16, 24  # studies with something waiting, all of the claimed model; and all studies
 ROUNDS = 20_000  # waiting rounds of confirm, for claims of what depends on nothing
 ADAPTIVE = (100, 1_000, 10_000)  # waiting adaptive trials
+STUDY_IDS = list(range(1, LIVE + 1))  # of the live ones, which are made first
 SPARE_CONNECTIONS = 30
 
 Database = Callable[[Path], AbstractContextManager[str]]
@@ -55,12 +56,15 @@ def one_claimer(engines: Mapping[int, Engine], turns: int, *, adaptive: bool, wa
     """One claimer's claims in turns, and how the median grows from the least to the most behind."""
     for engine in engines.values():
         backlog.wait_slots(engine, waiting, LIVE, adaptive=adaptive)
-    seconds = claiming.in_turns(engines, turns)
-    least, most = min(engines), max(engines)
+    looks, seconds = claiming.in_turns(engines, STUDY_IDS, turns)
+    return {"waiting": waiting, "look": _by_size(looks), "claim": _by_size(seconds)}
+
+
+def _by_size(seconds: Mapping[int, Sequence[float]]) -> dict[str, Any]:
+    """Quantiles by what lies behind, and the median with most behind as a multiple of that with least."""
     return {
-        "waiting": waiting,
         "behind": {behind: claiming.quantiles(values) for behind, values in seconds.items()},
-        "ratio": median(seconds[most]) / median(seconds[least]),
+        "ratio": median(seconds[max(seconds)]) / median(seconds[min(seconds)]),
     }
 
 
@@ -79,13 +83,13 @@ def measure_database(urls: Mapping[int, str], pool: Pool, options: argparse.Name
     for behind, url in urls.items():
         for claimers in options.claimers:
             backlog.wait_slots(engines[behind], ROUNDS, LIVE, adaptive=False)
-            case = claiming.measure_claims(pool, url, claimers, options.seconds, finish=False)
+            case = claiming.measure_claims(pool, url, STUDY_IDS, claimers, options.seconds, finish=False)
             found["many"].append({"behind": behind, **case})
             print(f"  {behind:,} behind, {claimers} claimers: {case['per_second']:.0f} a second", flush=True)
     middle = sorted(urls)[len(urls) // 2]
     for claimers in options.claimers:
         backlog.wait_slots(engines[middle], max(options.adaptive), LIVE, adaptive=True)
-        case = claiming.measure_claims(pool, urls[middle], claimers, options.seconds, finish=True)
+        case = claiming.measure_claims(pool, urls[middle], STUDY_IDS, claimers, options.seconds, finish=True)
         found["many_adaptive"].append({"behind": middle, **case})
         print(f"  adaptive, {claimers} claimers: {case['per_second']:.0f} a second", flush=True)
     for engine in engines.values():
@@ -97,16 +101,18 @@ def measure_database(urls: Mapping[int, str], pool: Pool, options: argparse.Name
 
 
 def one_claimer_table(found: Mapping[str, Any]) -> str:
-    """A row a database and kind of slot: median and 99th percentile by what lies behind, and the ratio."""
-    sizes = list(next(iter(found.values()))["rounds"]["behind"])
+    """A row a database, what waits and what is done: median and 99th percentile by what lies behind, and the ratio."""
+    sizes = list(next(iter(found.values()))["rounds"]["claim"]["behind"])
     rows = []
     for kind, cases in found.items():
         for what, case in [("rounds", cases["rounds"]), *(("adaptive", case) for case in cases["adaptive"])]:
-            times = [_times(case["behind"][size]) for size in sizes]
-            n = case["behind"][sizes[0]]["n"]
-            rows.append([kind, f"{what}, {case['waiting']:,}", *times, f"{case['ratio']:.2f}", f"{n:,}"])
+            for act in ("claim", "look"):
+                times = [_times(case[act]["behind"][size]) for size in sizes]
+                n = case[act]["behind"][sizes[0]]["n"]
+                waiting = f"{case['waiting']:,} {what}"
+                rows.append([kind, waiting, act, *times, f"{case[act]['ratio']:.2f}", f"{n:,}"])
     heads = [f"{size:,} behind" for size in sizes]
-    return measure.table(["database", "waiting", *heads, "ratio of medians", "n"], rows)
+    return measure.table(["database", "waiting", "", *heads, "ratio of medians", "n"], rows)
 
 
 def many_table(found: Mapping[str, Any], which: str) -> str:
