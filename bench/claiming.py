@@ -40,6 +40,7 @@ class Claimed:
 
     ids: list[int]
     seconds: list[float]
+    until: float  # when the last claim was answered, seconds since 1970
     empty: int = 0  # claims that got nothing
     timeouts: int = 0  # claims that the database did not answer in time
 
@@ -82,7 +83,7 @@ def measure_claims(
     check_once(url, ids)
     return {
         "claimers": claimers,
-        "per_second": len(ids) / seconds,
+        "per_second": len(ids) / (max(part.until for part in parts) - starts),  # the last ones may take long
         **quantiles(latencies),
         "empty": sum(part.empty for part in parts),
         "timeouts": sum(part.timeouts for part in parts),
@@ -111,6 +112,7 @@ def _claim_all(task: Task) -> Claimed:
     return Claimed(
         ids=[i for part in parts for i in part.ids],
         seconds=[s for part in parts for s in part.seconds],
+        until=max(part.until for part in parts),
         empty=sum(part.empty for part in parts),
         timeouts=sum(part.timeouts for part in parts),
     )
@@ -122,7 +124,7 @@ def _claim(engine: Engine, task: Task) -> Claimed:
     pause = task.starts - time.time()
     assert pause > 0, "the claimers took too long to connect"
     time.sleep(pause)
-    ids, seconds, empty, timeouts = [], [], 0, 0
+    ids, seconds, until, empty, timeouts = [], [], task.starts, 0, 0
     while time.time() < task.starts + task.seconds:
         begun = time.perf_counter()
         try:
@@ -136,9 +138,10 @@ def _claim(engine: Engine, task: Task) -> Claimed:
             continue
         seconds.append(time.perf_counter() - begun)
         ids.append(slot.id)
+        until = time.time()
         if task.finish:
             end(engine, slot)
-    return Claimed(ids=ids, seconds=seconds, empty=empty, timeouts=timeouts)
+    return Claimed(ids=ids, seconds=seconds, until=until, empty=empty, timeouts=timeouts)
 
 
 def one(engine: Engine, study_ids: Sequence[int]) -> slots.Slot | None:

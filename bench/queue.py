@@ -122,7 +122,7 @@ def many_table(found: Mapping[str, Any], which: str) -> str:
     for kind, cases in found.items():
         for behind in sorted({case["behind"] for case in cases[which]}):
             own = {case["claimers"]: case for case in cases[which] if case["behind"] == behind}
-            cells = [f"{own[c]['per_second']:.0f}/s, {_times(own[c])}" for c in claimers]
+            cells = [f"{own[c]['per_second']:.0f}/s, {_times(own[c])}, n {own[c]['n']:,}" for c in claimers]
             rows.append([kind, f"{behind:,}", *cells])
     return measure.table(["database", "behind", *(f"{c} claimer{'s' * (c > 1)}" for c in claimers)], rows)
 
