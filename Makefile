@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test chaos clean bench-training bench-gpu bench-worker bench-learning
+.PHONY: demo test chaos clean bench-training bench-gpu bench-worker bench-learning bench-queue
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ bench-gpu:  ## trials an hour on one GPU; any Python that has torch and CUDA: ma
 
 bench-worker: $(READY)  ## share of a worker's time in training, SQLite and PostgreSQL (10 minutes)
 	$(BIN)/python -m bench.worker
+
+bench-queue: $(READY)  ## claims a second, a trial's coordination, SQLite and PostgreSQL (half an hour; QUICK=--quick: less)
+	$(BIN)/python -m bench.queue $(QUICK)
 
 bench-learning: $(READY)  ## do 20 rounds learn as well in a population as in the plain loop? (40 minutes)
 	$(BIN)/python -m bench.learning

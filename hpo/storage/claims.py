@@ -144,7 +144,8 @@ def _exists(connection: Connection, which: ColumnElement[bool], study_ids: Colle
 
 
 def _among(column: ColumnElement[int], study_ids: Collection[int] | None) -> list[ColumnElement[bool]]:
-    return [] if study_ids is None else [column.in_(list(study_ids))]
+    # A sum, not the column: SQLite would take the index of all the study's slots, finished ones too, for a partial one.
+    return [] if study_ids is None else [(column + 0).in_(list(study_ids))]
 
 
 def _pick_expired(connection: Connection, wanted: list[ColumnElement[bool]], n: int) -> Select[int]:
