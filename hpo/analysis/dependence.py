@@ -18,7 +18,7 @@ from hpo.analysis.figures import Search, Trial, search_data
 from hpo.analysis.records import StudyResult
 from hpo.analysis.sample import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
 from hpo.analysis.stats import LEVEL, holm
-from hpo.analysis.surrogate import Floats, Parts
+from hpo.analysis.surrogate import Floats, Parts, Surrogate
 from hpo.analysis.walk import Walk, walk_of
 from hpo.spec import Model
 
@@ -26,8 +26,9 @@ LEAST_R2 = 0.3  # cross-validated: below, the report says nothing about interact
 LEAST_TRIALS = 15  # random ones, to fit anything
 MOST_TRIALS = 100  # random ones that are fitted, and twice as many of all: a fit costs their number cubed
 NULL_REPEATS = 199  # p down to 0.005: after Holm's correction for six pairs 0.03
-CV_REPEATS = 10
+CV_REPEATS, CHECK_REPEATS = 10, 3
 PED_PERMUTATIONS = 100
+KNOWN_MOST = 3  # pairs found that get into the null: each costs another run of it
 
 
 Check = Literal["all complete trials", "with those that learned nothing"]
@@ -185,20 +186,20 @@ def _rates(search: Search, trials: Sequence[Trial]) -> tuple[float, float] | Non
 # --- Asking the surrogate ---------------------------------------------------------------------------------
 
 
-def answer_of(sample: Sample, checks: Mapping[Check, Sample], repeats: int = NULL_REPEATS) -> Answer | None:
+def answer_of(sample: Sample, checks: Mapping[Check, Sample]) -> Answer | None:
     """Everything the fit to a sample says; None where there are too few trials or all have one value."""
     if len(sample.values) < LEAST_TRIALS or np.ptp(sample.values) == 0:
         return None
     fitted = fits.fit(sample.points, sample.values)
     parts = fits.take_apart(fitted)
     quality = _quality(sample, CV_REPEATS)
-    pairs = _pairs(sample, parts, repeats if quality.good else 0)
+    pairs = _pairs(sample, fitted, parts, NULL_REPEATS if quality.good else 0)
     return Answer(
         coordinates=sample.coordinates,
         quality=quality,
         importances=_importances(sample, parts),
         pairs=pairs,
-        contour=_contour(sample, parts, pairs[0]) if quality.good and pairs else None,
+        contour=_contour(sample, fitted, pairs[0]) if quality.good else None,
         effects=tuple(_effect(sample, parts, j) for j in range(len(sample.coordinates))),
         walk=walk_of(fitted, sample.coordinates) if quality.good else None,
         sensitivity=tuple(_check(what, other) for what, other in checks.items() if len(other.values) >= LEAST_TRIALS),
@@ -214,12 +215,12 @@ def _check(what: Check, sample: Sample) -> Sensitivity:
     parts = fits.take_apart(fits.fit(sample.points, sample.values))
     names = [c.name for c in sample.coordinates]
     h = tuple((names[a], names[b], h) for (a, b), h in parts.h.items())
-    return Sensitivity(what=what, quality=_quality(sample, 2), h=h)
+    return Sensitivity(what=what, quality=_quality(sample, CHECK_REPEATS), h=h)
 
 
-def _pairs(sample: Sample, parts: Parts, repeats: int) -> tuple[PairStrength, ...]:
+def _pairs(sample: Sample, fitted: Surrogate, parts: Parts, repeats: int) -> tuple[PairStrength, ...]:
     """All pairs: what is least likely by chance first, then by their share of the variance."""
-    p = fits.interaction_p(sample.points, sample.values, parts.h, repeats) if repeats else {}
+    p = interaction_p_values(sample, fitted, parts, repeats) if repeats else {}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
     names = [c.name for c in sample.coordinates]
     found = [
@@ -236,6 +237,28 @@ def _pairs(sample: Sample, parts: Parts, repeats: int) -> tuple[PairStrength, ..
     return tuple(sorted(found, key=lambda pair: (pair.p_holm or 0.0, -pair.share)))
 
 
+def interaction_p_values(sample: Sample, fitted: Surrogate, parts: Parts, repeats: int) -> dict[tuple[int, int], float]:
+    """A p-value a pair, against a null without any interaction and then against nulls with those found.
+
+    An interaction shortens the length scales of its two coordinates and so raises their H with every other: beside
+    an additive null each would seem to interact. So once a pair is clear the null gets it too, and a pair's p is the
+    highest that it has had.
+    """
+    p = fits.interaction_p(sample.points, sample.values, parts.h, repeats)
+    known: list[tuple[int, int]] = []
+    while len(known) < KNOWN_MOST:
+        adjusted = dict(zip(p, holm(list(p.values())), strict=True))
+        clear = [pair for pair in p if adjusted[pair] <= 1 - LEVEL and pair not in known]
+        if not clear or len(known) + 1 == len(p):
+            break
+        known.append(max(clear, key=lambda pair: parts.pair_shares[pair]))
+        effects = np.sum([fits.pair_effect(fitted, *pair) for pair in known], axis=0)
+        others = {pair: h for pair, h in parts.h.items() if pair not in known}
+        again = fits.interaction_p(sample.points, sample.values, others, repeats, effects)
+        p = {pair: max(own, again.get(pair, 0.0)) for pair, own in p.items()}
+    return p
+
+
 def _effect(sample: Sample, parts: Parts, j: int) -> Effect:
     coordinate, accuracies = sample.coordinates[j], accuracy_of(sample.values).tolist()
     return Effect(
@@ -246,16 +269,17 @@ def _effect(sample: Sample, parts: Parts, j: int) -> Effect:
     )
 
 
-def _contour(sample: Sample, parts: Parts, pair: PairStrength) -> Contour:
+def _contour(sample: Sample, fitted: Surrogate, pair: PairStrength) -> Contour:
     names = [c.name for c in sample.coordinates]
     a, b = names.index(pair.a), names.index(pair.b)
-    both = parts.mean + parts.mains[a][:, None] + parts.mains[b][None, :] + parts.pairs[a, b]
+    at = np.linspace(0, 1, fits.GRID)
+    both = fits.joint_effect(fitted, a, b, at)
     first, second = sample.coordinates[a], sample.coordinates[b]
     return Contour(
         a=pair.a,
         b=pair.b,
-        at_a=tuple(first.value(x) for x in parts.grid),
-        at_b=tuple(second.value(x) for x in parts.grid),
+        at_a=tuple(first.value(x) for x in at),
+        at_b=tuple(second.value(x) for x in at),
         accuracy=tuple(tuple(row) for row in accuracy_of(both).T.tolist()),
         trials=tuple(
             (first.value(point[a]), second.value(point[b]), value)

@@ -6,7 +6,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 
 from hpo.analysis.charts import COLOURS, PARAMETER_TITLES
 from hpo.analysis.dependence import Dependence
-from hpo.analysis.look import ACROSS, INK, cell, left_axes, panels, percents, with_legend
+from hpo.analysis.look import INK, cell, left_axes, panels, percents, with_legend
 from hpo.analysis.sample import RELATIVE_DECAY, WEIGHT_RATIO, Coordinate
 
 TITLES = {**PARAMETER_TITLES, WEIGHT_RATIO: "main : aux weight", RELATIVE_DECAY: "relative decay"}
@@ -20,7 +20,7 @@ def importance_chart(found: Sequence[Dependence]) -> go.Figure:
     for index, one in enumerate(found):
         assert one.answer is not None
         importances, colour, at = one.answer.importances[::-1], COLOURS[one.model], cell(index)  # first on top
-        names = [TITLES.get(i.name, i.name) for i in importances]
+        names = [_broken(i.name) for i in importances]
         for name, values, pattern, fill in (
             ("surrogate: with interactions", [i.total for i in importances], "", "white"),
             ("surrogate: alone", [i.main for i in importances], "", colour),
@@ -106,7 +106,7 @@ def interactions_chart(found: Sequence[Dependence]) -> go.Figure:
     for index, one in enumerate(found):
         assert one.answer is not None
         names = [c.name for c in one.answer.coordinates]
-        titles = [TITLES.get(name, name).replace(" ", "<br>", 1) for name in names]
+        titles = [_broken(name) for name in names]
         strengths: dict[tuple[int, int], tuple[float, str]] = {}
         for pair in one.answer.pairs:
             a, b = names.index(pair.a), names.index(pair.b)
@@ -124,15 +124,16 @@ def interactions_chart(found: Sequence[Dependence]) -> go.Figure:
                 zmin=0,
                 zmax=1,
                 colorscale=_STRENGTHS,
-                showscale=index == 0,
-                colorbar={"title": {"text": "H"}, "thickness": 12},
+                showscale=False,  # the numbers stand in the cells
                 hovertemplate="%{y}, %{x}: H %{z}<extra></extra>",
                 xgap=2,
                 ygap=2,
             ),
             **cell(index),
         )
-    figure.update_xaxes(showgrid=False, tickangle=0)
+        axis = "x" if index == 0 else f"x{index + 1}"
+        figure.update_yaxes(scaleanchor=axis, constrain="domain", **cell(index))  # square cells
+    figure.update_xaxes(showgrid=False, tickangle=0, constrain="domain")
     figure.update_yaxes(showgrid=False, autorange="reversed", automargin=True)
     return figure
 
@@ -140,7 +141,7 @@ def interactions_chart(found: Sequence[Dependence]) -> go.Figure:
 def contours_chart(found: Sequence[Dependence]) -> go.Figure:
     """The strongest pair of each model: what the surrogate expects, the trials, and the ways of tuning."""
     shown = [(one, one.answer, one.answer.contour) for one in found if one.answer and one.answer.contour]
-    figure = panels([one.study for one, _, _ in shown], 380, across=min(2, ACROSS))
+    figure = panels([one.study for one, _, _ in shown], 380, across=2)
     for index, (one, answer, contour) in enumerate(shown):
         at, first = cell(index, 2), index == 0
         values = [x for row in contour.accuracy for x in row]
@@ -194,6 +195,11 @@ def _axis(figure: go.Figure, coordinate: Coordinate, at: dict[str, int], axis: s
     if coordinate.log:
         update = figure.update_xaxes if axis == "x" else figure.update_yaxes
         update(type="log", exponentformat="power", dtick=1, tickfont={"size": 10}, **at)
+
+
+def _broken(name: str) -> str:
+    """In two lines, so that panels side by side keep apart."""
+    return TITLES.get(name, name).replace(" : ", ":").replace(" ", "<br>", 1)
 
 
 def _short(x: float) -> float:

@@ -39,7 +39,7 @@ def dependence_parts(found: Sequence[Dependence]) -> Iterable[Part]:
         groups=tuple(one.study for one in answered for _ in _quality_rows(one)),
     )
     yield (
-        "R\N{SUPERSCRIPT TWO}: 5-fold cross-validation, mean ± standard deviation over its repeats (10; 2 in the "
+        "R\N{SUPERSCRIPT TWO}: 5-fold cross-validation, mean ± standard deviation over its repeats (10; 3 in the "
         "checks); 0 is no better than the mean, below it worse. The rows called check are of other trials, without a "
         "verdict: adaptive trials crowd where it is good, and trials that learned nothing make a cliff that every fit "
         "finds, so that a high R\N{SUPERSCRIPT TWO} there says nothing about the region where training works."
@@ -72,9 +72,10 @@ def dependence_parts(found: Sequence[Dependence]) -> Iterable[Part]:
     yield (
         "H (Friedman and Popescu, 2008): the part of two hyperparameters' joint effect that is not the sum of their "
         "own, from 0 to 1. It is never below 0 and grows with noise, so p compares it with data in which nothing "
-        "interacts: an additive fit with its residuals permuted, fitted anew up to 199 times; beside it with Holm's "
-        "correction over the model's pairs. Fits are made on the log-odds of the accuracy: near 100% a point is worth "
-        "more, else every model close to the ceiling would seem to have interactions."
+        "interacts, or no pair but those found already: an additive fit with its residuals permuted, fitted anew up "
+        "to 199 times; beside it with Holm's correction over the model's pairs. Fits are made on the log-odds of the "
+        "accuracy: near 100% a point is worth more, else every model close to the ceiling would seem to have "
+        "interactions."
     )
     good = [one for one in answered if _answer(one).quality.good]
     if not good:
@@ -154,6 +155,9 @@ def _walk(walk: Walk) -> str:
         )
     if walk.lost_once > SAME:
         said += f" (the surrogate is unsure of the first by ± {100 * walk.unsure:.1f}, one standard deviation)"
+    if walk.edges:
+        where = ", ".join(_title(name) for name in walk.edges)
+        said += f"; that optimum lies at the edge of the fitted trials' range ({where}), where a fit knows least"
     return said + "."
 
 

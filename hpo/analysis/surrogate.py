@@ -53,9 +53,8 @@ class Surrogate:
     def spread_of_difference(self, a: Floats, b: Floats) -> float:
         """How unsure the process is of its difference between two points (K,): a standard deviation."""
         _, covariance = self.process.predict(np.stack([a, b]), return_cov=True)
-        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-        if not np.array_equal(a, b):
-            variance -= 2 * self.noise  # scikit-learn's covariance is that of two new trials
+        # scikit-learn's covariance is that of two new trials, each with noise of its own.
+        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1] - 2 * self.noise
         return self.unit * math.sqrt(max(0.0, float(variance)))
 
 
@@ -204,6 +203,28 @@ def take_apart(surrogate: Surrogate) -> Parts:
     )
 
 
+def joint_effect(surrogate: Surrogate, a: int, b: int, at: Floats) -> Floats:
+    """Partial dependence on two coordinates at places of each, (Q, Q) with b along the columns."""
+    grid = (np.arange(GRID) + 0.5) / GRID
+    rest = surrogate.weights.copy()
+    for j in range(surrogate.points.shape[1]):
+        if j not in (a, b):
+            rest = rest * surrogate.factors(j, grid).mean(axis=0)
+    return np.asarray(surrogate.mean + (surrogate.factors(a, at) * rest) @ surrogate.factors(b, at).T)
+
+
+def pair_effect(surrogate: Surrogate, a: int, b: int) -> Floats:
+    """What two coordinates do together beyond their mains, at the fitted points: (T,)."""
+    places, grid = surrogate.points, (np.arange(GRID) + 0.5) / GRID
+    rest = surrogate.weights.copy()
+    for j in range(places.shape[1]):
+        if j not in (a, b):
+            rest = rest * surrogate.factors(j, grid).mean(axis=0)
+    here_a, here_b = (surrogate.factors(j, places[:, j]) for j in (a, b))
+    mean_a, mean_b = (surrogate.factors(j, grid).mean(axis=0) for j in (a, b))
+    return np.asarray(((here_a - mean_a) * (here_b - mean_b)) @ rest)
+
+
 def _quadratic(weights: Floats, matrices: Sequence[Floats]) -> float:
     product = np.outer(weights, weights)
     for matrix in matrices:
@@ -215,15 +236,17 @@ def _quadratic(weights: Floats, matrices: Sequence[Floats]) -> float:
 
 
 def interaction_p(
-    points: Floats, values: Floats, seen: dict[tuple[int, int], float], repeats: int, seed: int = 0
+    points: Floats, values: Floats, seen: dict[tuple[int, int], float], repeats: int, known: Floats | None = None
 ) -> dict[tuple[int, int], float]:
     """How often H is at least as high as seen where the truth is an additive fit with permuted residuals.
 
     H is never below 0 and grows with noise, so it means something only beside this. Stops once every pair has
     been reached often (Besag & Clifford, "Sequential Monte Carlo p-values", 1991); the lowest p is 1 / (repeats + 1).
+    `known` (T,) is what pairs already found do beyond their mains: the truth has it too.
     """
-    smooth, residuals = additive_fit(points, values)
-    rng = np.random.default_rng(seed)
+    known = np.zeros_like(values) if known is None else known
+    smooth, residuals = additive_fit(points, values - known)
+    smooth, rng = smooth + known, np.random.default_rng(0)
     reached, done = dict.fromkeys(seen, 0), 0
     while done < repeats and min(reached.values()) < _ENOUGH:
         found = take_apart(fit(points, smooth + rng.permutation(residuals))).h

@@ -32,6 +32,7 @@ class Walk:
     repeated: Place  # until a pass changes nothing
     passes: int  # that changed something
     joint: Place
+    edges: tuple[str, ...]  # coordinates whose joint optimum lies at the edge of the fitted range
     unsure: float  # standard deviation of joint minus once, as the surrogate has it
 
     @property
@@ -73,6 +74,7 @@ def walk_of(fitted: Surrogate, coordinates: Sequence[Coordinate]) -> Walk:
         repeated=place(repeated),
         passes=passes,
         joint=there,
+        edges=tuple(c.name for c, x in zip(coordinates, joint, strict=True) if x in (0, 1)),
         unsure=slope * fitted.spread_of_difference(joint, once),
     )
 
