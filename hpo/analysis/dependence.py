@@ -24,9 +24,9 @@ from hpo.spec import Model
 
 LEAST_R2 = 0.3  # cross-validated: below, the report says nothing about interactions
 LEAST_TRIALS = 15  # random ones, to fit anything
-MOST_TRIALS = 100  # random ones that are fitted, and twice as many of all: a fit costs their number cubed
+MOST_TRIALS, MOST_CHECKED = 100, 150  # random ones that are fitted, and of all: a fit costs their number cubed
 NULL_REPEATS = 199  # p down to 0.005: after Holm's correction for six pairs 0.03
-CV_REPEATS, CHECK_REPEATS = 10, 3
+CV_REPEATS, CHECK_REPEATS = 10, 2
 PED_PERMUTATIONS = 100
 KNOWN_MOST = 3  # pairs found that get into the null: each costs another run of it
 
@@ -172,7 +172,7 @@ def dependence_of(result: StudyResult) -> Dependence:
     sample = sample_of(learned[:MOST_TRIALS], search, result.spec.paper, pairs)
     checks = {}
     for what, trials in others.items():
-        step = max(1, math.ceil(len(trials) / (2 * MOST_TRIALS)))  # evenly over the search
+        step = max(1, math.ceil(len(trials) / MOST_CHECKED))  # evenly over the search
         checks[what] = sample_of(trials[::step], search, result.spec.paper, pairs)
     return Dependence(study=result.name, model=result.model, counts=counts, answer=answer_of(sample, checks))
 

@@ -39,7 +39,7 @@ def dependence_parts(found: Sequence[Dependence]) -> Iterable[Part]:
         groups=tuple(one.study for one in answered for _ in _quality_rows(one)),
     )
     yield (
-        "R\N{SUPERSCRIPT TWO}: 5-fold cross-validation, mean ± standard deviation over its repeats (10; 3 in the "
+        "R\N{SUPERSCRIPT TWO}: 5-fold cross-validation, mean ± standard deviation over its repeats (10; 2 in the "
         "checks); 0 is no better than the mean, below it worse. The rows called check are of other trials, without a "
         "verdict: adaptive trials crowd where it is good, and trials that learned nothing make a cliff that every fit "
         "finds, so that a high R\N{SUPERSCRIPT TWO} there says nothing about the region where training works."
