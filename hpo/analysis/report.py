@@ -17,6 +17,8 @@ from sqlalchemy import Engine
 from hpo.analysis import sections, tables
 from hpo.analysis.answers import Answers, DrawPairs, answers_of, pair_draws
 from hpo.analysis.comparison import Comparison, compare
+from hpo.analysis.dependence import Dependence, dependence_of
+from hpo.analysis.dependence_section import sentences
 from hpo.analysis.page import render
 from hpo.analysis.provenance import Provenance, provenance_of
 from hpo.analysis.records import StudyResult
@@ -52,6 +54,7 @@ class Report:
     comparison: Comparison
     tuning: tuple[Tuning, ...]
     provenance: tuple[Provenance, ...]
+    dependence: tuple[Dependence, ...]
     answers: Mapping[int, Answers]  # by study id, where the images were at hand
 
 
@@ -70,6 +73,7 @@ def gather(engine: Engine, digits: Digits | None = None) -> Report:
         comparison=compare(results, answers),
         tuning=tuple(tuning_of(result) for result in results),
         provenance=tuple(provenance_of(result) for result in results),
+        dependence=tuple(dependence_of(result) for result in results),
         answers=answers,
     )
 
@@ -101,12 +105,14 @@ def write_report(engine: Engine, out: Path, digits: Digits | None = None) -> Rep
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # 5 MB: read when needed
 
     report = gather(engine, digits)
-    parts = sections.sections_of(report.results, report.comparison, report.tuning, report.provenance, report.answers)
+    parts = sections.sections_of(
+        report.results, report.comparison, report.tuning, report.provenance, report.answers, report.dependence
+    )
     subtitle = f"Made {report.made_at} from {report.database}"
     texts = {
         HTML: render("Fair comparison of architectures", subtitle, parts, get_plotlyjs()),
         JSON: json.dumps(as_json(report), indent=2, sort_keys=False, allow_nan=False) + "\n",
-        **{f"{name}.csv": _csv(lines) for name, lines in tables.of(report.results, report.comparison).items()},
+        **{f"{name}.csv": _csv(lines) for name, lines in _tables(report).items()},
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -131,10 +137,21 @@ def as_json(report: Report) -> dict[str, Any]:
         "settings": [_plain(setting) for setting in report.comparison.settings],
         "pairs": [_plain(pair) for pair in report.comparison.pairs],
         "studies": [
-            {**summary(result), "tuning": _plain(tuning), "record": _plain(provenance)}
-            for result, tuning, provenance in zip(report.results, report.tuning, report.provenance, strict=True)
+            {
+                **summary(result),
+                "tuning": _plain(tuning),
+                "dependence": {"sentences": sentences(dependence), **_plain(dependence)},
+                "record": _plain(provenance),
+            }
+            for result, tuning, dependence, provenance in zip(
+                report.results, report.tuning, report.dependence, report.provenance, strict=True
+            )
         ],
     }
+
+
+def _tables(report: Report) -> dict[str, list[tables.Line]]:
+    return tables.of(report.results, report.comparison, report.dependence)
 
 
 def _plain(thing: Any) -> Any:

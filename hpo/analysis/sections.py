@@ -20,6 +20,9 @@ from hpo.analysis.cells import (
     with_interval,
 )
 from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison, TableRow
+from hpo.analysis.dependence import Dependence
+from hpo.analysis.dependence_section import TITLE as DEPENDENCE
+from hpo.analysis.dependence_section import dependence_parts
 from hpo.analysis.page import Bullets, Callout, Column, PageFigure, PageTable, Section
 from hpo.analysis.pairs import Pair
 from hpo.analysis.provenance import Provenance
@@ -40,6 +43,7 @@ def sections_of(
     tuning: Sequence[Tuning],
     provenance: Sequence[Provenance],
     answers: Mapping[int, Answers],
+    dependence: Sequence[Dependence],
 ) -> list[Section]:
     """All sections that have something to say, in their order."""
     if not results:
@@ -53,6 +57,7 @@ def sections_of(
         Section(title="Where comparing fails", parts=tuple(_errors(results, answers))),
         Section(title="What tuning did", parts=tuple(_tuning(tuning))),
         Section(title="The search", parts=tuple(_search(results))),
+        Section(title=DEPENDENCE, parts=tuple(dependence_parts(dependence))),
         Section(title="Learning curves", parts=tuple(_curves(results))),
         Section(title="Record", parts=tuple(_record(provenance))),
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from hpo.analysis.comparison import Comparison
+from hpo.analysis.dependence import Dependence
 from hpo.analysis.records import StudyResult
 from hpo.spec import HYPERPARAMETERS
 
@@ -12,13 +13,17 @@ Line = Mapping[str, Cell]
 _PARAMETERS = tuple(dict.fromkeys(name for names in HYPERPARAMETERS.values() for name in names))
 
 
-def of(results: Sequence[StudyResult], comparison: Comparison) -> dict[str, list[Line]]:
+def of(
+    results: Sequence[StudyResult], comparison: Comparison, dependence: Sequence[Dependence]
+) -> dict[str, list[Line]]:
     """All tables by name; every line of a table has the same keys."""
     return {
         "comparison": _comparison(comparison),
         "pairs": _pairs(comparison),
         "rounds": _rounds(results),
         "trials": _trials(results),
+        "importance": _importance(dependence),
+        "interactions": _interactions(dependence),
     }
 
 
@@ -128,4 +133,46 @@ def _trials(results: Sequence[StudyResult]) -> list[Line]:
         }
         for result in results
         for run in (*result.search, *result.confirm)
+    ]
+
+
+def _importance(dependence: Sequence[Dependence]) -> list[Line]:
+    return [
+        {
+            "study": one.study,
+            "model": one.model,
+            "hyperparameter": importance.name,
+            "trials": one.answer.quality.n,
+            "r2": one.answer.quality.r2,
+            "r2_std": one.answer.quality.r2_std,
+            "good_fit": int(one.answer.quality.good),
+            "ped_anova": importance.ped_anova,
+            "ped_anova_by_chance": importance.ped_chance,
+            "surrogate_alone": importance.main,
+            "surrogate_with_interactions": importance.total,
+        }
+        for one in dependence
+        if one.answer is not None
+        for importance in one.answer.importances
+    ]
+
+
+def _interactions(dependence: Sequence[Dependence]) -> list[Line]:
+    return [
+        {
+            "study": one.study,
+            "model": one.model,
+            "a": pair.a,
+            "b": pair.b,
+            "trials": one.answer.quality.n,
+            "r2": one.answer.quality.r2,
+            "good_fit": int(one.answer.quality.good),
+            "h": pair.h,
+            "share_of_variance": pair.share,
+            "p": pair.p,
+            "holm_p": pair.p_holm,
+        }
+        for one in dependence
+        if one.answer is not None
+        for pair in one.answer.pairs
     ]

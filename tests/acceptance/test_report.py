@@ -20,12 +20,13 @@ from hpo.analysis import results
 from hpo.analysis.answers import pair_draws
 from hpo.analysis.report import ReportNotWritable, write_report
 from hpo.digits import BUNDLED_DIGEST, load
-from hpo.spec import MODELS
+from hpo.spec import MODELS, StudySpec
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TABLES = ("comparison", "pairs", "rounds", "trials", "importance", "interactions")
 BROWSER_SECONDS = 300  # it takes three on an idle machine, a minute on a crowded one
 FLAGS = (
     "--headless",
@@ -146,7 +147,7 @@ def test_the_page_stands_alone(whole: tuple[Engine, Path]) -> None:
     assert "RuntimeError: out of <memory>" in page.text  # as text, not as an element
     assert "0123456789abcdef" in page.text
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        ["report.html", "report.json", "comparison.csv", "pairs.csv", "rounds.csv", "trials.csv"]
+        ["report.html", "report.json", *(f"{name}.csv" for name in TABLES)]
     )
 
 
@@ -170,6 +171,43 @@ def test_a_browser_draws_every_figure(whole: tuple[Engine, Path]) -> None:
     assert len(page.plots) == 11  # rounds, errors, history, budget, curves, and two for each of three searches
     assert [plot["id"] for plot in page.plots if plot.get("data-drawn") != "yes"] == []
     assert dom.count('class="main-svg"') >= len(page.plots)
+    assert [line for line in log.splitlines() if "CONSOLE" in line] == []
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of one search with enough random trials to ask whether hyperparameters depend on each other."""
+    folder = tmp_path_factory.mktemp("searched")
+    engine = open_engine(f"sqlite:///{folder / 'hpo.db'}")
+    migrate.create_or_check(engine)
+    tree = small_spec("ws-aux", trials=30, rounds=2).model_dump()
+    tree["sampler"]["startup_trials"] = 27
+    make(engine, StudySpec.model_validate(tree))
+    write_report(engine, folder / "report")
+    return folder / "report"
+
+
+def test_dependence_stands_in_all_forms(searched: Path) -> None:
+    (study,) = json.loads((searched / "report.json").read_text())["studies"]
+    found, page = study["dependence"], _Reader((searched / "report.html").read_text()).text
+    assert "Do the hyperparameters depend on each other?" in page
+    for line in found["sentences"]:
+        assert line in page
+    assert any("common scale is redundant" in line for line in found["sentences"])
+    with open(searched / "interactions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["h"]) for row in rows] == [pair["h"] for pair in found["answer"]["pairs"]]
+    with open(searched / "importance.csv", newline="") as file:
+        names = [row["hyperparameter"] for row in csv.DictReader(file)]
+    assert names == ["learning_rate", "relative_decay", "dropout", "weight_ratio"]
+    assert found["answer"]["walk"]["paper"]["accuracy"] <= found["answer"]["walk"]["joint"]["accuracy"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+def test_a_browser_draws_the_dependence(searched: Path) -> None:
+    dom, log = _browse(searched / "report.html")
+    plots = {plot["id"]: plot.get("data-drawn") for plot in _Reader(dom).plots}
+    assert {plots[name] for name in ("importance", "effects-0", "interactions", "contours")} == {"yes"}
     assert [line for line in log.splitlines() if "CONSOLE" in line] == []
 
 

@@ -1,0 +1,332 @@
+"""Dependence: do a model's hyperparameters depend on each other? Data and statistics, no pictures.
+
+Accuracies are fractions; fits are made on their log-odds, where a point near 100 % counts more than one near
+80 %: else every model close to the ceiling would seem to have interactions. Shapes as in `surrogate.py`.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from hpo.analysis import surrogate as fits
+from hpo.analysis.figures import Search, Trial, search_data
+from hpo.analysis.records import StudyResult
+from hpo.analysis.sample import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
+from hpo.analysis.stats import LEVEL, holm
+from hpo.analysis.surrogate import Floats, Parts, Surrogate
+from hpo.analysis.walk import Walk, walk_of
+from hpo.spec import Model
+
+LEAST_R2 = 0.3  # cross-validated: below, the report says nothing about interactions
+LEAST_TRIALS = 15  # random ones, to fit anything
+MOST_TRIALS, MOST_CHECKED = 100, 150  # random ones that are fitted, and of all: a fit costs their number cubed
+NULL_REPEATS = 199  # p down to 0.005: after Holm's correction for six pairs 0.03
+CV_REPEATS, CHECK_REPEATS = 10, 2
+PED_PERMUTATIONS = 100
+KNOWN_MOST = 3  # pairs found that get into the null: each costs another run of it
+
+
+Check = Literal["all complete trials", "with those that learned nothing"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quality:
+    """How well the surrogate tells trials that it has not seen."""
+
+    n: int  # trials
+    r2: float  # mean over the repeats of the cross-validation
+    r2_std: float  # over the repeats
+
+    @property
+    def good(self) -> bool:
+        """Whether anything may be said from this fit."""
+        return self.r2 >= LEAST_R2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Importance:
+    """How much one coordinate matters; the shares are of the surrogate's variance."""
+
+    name: str
+    ped_anova: float  # the coordinates' sum is 1
+    ped_chance: float  # 95 % quantile where the values are permuted
+    main: float  # alone
+    total: float  # with every interaction that it has part in
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairStrength:
+    """How much two coordinates interact."""
+
+    a: str
+    b: str
+    h: float  # Friedman's H, 0..1
+    share: float  # of the surrogate's variance
+    p: float | None  # None: the fit is too poor to ask
+    p_holm: float | None  # over the model's pairs
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interaction is more than the null gives."""
+        return self.p_holm is not None and self.p_holm <= 1 - LEVEL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effect:
+    """What one coordinate does by itself, the others averaged."""
+
+    name: str
+    at: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    trials: tuple[tuple[float, float], ...]  # place, validation accuracy: what was fitted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contour:
+    """What two coordinates do together, the others averaged."""
+
+    a: str
+    b: str
+    at_a: tuple[float, ...]
+    at_b: tuple[float, ...]
+    accuracy: tuple[tuple[float, ...], ...]  # [b][a]
+    trials: tuple[tuple[float, float, float], ...]  # a, b, validation accuracy: what was fitted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sensitivity:
+    """The same fit on other trials: a check, without a verdict."""
+
+    what: Check
+    quality: Quality
+    h: tuple[tuple[str, str, float], ...]  # of every pair
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """Which trials there are to learn from; rates are the lowest and highest learning rate."""
+
+    random: int  # start-up trials with a result, the paper's left out
+    diverged: int  # of them
+    blank: int  # of them: trained to the end and learned nothing
+    blank_rates: tuple[float, float] | None
+    learned: int
+    learned_rates: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the fit says; without a good one, importances and effects are only its best guess."""
+
+    coordinates: tuple[Coordinate, ...]
+    quality: Quality
+    importances: tuple[Importance, ...]
+    pairs: tuple[PairStrength, ...]  # least likely by chance first, then by share
+    contour: Contour | None  # of the strongest pair; None without a good fit
+    effects: tuple[Effect, ...]
+    walk: Walk | None  # None without a good fit
+    sensitivity: tuple[Sensitivity, ...]
+
+    @property
+    def redundant(self) -> bool:
+        """Whether loss weights are in it, whose common scale changes nothing."""
+        return any(c.name == WEIGHT_RATIO for c in self.coordinates)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dependence:
+    """The answer for one study."""
+
+    study: str
+    model: Model
+    counts: Counts
+    answer: Answer | None  # None: too few trials
+
+
+def dependence_of(result: StudyResult) -> Dependence:
+    """Fit the random, unpruned, not diverged start-up trials that learned anything, and ask the fit."""
+    search, pairs = search_data(result), result.spec.protocol.validation_pairs
+    least = learned_least(pairs)
+    random = [trial for trial in search.trials if trial.random and trial.state != "pruned"]
+    whole = [trial for trial in random if trial.state == "complete"]
+    blank = [trial for trial in whole if trial.value <= least]
+    learned = [trial for trial in whole if trial.value > least]
+    counts = Counts(
+        random=len(random),
+        diverged=sum(trial.state == "diverged" for trial in random),
+        blank=len(blank),
+        blank_rates=_rates(search, blank),
+        learned=len(learned),
+        learned_rates=_rates(search, learned),
+    )
+    others: dict[Check, list[Trial]] = {
+        "all complete trials": [t for t in search.trials if t.state == "complete" and t.value > least],
+    }
+    if blank:
+        others["with those that learned nothing"] = whole
+    sample = sample_of(learned[:MOST_TRIALS], search, result.spec.paper, pairs)
+    checks = {}
+    for what, trials in others.items():
+        step = max(1, math.ceil(len(trials) / MOST_CHECKED))  # evenly over the search
+        checks[what] = sample_of(trials[::step], search, result.spec.paper, pairs)
+    return Dependence(study=result.name, model=result.model, counts=counts, answer=answer_of(sample, checks))
+
+
+def _rates(search: Search, trials: Sequence[Trial]) -> tuple[float, float] | None:
+    place = search.names.index("learning_rate")
+    rates = [trial.params[place] for trial in trials]
+    return (min(rates), max(rates)) if rates else None
+
+
+# --- Asking the surrogate ---------------------------------------------------------------------------------
+
+
+def answer_of(sample: Sample, checks: Mapping[Check, Sample]) -> Answer | None:
+    """Everything the fit to a sample says; None where there are too few trials or all have one value."""
+    if len(sample.values) < LEAST_TRIALS or np.ptp(sample.values) == 0:
+        return None
+    fitted = fits.fit(sample.points, sample.values)
+    parts = fits.take_apart(fitted)
+    quality = _quality(sample, CV_REPEATS)
+    pairs = _pairs(sample, fitted, parts, NULL_REPEATS if quality.good else 0)
+    return Answer(
+        coordinates=sample.coordinates,
+        quality=quality,
+        importances=_importances(sample, parts),
+        pairs=pairs,
+        contour=_contour(sample, fitted, pairs[0]) if quality.good else None,
+        effects=tuple(_effect(sample, parts, j) for j in range(len(sample.coordinates))),
+        walk=walk_of(fitted, sample.coordinates) if quality.good else None,
+        sensitivity=tuple(_check(what, other) for what, other in checks.items() if len(other.values) >= LEAST_TRIALS),
+    )
+
+
+def _quality(sample: Sample, repeats: int) -> Quality:
+    r2 = fits.cross_validated(sample.points, sample.values, repeats)
+    return Quality(n=len(sample.values), r2=float(np.mean(r2)), r2_std=float(np.std(r2, ddof=1)))
+
+
+def _check(what: Check, sample: Sample) -> Sensitivity:
+    parts = fits.take_apart(fits.fit(sample.points, sample.values))
+    names = [c.name for c in sample.coordinates]
+    h = tuple((names[a], names[b], h) for (a, b), h in parts.h.items())
+    return Sensitivity(what=what, quality=_quality(sample, CHECK_REPEATS), h=h)
+
+
+def _pairs(sample: Sample, fitted: Surrogate, parts: Parts, repeats: int) -> tuple[PairStrength, ...]:
+    """All pairs: what is least likely by chance first, then by their share of the variance."""
+    p = interaction_p_values(sample, fitted, parts, repeats) if repeats else {}
+    adjusted = dict(zip(p, holm(list(p.values())), strict=True))
+    names = [c.name for c in sample.coordinates]
+    found = [
+        PairStrength(
+            a=names[a],
+            b=names[b],
+            h=parts.h[a, b],
+            share=parts.pair_shares[a, b],
+            p=p.get((a, b)),
+            p_holm=adjusted.get((a, b)),
+        )
+        for a, b in combinations(range(len(names)), 2)
+    ]
+    return tuple(sorted(found, key=lambda pair: (pair.p_holm or 0.0, -pair.share)))
+
+
+def interaction_p_values(sample: Sample, fitted: Surrogate, parts: Parts, repeats: int) -> dict[tuple[int, int], float]:
+    """A p-value a pair, against a null without any interaction and then against nulls with those found.
+
+    An interaction shortens the length scales of its two coordinates and so raises their H with every other: beside
+    an additive null each would seem to interact. So once a pair is clear the null gets it too, and a pair's p is the
+    highest that it has had.
+    """
+    p = fits.interaction_p(sample.points, sample.values, parts.h, repeats)
+    known: list[tuple[int, int]] = []
+    while len(known) < KNOWN_MOST:
+        adjusted = dict(zip(p, holm(list(p.values())), strict=True))
+        clear = [pair for pair in p if adjusted[pair] <= 1 - LEVEL and pair not in known]
+        if not clear or len(known) + 1 == len(p):
+            break
+        known.append(max(clear, key=lambda pair: parts.pair_shares[pair]))
+        effects = np.sum([fits.pair_effect(fitted, *pair) for pair in known], axis=0)
+        others = {pair: h for pair, h in parts.h.items() if pair not in known}
+        again = fits.interaction_p(sample.points, sample.values, others, repeats, effects)
+        p = {pair: max(own, again.get(pair, 0.0)) for pair, own in p.items()}
+    return p
+
+
+def _effect(sample: Sample, parts: Parts, j: int) -> Effect:
+    coordinate, accuracies = sample.coordinates[j], accuracy_of(sample.values).tolist()
+    return Effect(
+        name=coordinate.name,
+        at=tuple(coordinate.value(x) for x in parts.grid),
+        accuracy=tuple(accuracy_of(parts.mean + parts.mains[j]).tolist()),
+        trials=tuple((coordinate.value(x), y) for x, y in zip(sample.points[:, j].tolist(), accuracies, strict=True)),
+    )
+
+
+def _contour(sample: Sample, fitted: Surrogate, pair: PairStrength) -> Contour:
+    names = [c.name for c in sample.coordinates]
+    a, b = names.index(pair.a), names.index(pair.b)
+    at = np.linspace(0, 1, fits.GRID)
+    both = fits.joint_effect(fitted, a, b, at)
+    first, second = sample.coordinates[a], sample.coordinates[b]
+    return Contour(
+        a=pair.a,
+        b=pair.b,
+        at_a=tuple(first.value(x) for x in at),
+        at_b=tuple(second.value(x) for x in at),
+        accuracy=tuple(tuple(row) for row in accuracy_of(both).T.tolist()),
+        trials=tuple(
+            (first.value(point[a]), second.value(point[b]), value)
+            for point, value in zip(sample.points.tolist(), accuracy_of(sample.values).tolist(), strict=True)
+        ),
+    )
+
+
+def _importances(sample: Sample, parts: Parts) -> tuple[Importance, ...]:
+    ped, chance = ped_anova([c.name for c in sample.coordinates], sample.points, sample.values)
+    return tuple(
+        Importance(
+            name=c.name,
+            ped_anova=ped[c.name],
+            ped_chance=chance[c.name],
+            main=float(parts.main_shares[j]),
+            total=float(parts.total_shares[j]),
+        )
+        for j, c in enumerate(sample.coordinates)
+    )
+
+
+def ped_anova(names: Sequence[str], points: Floats, values: Floats) -> tuple[dict[str, float], dict[str, float]]:
+    """Optuna's PED-ANOVA: how much the best trials' distribution differs from all trials', and what chance gives.
+
+    Watanabe et al., "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary subspaces" (2023).
+    The best are a tenth, but at least five trials, as Optuna advises. Importances add up to 1; chance is the 95 %
+    quantile of each over permuted values, so that few trials are not believed.
+    """
+    import optuna
+    from optuna.distributions import BaseDistribution, FloatDistribution
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    space: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in names}
+    for point in np.clip(points, 0, 1):
+        params = {name: float(x) for name, x in zip(names, point, strict=True)}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=0.0))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, 5 / len(values)))
+
+    def importances(of: Floats) -> dict[str, float]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a target is minimised: it is the negative
+            found = get_param_importances(study, evaluator=evaluator, target=lambda trial: -float(of[trial.number]))
+        return {name: float(found.get(name, 0.0)) for name in names}
+
+    rng = np.random.default_rng(0)
+    permuted = [importances(rng.permutation(values)) for _ in range(PED_PERMUTATIONS)]
+    return importances(values), {name: float(np.quantile([one[name] for one in permuted], LEVEL)) for name in names}

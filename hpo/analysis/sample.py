@@ -1,0 +1,100 @@
+"""Sample: search trials as points in the unit cube, for the surrogate; shapes as in `surrogate.py`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpo.analysis.figures import Search, Trial
+from hpo.analysis.surrogate import Floats
+
+ONE_ANSWER = 0.55  # accuracy of always saying yes: the share of digit 1 <= digit 2 where all ten digits are as frequent
+WEIGHT_RATIO, RELATIVE_DECAY = "weight_ratio", "relative_decay"  # main to auxiliary; decay to the loss weights' sum
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coordinate:
+    """One axis of the fit: a hyperparameter, or what is left of several that only count by their ratio."""
+
+    name: str  # a hyperparameter's, weight_ratio or relative_decay
+    low: float  # the fitted trials' range
+    high: float
+    log: bool
+    paper: float
+
+    def place(self, values: Floats) -> Floats:
+        """Values to 0..1."""
+        low, high = (math.log(x) if self.log else x for x in (self.low, self.high))
+        return ((np.log(values) if self.log else values) - low) / (high - low or 1.0)
+
+    def value(self, place: float) -> float:
+        """From 0..1 back."""
+        low, high = (math.log(x) if self.log else x for x in (self.low, self.high))
+        x = low + place * (high - low)
+        return math.exp(x) if self.log else x
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Trials as the surrogate sees them."""
+
+    coordinates: tuple[Coordinate, ...]
+    points: Floats  # (T, K), each coordinate from 0 to 1 over the trials' own range
+    values: Floats  # (T,) log-odds of the validation accuracy
+
+
+def learned_least(pairs: int) -> float:
+    """The accuracy on so many pairs that always giving one answer does not reach: four standard errors above it."""
+    return ONE_ANSWER + 4 * math.sqrt(ONE_ANSWER * (1 - ONE_ANSWER) / pairs)
+
+
+def sample_of(trials: Sequence[Trial], search: Search, paper: Mapping[str, float], pairs: int) -> Sample:
+    """Trials as points and log-odds of accuracy; loss weights become ratios, on which no common factor acts.
+
+    Multiplying both loss weights and the weight decay by one number is the same training under Adam (up to its
+    epsilon), so of the three two ratios remain: main to auxiliary weight, and decay to the sum of the loss weights.
+    """
+    columns = {name: np.array([t.params[i] for t in trials]) for i, name in enumerate(search.names)}
+    logs = {name: log for name, (_, _, log) in zip(search.names, search.ranges, strict=True)}
+    own = dict(paper)
+    if "aux_weight" in columns:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            columns = _ratios(columns)
+            own = {n: float(x[0]) for n, x in _ratios({n: np.array([x]) for n, x in paper.items()}).items()}
+        logs = {name: logs.get(name, True) for name in columns}
+    table = np.stack(list(columns.values()), axis=1) if trials else np.empty((0, len(columns)))
+    fine = np.isfinite(table).all(axis=1) & (table[:, list(logs.values())] > 0).all(axis=1)
+    table, k = table[fine], range(len(columns))
+    coordinates = tuple(
+        Coordinate(
+            name=name,
+            low=float(table[:, j].min()) if len(table) else math.nan,
+            high=float(table[:, j].max()) if len(table) else math.nan,
+            log=logs[name],
+            paper=own[name],
+        )
+        for j, name in zip(k, columns, strict=True)
+    )
+    accuracy = np.array([t.value for t in trials], dtype=np.float64)[fine]
+    right = accuracy * pairs
+    return Sample(
+        coordinates=coordinates,
+        points=np.stack([c.place(table[:, j]) for j, c in enumerate(coordinates)], axis=1) if len(table) else table,
+        values=np.log((right + 0.5) / (pairs - right + 0.5)),  # finite where all or none are right
+    )
+
+
+def _ratios(columns: Mapping[str, Floats]) -> dict[str, Floats]:
+    main, aux = columns["main_weight"], columns["aux_weight"]
+    return {
+        "learning_rate": columns["learning_rate"],
+        RELATIVE_DECAY: columns["weight_decay"] / (main + 2 * aux),
+        "dropout": columns["dropout"],
+        WEIGHT_RATIO: main / aux,
+    }
+
+
+def accuracy_of(log_odds: Floats) -> Floats:
+    """Log-odds back to accuracy."""
+    return np.asarray(1 / (1 + np.exp(-log_odds)))

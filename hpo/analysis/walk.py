@@ -1,0 +1,105 @@
+"""Walk: one-at-a-time tuning as the paper did it, on the surrogate, against the joint optimum."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpo.analysis import surrogate as fits
+from hpo.analysis.sample import Coordinate, accuracy_of
+from hpo.analysis.surrogate import Floats, Surrogate
+
+PASSES = 20  # at most
+SAME = 0.001  # accuracies so close are called the same: two of 2,000 validation pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A point and what the surrogate expects there."""
+
+    params: Mapping[str, float]
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Walk:
+    """One-at-a-time tuning from the paper's values, against the joint optimum, all on the surrogate."""
+
+    order: tuple[str, ...]
+    paper: Place  # moved to the edge where it lies outside the fitted trials' range
+    moved: bool
+    once: Place  # each coordinate tuned once, in that order, the others held
+    repeated: Place  # until a pass changes nothing
+    passes: int  # that changed something
+    joint: Place
+    edges: tuple[str, ...]  # coordinates whose joint optimum lies at the edge of the fitted range
+    unsure: float  # standard deviation of joint minus once, as the surrogate has it
+
+    @property
+    def lost_once(self) -> float:
+        """Accuracy that one pass leaves lying."""
+        return self.joint.accuracy - self.once.accuracy
+
+    @property
+    def lost_repeated(self) -> float:
+        """Accuracy that any number of passes leaves lying."""
+        return self.joint.accuracy - self.repeated.accuracy
+
+
+def walk_of(fitted: Surrogate, coordinates: Sequence[Coordinate]) -> Walk:
+    """Tune one coordinate after the other on the surrogate from the paper's values, and all of them at once."""
+    grid = np.linspace(0, 1, fits.GRID)
+    papers = np.array([float(c.place(np.array([c.paper]))[0]) for c in coordinates])
+    start = np.clip(papers, 0, 1)
+    once, _ = _one_pass(fitted, start, grid)
+    repeated, passes, changed = once, 1, True
+    while changed and passes < PASSES:
+        repeated, changed = _one_pass(fitted, repeated, grid)
+        passes += changed
+    best = best_of_grid(fitted, grid)
+    candidates = np.stack([best, repeated, once, start])  # the start need not lie on the grid
+    joint = candidates[int(np.argmax(fitted.predict(candidates)))]
+
+    def place(point: Floats) -> Place:
+        params = {c.name: c.value(float(point[j])) for j, c in enumerate(coordinates)}
+        return Place(params=params, accuracy=float(accuracy_of(fitted.predict(point[None]))[0]))
+
+    there = place(joint)
+    slope = there.accuracy * (1 - there.accuracy)  # of accuracy over log-odds
+    return Walk(
+        order=tuple(c.name for c in coordinates),
+        paper=place(start),
+        moved=not np.allclose(papers, start),
+        once=place(once),
+        repeated=place(repeated),
+        passes=passes,
+        joint=there,
+        edges=tuple(c.name for c, x in zip(coordinates, joint, strict=True) if x in (0, 1)),
+        unsure=slope * fitted.spread_of_difference(joint, once),
+    )
+
+
+def _one_pass(fitted: Surrogate, start: Floats, grid: Floats) -> tuple[Floats, bool]:
+    """Each coordinate in its order to the best of the grid and where it stands, the others held."""
+    point, changed = start.copy(), False
+    for j in range(len(point)):
+        tried = np.repeat(point[None], len(grid) + 1, axis=0)
+        tried[1:, j] = grid
+        values = fitted.predict(tried)
+        best = int(np.argmax(values))
+        if best and values[best] > values[0] + 1e-9:
+            point, changed = tried[best], True
+    return point, changed
+
+
+def best_of_grid(fitted: Surrogate, grid: Floats) -> Floats:
+    """The best point of the whole grid, (K,): the mean is a sum of products, so two tables multiply to all G^K."""
+    k = fitted.points.shape[1]
+    tables = []
+    for own in (range(k // 2), range(k // 2, k)):
+        table = np.ones((1, len(fitted.weights)))
+        for j in own:
+            table = (table[:, None, :] * fitted.factors(j, grid)[None]).reshape(-1, len(fitted.weights))
+        tables.append(table)
+    values = (tables[0] * fitted.weights) @ tables[1].T
+    return grid[np.array(np.unravel_index(int(np.argmax(values)), (len(grid),) * k))]

@@ -1,0 +1,317 @@
+"""Dependence between hyperparameters: what is said of functions whose answer is known; no database."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from test_figures import run, study
+
+from hpo.analysis import dependence, dependence_charts, surrogate
+from hpo.analysis.dependence import Answer, Dependence, answer_of, dependence_of, ped_anova
+from hpo.analysis.dependence_section import dependence_parts, sentences
+from hpo.analysis.figures import Search, Trial
+from hpo.analysis.page import PageFigure
+from hpo.analysis.records import Run, StudyResult
+from hpo.analysis.sample import Coordinate, Sample, learned_least, sample_of
+from hpo.analysis.walk import Walk, best_of_grid, walk_of
+from hpo.spec import HYPERPARAMETERS, builtin_spec
+
+
+@pytest.fixture(autouse=True)
+def _few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same questions, asked less often: 99 leave three pairs a corrected p of 0.03."""
+    for name, repeats in (("CV_REPEATS", 2), ("CHECK_REPEATS", 2), ("PED_PERMUTATIONS", 20), ("NULL_REPEATS", 99)):
+        monkeypatch.setattr(dependence, name, repeats)
+
+
+Law = Callable[[surrogate.Floats], surrogate.Floats]  # points (T, K) to log-odds (T,)
+
+
+def cube(n: int, k: int, seed: int = 1) -> surrogate.Floats:
+    return np.random.default_rng(seed).random((n, k))
+
+
+def coordinates(k: int, paper: float = 0.25) -> tuple[Coordinate, ...]:
+    return tuple(Coordinate(name=name, low=0.0, high=1.0, log=False, paper=paper) for name in "abcd"[:k])
+
+
+def sample(law: Law, n: int = 29, k: int = 3, noise: float = 0.1, seed: int = 1) -> Sample:
+    points = cube(n, k, seed)
+    noisy = law(points) + noise * np.random.default_rng(seed + 1000).standard_normal(n)
+    return Sample(coordinates=coordinates(k), points=points, values=noisy)
+
+
+def answer(law: Law, **how: float) -> Answer:
+    found = answer_of(sample(law, **how), {})  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+# --- The surrogate against scikit-learn and brute force ---------------------------------------------------
+
+
+def test_the_likelihood_is_scikit_learns() -> None:
+    x, theta = cube(20, 3), np.log([1.3, 0.4, 0.9, 2.0, 0.2])
+    z = np.sin(5 * x[:, 0]) + x[:, 1]
+    kernel = ConstantKernel(1.3) * RBF([0.4, 0.9, 2.0]) + WhiteKernel(0.2)
+    oracle = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=None).fit(x, z)
+    value, slope = oracle.log_marginal_likelihood(theta, eval_gradient=True)
+    gaps = ((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)
+    own, own_slope = surrogate.minus_log_likelihood(theta, gaps, z)
+    assert own == pytest.approx(-value, rel=1e-9)
+    assert own_slope == pytest.approx(-slope, rel=1e-6)
+
+
+def test_the_mean_is_scikit_learns() -> None:
+    x = cube(25, 2)
+    fitted = surrogate.fit(x, 3 + np.sin(4 * x[:, 0]) * x[:, 1])
+    mean, std = fitted.process.predict(cube(7, 2, seed=3), return_std=True)
+    assert fitted.predict(cube(7, 2, seed=3)) == pytest.approx(fitted.mean + fitted.unit * mean)
+    a, far = cube(1, 2, seed=3)[0], np.array([1e6, 1e6])  # far away nothing is known: the variances add up
+    own = fitted.unit * math.sqrt(std[0] ** 2 - fitted.noise + fitted.process.kernel_.k1.k1.constant_value)
+    assert fitted.spread_of_difference(a, far) == pytest.approx(own)
+    assert fitted.spread_of_difference(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_parts_are_those_of_brute_force() -> None:
+    """Partial dependences, H, Sobol shares and the best of the grid from all G^3 values of the surrogate."""
+    x = cube(30, 3)
+    fitted = surrogate.fit(x, np.sin(3 * x[:, 0]) + 2 * x[:, 1] * x[:, 2])
+    parts = surrogate.take_apart(fitted)
+    g = len(parts.grid)
+    whole = fitted.predict(np.array(list(product(parts.grid, repeat=3)))).reshape(g, g, g)
+    assert parts.mean == pytest.approx(whole.mean())
+    centred = whole - whole.mean()
+    mains = [centred.mean(axis=tuple({0, 1, 2} - {j})) for j in range(3)]
+    for j in range(3):
+        assert parts.mains[j] == pytest.approx(mains[j], abs=1e-9)
+        assert parts.main_shares[j] == pytest.approx((mains[j] ** 2).mean() / whole.var())
+        assert parts.total_shares[j] == pytest.approx(1 - whole.mean(axis=j).var() / whole.var(), abs=1e-9)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        both = centred.mean(axis=({0, 1, 2} - {a, b}).pop())
+        own = both - mains[a][:, None] - mains[b][None, :]
+        assert parts.h[a, b] == pytest.approx(math.sqrt((own**2).sum() / (both**2).sum()))
+        assert surrogate.joint_effect(fitted, a, b, parts.grid) == pytest.approx(both + whole.mean())
+        at = [int(x[7, j] * g) for j in (a, b)]  # the cell that a trial lies in
+        assert surrogate.pair_effect(fitted, a, b)[7] == pytest.approx(own[at[0], at[1]], abs=0.03)
+    best = parts.grid[list(np.unravel_index(whole.argmax(), whole.shape))]
+    assert best_of_grid(fitted, parts.grid) == pytest.approx(best)
+
+
+def test_the_additive_fit_keeps_curves_and_no_product() -> None:
+    x = cube(60, 2)
+    curve = np.sin(3 * x[:, 0]) + x[:, 1] ** 2
+    smooth, residuals = surrogate.additive_fit(x, curve)
+    assert np.abs(smooth - curve).max() < 0.05
+    bent = 4 * (x[:, 0] - 0.5) * (x[:, 1] - 0.5)
+    smooth, residuals = surrogate.additive_fit(x, bent)
+    assert residuals.std() > 0.7 * bent.std()
+
+
+# --- What is declared -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_additive_function_has_no_interaction(seed: int) -> None:
+    found = answer(lambda x: np.sin(3 * x[:, 0]) - 3 * (x[:, 1] - 0.6) ** 2 + x[:, 2], seed=seed)
+    assert found.quality.good
+    assert [pair for pair in found.pairs if pair.clear] == []
+    assert all(pair.h > 0 for pair in found.pairs)  # never 0: without the null each would be one
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_product_is_found_and_nothing_else(seed: int) -> None:
+    found = answer(lambda x: 6 * (x[:, 0] - 0.5) * (x[:, 2] - 0.5) + x[:, 1], seed=seed)
+    first, *others = found.pairs
+    assert (first.a, first.b, first.clear) == ("a", "c", True)
+    assert first.h > 0.6
+    assert not any(pair.clear for pair in others)
+    assert found.contour is not None
+    assert (found.contour.a, found.contour.b) == ("a", "c")
+    table = np.array(found.contour.accuracy)  # high where both are, and where neither is
+    assert min(table[0, 0], table[-1, -1]) > max(table[0, -1], table[-1, 0])
+
+
+def test_noise_gets_no_verdict() -> None:
+    found = answer(lambda x: 0 * x[:, 0], noise=1.0)
+    assert not found.quality.good
+    assert (found.walk, found.contour) == (None, None)
+    assert {(pair.p, pair.p_holm, pair.clear) for pair in found.pairs} == {(None, None, False)}
+
+
+def test_the_answer_is_the_same_again() -> None:
+    def law(x: surrogate.Floats) -> surrogate.Floats:
+        return np.asarray(x[:, 0] + x[:, 1])
+
+    assert answer(law, n=20, k=2) == answer(law, n=20, k=2)
+
+
+def test_too_few_or_equal_trials_give_no_answer() -> None:
+    assert answer_of(sample(lambda x: x[:, 0], n=14), {}) is None
+    assert answer_of(sample(lambda x: 0 * x[:, 0], noise=0.0), {}) is None
+
+
+def test_ped_anova_finds_what_matters_and_tells_chance() -> None:
+    x = cube(60, 3)
+    found, chance = ped_anova(["a", "b", "c"], x, -((x[:, 1] - 0.9) ** 2))
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["b"] == max(found.values())
+    assert found["b"] > chance["b"]
+    assert found["a"] < chance["a"]
+
+
+# --- One at a time ----------------------------------------------------------------------------------------
+
+
+def walked(law: Law, k: int = 2, paper: float = 0.25) -> Walk:
+    x = cube(80, k)
+    return walk_of(surrogate.fit(x, law(x)), coordinates(k, paper))
+
+
+def test_one_at_a_time_fails_on_a_rotated_ridge() -> None:
+    """From the ridge's foot each single step is down, the summit lies along the diagonal."""
+    found = walked(lambda x: -60 * (x[:, 0] - x[:, 1]) ** 2 - 3 * (x[:, 0] + x[:, 1] - 1.7) ** 2 + 2)
+    assert found.lost_once > 0.1
+    assert found.lost_repeated < found.lost_once
+    assert found.joint.params == pytest.approx({"a": 0.85, "b": 0.85}, abs=0.05)
+    assert found.paper.accuracy <= found.once.accuracy <= found.repeated.accuracy <= found.joint.accuracy
+    assert found.passes > 2
+
+
+def test_one_at_a_time_succeeds_on_a_separable_bowl() -> None:
+    found = walked(lambda x: 2 - 5 * (x[:, 0] - 0.7) ** 2 - 3 * (x[:, 1] - 0.4) ** 2 - (x[:, 2] - 0.5) ** 2, k=3)
+    assert found.lost_once < 1e-3
+    assert found.once.params == pytest.approx({"a": 0.7, "b": 0.4, "c": 0.5}, abs=0.05)
+    assert found.edges == ()
+
+
+def test_a_paper_outside_the_range_is_moved_and_said() -> None:
+    found = walked(lambda x: x[:, 0] + x[:, 1], paper=1.5)
+    assert found.moved
+    assert found.paper.params == {"a": 1.0, "b": 1.0}
+    assert found.edges == ("a", "b")
+
+
+# --- Trials -----------------------------------------------------------------------------------------------
+
+
+def search_of(trials: list[dict[str, float]]) -> tuple[Search, list[Trial]]:
+    names, spec = HYPERPARAMETERS["ws-aux"], builtin_spec("ws-aux")
+    made = [
+        Trial(
+            order=i,
+            number=i,
+            state="complete",
+            random=True,
+            paper=False,
+            value=0.7 + 0.01 * i,
+            epochs=3,
+            params=tuple(one[name] for name in names),
+        )
+        for i, one in enumerate(trials)
+    ]
+    ranges = tuple((spec.space[n].low, spec.space[n].high, spec.space[n].log) for n in names)
+    search = Search(study="s", model="ws-aux", names=names, ranges=ranges, trials=tuple(made), incumbent=())
+    return search, made
+
+
+def test_loss_weights_enter_as_ratios_alone() -> None:
+    """A common factor on both weights and the decay is the same training, and the same point."""
+    names, rng = HYPERPARAMETERS["ws-aux"], np.random.default_rng(0)
+    trials = [{name: float(x) for name, x in zip(names, rng.random(5), strict=True)} for _ in range(6)]
+    scaled = [
+        {n: x * (10.0 ** (i - 3) if "weight" in n else 1.0) for n, x in one.items()} for i, one in enumerate(trials)
+    ]
+    paper = builtin_spec("ws-aux").paper
+    (search, first), (_, second) = search_of(trials), search_of(scaled)
+    a, b = sample_of(first, search, paper, 2000), sample_of(second, search, paper, 2000)
+    assert a.points == pytest.approx(b.points)
+    assert [c.name for c in a.coordinates] == ["learning_rate", "relative_decay", "dropout", "weight_ratio"]
+    assert [c.paper for c in a.coordinates] == pytest.approx([3e-3, 2.5e-5 / 2.5, 0.15, 0.5])
+    ratio = a.coordinates[3]
+    assert ratio.value(float(a.points[2, 3])) == pytest.approx(trials[2]["main_weight"] / trials[2]["aux_weight"])
+    moved = [{**one, "main_weight": one["main_weight"] * (1 + i)} for i, one in enumerate(trials)]
+    assert sample_of(search_of(moved)[1], search, paper, 2000).points != pytest.approx(a.points)
+
+
+def test_a_weight_of_zero_has_no_ratio() -> None:
+    names = HYPERPARAMETERS["ws-aux"]
+    trials = [dict.fromkeys(names, x) for x in (0.1, 0.2, 0.3)]
+    trials[1]["aux_weight"] = 0.0
+    search, made = search_of(trials)
+    assert len(sample_of(made, search, builtin_spec("ws-aux").paper, 2000).values) == 2
+
+
+def searched(model: str = "ws", random: int = 26) -> StudyResult:
+    """A study whose accuracy falls with dropout and learning rate times decay; two diverged, three learned nothing."""
+    rng, spec = np.random.default_rng(5), builtin_spec(model)
+    runs: list[Run] = [run("search", 0, params=dict(spec.paper), value=0.6)]
+    for i in range(1, random + 11):
+        own, place = {}, {}
+        for name in HYPERPARAMETERS[model]:
+            bounds, place[name] = spec.space[name], float(rng.random())
+            low, high = (math.log(x) if bounds.log else x for x in (bounds.low, bounds.high))
+            x = low + place[name] * (high - low)
+            own[name] = math.exp(x) if bounds.log else x
+        value = 0.9 - 0.1 * place["dropout"] - 0.05 * place["learning_rate"]
+        state = "diverged" if i in (3, 4) else "pruned" if i > random + 8 else "complete"
+        value = 0.5 if state == "diverged" else 0.55 if i in (5, 6, 7) else round(value, 4)
+        late = i > random
+        runs.append(run("search", i, params=own, value=value, state=state, adaptive=late, finished_at=float(i)))
+    return study(model, runs, spec=spec)
+
+
+@cache
+def usual() -> Dependence:
+    return dependence_of(searched())
+
+
+def test_only_random_trials_that_learned_are_fitted() -> None:
+    found = usual()
+    assert found.answer is not None
+    counts = found.counts
+    assert (counts.random, counts.diverged, counts.blank, counts.learned) == (26, 2, 3, 21)
+    assert found.answer.quality.n == 21
+    shown = [accuracy for _, accuracy in found.answer.effects[0].trials]
+    assert min(shown) > 0.7  # neither the paper's nor chance
+    checks = {check.what: check.quality.n for check in found.answer.sensitivity}
+    assert checks == {"all complete trials": 1 + 21 + 8, "with those that learned nothing": 24}
+
+
+def test_learning_nothing_is_what_one_answer_gives() -> None:
+    assert 0.56 < learned_least(2000) < 0.6
+    assert learned_least(200) > learned_least(2000)
+
+
+def test_the_sentences_say_what_was_found() -> None:
+    good = usual()
+    text = "\n".join(sentences(good))
+    assert "ws: no dependence is shown" in text
+    assert "finds the joint optimum" in text
+    assert "2 of 26 random trials diverged and are left out." in text
+    assert "3 of 26 random trials learned nothing" in text
+    assert "redundant" not in text
+    few = "\n".join(sentences(dependence_of(searched(random=12))))
+    assert "ws: no answer, too few trials to fit anything: 7 random ones learned something, 15 are needed." in few
+    assert "common scale is redundant" in "\n".join(sentences(dependence_of(searched("ws-aux"))))
+
+
+def test_charts_draw_every_part() -> None:
+    found = usual()
+    assert found.answer is not None
+    assert found.answer.contour is not None
+    bars = dependence_charts.importance_chart([found, found])
+    assert sum(len(trace.x) for trace in bars.data if trace.type == "bar") == 2 * 3 * 3
+    matrix = dependence_charts.interactions_chart([found])
+    assert [row.count(None) for row in matrix.data[0].z] == [1, 1, 1]
+    contours = dependence_charts.contours_chart([found])
+    points = {trace.name: len(trace.x) for trace in contours.data if trace.type == "scatter"}
+    assert points == {"random trials": 21, "the paper's values": 1, "one at a time, one pass": 1, "joint optimum": 1}
+    names = [part.name for part in dependence_parts([found]) if isinstance(part, PageFigure)]
+    assert names == ["importance", "effects-0", "interactions", "contours"]
+    assert list(dependence_parts([dependence_of(study("ws", []))])) == []
