@@ -129,7 +129,7 @@ def _go_through(engine: Engine, search: Search, storage: Any, watch: Stopwatch) 
             report = Report(slot_id=slot.id, token=token, trial_id=bound.trial_id, epoch=epoch, value=value)
             assert not storage.report([report], LEASE)
         with watch.step("prune"):
-            search.should_prune(slot)
+            search.should_prune(slot, epoch)
     outcome = {"state": "complete", "value": curve[-1], "train_loss": curve, "validation_accuracy": curve}
     with watch.step("finish"):
         assert slots.finish(engine, slot.id, token, outcome)

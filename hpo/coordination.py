@@ -201,7 +201,7 @@ class Coordinator(threading.Thread):
                 self._held.pop(slot_id, None)
         newest = {event.held.slot.id: event for event in reports if event.value is not None}
         for slot_id, event in newest.items():
-            if slot_id not in lost and event.held.search.should_prune(event.held.slot):
+            if slot_id not in lost and event.held.search.should_prune(event.held.slot, event.epoch):
                 with self._changed:
                     self._stopped.add(slot_id)
 

@@ -4,6 +4,7 @@ The slot is the truth and Optuna's trial its projection: `Search.tell` may be re
 times, for a slot that is finished but untold.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -101,6 +102,12 @@ def _pruner(spec: StudySpec) -> BasePruner:
     return NopPruner()
 
 
+def _first_pruned(spec: StudySpec) -> float:
+    """The first epoch at which the pruner may stop a trial."""
+    first = {"median": spec.warmup_epochs, "hyperband": spec.min_resource_epochs, "none": math.inf}
+    return first[spec.pruner.name]
+
+
 class Search:
     """One study of ours as Optuna sees it."""
 
@@ -109,6 +116,7 @@ class Search:
         self._storage = storage
         self._space = distributions(self.spec)
         self._pruner = _pruner(self.spec)
+        self._first_pruned = _first_pruned(self.spec)
 
     def _study(self, slot: Slot, sampler: BaseSampler | None = None) -> optuna.Study:
         suffix = "" if slot.kind == "search" else f":{slot.kind}"
@@ -127,9 +135,11 @@ class Search:
             trial = optuna.Trial(self._study(slot, _sampler(self.spec, slot)), slot.trial_id)
             return {name: float(trial._suggest(name, space)) for name, space in self._space.items()}
 
-    def should_prune(self, slot: Slot) -> bool:
-        """Whether the stored values of a search slot's trial are so poor that it should stop now."""
+    def should_prune(self, slot: Slot, epoch: int) -> bool:
+        """Whether the values that a search slot's trial has stored up to an epoch are so poor that it should stop."""
         if slot.kind != "search" or slot.idx < self.spec.sampler.startup_trials or slot.trial_id is None:
+            return False
+        if epoch < self._first_pruned:  # the pruner would say so itself, but read all trials first
             return False
         study = self._study(slot)
         trial = self._storage.get_trial(slot.trial_id)

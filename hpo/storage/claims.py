@@ -4,22 +4,23 @@ The database's clock alone judges leases. `slots.py` has what the holder of a le
 """
 
 from collections.abc import Collection
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    ScalarSelect,
     Select,
     String,
+    and_,
     case,
     cast,
     exists,
     func,
     literal,
-    literal_column,
     or_,
     select,
-    union_all,
     update,
 )
 
@@ -33,28 +34,19 @@ _expired = RUNNING & (slots.c.lease_expires < now())
 _fruitless = case((slots.c.epoch > slots.c.lease_epoch, 0), else_=1)  # this lease brought no new epoch
 _used_up = slots.c.expiries + _fruitless >= MAX_ATTEMPTS
 _other = slots.alias("other")
-_in_flight = (  # how many adaptive search slots of the study run now
-    select(func.count())
-    .where(
-        _other.c.study_id == studies.c.id,
-        _other.c.state == literal_column("'running'"),
-        _other.c.adaptive,
-    )
-    .correlate(studies)
-    .scalar_subquery()
-)
 _unpaused = (studies.c.id == slots.c.study_id) & ~studies.c.paused
-_open = union_all(  # what waits or runs: two partial indexes, which one condition over both would not use
-    *(
-        select(
-            slots.c.study_id,
-            slots.c.adaptive,
-            literal(int(state is RUNNING)).label("running"),
-            case((_expired & ~_used_up, 1), else_=0).label("expired"),
-        ).where(state)
-        for state in (WAITING, RUNNING)
-    )
-).subquery("open")
+
+
+def _of_study(what: ColumnElement[Any], *which: ColumnElement[bool]) -> ScalarSelect[Any]:
+    """Something about the slots of the study that the query around it looks at: by a partial index each."""
+    return select(what).where(slots.c.study_id == studies.c.id, *which).correlate(studies).scalar_subquery()
+
+
+_running = _of_study(func.count(), RUNNING)
+_expired_ready = _of_study(func.max(slots.c.id), _expired, ~_used_up)
+_first_fixed = _of_study(func.min(slots.c.idx), WAITING, ~slots.c.adaptive)
+_first_adaptive = _of_study(func.min(slots.c.idx), WAITING, slots.c.adaptive)
+_room = studies.c.in_flight - _of_study(func.count(), RUNNING, slots.c.adaptive)
 
 
 def claim(
@@ -72,10 +64,15 @@ def claim(
     so that repeats interleave; adaptive search slots last, and only while fewer than their study's
     `in_flight` of them run. Paused studies are left out, and slots whose attempts are used up (see `sweep`).
     """
-    wanted = [slots.c.model == model, *_among(slots.c.study_id, study_ids)]
+    own_slots = [slots.c.model == model, *_among(slots.c.study_id, study_ids)]
+    own_studies = [studies.c.model == model, *_among(studies.c.id, study_ids)]
     claimed: list[Slot] = []
     with begin_write(engine) as connection:
-        for pick in (_pick_expired, _pick_waiting, _pick_adaptive):
+        for pick, wanted in (
+            (_pick_expired, own_slots),
+            (_pick_waiting, own_slots),
+            (_pick_adaptive, own_studies),
+        ):
             left = n - len(claimed)
             if left > 0 and (picked := pick(connection, wanted, left)) is not None:
                 claimed += _lease(connection, picked, worker, lease_seconds)
@@ -107,19 +104,15 @@ def sweep(engine: Engine) -> list[int]:
 
 def next_models(engine: Engine, study_ids: Collection[int] | None = None) -> list[str]:
     """The models with something to claim, first the one whose study has the fewest running slots."""
-    a = _open
-    running = func.sum(a.c.running)
-    ready = func.sum(case((a.c.expired == 1, 1), (a.c.adaptive | (a.c.running == 1), 0), else_=1))
-    adaptive_waiting = func.sum(case((a.c.adaptive & (a.c.running == 0), 1), else_=0))
-    adaptive_running = func.sum(case((a.c.adaptive & (a.c.running == 1), 1), else_=0))
-    has_room = (adaptive_waiting > 0) & (adaptive_running < studies.c.in_flight)
+    claimable = or_(
+        _first_fixed.is_not(None),
+        _expired_ready.is_not(None),
+        and_(_first_adaptive.is_not(None), _room > 0),
+    )
     per_study = (
         select(studies.c.model)
-        .join(a, a.c.study_id == studies.c.id)
-        .where(~studies.c.paused, *_among(a.c.study_id, study_ids))
-        .group_by(studies.c.id, studies.c.model, studies.c.in_flight)
-        .having(or_(ready > 0, has_room))
-        .order_by(running, studies.c.id)
+        .where(studies.c.phase != "done", ~studies.c.paused, *_among(studies.c.id, study_ids), claimable)
+        .order_by(_running, studies.c.id)
     )
     with begin_read(engine) as connection:
         return list(dict.fromkeys(connection.scalars(per_study)))
@@ -160,23 +153,29 @@ def _pick_waiting(connection: Connection, wanted: list[ColumnElement[bool]], n: 
 
 
 def _pick_adaptive(connection: Connection, wanted: list[ColumnElement[bool]], n: int) -> Select[int] | None:
-    """Adaptive slots of the studies with room; these studies' rows stay locked, so the room is exact."""
-    waiting = [*wanted, WAITING, slots.c.adaptive]
-    roomy = select(studies.c.id).where(
-        studies.c.id.in_(select(slots.c.study_id).where(*waiting)),
-        ~studies.c.paused,
-        studies.c.in_flight > _in_flight,
+    """The first adaptive slots of studies with room; these studies' rows stay locked, so the room is exact.
+
+    The first `n` slots are of the `n` studies that come first. Those that another claim has locked are left to it,
+    unless there are no others.
+    """
+    roomy = (
+        select(studies.c.id)
+        .where(*wanted, ~studies.c.paused, _first_adaptive.is_not(None), _room > 0)
+        .order_by(_first_adaptive, studies.c.id)
+        .limit(n)
     )
-    locked = connection.scalars(roomy.order_by(studies.c.id).with_for_update(key_share=True)).all()
+    locked = connection.scalars(roomy.with_for_update(key_share=True, skip_locked=True)).all()
+    if not locked:
+        first = select(studies.c.id).where(studies.c.id.in_(roomy)).order_by(studies.c.id)
+        locked = connection.scalars(first.with_for_update(key_share=True)).all()
     if not locked:
         return None
     # Counted in a later statement, which on PostgreSQL sees what the last holder of the lock has claimed.
     place = func.row_number().over(partition_by=slots.c.study_id, order_by=slots.c.idx)
     queue = (
-        select(slots.c.id, slots.c.idx, slots.c.study_id, place.label("place"))
-        .add_columns((studies.c.in_flight - _in_flight).label("room"))
+        select(slots.c.id, slots.c.idx, slots.c.study_id, place.label("place"), _room.label("room"))
         .join_from(slots, studies, studies.c.id == slots.c.study_id)
-        .where(*waiting, slots.c.study_id.in_(locked))
+        .where(WAITING, slots.c.adaptive, slots.c.study_id.in_(locked))
         .subquery()
     )
     chosen = select(queue.c.id).where(queue.c.place <= queue.c.room)

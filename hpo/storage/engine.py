@@ -159,6 +159,11 @@ def translated(engine: Engine) -> Iterator[None]:
             raise SchemaError(
                 f"{display_url(engine)} lacks a table or column of hpo's; run `hpo db upgrade`"
             ) from error
+        if isinstance(getattr(error, "orig", None), psycopg.errors.InsufficientPrivilege):
+            raise DatabaseError(
+                f"{display_url(engine)}: {_reason(error)} (role {engine.url.username}); grant it, or use the role that "
+                "owns the tables"
+            ) from error
         if "not a database" in str(error):
             raise DatabaseError(f"{display_url(engine)} is not a SQLite database; name another file") from error
         if "malformed" in str(error):
@@ -282,6 +287,7 @@ def _open_postgresql(url: URL, application_name: str) -> Engine:
         pool_recycle=1800,
         connect_args={
             "application_name": application_name,
+            "client_encoding": "utf8",  # a database of SQL_ASCII would answer in bytes
             "connect_timeout": CONNECT_TIMEOUT,
             "options": " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items()),
             # A cut cable is noticed after about a minute, not after two hours.

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from hpo.errors import DatabaseError, DatabaseUnreachable, HpoError, SchemaError, UsageError
 from hpo.storage import engine as engine_module
+from hpo.storage import migrate
 from hpo.storage.engine import (
     READ_ONLY,
     begin_read,
@@ -139,6 +140,20 @@ def test_no_such_database_on_the_server(postgres) -> None:
     url = postgres.server.set(database="nowhere").render_as_string(hide_password=False)
     with pytest.raises(DatabaseUnreachable, match='database "nowhere" does not exist'):
         open_engine(url)
+
+
+def test_a_database_without_unicode(postgres, open_database) -> None:
+    """Where the server's default is SQL_ASCII, a text comes back as the text that it was."""
+    name = f"ascii_{os.getpid()}"
+    postgres.sql(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    engine = open_database(postgres.server.set(database=name).render_as_string(hide_password=False))
+    migrate.create_or_check(engine)
+    with begin_write(engine) as connection:
+        connection.execute(text("CREATE TABLE words (word text)"))
+        connection.execute(text("INSERT INTO words VALUES (:word)"), {"word": "Zürich \N{EURO SIGN}"})
+        assert connection.scalar(text("SELECT word FROM words")) == "Zürich \N{EURO SIGN}"
+    engine.dispose()
+    postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_a_missing_file_is_not_made_by_opening(tmp_path: Path) -> None:

@@ -151,6 +151,38 @@ def test_an_older_optuna_is_upgraded_on_demand(empty: Engine) -> None:
         assert connection.execute(text("SELECT library_version FROM version_info")).scalar() != "3.0.0"
 
 
+def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
+    """From the first version: what stood in the tables stands there still, and the newer index beside it."""
+    migrate.create_or_check(empty)
+    change(
+        empty,
+        "DROP INDEX ix_hpo_slots_queued",
+        "UPDATE hpo_alembic_version SET version_num = '0001'",
+    )
+    new = NewStudy(
+        name="ws",
+        model="ws",
+        spec="{}",
+        spec_digest="",
+        data_digest="",
+        seed=1,
+        startup_trials=0,
+        in_flight=1,
+        trial_seeds=[1, 2],
+        adaptive_from=0,
+        paper={},
+    )
+    create_study(empty, new)
+    for look in (migrate.check, migrate.create_or_check):
+        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0002; make a backup"):
+            look(empty)
+    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0002"]
+    migrate.check(empty)
+    with begin_read(empty) as connection:
+        assert "ix_hpo_slots_queued" in {index["name"] for index in inspect(connection).get_indexes("hpo_slots")}
+    assert [slot.idx for slot in claim(empty, 2, worker="w", lease_seconds=60, model="ws")] == [0]
+
+
 def test_a_failed_creation_leaves_nothing(empty: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both schemas are one transaction."""
 

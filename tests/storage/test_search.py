@@ -674,7 +674,7 @@ def test_median_pruning_is_optunas(sqlite_engine: Engine) -> None:
         for epoch in range(1, EPOCHS + 1):
             worker.report(slot, {epoch: curve(place, epoch)})
             pruner = MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=spec.warmup_epochs)
-            decision = worker.search.should_prune(slot)
+            decision = worker.search.should_prune(slot, epoch)
             assert decision == optunas(worker, slot, pruner)
             decisions.append((epoch, decision))
         worker.finish(slot, value=curve(place, EPOCHS))
@@ -683,13 +683,28 @@ def test_median_pruning_is_optunas(sqlite_engine: Engine) -> None:
     assert not any(decision for epoch, decision in decisions if epoch < spec.warmup_epochs)
 
 
+@pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
+def test_no_trial_is_read_before_the_pruner_may_stop_one(sqlite_engine: Engine, statements, pruner: str) -> None:
+    """The answer is known without the database: most of a trial's questions come that early."""
+    spec = spec_of(pruner=pruner, trials=20)
+    worker = start(sqlite_engine, spec)
+    history(worker, STARTUP)
+    slot = one_slot(worker)
+    first = {"median": spec.warmup_epochs, "hyperband": spec.min_resource_epochs, "none": EPOCHS + 1}[pruner]
+    for epoch in range(1, EPOCHS + 1):
+        worker.report(slot, {epoch: 0.9})
+        with statements(sqlite_engine) as sent:
+            worker.search.should_prune(slot, epoch)
+        assert bool(sent) == (epoch >= first), epoch
+
+
 def test_hyperband_is_optunas(sqlite_engine: Engine, open_database: Callable[[str], Engine], tmp_path: Path) -> None:
     """Hyperband keeps notes in the trials, so ours and Optuna's own run over two copies of one database."""
     spec = spec_of(pruner="hyperband", trials=40)
     worker = start(sqlite_engine, spec)
     history(worker, STARTUP)
     for slot in slots.list_slots(sqlite_engine, worker.row.id, "search")[:STARTUP]:
-        assert not worker.search.should_prune(slot)  # a start-up trial, and no note of it
+        assert not worker.search.should_prune(slot, EPOCHS)  # a start-up trial, and no note of it
         assert not any(key.startswith("completed_rung") for key in worker.trial(slot).system_attrs)
     copied = twin(sqlite_engine, open_database, tmp_path / "twin.db")
     other = Worker(copied, worker.row)
@@ -700,7 +715,7 @@ def test_hyperband_is_optunas(sqlite_engine: Engine, open_database: Callable[[st
         for epoch in range(1, EPOCHS + 1):
             for who, slot in ((worker, ours), (other, theirs)):
                 who.report(slot, {epoch: curve(place, epoch)})
-            decision = worker.search.should_prune(ours)
+            decision = worker.search.should_prune(ours, epoch)
             assert decision == optunas(other, theirs, pruner)
             decisions.append(decision)
             if decision:
@@ -720,7 +735,7 @@ def test_a_trial_that_another_worker_finished_is_not_pruned(sqlite_engine: Engin
     successor = Worker(sqlite_engine, worker.row)
     successor.finish(slot)
     successor.tell()
-    assert not worker.search.should_prune(slot)
+    assert not worker.search.should_prune(slot, EPOCHS)
 
 
 def test_startup_trials_are_never_pruned(sqlite_engine: Engine) -> None:
@@ -738,8 +753,8 @@ def test_startup_trials_are_never_pruned(sqlite_engine: Engine) -> None:
         worker.report(slot, dict.fromkeys(range(1, EPOCHS + 1), 0.1))
         assert optunas(worker, slot, MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=5))
     assert (last.idx, first.idx) == (STARTUP - 1, STARTUP)
-    assert not worker.search.should_prune(last)
-    assert worker.search.should_prune(first)
+    assert not worker.search.should_prune(last, EPOCHS)
+    assert worker.search.should_prune(first, EPOCHS)
 
 
 def test_none_prunes_nothing_and_rounds_are_never_pruned(sqlite_engine: Engine) -> None:
@@ -748,13 +763,13 @@ def test_none_prunes_nothing_and_rounds_are_never_pruned(sqlite_engine: Engine) 
     history(worker, STARTUP)
     slot = one_slot(worker)
     worker.report(slot, dict.fromkeys(range(1, EPOCHS + 1), 0.0))
-    assert not worker.search.should_prune(slot)
+    assert not worker.search.should_prune(slot, EPOCHS)
     assert not optunas(worker, slot, NopPruner())
     for kind in ("confirm", "final"):
         round_ = replace(slot, kind=kind, idx=99)
         median = Search(worker.storage, replace(worker.row, spec=spec_of(trials=20).canonical()))
-        assert median.should_prune(replace(slot, idx=99))  # the very values for which a search trial stops
-        assert not median.should_prune(round_)
+        assert median.should_prune(replace(slot, idx=99), EPOCHS)  # the very values for which a search trial stops
+        assert not median.should_prune(round_, EPOCHS)
 
 
 def test_a_diverged_or_pruned_trial_counts_for_the_median_as_optuna_counts_it(sqlite_engine: Engine) -> None:
@@ -774,7 +789,7 @@ def test_a_diverged_or_pruned_trial_counts_for_the_median_as_optuna_counts_it(sq
     for epoch in range(1, EPOCHS + 1):
         worker.report(slot, {epoch: 0.6})
         pruner = MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=spec.warmup_epochs)
-        assert worker.search.should_prune(slot) == optunas(worker, slot, pruner)
+        assert worker.search.should_prune(slot, epoch) == optunas(worker, slot, pruner)
 
 
 def test_a_known_zero_on_a_log_scale_is_refused_where_it_would_be_a_trial(sqlite_engine: Engine) -> None:
