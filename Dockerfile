@@ -31,8 +31,8 @@ ENV PATH=/opt/hpo/bin:$PATH
 ARG PIP_ARGS=""
 WORKDIR /tmp/install
 COPY pyproject.toml constraints.txt ./
-RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
+RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*p['dependencies'], *p['optional-dependencies']['s3'], sep='\n')" > requirements.txt \
     && pip install --no-cache-dir --constraint constraints.txt ${PIP_ARGS} --requirement requirements.txt
 
 # A GPU worker that trains on the CPU unnoticed is a fault; a CPU image with CUDA in it is only large.
@@ -52,7 +52,7 @@ RUN pip install --no-cache-dir --no-deps --no-index /wheel/*.whl
 ARG GIT_COMMIT=""
 ENV HPO_GIT_COMMIT=${GIT_COMMIT}
 
-RUN useradd --create-home --uid 1000 hpo && install --directory --owner=hpo --group=hpo /work /data
+RUN useradd --create-home --uid 1000 hpo && install --directory --owner=hpo --group=hpo /work /data /artifacts
 USER hpo
 WORKDIR /work
 ENTRYPOINT ["hpo"]

@@ -10,7 +10,10 @@ import hashlib
 import io
 import json
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +28,7 @@ from hpo.training.population import LaneState
 
 _HEAD = b"hpo 1 "
 _ARRAYS = ("parameters", "first_moment", "second_moment")
+_LEFT_ALONE = 86_400.0  # seconds until a half-written file is taken for that of a writer that was killed
 
 
 class Damaged(HpoError):
@@ -59,6 +63,10 @@ class Folder:
             probe = folder / f".probe-{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
+            for half in folder.glob(".*"):
+                with suppress(FileNotFoundError):  # its writer has renamed it
+                    if time.time() - half.stat().st_mtime > _LEFT_ALONE:
+                        half.unlink()
         except OSError as error:
             raise NoArtifacts(f"{folder}: {error.strerror}; name a folder to write to with --artifacts") from error
 
@@ -88,28 +96,46 @@ class Bucket:
     """Objects in an S3-compatible bucket, through Optuna's artifact store; needs boto3."""
 
     def __init__(self, url: str) -> None:
-        """`url` is s3://BUCKET; address and credentials come from boto3's own environment variables."""
+        """`url` is s3://BUCKET or s3://BUCKET/PREFIX; address and credentials are boto3's own settings.
+
+        Raises NoArtifacts where boto3 is missing or an object cannot be written, read and removed there.
+        """
         try:
+            import boto3  # type: ignore[import-untyped]  # ships no types
+            from botocore.config import Config  # type: ignore[import-untyped]
             from optuna.artifacts import Boto3ArtifactStore
             from optuna.artifacts.exceptions import ArtifactNotFound
-
-            self._missing = ArtifactNotFound
-            self._store = Boto3ArtifactStore(url.removeprefix("s3://").strip("/"))
         except ImportError as error:
             raise NoArtifacts(f"--artifacts {url} needs boto3; `pip install boto3`") from error
+        self._missing = ArtifactNotFound
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        try:
+            # A bucket that does not answer must not hold up a worker that is told to stop.
+            impatient = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
+            self._store = Boto3ArtifactStore(bucket, client=boto3.client("s3", config=impatient))
+            probe = f".probe-{uuid.uuid4().hex}"
+            self.write(probe, b"")
+            self.read(probe)
+            self.remove(probe)
+        except Exception as error:  # boto3 has no one class for what can go wrong
+            raise NoArtifacts(
+                f"--artifacts {url}: {' '.join(str(error).split())}; check the bucket's name, AWS_ENDPOINT_URL and "
+                "the credentials"
+            ) from error
 
     def write(self, name: str, body: bytes) -> None:
-        self._store.write(name, io.BytesIO(body))
+        self._store.write(self._prefix + name, io.BytesIO(body))
 
     def read(self, name: str) -> bytes | None:
         try:
-            with self._store.open_reader(name) as reader:
+            with self._store.open_reader(self._prefix + name) as reader:
                 return reader.read()
         except self._missing:
             return None
 
     def remove(self, name: str) -> None:
-        self._store.remove(name)
+        self._store.remove(self._prefix + name)
 
 
 def sealed(body: bytes) -> bytes:

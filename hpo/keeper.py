@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from hpo.artifacts import Checkpoint, Checkpoints
 from hpo.job import Job
 from hpo.training.population import LaneState
+
+WRITERS = 8  # checkpoints written at once: a bucket takes long for each
 
 
 class Keeper:
@@ -23,13 +26,19 @@ class Keeper:
 
     def save(self, states: Iterable[tuple[Job, LaneState]]) -> None:
         """Keep trainings where they are, at an epoch boundary."""
-        try:
-            for job, state in states:
-                if state.epoch:
-                    self._checkpoints.save(job.digest, Checkpoint(state=state, record=job.record()))
-        except Exception as error:  # a full disk, a bucket that does not answer: the training goes on
-            self._say(f"no checkpoint: {error}")
+        with ThreadPoolExecutor(WRITERS) as pool:
+            kept = [pool.submit(self._save, job, state) for job, state in states if state.epoch]
+        problems = {problem for one in kept if (problem := one.result()) is not None}
+        for problem in sorted(problems):
+            self._say(f"no checkpoint: {problem}")
         self._last = time.monotonic()
+
+    def _save(self, job: Job, state: LaneState) -> str | None:
+        try:
+            self._checkpoints.save(job.digest, Checkpoint(state=state, record=job.record()))
+        except Exception as error:  # a full disk, a bucket that does not answer: the training goes on
+            return str(error)
+        return None
 
     def load(self, job: Job) -> LaneState | None:
         """Where an earlier attempt got to, its record taken over; None: from the start."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-GRACE_SECONDS = 60.0  # for a worker to end its epoch and give its slots back
+GRACE_SECONDS = 30.0  # for a worker to checkpoint what it trains and give its slots back; it promises 10
 
 
 def workers_here() -> int:

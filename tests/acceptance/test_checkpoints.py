@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import boto3
 import pytest
 from commandline import DRAIN, Hpo, finish, train, wait_until
 from test_workers import check_exact
@@ -59,6 +60,20 @@ def test_an_interrupted_training_equals_the_undisturbed_one(hpo: Hpo, number: si
         assert slot.outcome[name] == other.outcome[name], name
     assert slot.attempt == 2
     assert list(Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()) == []
+
+
+def test_another_worker_goes_on_from_a_bucket(hpo: Hpo, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where workers share no folder; nothing is left in the bucket."""
+    monkeypatch.setenv("HPO_ARTIFACTS", bucket)
+    interrupt(hpo, signal.SIGTERM)
+    assert "ws trial 0: goes on after epoch " in hpo(*DRAIN).stderr
+    slot, other = search_slot(hpo.url), undisturbed(hpo)
+    assert slot.outcome is not None
+    assert other.outcome is not None
+    assert slot.outcome["resumed_at"]
+    assert slot.outcome["train_loss"] == other.outcome["train_loss"]
+    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="hpo")
+    assert not (hpo.folder / "hpo.db.artifacts" / "checkpoints").exists()
 
 
 def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:

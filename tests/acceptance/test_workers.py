@@ -142,7 +142,7 @@ def test_a_worker_that_slept_too_long_drops_its_result(hpo: Hpo) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_gives_the_slots_back(hpo: Hpo, number: signal.Signals, code: int) -> None:
-    """At the end of the epoch; the attempt is not used up and the next worker goes on with the same trial."""
+    """At the next step; the attempt is not used up and the next worker goes on with the same trial."""
     hpo.create(trials=2, epochs=200, confirm_rounds=1, rounds=1)
     worker = hpo.start("worker", "--device", "cpu", "--population", "2")
     wait_until(lambda: any(epoch > 0 for _, epoch, _ in hpo.running()))

@@ -1,11 +1,13 @@
 """Checkpoints and results on disk: whole or noticed not to be."""
 
+import os
 from pathlib import Path
 
+import boto3
 import pytest
 import torch
 
-from hpo.artifacts import Checkpoint, Checkpoints, Damaged, Folder, NoArtifacts, Spool, default_folder
+from hpo.artifacts import Bucket, Checkpoint, Checkpoints, Damaged, Folder, NoArtifacts, Spool, default_folder
 from hpo.storage.engine import open_engine
 from hpo.training.population import LaneState
 
@@ -54,6 +56,51 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NoArtifacts, match="--artifacts"):
         Folder(tmp_path / "file" / "below")
+
+
+def test_half_written_files_of_killed_writers_go(tmp_path: Path) -> None:
+    """After a day; a younger one may still be renamed by its writer."""
+    old, young = tmp_path / ".one.77", tmp_path / ".two.78"
+    for half in (old, young):
+        half.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    Folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".two.78"]
+
+
+def test_checkpoints_in_a_bucket(bucket: str) -> None:
+    """Written by one worker, read by another, replaced, removed; the prefix keeps others' objects apart."""
+    kept, others = Checkpoints(Bucket(bucket)), Checkpoints(Bucket("s3://hpo"))
+    assert kept.load("one") is None
+    kept.save("one", checkpoint(1))
+    last = checkpoint(2)
+    kept.save("one", last)
+    found = Checkpoints(Bucket(bucket)).load("one")
+    assert found is not None
+    assert found.state.epoch == 2
+    assert torch.equal(found.state.parameters, last.state.parameters)
+    assert others.load("one") is None
+    assert others.load("team/a/one") is not None
+    kept.remove("one")
+    kept.remove("one")
+    assert kept.load("one") is None
+    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="hpo")  # the probes are gone too
+
+
+def test_a_bucket_that_is_not_there(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such bucket, nobody listening, no credentials: one line each, before any training."""
+    with pytest.raises(NoArtifacts, match=r"--artifacts s3://other: .*NoSuchBucket.*check the bucket's name") as error:
+        Bucket("s3://other")
+    assert "\n" not in str(error.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(NoArtifacts, match="Could not connect"):
+        Bucket(bucket)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with pytest.raises(NoArtifacts, match="credentials"):
+        Bucket(bucket)
 
 
 def test_databases_have_parts_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
