@@ -3,7 +3,8 @@
 The app has no authentication and serves routes that change or delete studies. So it listens on loopback
 only, and because every page that a browser on this machine shows can reach loopback too, it also refuses
 requests that another site sent: a foreign Host header (DNS rebinding) or a change asked for by a page of
-another origin (cross-site request forgery).
+another origin (cross-site request forgery). Of the changes only notes are let through: the app would rename,
+delete and tell Optuna's studies and trials behind our queue's back.
 """
 
 import errno
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # change nothing (RFC 9110, section 9.2.1)
 
+_NOTE = re.compile(r"/api/studies/[0-9]+(/[0-9]+)?/note")  # of a study, of a trial
 _LOCAL_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
 
 
@@ -155,4 +157,6 @@ def refusal(environ: "WSGIEnvironment") -> str | None:
         return "refused: a page of another origin asked for a change"
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
         return "refused: another site asked for a change"
+    if not _NOTE.fullmatch(environ.get("PATH_INFO", "")):
+        return "refused: here only notes may be changed; studies are changed with `hpo study`"
     return None

@@ -140,6 +140,21 @@ def test_own_page_may_change(port: int) -> None:
     assert ask(port, "/api/studies/1/note", "PUT", {"body": "from curl", "version": 2})[0] == 204
 
 
+def test_studies_and_trials_stay_as_they_are(port: int) -> None:
+    """Deleting, renaming and telling would be behind the queue's back; the answer names the way."""
+    before = study_names(port)
+    for path, method, body in (
+        ("/api/studies/1", "DELETE", None),
+        ("/api/studies/1/rename", "POST", {"study_name": "other"}),
+        ("/api/studies", "POST", {"study_name": "another", "directions": ["maximize"]}),
+        ("/api/trials/1/tell", "POST", {"state": "FAIL"}),
+        ("/api/trials/1/user-attrs", "POST", {"user_attrs": {"a": 1}}),
+    ):
+        status, answer = ask(port, path, method, body)
+        assert (status, "`hpo study`" in answer) == (403, True), path
+    assert study_names(port) == before
+
+
 def test_reads_do_not_wait_for_a_writer(port: int, database: str) -> None:
     """While a worker holds the database's write lock, the page still shows the studies."""
     engine = open_engine(database)
