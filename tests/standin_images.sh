@@ -27,8 +27,10 @@ python3 - "$here/pyproject.toml" >"$work/requirements.txt" <<'PYTHON'
 import sys
 import tomllib
 
-project = tomllib.load(open(sys.argv[1], "rb"))
-print(*project["project"]["dependencies"], *project["build-system"]["requires"], sep="\n")
+file = tomllib.load(open(sys.argv[1], "rb"))
+project = file["project"]
+wanted = [*project["dependencies"], *project["optional-dependencies"]["s3"], *file["build-system"]["requires"]]
+print(*wanted, sep="\n")
 PYTHON
 mkdir "$work/context"
 python3 -m pip download --quiet --dest "$work/context/wheels" --constraint "$here/constraints.txt" \
