@@ -20,6 +20,16 @@ class Column:
     long: bool = False  # text that may be broken into lines
 
 
+def texts(*titles: str) -> tuple[Column, ...]:
+    """Columns of text."""
+    return tuple(Column(title=title) for title in titles)
+
+
+def numbers(*titles: str) -> tuple[Column, ...]:
+    """Columns of numbers."""
+    return tuple(Column(title=title, number=True) for title in titles)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageTable:
     """A table as it stands on the page; cells are text already."""
@@ -39,12 +49,9 @@ class PageFigure:
     spec: dict[str, Any]  # plotly's data and layout
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
-    """A heading and what stands below it, in order: text lines, tables, figures."""
-
-    title: str
-    parts: tuple["str | Callout | Bullets | PageTable | PageFigure", ...]
+def drawn(name: str, caption: str, figure: Any) -> PageFigure:
+    """A figure of plotly's for the page."""
+    return PageFigure(name=name, caption=caption, spec=figure.to_plotly_json())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +67,17 @@ class Bullets:
 
     lines: tuple[str, ...]
     lead: bool = False  # larger: the headline's
+
+
+Part = str | Callout | Bullets | PageTable | PageFigure  # a str is a paragraph
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A heading and what stands below it, in order."""
+
+    title: str
+    parts: tuple[Part, ...]
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section], plotly_js: str) -> str:
@@ -81,7 +99,7 @@ def _section(index: int, section: Section) -> str:
     return f'<section id="s{index}"><h2>{escape(section.title)}</h2>\n{parts}\n</section>'
 
 
-def _part(part: "str | Callout | Bullets | PageTable | PageFigure") -> str:
+def _part(part: Part) -> str:
     match part:
         case str():
             return f"<p>{escape(part)}</p>"
