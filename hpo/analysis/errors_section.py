@@ -1,22 +1,49 @@
-"""The report's section on where comparing fails."""
+"""The report's section on where comparing fails: by digits, by named digits, by single pairs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hpo.analysis import charts
-from hpo.analysis.answers import Answers, error_grid
+from hpo.analysis import charts, pictures
+from hpo.analysis.answers import Answers, ErrorGrid, error_grid, shown_label
 from hpo.analysis.cells import CONFIGURATIONS, NOTHING, percent
-from hpo.analysis.page import Callout, PageTable, Part, drawn, numbers, texts
-from hpo.analysis.records import PAPER, TUNED, StudyResult
+from hpo.analysis.confusion import DigitConfusion
+from hpo.analysis.gallery import Gallery
+from hpo.analysis.gather import Report
+from hpo.analysis.page import Bullets, Callout, PageTable, Part, drawn, numbers, texts
+from hpo.analysis.records import StudyResult
+from hpo.spec import MODELS
+
+_COLOUR_NAMES = dict(zip(MODELS, ("blue", "orange", "green"), strict=True))  # of charts.COLOURS
 
 
-def errors_parts(results: Sequence[StudyResult], answers: Mapping[int, Answers]) -> Iterable[Part]:
-    """Where comparing fails, of each study's tuned configuration, or the paper's where that is all there is."""
-    grids = []
+def errors_parts(report: Report) -> Iterable[Part]:
+    """The whole section; nothing where no final round has stored its answers."""
+    yield from _by_digits(list(_grids(report.results, report.answers)))
+    refused = sum(one.refused for one in report.answers.values())
+    if refused:
+        yield Callout(text=f"{refused} rounds are left out here: their answers do not give the stored accuracy.")
+    yield from _by_names(report.confusions)
+    for index, gallery in enumerate(report.galleries):
+        yield from _by_pairs(index, gallery)
+    if report.without_images:
+        yield (
+            f"Left out here: {', '.join(report.without_images)}. Their images are not at hand, so their test pairs "
+            "are not known; `hpo --data FOLDER report` with the images they were tested on shows them."
+        )
+
+
+# --- By digits --------------------------------------------------------------------------------------------
+
+
+def _grids(results: Sequence[StudyResult], answers: Mapping[int, Answers]) -> Iterable[ErrorGrid]:
+    """Of each study's tuned configuration, or the paper's where that is all there is."""
     for result in results:
-        by_label = answers[result.id].by_label if result.id in answers else {}
-        label = next((label for label in (TUNED, PAPER) if label in by_label), None)
+        label = shown_label(answers.get(result.id))
         if label is not None:
-            grids.append(error_grid(result.name, result.model, label, list(by_label[label].values())))
+            rounds = list(answers[result.id].by_label[label].values())
+            yield error_grid(result.name, result.model, label, rounds)
+
+
+def _by_digits(grids: Sequence[ErrorGrid]) -> Iterable[Part]:
     if not grids:
         return
     kinds: tuple[tuple[str, Callable[[int, int], bool]], ...] = (
@@ -46,6 +73,67 @@ def errors_parts(results: Sequence[StudyResult], answers: Mapping[int, Answers])
         "digit 2, so on the diagonal and above it the right answer is yes.",
         charts.errors_chart(grids),
     )
-    refused = sum(one.refused for one in answers.values())
-    if refused:
-        yield Callout(text=f"{refused} rounds are left out here: their answers do not give the stored accuracy.")
+
+
+# --- By named digits --------------------------------------------------------------------------------------
+
+
+def _by_names(confusions: Sequence[DigitConfusion]) -> Iterable[Part]:
+    if not confusions:
+        return
+    yield Bullets(lines=tuple(line for one in confusions for line in naming_sentences(one)))
+    yield drawn(
+        "confusion",
+        "Which digits are taken for which by models that are trained to name them: percent of the true digit's images, "
+        "both images of every pair, over all final rounds. The diagonal is what was named right.",
+        pictures.confusion_chart(confusions),
+    )
+
+
+def naming_sentences(one: DigitConfusion) -> Iterable[str]:
+    """How well one configuration names the digits, and whether its wrong answers come from there."""
+    which = f"{one.study}, {CONFIGURATIONS.get(one.label, one.label)}"
+    worst = ", ".join(f"{i} for {j} ({n} times, {100 * share:.1f}% of the {i}s)" for i, j, n, share in one.worst(5))
+    yield (
+        f"{which}: {percent(one.accuracy, 2)}% of {one.images:,} digits are named right"
+        + (f"; most often it takes {worst}." if worst else ".")
+    )
+    if one.wrong:
+        failed = one.wrong_though_named
+        yield (
+            f"{which}: of {one.wrong:,} wrong answers, {failed:,} ({percent(failed / one.wrong, 0)}%) came although "
+            "both digits were named right, so comparing itself failed; in the others a digit was misnamed."
+        )
+    if one.misnamed:
+        saved = one.right_though_misnamed
+        yield (
+            f"{which}: of {one.misnamed:,} pairs with a misnamed digit, {saved:,} "
+            f"({percent(saved / one.misnamed, 0)}%) were answered right all the same. Comparing the named digits would "
+            f"answer {percent(one.right_by_names / one.pairs, 2)}% right, the network's own answer is right in "
+            f"{percent(one.right / one.pairs, 2)}%."
+        )
+
+
+# --- By pairs ---------------------------------------------------------------------------------------------
+
+
+def _by_pairs(index: int, gallery: Gallery) -> Iterable[Part]:
+    if gallery.still_tuned:
+        yield (
+            "The pairs most often got wrong are not shown yet: as long as a study is being tuned on these images "
+            f"({', '.join(gallery.still_tuned)}), nobody looks at the test pool."
+        )
+        return
+    if not gallery.pairs:
+        return
+    models = [model for model in MODELS if any(c.model == model for pair in gallery.pairs for c in pair.counts)]
+    order = ", ".join(f"{model} ({_COLOUR_NAMES[model]})" for model in models)
+    yield drawn(
+        f"gallery-{index}",
+        f"The {len(gallery.pairs)} test pairs that most trainings got wrong, as the networks see them. Above: the "
+        f"question and its right answer. Below: how many trainings were wrong, {order}; a training is one final round "
+        f"of one configuration ({', '.join(gallery.studies)}). Ranked by the share of trainings that were wrong, ties "
+        "by how often the two images were part of wrong answers at all; of an image's pairs only the first is shown. "
+        f"Of {gallery.met:,} pairs, {gallery.by_all:,} were answered wrongly by every training.",
+        pictures.gallery_chart(gallery),
+    )

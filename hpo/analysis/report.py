@@ -14,6 +14,8 @@ from sqlalchemy import Engine
 
 from hpo.analysis import sections, tables
 from hpo.analysis.dependence_section import sentences
+from hpo.analysis.errors_section import naming_sentences
+from hpo.analysis.gallery import Gallery
 from hpo.analysis.gather import Report, gather
 from hpo.analysis.page import render
 from hpo.analysis.results import summary
@@ -83,11 +85,20 @@ def as_json(report: Report) -> dict[str, Any]:
                 report.results, report.tuning, report.dependence, report.provenance, strict=True
             )
         ],
+        "naming": [{"sentences": list(naming_sentences(one)), **_plain(one)} for one in report.confusions],
+        "hardest_pairs": [_hardest(gallery) for gallery in report.galleries],
+        "models": [_plain(cost) for cost in report.costs],
+        "latency": None if report.latencies is None else _plain(report.latencies),
     }
 
 
+def _hardest(gallery: Gallery) -> dict[str, Any]:
+    """A gallery without its pictures: whoever has the images finds them by number."""
+    return {name: _plain(getattr(gallery, name)) for name in Gallery.__slots__ if name != "pictures"}
+
+
 def _tables(report: Report) -> dict[str, list[tables.Line]]:
-    return tables.of(report.results, report.comparison, report.dependence)
+    return tables.of(report)
 
 
 def _plain(thing: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpo.analysis import charts, figures
+from hpo.analysis import charts, figures, pictures
 from hpo.analysis.cells import (
     CONFIGURATIONS,
     MINUS,
@@ -26,6 +26,7 @@ from hpo.analysis.page import Bullets, Callout, Column, PageTable, Part, Section
 from hpo.analysis.pairs import Pair
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.records import StudyResult
+from hpo.analysis.timeline import Timeline
 from hpo.analysis.tuning_section import tuning_parts
 
 
@@ -40,11 +41,12 @@ def sections_of(report: Report) -> list[Section]:
         Section(title="Headline", parts=tuple(_headline(results, comparison))),
         Section(title="Test accuracy", parts=tuple(_accuracy(results, comparison))),
         Section(title="Comparison, paired by round", parts=tuple(_comparison(comparison))),
-        Section(title="Where comparing fails", parts=tuple(errors_parts(results, report.answers))),
-        Section(title="What tuning did", parts=tuple(tuning_parts(report.tuning))),
+        Section(title="Where comparing fails", parts=tuple(errors_parts(report))),
+        Section(title="What tuning did", parts=tuple(tuning_parts(report.tuning, report.costs, report.latencies))),
         Section(title="The search", parts=tuple(_search(results))),
         Section(title=DEPENDENCE, parts=tuple(dependence_parts(report.dependence))),
         Section(title="Learning curves", parts=tuple(_curves(results))),
+        Section(title="Who trained what when", parts=tuple(_timeline(report.timeline))),
         Section(title="Record", parts=tuple(_record(report.provenance))),
     ]
     return [section for section in found if section.parts]
@@ -223,6 +225,27 @@ def _curves(results: Sequence[StudyResult]) -> Iterable[Part]:
             "accuracy (%) comes from the confirm rounds, training loss from the final ones.",
             charts.curves_chart(curves),
         )
+
+
+def _timeline(timeline: Timeline | None) -> Iterable[Part]:
+    if timeline is None:
+        return
+    shown, notes = len(timeline.rows), []
+    if shown < timeline.workers:
+        notes.append(
+            f"Of {timeline.workers} workers the {shown} with the most slots are shown; the others had "
+            f"{timeline.hidden:,} slots."
+        )
+    if timeline.running:
+        notes.append(f"{timeline.running} slots that have not ended are not shown.")
+    yield drawn(
+        "timeline",
+        "Every slot from its claim to its end, in its worker's row; slots that overlap lie one below the other, as the "
+        "lanes of a population do. Pale: search; hatched: confirm; full: final. A slot is claimed shortly before its "
+        "lane is free. Of one that was claimed more than once the database knows the last worker: the bar is as long "
+        f"as it trained. {' '.join(notes)}".rstrip(),
+        pictures.timeline_chart(timeline),
+    )
 
 
 # --- Record -----------------------------------------------------------------------------------------------

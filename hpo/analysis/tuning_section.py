@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis import charts
 from hpo.analysis.cells import CONFIGURATIONS, NOTHING, percent, signed, value
+from hpo.analysis.models_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.page import Bullets, PageTable, Part, numbers, texts
 from hpo.analysis.tuning import Tuning
 
 
-def tuning_parts(tuning: Sequence[Tuning]) -> Iterable[Part]:
+def tuning_parts(tuning: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
     """The whole section."""
     yield Bullets(lines=tuple(f"{one.study}: {one.verdict}" for one in tuning))
     yield _configurations(tuning)
@@ -18,6 +19,12 @@ def tuning_parts(tuning: Sequence[Tuning]) -> Iterable[Part]:
         "and draws from pool A; the test uses pool B, which no tuning saw. Only the test is unbiased."
     )
     yield _cost(tuning)
+    if latencies is not None:
+        yield _models(costs, latencies)
+        yield (
+            "Multiply-adds are those of the convolutions and linear layers. Latency is the median of a few passes of "
+            f"the plain network ({latencies.device}), measured when this report was made: no two reports have the same."
+        )
 
 
 def _configurations(tuning: Sequence[Tuning]) -> PageTable:
@@ -66,6 +73,30 @@ def _cost(tuning: Sequence[Tuning]) -> PageTable:
         caption="What it cost (lanes of one device train side by side)",
         columns=texts("study") + numbers(*titles),
         rows=tuple((one.study, *_spend_cells(one)) for one in tuning),
+    )
+
+
+def _models(costs: Sequence[ModelCost], latencies: Latencies) -> PageTable:
+    one, many = BATCHES
+    titles = (
+        "parameters",
+        "multiply-adds a pair",
+        "latency of one pair, ms",
+        f"of a pair among {many:,}, \N{MICRO SIGN}s",
+    )
+    return PageTable(
+        caption="What each model costs to use",
+        columns=texts("model") + numbers(*titles),
+        rows=tuple(
+            (
+                cost.model,
+                f"{cost.parameters:,}",
+                f"{cost.multiply_adds:,}",
+                f"{1e3 * latencies.of(cost.model, one).a_pair:.2f}",
+                f"{1e6 * latencies.of(cost.model, many).a_pair:.0f}",
+            )
+            for cost in costs
+        ),
     )
 
 
