@@ -103,13 +103,14 @@ def test_only_pictures_of_tested_pairs(digits: Digits) -> None:
     assert np.abs(np.array(found.pictures[6]) - exact).max() <= 0.5
 
 
-def test_nothing_is_shown_while_a_study_is_being_tuned(digits: Digits) -> None:
+@pytest.mark.parametrize("phase", ["search", "confirm"])
+def test_nothing_is_shown_while_a_study_is_being_tuned(digits: Digits, phase: str) -> None:
     """Another study on the same images may still be tuned by whoever reads the report; one on others may."""
     done = finished(digits, "a", 1)
-    searching = study("ws", [], name="b", id=2, phase="search", data_digest=digits.digest)
-    (found,) = gallery([done, searching], digits, answered([0]))
+    being_tuned = study("ws", [], name="b", id=2, phase=phase, data_digest=digits.digest)
+    (found,) = gallery([done, being_tuned], digits, answered([0]))
     assert (found.pairs, dict(found.pictures), found.still_tuned) == ((), {}, ("b",))
-    (found,) = gallery([done, study("ws", [], name="b", id=2, phase="confirm")], digits, answered([0]))
+    (found,) = gallery([done, study("ws", [], name="b", id=2, phase=phase)], digits, answered([0]))
     assert len(found.pairs) == 1
     assert found.still_tuned == ()
 

@@ -80,6 +80,8 @@ def test_too_many_workers_are_cut_and_counted() -> None:
 
 def test_pauses_are_long_gaps_of_all_rows() -> None:
     assert long_pauses([(0, 10), (5, 40), (43, 60), (200, 210)]) == ((60, 200),)  # busy 67: 3 is short, 140 long
+    assert long_pauses([(0, 40), (47, 70)]) == ((40, 47),)  # busy 63: from 6.3 on
+    assert long_pauses([(0, 40), (46, 69)]) == ()
     assert long_pauses([(0, 10), (0, 2), (12, 20)], share=0.05) == ((10, 12),)
     assert long_pauses([]) == ()
 
