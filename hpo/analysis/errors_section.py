@@ -8,7 +8,7 @@ from hpo.analysis.cells import CONFIGURATIONS, NOTHING, percent
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.gallery import Gallery
 from hpo.analysis.gather import Report
-from hpo.analysis.page import Bullets, Callout, PageTable, Part, drawn, numbers, texts
+from hpo.analysis.page import Bullets, Callout, PageImages, PageTable, Part, drawn, numbers, texts
 from hpo.analysis.records import StudyResult
 from hpo.spec import MODELS
 
@@ -22,8 +22,8 @@ def errors_parts(report: Report) -> Iterable[Part]:
     if refused:
         yield Callout(text=f"{refused} rounds are left out here: their answers do not give the stored accuracy.")
     yield from _by_names(report.confusions)
-    for index, gallery in enumerate(report.galleries):
-        yield from _by_pairs(index, gallery)
+    for gallery in report.galleries:
+        yield from _by_pairs(gallery)
     if report.without_images:
         yield (
             f"Left out here: {', '.join(report.without_images)}. Their images are not at hand, so their test pairs "
@@ -117,7 +117,7 @@ def naming_sentences(one: DigitConfusion) -> Iterable[str]:
 # --- By pairs ---------------------------------------------------------------------------------------------
 
 
-def _by_pairs(index: int, gallery: Gallery) -> Iterable[Part]:
+def _by_pairs(gallery: Gallery) -> Iterable[Part]:
     if gallery.still_tuned:
         yield (
             "The pairs most often got wrong are not shown yet: as long as a study is being tuned on these images "
@@ -128,12 +128,11 @@ def _by_pairs(index: int, gallery: Gallery) -> Iterable[Part]:
         return
     models = [model for model in MODELS if any(c.model == model for pair in gallery.pairs for c in pair.counts)]
     order = ", ".join(f"{model} ({_COLOUR_NAMES[model]})" for model in models)
-    yield drawn(
-        f"gallery-{index}",
-        f"The {len(gallery.pairs)} test pairs that most trainings got wrong, as the networks see them. Above: the "
-        f"question and its right answer. Below: how many trainings were wrong, {order}; a training is one final round "
-        f"of one configuration ({', '.join(gallery.studies)}). Ranked by the share of trainings that were wrong, ties "
-        "by how often the two images were part of wrong answers at all; of an image's pairs only the first is shown. "
-        f"Of {gallery.met:,} pairs, {gallery.by_all:,} were answered wrongly by every training.",
-        pictures.gallery_chart(gallery),
+    yield PageImages(
+        caption=f"The {len(gallery.pairs)} test pairs that most trainings got wrong, as the networks see them. Above: "
+        f"the question and its right answer. Below: how many trainings were wrong, {order}; a training is one final "
+        f"round of one configuration ({', '.join(gallery.studies)}). Ranked by the share of trainings that were wrong, "
+        "ties by how often the two images were part of wrong answers at all; of an image's pairs only the first is "
+        f"shown. Of {gallery.met:,} pairs, {gallery.by_all:,} were answered wrongly by every training.",
+        images=pictures.gallery_images(gallery),
     )

@@ -4,6 +4,7 @@ The file holds plotly.js, the figures' data and the text: it opens without a net
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -55,6 +56,23 @@ def drawn(name: str, caption: str, figure: Any) -> PageFigure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PageImage:
+    """A small picture with a line above it and one below."""
+
+    png: bytes
+    above: str
+    below: tuple[tuple[str, str], ...]  # texts, each with its colour (CSS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageImages:
+    """Small pictures side by side, as many in a row as the page is wide."""
+
+    caption: str
+    images: tuple[PageImage, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Callout:
     """A line that must not be overlooked."""
 
@@ -69,7 +87,7 @@ class Bullets:
     lead: bool = False  # larger: the headline's
 
 
-Part = str | Callout | Bullets | PageTable | PageFigure  # a str is a paragraph
+Part = str | Callout | Bullets | PageTable | PageFigure | PageImages  # a str is a paragraph
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +130,8 @@ def _part(part: Part) -> str:
             return _table(part)
         case PageFigure():
             return _figure(part)
+        case PageImages():
+            return _images(part)
 
 
 def _table(table: PageTable) -> str:
@@ -139,6 +159,20 @@ def _figure(figure: PageFigure) -> str:
         f"<figcaption>{escape(figure.caption)}</figcaption>"
         f'<script type="application/json" id="{name}-data">{script_json(figure.spec)}</script></figure>'
     )
+
+
+def _images(images: PageImages) -> str:
+    shown = "".join(_image(image) for image in images.images)
+    return f'<figure><div class="images">{shown}</div><figcaption>{escape(images.caption)}</figcaption></figure>'
+
+
+def _image(image: PageImage) -> str:
+    source = f"data:image/png;base64,{b64encode(image.png).decode()}"
+    below = " ".join(
+        f'<span style="color:{escape(colour, quote=True)}">{escape(text)}</span>' for text, colour in image.below
+    )
+    above = escape(image.above, quote=True)
+    return f'<div class="image">{above}<br><img src="{source}" alt="{above}"><br>{below}</div>'
 
 
 def script_json(tree: object) -> str:
@@ -171,6 +205,10 @@ th.n, td.n { text-align: right; }
 th.long, td.long { white-space: normal; overflow-wrap: anywhere; }
 figure { margin: 20px 0; break-inside: avoid; }
 figcaption { color: #444; font-size: 13.5px; max-width: 75ch; }
+.images { display: flex; flex-wrap: wrap; gap: 12px 18px; margin-bottom: 8px; }
+.image { font-size: 12.5px; line-height: 1.35; text-align: center; break-inside: avoid; }
+.image img { height: 76px; image-rendering: pixelated; border: 1px solid #bbb; }
+.image span { margin: 0 3px; }
 .error { color: #b00020; }
 @media print {
   @page { size: A4; margin: 14mm; }
@@ -180,6 +218,7 @@ figcaption { color: #444; font-size: 13.5px; max-width: 75ch; }
   tr, .callout { break-inside: avoid; }
   .wide { overflow: visible; break-inside: avoid; }
   table { font-size: 7.5pt; } th, td { padding: 2px 5px 2px 0; }
+  .image img { height: 66px; }
   .modebar { display: none !important; }
 }
 """

@@ -11,6 +11,8 @@ from hpo.analysis.charts import COLOURS, TITLES
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.gallery import DARKEST, Gallery, HardPair, Picture
 from hpo.analysis.look import GREY, INK, cell, faint, figure_of, panels, safe, with_legend
+from hpo.analysis.page import PageImage
+from hpo.analysis.png import grey_png
 from hpo.analysis.timeline import Bar, Timeline
 from hpo.spec import MODELS
 
@@ -20,6 +22,7 @@ _TALLEST = 900  # pixels of all rows
 _LANE, _ROW, _TALL_ROW = 7, 20, 120  # pixels: a lane, the lowest and the highest row
 _UNITS = ((7200.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))  # from, seconds, name
 _FILLED = 0.84  # of a row's height
+_NAMED_PAUSES = 3  # the names of more would overlap
 _CUT = 0.03  # the width a pause is cut to, of the time that is shown
 
 
@@ -44,10 +47,11 @@ def timeline_chart(timeline: Timeline) -> go.Figure:
     if again:
         figure.add_trace(_again(again, clock))
     for start, end in timeline.pauses:
+        text = f"pause of {_long(end - start)}" if len(timeline.pauses) <= _NAMED_PAUSES else ""
         figure.add_vline(
             x=clock.at((start + end) / 2),
             line={"color": GREY, "width": 1.5, "dash": "dot"},
-            annotation={"text": f"pause of {_long(end - start)}", "font": {"size": 11, "color": GREY}, "y": 1.02},
+            annotation={"text": text, "font": {"size": 11, "color": GREY}, "y": 1, "yanchor": "bottom"},
         )
     figure.update_layout(barmode="overlay", margin={"t": 30}, hovermode="closest")
     figure.update_xaxes(title=f"{clock.unit} since the first claim" + (", long pauses cut" if timeline.pauses else ""))
@@ -179,55 +183,26 @@ def _cells(one: DigitConfusion, z: list[list[float | None]], scale: list[list[An
 
 # --- The hardest pairs ------------------------------------------------------------------------------------
 
-_ACROSS = 6  # pairs in a row
-_BETWEEN, _BESIDE, _BELOW = 1, 8, 11  # pixels: between a pair's images, beside and below a pair
-_INK_ON_PAPER = [[0, "#ffffff"], [1, "#000000"]]
-_PIXEL = 5  # screen pixels that one of an image takes on a wide page
+_BETWEEN = 1  # pixels between a pair's images
 
 
-def gallery_chart(gallery: Gallery) -> go.Figure:
-    """The pairs as one composed picture; above each its question, below how many trainings were wrong, by model."""
-    side = len(next(iter(gallery.pictures.values())))
-    wide, high = 2 * side + _BETWEEN + _BESIDE, side + _BELOW
-    across = min(_ACROSS, len(gallery.pairs))
-    rows = -(-len(gallery.pairs) // across)
-    corners = [(high * (i // across), wide * (i % across)) for i in range(len(gallery.pairs))]
-    z = [[0] * (wide * _ACROSS) for _ in range(high * rows)]
-    for pair, (top, left) in zip(gallery.pairs, corners, strict=True):
-        for picture, x in zip((gallery.pictures[image] for image in pair.images), (0, side + _BETWEEN), strict=True):
-            _put(z, picture, top, left + x)
-    figure = figure_of(round(_PIXEL * (high * rows + 6)) + 20)
-    figure.add_trace(go.Heatmap(z=z, zmin=0, zmax=DARKEST, colorscale=_INK_ON_PAPER, showscale=False, hoverinfo="skip"))
-    for pair, (top, left) in zip(gallery.pairs, corners, strict=True):
-        figure.add_shape(
-            type="rect",
-            x0=left - 1,
-            x1=left + 2 * side + _BETWEEN,
-            y0=top - 1,
-            y1=top + side,
-            line={"color": "#bbbbbb", "width": 1},
+def gallery_images(gallery: Gallery) -> tuple[PageImage, ...]:
+    """Each pair as one picture, ink on paper; above its question, below how many trainings were wrong, by model."""
+    return tuple(
+        PageImage(
+            png=grey_png(_beside(*(gallery.pictures[image] for image in pair.images))),
+            above=_question(pair),
+            below=tuple((f"{one.wrong} of {one.trainings}", COLOURS[one.model]) for one in pair.counts),
         )
-        for text, y, anchor in ((_question(pair), top - 1.5, "bottom"), (_counts(pair), top + side + 0.5, "top")):
-            middle = left + side - 0.5 + _BETWEEN / 2
-            figure.add_annotation(
-                x=middle, y=y, text=text, yanchor=anchor, showarrow=False, borderpad=0, font={"size": 11}
-            )
-    figure.update_xaxes(visible=False, range=[-3, wide * _ACROSS - _BESIDE + 2], fixedrange=True)
-    figure.update_yaxes(visible=False, range=[high * rows - 1, -7], scaleanchor="x", fixedrange=True)
-    figure.update_layout(margin={"l": 10, "r": 10, "t": 10, "b": 10})
-    return figure
+        for pair in gallery.pairs
+    )
 
 
-def _put(z: list[list[int]], picture: Picture, top: int, left: int) -> None:
-    for y, row in enumerate(picture):
-        z[top + y][left : left + len(row)] = row
+def _beside(left: Picture, right: Picture) -> list[list[int]]:
+    gap = (0,) * _BETWEEN
+    return [[DARKEST - ink for ink in (*a, *gap, *b)] for a, b in zip(left, right, strict=True)]
 
 
 def _question(pair: HardPair) -> str:
     a, b = pair.digits
     return f"{a} \N{LESS-THAN OR EQUAL TO} {b}: {'yes' if a <= b else 'no'}"
-
-
-def _counts(pair: HardPair) -> str:
-    texts = [f'<span style="color:{COLOURS[one.model]}">{one.wrong} of {one.trainings}</span>' for one in pair.counts]
-    return "   ".join(texts)

@@ -51,6 +51,7 @@ class _Reader(HTMLParser):
         self.words: list[str] = []
         self.plots: list[dict[str, str | None]] = []
         self.outside: list[str] = []
+        self.images: list[str] = []
         self._hidden = 0
         self.feed(page)
 
@@ -59,7 +60,8 @@ class _Reader(HTMLParser):
         self._hidden += tag in ("script", "style")
         if tag == "div" and "plot" in (own.get("class") or "").split():
             self.plots.append(own)
-        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("#")]
+        self.images += [own["src"] or ""] if tag == "img" else []
+        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("#", "data:"))]
 
     def handle_endtag(self, tag: str) -> None:
         self._hidden -= tag in ("script", "style")
@@ -141,7 +143,7 @@ def test_naming_and_the_hardest_pairs(whole: tuple[Engine, Path]) -> None:
     """ws-aux alone is asked which digits it named; made up as all right, so comparing itself fails every time."""
     _, out = whole
     report = json.loads((out / "report.json").read_text())
-    page = _Reader((out / "report.html").read_text()).text
+    html = _Reader((out / "report.html").read_text())
     (naming,) = report["naming"]
     assert (naming["model"], naming["named"], naming["wrong_though_named"]) == (
         "ws-aux",
@@ -149,12 +151,13 @@ def test_naming_and_the_hardest_pairs(whole: tuple[Engine, Path]) -> None:
         naming["pairs"] - naming["right"],
     )
     for line in naming["sentences"]:
-        assert line in page
+        assert line in html.text
     with open(out / "confusion.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(int(r["images"]) for r in rows if r["digit"] == r["named"]) == 2 * 11 * 1000
     (gallery,) = report["hardest_pairs"]
-    assert len(gallery["pairs"]) == 24
+    assert len(gallery["pairs"]) == len(html.images) == 24
+    assert all(source.startswith("data:image/png;base64,iVBOR") for source in html.images)
     assert gallery["still_tuned"] == []
     for pair in gallery["pairs"]:  # simple's paper configuration won: its rounds count once
         assert [one["trainings"] for one in pair["counts"]] == [1, 2, 2]
@@ -209,8 +212,8 @@ def test_a_browser_draws_every_figure(whole: tuple[Engine, Path]) -> None:
     _, out = whole
     dom, log = _browse(out / "report.html")
     page = _Reader(dom)
-    # rounds, errors, confusion, gallery, history, budget, curves, timeline, and two for each of three searches
-    assert len(page.plots) == 14
+    # rounds, errors, confusion, history, budget, curves, timeline, and two for each of three searches
+    assert len(page.plots) == 13
     assert [plot["id"] for plot in page.plots if plot.get("data-drawn") != "yes"] == []
     assert dom.count('class="main-svg"') >= len(page.plots)
     assert [line for line in log.splitlines() if "CONSOLE" in line] == []
@@ -309,11 +312,11 @@ def test_no_test_image_while_a_study_is_tuned(sqlite_engine: Engine, tmp_path: P
     report, text = _report(sqlite_engine, tmp_path)
     assert report["hardest_pairs"][0]["still_tuned"] == ["simple"]
     assert "as long as a study is being tuned on these images (simple), nobody looks at the test pool" in text
-    assert "gallery-0" not in (tmp_path / "report.html").read_text()
+    assert "<img" not in (tmp_path / "report.html").read_text()
     other.work()
     report, _ = _report(sqlite_engine, tmp_path)
     assert report["hardest_pairs"][0]["pairs"]
-    assert "gallery-0" in (tmp_path / "report.html").read_text()
+    assert "<img" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 8, 12, 15, 19])
