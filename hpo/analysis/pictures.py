@@ -132,7 +132,7 @@ def _long(seconds: float) -> str:
 
 # --- Digits taken for others ------------------------------------------------------------------------------
 
-_SHARES = [[0, "#ffffff"], [0.25, "#c6dbef"], [0.6, "#3f7fb5"], [1, "#08306b"]]
+_SHARES = [[0, "#ffffff"], [0.4, "#cfe1f0"], [1, "#74a9cf"]]  # pale: numbers stand on it
 _PALE = [[0, "#eeeeee"], [1, "#eeeeee"]]
 
 
@@ -172,7 +172,7 @@ def _cells(one: DigitConfusion, z: list[list[float | None]], scale: list[list[An
         showscale=False,
         text=[["" if not x or x < 0.05 else f"{x:.1f}" for x in row] for row in z],
         texttemplate="%{text}",
-        textfont={"size": 10},
+        textfont={"size": 10, "color": INK},
         customdata=one.said,
         hovertemplate="%{y} named %{x}: %{z}%, %{customdata} images<extra></extra>",
         hoverongaps=False,
