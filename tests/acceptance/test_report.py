@@ -154,6 +154,7 @@ def test_naming_and_the_hardest_pairs(whole: tuple[Engine, Path]) -> None:
         assert line in html.text
     with open(out / "confusion.csv", newline="") as file:
         rows = list(csv.DictReader(file))
+    assert [(r["digit"], r["named"]) for r in rows] == [(i, j) for i in "0123456789" for j in "0123456789"]
     assert sum(int(r["images"]) for r in rows if r["digit"] == r["named"]) == 2 * 11 * 1000
     (gallery,) = report["hardest_pairs"]
     assert len(gallery["pairs"]) == len(html.images) == 24
