@@ -23,6 +23,7 @@ Indices = NDArray[np.int64]
 
 BUNDLED_DIGEST = "afa7231db0d9b6a83b504ad7e5cabacdf0a8e1f4e898e4d9e428c18167a8795a"
 """Digest of the bundled set: results on other images or another split must not mix with it."""
+MOST_SHOWN = 100  # images of the test pool that people are shown at once
 _BUNDLED_A = 300  # images a class in pool A, of 500; the rest is pool B
 _BUNDLED_N = 5000
 _CACHE_NAME = "digits-5000.bin"  # the images, then the labels, a byte a pixel and a label
@@ -41,6 +42,18 @@ class FinalPermit:
     worker: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlreadyTested:
+    """A few images of the test pool that final rounds have been tested on already.
+
+    Only hpo.analysis.gallery makes one, from rounds that are done and whose opening of the pool is on record, and
+    only when no study in the database is still being tuned on these images. A guard rail as FinalPermit is.
+    """
+
+    images: tuple[int, ...]  # rows of pool B
+    slots: tuple[int, ...]  # the final slots that were tested on them
+
+
 class Pool(NamedTuple):
     """Images and their digits."""
 
@@ -56,7 +69,7 @@ class Digits:
     digest: str  # SHA-256 (hex) of images, labels and split
     pool_a: Indices = field(repr=False)  # (N,) which images of the whole set
     pool_b: Indices = field(repr=False)  # (N,)
-    _images: Bytes = field(repr=False)  # (N, 28, 28) all of them: reach pool B's through open_pool_b alone
+    _images: Bytes = field(repr=False)  # (N, 28, 28) all of them: pool B's only through open_pool_b and show_tested
     _labels: Bytes = field(repr=False)  # (N,)
 
     def pool_a_images(self) -> Bytes:
@@ -79,6 +92,26 @@ class Digits:
                 f"recorded; this was asked with {type(permit).__name__} in place of a permit"
             )
         return Pool(images=self._images[self.pool_b], labels=self.pool_b_labels())
+
+    def show_tested(self, tested: AlreadyTested) -> Bytes:
+        """Return a few images of the test pool (n, 28, 28), for the report to show to people after the test.
+
+        The seal is there so that nothing is tuned by the test pool. This door does not break it: it gives images
+        that recorded final rounds have opened and answered before, when every study on them has left tuning behind
+        for good; at most MOST_SHOWN at a time, so it is no way to a test set; and to a picture, never to a training,
+        whose samples and configurations come from pool A alone. TestPoolSealed where the rules are not kept.
+        """
+        if type(tested) is not AlreadyTested or not tested.slots:
+            raise TestPoolSealed(
+                "the test pool is sealed: its images are shown only after a final round was tested on them; this was "
+                f"asked with {type(tested).__name__}{' of no final slot' if type(tested) is AlreadyTested else ''}"
+            )
+        if len(tested.images) > MOST_SHOWN:
+            raise TestPoolSealed(
+                f"the test pool is sealed: {len(tested.images)} of its images were asked for to be shown, "
+                f"{MOST_SHOWN} is the most"
+            )
+        return self._images[self.pool_b[list(tested.images)]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.analysis.records import TUNED, StudyResult
+from hpo.analysis.records import PAPER, TUNED, StudyResult
 from hpo.analysis.stats import LEVEL, Interval
 
 DRAWS = 2000  # of the bootstrap
@@ -63,6 +63,12 @@ def answers_of(result: StudyResult, outputs: Mapping[tuple[str, int], bytes], dr
     if tuned is not None and tuned.same_as in by_label:
         by_label[TUNED] = by_label[tuned.same_as]
     return Answers(by_label=by_label, refused=refused)
+
+
+def shown_label(answers: Answers | None) -> str | None:
+    """Whose single answers the report shows: the tuned configuration's, or else the paper's."""
+    by_label = {} if answers is None else answers.by_label
+    return next((label for label in (TUNED, PAPER) if label in by_label), None)
 
 
 def pair_draws(labels: Ints) -> DrawPairs:

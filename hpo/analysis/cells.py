@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from hpo.analysis.comparison import Summary
+from hpo.analysis.comparison import PUBLISHED_LABEL, Summary
+from hpo.analysis.records import PAPER, TUNED
 from hpo.analysis.stats import Interval
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+CONFIGURATIONS = {
+    PUBLISHED_LABEL: "paper, as published",
+    PAPER: "paper's values, re-run",
+    TUNED: "tuned",
+}
 
 
 def mean_std(column: Summary) -> str:

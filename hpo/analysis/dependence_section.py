@@ -1,17 +1,15 @@
 """The report's section on dependence between hyperparameters: sentences, tables and figures."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from hpo.analysis import dependence_charts as charts
 from hpo.analysis.cells import NOTHING, p_value, percent, signed, value
 from hpo.analysis.dependence import LEAST_R2, LEAST_TRIALS, Answer, Counts, Dependence, PairStrength
-from hpo.analysis.page import Bullets, Column, PageFigure, PageTable
+from hpo.analysis.page import Bullets, Column, PageTable, Part, drawn, numbers, texts
 from hpo.analysis.sample import RELATIVE_DECAY
 from hpo.analysis.walk import SAME, Place, Walk
 
 TITLE = "Do the hyperparameters depend on each other?"
-Part = str | Bullets | PageTable | PageFigure
 
 
 def dependence_parts(found: Sequence[Dependence]) -> Iterable[Part]:
@@ -27,14 +25,21 @@ def dependence_parts(found: Sequence[Dependence]) -> Iterable[Part]:
     answered = [one for one in found if one.answer is not None]
     if not answered:
         return
+    yield from _quality_parts(answered)
+    yield from _effect_parts(answered)
+    yield from _interaction_parts(answered)
+    good = [one for one in answered if _answer(one).quality.good]
+    if good:
+        yield from _surface_parts(good)
+        yield from _walk_table(good)
+
+
+def _quality_parts(answered: Sequence[Dependence]) -> Iterable[Part]:
     yield PageTable(
         caption="How well a surrogate (Gaussian process) tells trials that it has not seen",
-        columns=(
-            Column(title="study"),
-            Column(title="trials fitted"),
-            *(Column(title=title, number=True) for title in ("n", "R\N{SUPERSCRIPT TWO}")),
-            Column(title="strongest interaction there (H)"),
-        ),
+        columns=texts("study", "trials fitted")
+        + numbers("n", "R\N{SUPERSCRIPT TWO}")
+        + texts("strongest interaction there (H)"),
         rows=tuple(row for one in answered for row in _quality_rows(one)),
         groups=tuple(one.study for one in answered for _ in _quality_rows(one)),
     )
@@ -44,7 +49,11 @@ def dependence_parts(found: Sequence[Dependence]) -> Iterable[Part]:
         "verdict: adaptive trials crowd where it is good, and trials that learned nothing make a cliff that every fit "
         "finds, so that a high R\N{SUPERSCRIPT TWO} there says nothing about the region where training works."
     )
-    yield _figure(
+
+
+def _effect_parts(answered: Sequence[Dependence]) -> Iterable[Part]:
+    """What each hyperparameter does by itself."""
+    yield drawn(
         "importance",
         "Which hyperparameters matter. Surrogate: share of its variance over the fitted trials' range, alone and with "
         "interactions. PED-ANOVA (Optuna): how much the best trials (a tenth, at least five) differ from all; the "
@@ -52,20 +61,18 @@ def dependence_parts(found: Sequence[Dependence]) -> Iterable[Part]:
         charts.importance_chart(answered),
     )
     for index, one in enumerate(answered):
-        yield _figure(
+        yield drawn(
             f"effects-{index}",
             f"{one.study}: what each does by itself, through the fitted trials."
             + ("" if _answer(one).quality.good else " The fit is poor: the dashed line is a guess."),
             charts.effects_chart(one),
         )
+
+
+def _interaction_parts(answered: Sequence[Dependence]) -> Iterable[Part]:
     yield PageTable(
         caption="Interactions",
-        columns=(
-            Column(title="study"),
-            Column(title="pair"),
-            *(Column(title=title, number=True) for title in ("H", "share of variance %", "p", "Holm")),
-            Column(title="verdict"),
-        ),
+        columns=texts("study", "pair") + numbers("H", "share of variance %", "p", "Holm") + texts("verdict"),
         rows=tuple(_pair_cells(one, pair) for one in answered for pair in _answer(one).pairs),
         groups=tuple(one.study for one in answered for _ in _answer(one).pairs),
     )
@@ -77,22 +84,22 @@ def dependence_parts(found: Sequence[Dependence]) -> Iterable[Part]:
         "accuracy: near 100% a point is worth more, else every model close to the ceiling would seem to have "
         "interactions."
     )
-    good = [one for one in answered if _answer(one).quality.good]
-    if not good:
-        return
-    yield _figure(
+
+
+def _surface_parts(good: Sequence[Dependence]) -> Iterable[Part]:
+    """Pictures of interactions, of the models whose fit is good."""
+    yield drawn(
         "interactions",
         "H of every pair, with its corrected p below; a star where it is more than chance gives. Models whose fit is "
         "too poor are left out.",
         charts.interactions_chart(good),
     )
-    yield _figure(
+    yield drawn(
         "contours",
         "The strongest pair: validation accuracy (%) as the surrogate expects it, the other hyperparameters averaged. "
         "The marked configurations differ in those too, so their heights stand in the table below, not here.",
         charts.contours_chart(good),
     )
-    yield from _walk_table(good)
 
 
 # --- Sentences --------------------------------------------------------------------------------------------
@@ -213,13 +220,7 @@ def _walk_table(good: Sequence[Dependence]) -> Iterable[Part]:
             groups.append(one.study)
     yield PageTable(
         caption="One at a time against all at once, on the surrogate: expected validation accuracy in percent",
-        columns=(
-            Column(title="study"),
-            Column(title="way"),
-            Column(title="expected", number=True),
-            Column(title="against joint", number=True),
-            Column(title="values", long=True),
-        ),
+        columns=(*texts("study", "way"), *numbers("expected", "against joint"), Column(title="values", long=True)),
         rows=tuple(rows),
         groups=tuple(groups),
     )
@@ -250,7 +251,3 @@ def _number(x: float) -> str:
 def _answer(one: Dependence) -> Answer:
     assert one.answer is not None
     return one.answer
-
-
-def _figure(name: str, caption: str, figure: Any) -> PageFigure:
-    return PageFigure(name=name, caption=caption, spec=figure.to_plotly_json())

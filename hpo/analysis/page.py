@@ -4,6 +4,7 @@ The file holds plotly.js, the figures' data and the text: it opens without a net
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +19,16 @@ class Column:
     title: str
     number: bool = False  # aligned to the right
     long: bool = False  # text that may be broken into lines
+
+
+def texts(*titles: str) -> tuple[Column, ...]:
+    """Columns of text."""
+    return tuple(Column(title=title) for title in titles)
+
+
+def numbers(*titles: str) -> tuple[Column, ...]:
+    """Columns of numbers."""
+    return tuple(Column(title=title, number=True) for title in titles)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +50,26 @@ class PageFigure:
     spec: dict[str, Any]  # plotly's data and layout
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
-    """A heading and what stands below it, in order: text lines, tables, figures."""
+def drawn(name: str, caption: str, figure: Any) -> PageFigure:
+    """A figure of plotly's for the page."""
+    return PageFigure(name=name, caption=caption, spec=figure.to_plotly_json())
 
-    title: str
-    parts: tuple["str | Callout | Bullets | PageTable | PageFigure", ...]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageImage:
+    """A small picture with a line above it and one below."""
+
+    png: bytes
+    above: str
+    below: tuple[tuple[str, str], ...]  # texts, each with its colour (CSS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageImages:
+    """Small pictures side by side, as many in a row as the page is wide."""
+
+    caption: str
+    images: tuple[PageImage, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +85,17 @@ class Bullets:
 
     lines: tuple[str, ...]
     lead: bool = False  # larger: the headline's
+
+
+Part = str | Callout | Bullets | PageTable | PageFigure | PageImages  # a str is a paragraph
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A heading and what stands below it, in order."""
+
+    title: str
+    parts: tuple[Part, ...]
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section], plotly_js: str) -> str:
@@ -81,7 +117,7 @@ def _section(index: int, section: Section) -> str:
     return f'<section id="s{index}"><h2>{escape(section.title)}</h2>\n{parts}\n</section>'
 
 
-def _part(part: "str | Callout | Bullets | PageTable | PageFigure") -> str:
+def _part(part: Part) -> str:
     match part:
         case str():
             return f"<p>{escape(part)}</p>"
@@ -94,6 +130,8 @@ def _part(part: "str | Callout | Bullets | PageTable | PageFigure") -> str:
             return _table(part)
         case PageFigure():
             return _figure(part)
+        case PageImages():
+            return _images(part)
 
 
 def _table(table: PageTable) -> str:
@@ -121,6 +159,20 @@ def _figure(figure: PageFigure) -> str:
         f"<figcaption>{escape(figure.caption)}</figcaption>"
         f'<script type="application/json" id="{name}-data">{script_json(figure.spec)}</script></figure>'
     )
+
+
+def _images(images: PageImages) -> str:
+    shown = "".join(_image(image) for image in images.images)
+    return f'<figure><div class="images">{shown}</div><figcaption>{escape(images.caption)}</figcaption></figure>'
+
+
+def _image(image: PageImage) -> str:
+    source = f"data:image/png;base64,{b64encode(image.png).decode()}"
+    below = " ".join(
+        f'<span style="color:{escape(colour, quote=True)}">{escape(text)}</span>' for text, colour in image.below
+    )
+    above = escape(image.above, quote=True)
+    return f'<div class="image">{above}<br><img src="{source}" alt="{above}"><br>{below}</div>'
 
 
 def script_json(tree: object) -> str:
@@ -153,6 +205,10 @@ th.n, td.n { text-align: right; }
 th.long, td.long { white-space: normal; overflow-wrap: anywhere; }
 figure { margin: 20px 0; break-inside: avoid; }
 figcaption { color: #444; font-size: 13.5px; max-width: 75ch; }
+.images { display: flex; flex-wrap: wrap; gap: 12px 18px; margin-bottom: 8px; }
+.image { font-size: 12.5px; line-height: 1.35; text-align: center; break-inside: avoid; }
+.image img { height: 76px; image-rendering: pixelated; border: 1px solid #bbb; }
+.image span { margin: 0 3px; }
 .error { color: #b00020; }
 @media print {
   @page { size: A4; margin: 14mm; }
@@ -162,6 +218,7 @@ figcaption { color: #444; font-size: 13.5px; max-width: 75ch; }
   tr, .callout { break-inside: avoid; }
   .wide { overflow: visible; break-inside: avoid; }
   table { font-size: 7.5pt; } th, td { padding: 2px 5px 2px 0; }
+  .image img { height: 66px; }
   .modebar { display: none !important; }
 }
 """

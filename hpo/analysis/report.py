@@ -7,26 +7,20 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Engine
 
 from hpo.analysis import sections, tables
-from hpo.analysis.answers import Answers, DrawPairs, answers_of, pair_draws
-from hpo.analysis.comparison import Comparison, compare
-from hpo.analysis.dependence import Dependence, dependence_of
 from hpo.analysis.dependence_section import sentences
+from hpo.analysis.errors_section import naming_sentences
+from hpo.analysis.gallery import Gallery
+from hpo.analysis.gather import Report, gather
 from hpo.analysis.page import render
-from hpo.analysis.provenance import Provenance, provenance_of
-from hpo.analysis.records import StudyResult
-from hpo.analysis.results import all_results, final_outputs, summary
-from hpo.analysis.tuning import Tuning, tuning_of
-from hpo.digits import BUNDLED_DIGEST, Digits, load
+from hpo.analysis.results import summary
+from hpo.digits import Digits
 from hpo.errors import HpoError
-from hpo.storage.engine import display_url
 
 HTML, JSON = "report.html", "report.json"
 
@@ -44,59 +38,6 @@ class ReportFiles:
     csv: tuple[Path, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """All that the report says, before it is put into a form."""
-
-    made_at: str  # UTC
-    database: str  # its URL without a password
-    results: tuple[StudyResult, ...]
-    comparison: Comparison
-    tuning: tuple[Tuning, ...]
-    provenance: tuple[Provenance, ...]
-    dependence: tuple[Dependence, ...]
-    answers: Mapping[int, Answers]  # by study id, where the images were at hand
-
-
-def gather(engine: Engine, digits: Digits | None = None) -> Report:
-    """Read the database once and work everything out.
-
-    `digits` are the images that --data gives; without them only studies on the bundled digits get what needs
-    the single test pairs.
-    """
-    results = all_results(engine)
-    answers = read_answers(engine, results, digits)
-    return Report(
-        made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        database=display_url(engine),
-        results=tuple(results),
-        comparison=compare(results, answers),
-        tuning=tuple(tuning_of(result) for result in results),
-        provenance=tuple(provenance_of(result) for result in results),
-        dependence=tuple(dependence_of(result) for result in results),
-        answers=answers,
-    )
-
-
-def read_answers(engine: Engine, results: Sequence[StudyResult], digits: Digits | None = None) -> dict[int, Answers]:
-    """The final rounds' answers by study id, for the studies whose images are at hand."""
-    found: dict[int, Answers] = {}
-    draws: dict[str, DrawPairs] = {}
-    for result in results:
-        outputs = final_outputs(engine, result.id)
-        if not outputs:
-            continue
-        digest = result.data_digest
-        if digest not in draws:
-            if digits is None or digits.digest != digest:
-                if digest != BUNDLED_DIGEST:
-                    continue
-                digits = load()
-            draws[digest] = pair_draws(digits.pool_b_labels().astype(np.int64))
-        found[result.id] = answers_of(result, outputs, draws[digest])
-    return found
-
-
 def write_report(engine: Engine, out: Path, digits: Digits | None = None) -> ReportFiles:
     """Write the report into the folder `out`, which is made; each file is written beside and renamed.
 
@@ -105,12 +46,9 @@ def write_report(engine: Engine, out: Path, digits: Digits | None = None) -> Rep
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # 5 MB: read when needed
 
     report = gather(engine, digits)
-    parts = sections.sections_of(
-        report.results, report.comparison, report.tuning, report.provenance, report.answers, report.dependence
-    )
     subtitle = f"Made {report.made_at} from {report.database}"
     texts = {
-        HTML: render("Fair comparison of architectures", subtitle, parts, get_plotlyjs()),
+        HTML: render("Fair comparison of architectures", subtitle, sections.sections_of(report), get_plotlyjs()),
         JSON: json.dumps(as_json(report), indent=2, sort_keys=False, allow_nan=False) + "\n",
         **{f"{name}.csv": _csv(lines) for name, lines in _tables(report).items()},
     }
@@ -147,11 +85,20 @@ def as_json(report: Report) -> dict[str, Any]:
                 report.results, report.tuning, report.dependence, report.provenance, strict=True
             )
         ],
+        "naming": [{"sentences": list(naming_sentences(one)), **_plain(one)} for one in report.confusions],
+        "hardest_pairs": [_hardest(gallery) for gallery in report.galleries],
+        "models": [_plain(cost) for cost in report.costs],
+        "latency": None if report.latencies is None else _plain(report.latencies),
     }
 
 
+def _hardest(gallery: Gallery) -> dict[str, Any]:
+    """A gallery without its pictures: whoever has the images finds them by number."""
+    return {name: _plain(getattr(gallery, name)) for name in Gallery.__slots__ if name != "pictures"}
+
+
 def _tables(report: Report) -> dict[str, list[tables.Line]]:
-    return tables.of(report.results, report.comparison, report.dependence)
+    return tables.of(report)
 
 
 def _plain(thing: Any) -> Any:

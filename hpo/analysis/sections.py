@@ -1,11 +1,10 @@
 """The report's sections: which text, tables and figures stand where; `page.py` turns them into HTML."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from hpo.analysis import charts, figures
-from hpo.analysis.answers import Answers, error_grid
+from hpo.analysis import charts, figures, pictures
 from hpo.analysis.cells import (
+    CONFIGURATIONS,
     MINUS,
     NOTHING,
     counted,
@@ -16,36 +15,24 @@ from hpo.analysis.cells import (
     percent,
     signed,
     time,
-    value,
     with_interval,
 )
-from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison, TableRow
-from hpo.analysis.dependence import Dependence
+from hpo.analysis.comparison import Comparison, TableRow
 from hpo.analysis.dependence_section import TITLE as DEPENDENCE
 from hpo.analysis.dependence_section import dependence_parts
-from hpo.analysis.page import Bullets, Callout, Column, PageFigure, PageTable, Section
+from hpo.analysis.errors_section import errors_parts
+from hpo.analysis.gather import Report
+from hpo.analysis.page import Bullets, Callout, Column, PageTable, Part, Section, drawn, numbers, texts
 from hpo.analysis.pairs import Pair
 from hpo.analysis.provenance import Provenance
-from hpo.analysis.records import PAPER, TUNED, StudyResult
-from hpo.analysis.tuning import Tuning
-
-CONFIGURATIONS = {
-    PUBLISHED_LABEL: "paper, as published",
-    PAPER: "paper's values, re-run",
-    TUNED: "tuned",
-}
-Part = str | Callout | Bullets | PageTable | PageFigure
+from hpo.analysis.records import StudyResult
+from hpo.analysis.timeline import Timeline
+from hpo.analysis.tuning_section import tuning_parts
 
 
-def sections_of(
-    results: Sequence[StudyResult],
-    comparison: Comparison,
-    tuning: Sequence[Tuning],
-    provenance: Sequence[Provenance],
-    answers: Mapping[int, Answers],
-    dependence: Sequence[Dependence],
-) -> list[Section]:
+def sections_of(report: Report) -> list[Section]:
     """All sections that have something to say, in their order."""
+    results, comparison = report.results, report.comparison
     if not results:
         nothing = "There are no studies in this database yet."
         how = "`hpo study create --model all` makes three, `hpo worker --drain` runs them; `hpo run` does both."
@@ -54,12 +41,13 @@ def sections_of(
         Section(title="Headline", parts=tuple(_headline(results, comparison))),
         Section(title="Test accuracy", parts=tuple(_accuracy(results, comparison))),
         Section(title="Comparison, paired by round", parts=tuple(_comparison(comparison))),
-        Section(title="Where comparing fails", parts=tuple(_errors(results, answers))),
-        Section(title="What tuning did", parts=tuple(_tuning(tuning))),
+        Section(title="Where comparing fails", parts=tuple(errors_parts(report))),
+        Section(title="What tuning did", parts=tuple(tuning_parts(report.tuning, report.costs, report.latencies))),
         Section(title="The search", parts=tuple(_search(results))),
-        Section(title=DEPENDENCE, parts=tuple(dependence_parts(dependence))),
+        Section(title=DEPENDENCE, parts=tuple(dependence_parts(report.dependence))),
         Section(title="Learning curves", parts=tuple(_curves(results))),
-        Section(title="Record", parts=tuple(_record(provenance))),
+        Section(title="Who trained what when", parts=tuple(_timeline(report.timeline))),
+        Section(title="Record", parts=tuple(_record(report.provenance))),
     ]
     return [section for section in found if section.parts]
 
@@ -86,11 +74,9 @@ def _accuracy(results: Sequence[StudyResult], comparison: Comparison) -> Iterabl
     rows = comparison.rows
     several = len(comparison.settings) > 1
     columns = (
-        Column(title="model"),
-        Column(title="configuration"),
-        *((Column(title="setting", number=True),) if several else ()),
-        *(Column(title=title, number=True) for title in ("epochs", "trials", "rounds", "train %", "test %")),
-        *(Column(title=title, number=True) for title in ("95% interval", "median", "IQM")),
+        *texts("model", "configuration"),
+        *(numbers("setting") if several else ()),
+        *numbers("epochs", "trials", "rounds", "train %", "test %", "95% interval", "median", "IQM"),
     )
     yield PageTable(
         caption="Accuracy in percent, mean ± standard deviation (n - 1) over the rounds",
@@ -106,7 +92,7 @@ def _accuracy(results: Sequence[StudyResult], comparison: Comparison) -> Iterabl
         "10 rounds on. They speak of new seeds and draws from the same images."
     )
     groups = figures.rounds_data(results, comparison)
-    yield _figure(
+    yield drawn(
         "rounds",
         "Test accuracy of every round (the paper's Figure 2, made new). Points are rounds, hollow with the paper's "
         "values, filled when tuned; boxes are quartiles; the black diamond is the mean with its 95% interval. "
@@ -136,17 +122,14 @@ def _accuracy_cells(row: TableRow, several: bool) -> tuple[str, ...]:
 def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
     finals = [(result, final) for result in results for final in result.final if final.same_as is None]
     finals = [(result, final) for result, final in finals if final.rounds]
-    numbers = sorted({number for _, final in finals for number in final.round_numbers})
-    if not numbers:
+    rounds = sorted({number for _, final in finals for number in final.round_numbers})
+    if not rounds:
         return
     by_round = [dict(zip(final.round_numbers, final.test_values, strict=True)) for _, final in finals]
     yield PageTable(
         caption="Test accuracy of every round in percent; rounds of one number share seeds and draws",
-        columns=(
-            Column(title="round", number=True),
-            *(Column(title=f"{result.name} {final.label}", number=True) for result, final in finals),
-        ),
-        rows=tuple((str(number), *(percent(values.get(number), 2) for values in by_round)) for number in numbers),
+        columns=numbers("round", *(f"{result.name} {final.label}" for result, final in finals)),
+        rows=tuple((str(number), *(percent(values.get(number), 2) for values in by_round)) for number in rounds),
     )
 
 
@@ -156,18 +139,14 @@ def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
 def _comparison(comparison: Comparison) -> Iterable[Part]:
     if not comparison.pairs:
         return
-    numbers = (f"A {MINUS} B [95%]", "new images too", "d_z", "P(A > B)", "p", "Holm", "variance", "detectable")
+    titles = (f"A {MINUS} B [95%]", "new images too", "d_z", "P(A > B)", "p", "Holm", "variance", "detectable")
     several = len(comparison.settings) > 1
     for key in dict.fromkeys((pair.family, pair.setting) for pair in comparison.pairs):
         family, setting = key
         where = f" (setting {setting + 1})" if several else ""
         yield PageTable(
             caption=f"{family[0].upper()}{family[1:]}{where}: test accuracy in points, A minus B, round by round",
-            columns=(
-                Column(title="A"),
-                Column(title="B"),
-                *(Column(title=title, number=True) for title in ("rounds", *numbers)),
-            ),
+            columns=texts("A", "B") + numbers("rounds", *titles),
             rows=tuple(_pair_cells(pair) for pair in comparison.pairs if (pair.family, pair.setting) == key),
         )
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
@@ -200,126 +179,6 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
     )
 
 
-# --- Errors -----------------------------------------------------------------------------------------------
-
-
-def _errors(results: Sequence[StudyResult], answers: Mapping[int, Answers]) -> Iterable[Part]:
-    """Where comparing fails, of each study's tuned configuration, or the paper's where that is all there is."""
-    grids = []
-    for result in results:
-        by_label = answers[result.id].by_label if result.id in answers else {}
-        label = next((label for label in (TUNED, PAPER) if label in by_label), None)
-        if label is not None:
-            grids.append(error_grid(result.name, result.model, label, list(by_label[label].values())))
-    if not grids:
-        return
-    kinds: tuple[tuple[str, Callable[[int, int], bool]], ...] = (
-        ("equal digits", lambda i, j: i == j),
-        ("1 apart", lambda i, j: abs(i - j) == 1),
-        ("2 or 3 apart", lambda i, j: 2 <= abs(i - j) <= 3),
-        ("4 or more", lambda i, j: abs(i - j) >= 4),
-    )
-    yield PageTable(
-        caption="Wrong answers in percent, by how far the two digits lie apart",
-        columns=(
-            Column(title="study"),
-            Column(title="configuration"),
-            *(Column(title=title, number=True) for title, _ in kinds),
-            Column(title="most often wrong (digit 1, digit 2: percent)"),
-        ),
-        rows=tuple(
-            (
-                grid.study,
-                CONFIGURATIONS.get(grid.label, grid.label),
-                *(percent(grid.rate(keep), 1) for _, keep in kinds),
-                "; ".join(f"{i}, {j}: {100 * rate:.0f}" for i, j, rate in grid.worst(5) if rate > 0) or NOTHING,
-            )
-            for grid in grids
-        ),
-    )
-    yield _figure(
-        "errors",
-        "Share of wrong answers by the pair's digits, over all final rounds. Digit 1 is right when it is at most "
-        "digit 2, so on the diagonal and above it the right answer is yes.",
-        charts.errors_chart(grids),
-    )
-    refused = sum(one.refused for one in answers.values())
-    if refused:
-        yield Callout(text=f"{refused} rounds are left out here: their answers do not give the stored accuracy.")
-
-
-# --- Tuning -----------------------------------------------------------------------------------------------
-
-
-def _tuning(tuning: Sequence[Tuning]) -> Iterable[Part]:
-    yield Bullets(lines=tuple(f"{one.study}: {one.verdict}" for one in tuning))
-    yield PageTable(
-        caption="Configurations side by side",
-        columns=(
-            Column(title="study"),
-            Column(title="hyperparameter"),
-            *(Column(title=title, number=True) for title in ("paper's", "search's best", "tuned", "searched")),
-        ),
-        rows=tuple(
-            (
-                one.study,
-                charts.PARAMETER_TITLES.get(p.name, p.name),
-                value(p.paper),
-                value(p.best),
-                value(p.tuned),
-                f"{value(p.low)} to {value(p.high)}{', log' if p.log else ''}",
-            )
-            for one in tuning
-            for p in one.parameters
-        ),
-        groups=tuple(one.study for one in tuning for _ in one.parameters),
-    )
-    stages = [(one, stage) for one in tuning for stage in one.stages]
-    yield PageTable(
-        caption="From promise to test, accuracy in percent",
-        columns=(
-            Column(title="study"),
-            Column(title="configuration"),
-            *(Column(title=t, number=True) for t in ("search", "confirm", "search - confirm", "test")),
-        ),
-        rows=tuple(
-            (
-                one.study,
-                CONFIGURATIONS[stage.label],
-                percent(stage.search, 2),
-                percent(stage.confirm, 2),
-                NOTHING if stage.optimism is None else signed(100 * stage.optimism, 2),
-                percent(stage.test, 2),
-            )
-            for one, stage in stages
-        ),
-        groups=tuple(one.study for one, _ in stages),
-    )
-    yield (
-        "The search's value is of one training and was picked for being high; confirm repeats it with fresh seeds "
-        "and draws from pool A; the test uses pool B, which no tuning saw. Only the test is unbiased."
-    )
-    titles = ("search trainings", "search epochs", "confirm trainings", "final trainings", "all epochs", "lane hours")
-    yield PageTable(
-        caption="What it cost (lanes of one device train side by side)",
-        columns=(Column(title="study"), *(Column(title=title, number=True) for title in titles)),
-        rows=tuple((one.study, *_spend_cells(one)) for one in tuning),
-    )
-
-
-def _spend_cells(tuning: Tuning) -> tuple[str, ...]:
-    search, confirm, final = tuning.spend
-    hours = sum(s.seconds for s in tuning.spend) / 3600
-    return (
-        f"{search.runs:,}",
-        f"{search.epochs:,}",
-        f"{confirm.runs:,}",
-        f"{final.runs:,}",
-        f"{sum(s.epochs for s in tuning.spend):,}",
-        f"{hours:.2f}",
-    )
-
-
 # --- Figures of search and training -----------------------------------------------------------------------
 
 
@@ -327,7 +186,7 @@ def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
     searches = [search for result in results if (search := figures.search_data(result)).trials]
     if not searches:
         return
-    yield _figure(
+    yield drawn(
         "history",
         "Validation accuracy of each search trial as it finished; the line is the best complete trial so far. "
         "Triangles and crosses at the lower edge lie below it.",
@@ -335,7 +194,7 @@ def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
     )
     budgets = [budget for search in searches if (budget := figures.budget_data(search)) is not None]
     if budgets:
-        yield _figure(
+        yield drawn(
             "budget",
             "Best validation accuracy against the number of trials: what random trials lead one to expect (unbiased, "
             "from the random and never pruned start-up trials alone), and what this one search found.",
@@ -344,13 +203,13 @@ def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
     for index, search in enumerate(searches):
         if not any(trial.state == "complete" for trial in search.trials):
             continue
-        yield _figure(
+        yield drawn(
             f"parallel-{index}",
             f"{search.study}: every complete trial as a line over its hyperparameters (between the ends of the "
             "searched ranges, logarithmic where the search is) to its validation accuracy.",
             charts.parallel_chart(search),
         )
-        yield _figure(
+        yield drawn(
             f"slices-{index}",
             f"{search.study}: validation accuracy against each hyperparameter while the others vary too.",
             charts.slices_chart(search),
@@ -360,7 +219,7 @@ def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
 def _curves(results: Sequence[StudyResult]) -> Iterable[Part]:
     curves = [curve for result in results for curve in figures.curves_data(result)]
     if curves:
-        yield _figure(
+        yield drawn(
             "curves",
             "Mean over the rounds by epoch; the band reaches from the lowest round to the highest. Validation "
             "accuracy (%) comes from the confirm rounds, training loss from the final ones.",
@@ -368,8 +227,25 @@ def _curves(results: Sequence[StudyResult]) -> Iterable[Part]:
         )
 
 
-def _figure(name: str, caption: str, figure: Any) -> PageFigure:
-    return PageFigure(name=name, caption=caption, spec=figure.to_plotly_json())
+def _timeline(timeline: Timeline | None) -> Iterable[Part]:
+    if timeline is None:
+        return
+    shown, notes = len(timeline.rows), []
+    if shown < timeline.workers:
+        notes.append(
+            f"Of {timeline.workers} workers the {shown} with the most slots are shown; the others had "
+            f"{timeline.hidden:,} slots."
+        )
+    if timeline.running:
+        notes.append(f"{timeline.running} slots that have not ended are not shown.")
+    yield drawn(
+        "timeline",
+        "Every slot from its claim to its end, in its worker's row; slots that overlap lie one below the other, as the "
+        "lanes of a population do. Pale: search; hatched: confirm; full: final. A slot is claimed shortly before its "
+        "lane is free. Of one that was claimed more than once the database knows the last worker: the bar is as long "
+        f"as it trained. {' '.join(notes)}".rstrip(),
+        pictures.timeline_chart(timeline),
+    )
 
 
 # --- Record -----------------------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from hpo.analysis.comparison import Comparison
+from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.dependence import Dependence
+from hpo.analysis.gather import Report
+from hpo.analysis.models_cost import ModelCost
 from hpo.analysis.records import StudyResult
 from hpo.spec import HYPERPARAMETERS
 
@@ -13,17 +16,17 @@ Line = Mapping[str, Cell]
 _PARAMETERS = tuple(dict.fromkeys(name for names in HYPERPARAMETERS.values() for name in names))
 
 
-def of(
-    results: Sequence[StudyResult], comparison: Comparison, dependence: Sequence[Dependence]
-) -> dict[str, list[Line]]:
+def of(report: Report) -> dict[str, list[Line]]:
     """All tables by name; every line of a table has the same keys."""
     return {
-        "comparison": _comparison(comparison),
-        "pairs": _pairs(comparison),
-        "rounds": _rounds(results),
-        "trials": _trials(results),
-        "importance": _importance(dependence),
-        "interactions": _interactions(dependence),
+        "comparison": _comparison(report.comparison),
+        "pairs": _pairs(report.comparison),
+        "rounds": _rounds(report.results),
+        "trials": _trials(report.results),
+        "importance": _importance(report.dependence),
+        "interactions": _interactions(report.dependence),
+        "confusion": _confusion(report.confusions),
+        "models": _models(report.costs),
     }
 
 
@@ -106,6 +109,8 @@ def _rounds(results: Sequence[StudyResult]) -> list[Line]:
             "seed": run.slot_seed,
             "worker": run.worker,
             "device": run.device,
+            "started_at": run.started_at,
+            "finished_at": run.finished_at,
         }
         for result in results
         for run in result.final_runs
@@ -130,6 +135,9 @@ def _trials(results: Sequence[StudyResult]) -> list[Line]:
             "seconds": run.seconds,
             "seed": run.slot_seed,
             "attempts": run.attempt,
+            "worker": run.worker,
+            "started_at": run.started_at,
+            "finished_at": run.finished_at,
         }
         for result in results
         for run in (*result.search, *result.confirm)
@@ -175,4 +183,27 @@ def _interactions(dependence: Sequence[Dependence]) -> list[Line]:
         for one in dependence
         if one.answer is not None
         for pair in one.answer.pairs
+    ]
+
+
+def _confusion(confusions: Sequence[DigitConfusion]) -> list[Line]:
+    return [
+        {
+            "study": one.study,
+            "model": one.model,
+            "configuration": one.label,
+            "digit": digit,
+            "named": named,
+            "images": images,
+        }
+        for one in confusions
+        for digit, row in enumerate(one.said)
+        for named, images in enumerate(row)
+    ]
+
+
+def _models(costs: Sequence[ModelCost]) -> list[Line]:
+    """What does not depend on the machine: the latencies are in the page and in JSON."""
+    return [
+        {"model": one.model, "parameters": one.parameters, "multiply_adds_a_pair": one.multiply_adds} for one in costs
     ]

@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from hpo.analysis.cells import CONFIGURATIONS
 from hpo.analysis.comparison import Summary, TableRow, compare
 from hpo.analysis.pairs import setting_of
 from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.analysis.wording import percent
 from hpo.spec import HYPERPARAMETERS
 
-CONFIGURATIONS = {"published": "paper, as published", PAPER: "paper's values, re-run", TUNED: "tuned"}
 NOTHING = "-"
 
 

@@ -26,7 +26,7 @@ from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TABLES = ("comparison", "pairs", "rounds", "trials", "importance", "interactions")
+TABLES = ("comparison", "pairs", "rounds", "trials", "importance", "interactions", "confusion", "models")
 BROWSER_SECONDS = 300  # it takes three on an idle machine, a minute on a crowded one
 FLAGS = (
     "--headless",
@@ -51,6 +51,7 @@ class _Reader(HTMLParser):
         self.words: list[str] = []
         self.plots: list[dict[str, str | None]] = []
         self.outside: list[str] = []
+        self.images: list[str] = []
         self._hidden = 0
         self.feed(page)
 
@@ -59,7 +60,8 @@ class _Reader(HTMLParser):
         self._hidden += tag in ("script", "style")
         if tag == "div" and "plot" in (own.get("class") or "").split():
             self.plots.append(own)
-        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("#")]
+        self.images += [own["src"] or ""] if tag == "img" else []
+        self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("#", "data:"))]
 
     def handle_endtag(self, tag: str) -> None:
         self._hidden -= tag in ("script", "style")
@@ -137,6 +139,49 @@ def test_new_images_and_hard_pairs(whole: tuple[Engine, Path]) -> None:
     assert "are left out here" not in page
 
 
+def test_naming_and_the_hardest_pairs(whole: tuple[Engine, Path]) -> None:
+    """ws-aux alone is asked which digits it named; made up as all right, so comparing itself fails every time."""
+    _, out = whole
+    report = json.loads((out / "report.json").read_text())
+    html = _Reader((out / "report.html").read_text())
+    (naming,) = report["naming"]
+    assert (naming["model"], naming["named"], naming["wrong_though_named"]) == (
+        "ws-aux",
+        11 * 1000,
+        naming["pairs"] - naming["right"],
+    )
+    for line in naming["sentences"]:
+        assert line in html.text
+    with open(out / "confusion.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["digit"], r["named"]) for r in rows] == [(i, j) for i in "0123456789" for j in "0123456789"]
+    assert sum(int(r["images"]) for r in rows if r["digit"] == r["named"]) == 2 * 11 * 1000
+    (gallery,) = report["hardest_pairs"]
+    assert len(gallery["pairs"]) == len(html.images) == 24
+    assert all(source.startswith("data:image/png;base64,iVBOR") for source in html.images)
+    assert gallery["still_tuned"] == []
+    for pair in gallery["pairs"]:  # simple's paper configuration won: its rounds count once
+        assert [one["trainings"] for one in pair["counts"]] == [1, 2, 2]
+    assert "pictures" not in gallery
+
+
+def test_what_the_models_cost(whole: tuple[Engine, Path]) -> None:
+    """Parameters and multiply-adds in all forms; the latency, which no two reports share, is not in the CSV files."""
+    _, out = whole
+    report = json.loads((out / "report.json").read_text())
+    page = _Reader((out / "report.html").read_text()).text
+    with open(out / "models.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"model": m, "parameters": str(p), "multiply_adds_a_pair": str(a)}
+        for m, p, a in (("simple", 58380, 363808), ("ws", 56470, 537336), ("ws-aux", 56470, 537336))
+    ]
+    assert [one["multiply_adds"] for one in report["models"]] == [363808, 537336, 537336]
+    assert "537,336" in page
+    assert report["latency"]["device"] in page
+    assert len(report["latency"]["measured"]) == 6
+
+
 def test_the_page_stands_alone(whole: tuple[Engine, Path]) -> None:
     _, out = whole
     page = _Reader((out / "report.html").read_text())
@@ -168,7 +213,8 @@ def test_a_browser_draws_every_figure(whole: tuple[Engine, Path]) -> None:
     _, out = whole
     dom, log = _browse(out / "report.html")
     page = _Reader(dom)
-    assert len(page.plots) == 11  # rounds, errors, history, budget, curves, and two for each of three searches
+    # rounds, errors, confusion, history, budget, curves, timeline, and two for each of three searches
+    assert len(page.plots) == 13
     assert [plot["id"] for plot in page.plots if plot.get("data-drawn") != "yes"] == []
     assert dom.count('class="main-svg"') >= len(page.plots)
     assert [line for line in log.splitlines() if "CONSOLE" in line] == []
@@ -248,6 +294,30 @@ def test_an_empty_database(sqlite_engine: Engine, tmp_path: Path) -> None:
     assert (report["studies"], report["table"], report["headlines"]) == ([], [], [])
     assert "There are no studies in this database yet." in text
     assert (tmp_path / "a" / "b" / "report.html").stat().st_size < 20_000  # no figure: no plotly
+
+
+def test_images_that_are_not_at_hand(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Answers on images that nobody gives: the report says so and leaves out what needs them."""
+    spec = small_spec("ws-aux", trials=3, rounds=2)
+    make(sqlite_engine, spec, outputs=lambda slot, value: bytes(spec.protocol.test_pairs))
+    report, text = _report(sqlite_engine, tmp_path)
+    assert (report["naming"], report["hardest_pairs"]) == ([], [])
+    assert "Left out here: ws-aux. Their images are not at hand" in text
+
+
+def test_no_test_image_while_a_study_is_tuned(sqlite_engine: Engine, tmp_path: Path) -> None:
+    spec = small_spec("ws", trials=3, rounds=2)
+    pack = packed_answers(pair_draws(load().pool_b_labels().astype(np.int64)), spec.protocol.test_pairs)
+    make(sqlite_engine, spec, data_digest=BUNDLED_DIGEST, outputs=pack)
+    other = make(sqlite_engine, small_spec("simple", trials=3, rounds=2), data_digest=BUNDLED_DIGEST, limit=2)
+    report, text = _report(sqlite_engine, tmp_path)
+    assert report["hardest_pairs"][0]["still_tuned"] == ["simple"]
+    assert "as long as a study is being tuned on these images (simple), nobody looks at the test pool" in text
+    assert "<img" not in (tmp_path / "report.html").read_text()
+    other.work()
+    report, _ = _report(sqlite_engine, tmp_path)
+    assert report["hardest_pairs"][0]["pairs"]
+    assert "<img" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 8, 12, 15, 19])

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from hpo import digits as module
 from hpo import errors
-from hpo.digits import Digits, FinalPermit, check_enough, info, load, to_network_images
+from hpo.digits import MOST_SHOWN, AlreadyTested, Digits, FinalPermit, check_enough, info, load, to_network_images
 
 
 @pytest.fixture(scope="session")
@@ -117,14 +117,35 @@ def test_test_pool_opens_with_a_permit_only(bundled: Digits) -> None:
     assert np.array_equal(pool.images, bundled._images[bundled.pool_b])
 
 
+def test_few_tested_images_are_shown(bundled: Digits) -> None:
+    """What final rounds were tested on, and not the pool: no permit, no slot or too many images open nothing."""
+    tested = AlreadyTested(images=(1999, 0, 0), slots=(7,))
+    shown = bundled.show_tested(tested)
+    assert np.array_equal(shown, bundled._images[bundled.pool_b[[1999, 0, 0]]])
+    assert not np.shares_memory(shown, bundled._images)
+    for refused in (
+        None,
+        (1999, 0),
+        AlreadyTested,
+        FinalPermit(slot_id=7, attempt=1, worker="w"),
+        dataclasses.replace(tested, slots=()),
+        dataclasses.replace(tested, images=tuple(range(MOST_SHOWN + 1))),
+    ):
+        with pytest.raises(errors.TestPoolSealed) as caught:
+            bundled.show_tested(refused)  # type: ignore[arg-type]  # the point of the test
+        assert "\n" not in str(caught.value)
+    assert len(bundled.show_tested(dataclasses.replace(tested, images=tuple(range(MOST_SHOWN))))) == MOST_SHOWN
+
+
 def test_nothing_public_holds_the_test_images(bundled: Digits) -> None:
     """Whoever walks over a set's public names finds no array with an image of pool B."""
     test_images = {image.tobytes() for image in bundled._images[bundled.pool_b]}
     names = [name for name in dir(bundled) if not name.startswith("_")]
-    assert "open_pool_b" in names
+    doors = {"open_pool_b", "show_tested"}
+    assert doors <= set(names)
     for name in names:
         value = getattr(bundled, name)
-        if callable(value) and name != "open_pool_b":
+        if callable(value) and name not in doors:
             value = value()
         if isinstance(value, np.ndarray) and value.ndim == 3:
             assert not {image.tobytes() for image in value} & test_images

@@ -8,7 +8,7 @@ import pytest
 
 from hpo.analysis import charts, figures
 from hpo.analysis.comparison import compare
-from hpo.analysis.page import Column, PageFigure, PageTable, Section, render, script_json
+from hpo.analysis.page import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
 from hpo.analysis.pairs import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
 from hpo.analysis.provenance import last_line, provenance_of
 from hpo.analysis.records import Run, StudyResult
@@ -308,6 +308,9 @@ def test_the_page_escapes_everything() -> None:
                 parts=(
                     bad,
                     PageTable(caption=bad, columns=(Column(title=bad),), rows=((bad,),)),
+                    PageImages(
+                        caption=bad, images=(PageImage(png=b"", above='" onload="x' + bad, below=((bad, bad),)),)
+                    ),
                     PageFigure(name="f", caption=bad, spec={"data": [{"name": "</script>" + bad}]}),
                 ),
             )
@@ -315,5 +318,6 @@ def test_the_page_escapes_everything() -> None:
         "var plotly;",
     )
     assert "<script>alert" not in page
+    assert '" onload' not in page
     assert page.count("</script>") == 3  # data, plotly, drawing
     assert script_json({"a": "</script><!--&"}) == '{"a":"\\u003c/script\\u003e\\u003c!--\\u0026"}'

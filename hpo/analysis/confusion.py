@@ -1,0 +1,84 @@
+"""Confusion: which digits a model takes for which, and whether its wrong answers come from there.
+
+Asked of models that are trained to name the digits; the others' digit vectors are never told to mean digits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpo.analysis.answers import CLASSES, RoundAnswers
+from hpo.analysis.records import StudyResult
+from hpo.spec import Model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DigitConfusion:
+    """How one configuration named the digits over all its rounds; both images of every pair count."""
+
+    study: str
+    model: Model
+    label: str
+    said: tuple[tuple[int, ...], ...]  # [true digit][digit as named]: images
+    pairs: int
+    right: int  # pairs answered right
+    named: int  # pairs with both digits named right
+    wrong_though_named: int  # of those: answered wrongly, so comparing itself failed
+    right_though_misnamed: int  # a digit misnamed, answered right all the same
+    right_by_names: int  # pairs that comparing the two named digits would answer right
+
+    @property
+    def images(self) -> int:
+        """Images named, two a pair."""
+        return 2 * self.pairs
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images whose digit was named right."""
+        return sum(self.said[i][i] for i in range(CLASSES)) / self.images
+
+    @property
+    def wrong(self) -> int:
+        """Pairs answered wrongly."""
+        return self.pairs - self.right
+
+    @property
+    def misnamed(self) -> int:
+        """Pairs with at least one digit misnamed."""
+        return self.pairs - self.named
+
+    def worst(self, count: int) -> list[tuple[int, int, int, float]]:
+        """The most frequent confusions: true digit, named digit, images, their share of the true digit's."""
+        cells = [(i, j, n) for i, row in enumerate(self.said) for j, n in enumerate(row) if i != j and n]
+        cells.sort(key=lambda cell: (-cell[2], cell[:2]))
+        return [(i, j, n, n / sum(self.said[i])) for i, j, n in cells[:count]]
+
+
+def names_digits(result: StudyResult, label: str) -> bool:
+    """Whether that configuration is trained to name the digits; loads torch."""
+    from hpo.training.models import SAYS_DIGITS
+
+    final = result.final_of(label)
+    return result.model in SAYS_DIGITS and final is not None and final.params.get("aux_weight", 0.0) > 0
+
+
+def confusion_of(study: str, model: Model, label: str, rounds: Sequence[RoundAnswers]) -> DigitConfusion:
+    """Count over at least one round."""
+    digits, said = (np.concatenate([getattr(one, name) for one in rounds]) for name in ("digits", "said"))  # (E, 2)
+    right = np.concatenate([one.correct for one in rounds])  # (E,)
+    counts = np.bincount((CLASSES * digits + said).ravel(), minlength=CLASSES**2).reshape(CLASSES, CLASSES)
+    named = (digits == said).all(axis=1)
+    by_names = (said[:, 0] <= said[:, 1]) == (digits[:, 0] <= digits[:, 1])
+    return DigitConfusion(
+        study=study,
+        model=model,
+        label=label,
+        said=tuple(tuple(row) for row in counts.tolist()),
+        pairs=len(right),
+        right=int(right.sum()),
+        named=int(named.sum()),
+        wrong_though_named=int((named & ~right).sum()),
+        right_though_misnamed=int((~named & right).sum()),
+        right_by_names=int(by_names.sum()),
+    )

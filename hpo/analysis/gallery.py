@@ -1,0 +1,196 @@
+"""Gallery: the test pairs that most trainings got wrong, with their images.
+
+The pairs of a round are the same for every model and configuration, so each pair was met by as many trainings.
+The rule, in this order:
+
+1. A pair is two images in their order. All final rounds count that are done and on record as an opening of pool B;
+   rounds under two labels (the paper's won) count once.
+2. Pairs that fewer trainings met than the median pair are left out: one wrong answer of one says nothing.
+3. Ranked by the share of trainings that were wrong, ties by how often the two images were part of a wrong answer
+   over all pairs (the mean of the two), then by the images' numbers.
+4. Going down the ranking, a pair one of whose images is shown already is passed over.
+
+Images of pool B are shown only when no study on them is still being tuned. Shapes: E pairs of a round, N images
+of pool B, K different pairs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.analysis.answers import Answers, Ints, RoundAnswers
+from hpo.analysis.records import StudyResult
+from hpo.digits import AlreadyTested, Digits, to_network_images
+from hpo.spec import MODELS, Model
+
+SHOWN = 24  # pairs
+DARKEST = 255  # the darkest a pixel can be
+
+Picture = tuple[tuple[int, ...], ...]  # rows of pixels, 0 paper to DARKEST: as the network sees it
+DigitsOf = Callable[[str], Digits | None]
+"""A data digest to its images, None where they are not at hand."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCount:
+    """How one model's trainings did on one pair."""
+
+    model: Model
+    wrong: int
+    trainings: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardPair:
+    """One pair that many got wrong."""
+
+    images: tuple[int, int]  # of pool B
+    digits: tuple[int, int]
+    counts: tuple[ModelCount, ...]  # of the models that met it
+    images_wrong: float  # the share of wrong answers among all with one of its images, mean of the two
+
+    @property
+    def wrong(self) -> int:
+        """Trainings that answered wrongly."""
+        return sum(one.wrong for one in self.counts)
+
+    @property
+    def trainings(self) -> int:
+        """Trainings that were tested on it."""
+        return sum(one.trainings for one in self.counts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gallery:
+    """The hardest pairs of one set of images."""
+
+    data_digest: str
+    studies: tuple[str, ...]  # whose final rounds count
+    pairs: tuple[HardPair, ...]  # hardest first
+    met: int  # different pairs that were ranked
+    by_all: int  # of those, answered wrongly by every training
+    pictures: Mapping[int, Picture]  # by image of pool B
+    still_tuned: tuple[str, ...]  # studies that are: while there are any, no pair is named and no image shown
+
+
+def galleries_of(
+    results: Sequence[StudyResult], answers: Mapping[int, Answers], digits_of: DigitsOf, shown: int = SHOWN
+) -> tuple[Gallery, ...]:
+    """One gallery for each set of images with answers."""
+    by_digest: dict[str, list[StudyResult]] = {}
+    for result in results:
+        if result.id in answers and answers[result.id].by_label:
+            by_digest.setdefault(result.data_digest, []).append(result)
+    found = []
+    for digest, own in by_digest.items():
+        tuned = tuple(r.name for r in results if r.data_digest == digest and r.phase in ("search", "confirm"))
+        digits = digits_of(digest)
+        rounds = [one for result in own for one in _recorded(result, answers[result.id])]
+        if digits is not None and rounds:
+            found.append(_gallery(digest, tuple(r.name for r in own), rounds, tuned, digits, shown))
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Recorded:
+    """One training's test, its opening of pool B on record."""
+
+    model: Model
+    slot: int
+    answers: RoundAnswers
+
+
+def _recorded(result: StudyResult, answers: Answers) -> Iterable[Recorded]:
+    opened = {opening.slot_id for opening in result.openings}
+    for run in result.final_runs:
+        found = answers.by_label.get(run.label or "", {}).get(run.round or 0)
+        if found is not None and run.slot_id in opened:
+            yield Recorded(model=result.model, slot=run.slot_id, answers=found)
+
+
+def _gallery(
+    digest: str,
+    studies: tuple[str, ...],
+    rounds: Sequence[Recorded],
+    still_tuned: tuple[str, ...],
+    digits: Digits,
+    shown: int,
+) -> Gallery:
+    ranked, met, by_all = ([], 0, 0) if still_tuned else hardest(rounds, shown)
+    images = tuple(dict.fromkeys(image for pair in ranked for image in pair.images))
+    return Gallery(
+        data_digest=digest,
+        studies=studies,
+        pairs=tuple(ranked),
+        met=met,
+        by_all=by_all,
+        pictures=_pictures(digits, images, rounds) if images else {},
+        still_tuned=still_tuned,
+    )
+
+
+def _pictures(digits: Digits, images: tuple[int, ...], rounds: Sequence[Recorded]) -> dict[int, Picture]:
+    """The images as the network sees them; all were part of these rounds' tests."""
+    slots = tuple(one.slot for one in rounds if np.isin(one.answers.images, images).any())
+    seen = to_network_images(digits.show_tested(AlreadyTested(images=images, slots=slots)))
+    pixels = np.rint(DARKEST * seen).astype(np.int64)
+    return {image: tuple(map(tuple, picture.tolist())) for image, picture in zip(images, pixels, strict=True)}
+
+
+def hardest(rounds: Sequence[Recorded], shown: int) -> tuple[list[HardPair], int, int]:
+    """The hardest pairs by this module's rule; how many pairs were ranked, and how many of them all got wrong."""
+    images = np.concatenate([one.answers.images for one in rounds])  # (sum of E, 2)
+    digits = np.concatenate([one.answers.digits for one in rounds])
+    wrong = np.concatenate([~one.answers.correct for one in rounds]).astype(np.int64)
+    model = np.concatenate([np.full(len(one.answers.correct), MODELS.index(one.model)) for one in rounds])
+    pairs, first, which = np.unique(images, axis=0, return_index=True, return_inverse=True)  # (K, 2), (K,)
+    place = which.reshape(-1) * len(MODELS) + model
+    met, failed = (
+        _counts(place, weight, len(pairs) * len(MODELS)).reshape(-1, len(MODELS))
+        for weight in (np.ones_like(wrong), wrong)
+    )  # (K, models)
+    by_image = _share_wrong(images, wrong)[pairs].mean(axis=1)  # (K,)
+    trainings, share = met.sum(axis=1), failed.sum(axis=1) / met.sum(axis=1)
+    ranked = np.flatnonzero(trainings >= np.median(trainings))
+    order = ranked[np.lexsort((pairs[ranked, 1], pairs[ranked, 0], -by_image[ranked], -share[ranked]))]
+    found = [
+        HardPair(
+            images=(int(pairs[k, 0]), int(pairs[k, 1])),
+            digits=(int(digits[first[k], 0]), int(digits[first[k], 1])),
+            counts=tuple(
+                ModelCount(model=name, wrong=int(failed[k, i]), trainings=int(met[k, i]))
+                for i, name in enumerate(MODELS)
+                if met[k, i]
+            ),
+            images_wrong=float(by_image[k]),
+        )
+        for k in _each_image_once(pairs, order[share[order] > 0], shown)
+    ]
+    return found, len(ranked), int((share[ranked] == 1).sum())
+
+
+def _each_image_once(pairs: Ints, order: Ints, shown: int) -> list[int]:
+    """The first places in that order whose pairs share no image."""
+    chosen: list[int] = []
+    used: set[int] = set()
+    for k in order.tolist():
+        if len(chosen) == shown:
+            break
+        images = set(pairs[k].tolist())
+        if not used & images:
+            used |= images
+            chosen.append(k)
+    return chosen
+
+
+def _counts(places: Ints, weights: Ints, length: int) -> Ints:
+    return np.bincount(places, weights=weights, minlength=length).astype(np.int64)
+
+
+def _share_wrong(images: Ints, wrong: Ints) -> NDArray[np.float64]:
+    """For each image (N,) the share of wrong answers among the pairs that it was part of."""
+    n = int(images.max()) + 1
+    tests, wrongs = (_counts(images.ravel(), np.repeat(w, 2), n) for w in (np.ones_like(wrong), wrong))
+    return wrongs / np.maximum(tests, 1)

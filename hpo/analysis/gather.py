@@ -1,0 +1,114 @@
+"""Gather: everything that the report says, read from the database once and worked out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from sqlalchemy import Engine
+
+from hpo.analysis.answers import Answers, DrawPairs, answers_of, pair_draws, shown_label
+from hpo.analysis.comparison import Comparison, compare
+from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
+from hpo.analysis.dependence import Dependence, dependence_of
+from hpo.analysis.gallery import Gallery, galleries_of
+from hpo.analysis.models_cost import Latencies, ModelCost, cost_of, latencies_of
+from hpo.analysis.provenance import Provenance, provenance_of
+from hpo.analysis.records import StudyResult
+from hpo.analysis.results import all_results, final_outputs
+from hpo.analysis.timeline import Timeline, timeline_of
+from hpo.analysis.tuning import Tuning, tuning_of
+from hpo.digits import BUNDLED_DIGEST, Digits, load
+from hpo.spec import MODELS
+from hpo.storage.engine import display_url
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """All that the report says, before it is put into a form."""
+
+    made_at: str  # UTC
+    database: str  # its URL without a password
+    results: tuple[StudyResult, ...]
+    comparison: Comparison
+    tuning: tuple[Tuning, ...]
+    provenance: tuple[Provenance, ...]
+    dependence: tuple[Dependence, ...]
+    answers: Mapping[int, Answers]  # by study id, where the images were at hand
+    without_images: tuple[str, ...]  # studies with answers whose images were not
+    confusions: tuple[DigitConfusion, ...]  # of the configurations that name digits
+    galleries: tuple[Gallery, ...]  # one for each set of images
+    timeline: Timeline | None  # None where nothing has ended
+    costs: tuple[ModelCost, ...]  # of the studies' models
+    latencies: Latencies | None  # None where there are no studies
+
+
+def gather(engine: Engine, digits: Digits | None = None) -> Report:
+    """Read the database once and work everything out.
+
+    `digits` are the images that --data gives; without them only studies on the bundled digits get what needs
+    the single test pairs.
+    """
+    results = all_results(engine)
+    images = Images(digits)
+    answers, without = read_answers(engine, results, images)
+    models = [model for model in MODELS if any(result.model == model for result in results)]
+    return Report(
+        made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        database=display_url(engine),
+        results=tuple(results),
+        comparison=compare(results, answers),
+        tuning=tuple(tuning_of(result) for result in results),
+        provenance=tuple(provenance_of(result) for result in results),
+        dependence=tuple(dependence_of(result) for result in results),
+        answers=answers,
+        without_images=without,
+        confusions=tuple(_confusions(results, answers)),
+        galleries=galleries_of(results, answers, images.of),
+        timeline=timeline_of(results),
+        costs=tuple(cost_of(model) for model in models),
+        latencies=latencies_of(models) if models else None,
+    )
+
+
+class Images:
+    """The images at hand: those that --data gives, and the bundled ones, read when they are first needed."""
+
+    def __init__(self, given: Digits | None) -> None:
+        self._found = {} if given is None else {given.digest: given}
+
+    def of(self, digest: str) -> Digits | None:
+        """The images of that digest, None where they are not at hand."""
+        if digest == BUNDLED_DIGEST and digest not in self._found:
+            self._found[digest] = load()
+        return self._found.get(digest)
+
+
+def read_answers(
+    engine: Engine, results: Sequence[StudyResult], images: Images
+) -> tuple[dict[int, Answers], tuple[str, ...]]:
+    """The final rounds' answers by study id, and the names of the studies whose images are not at hand."""
+    found: dict[int, Answers] = {}
+    without: list[str] = []
+    draws: dict[str, DrawPairs] = {}
+    for result in results:
+        outputs = final_outputs(engine, result.id)
+        if not outputs:
+            continue
+        digest = result.data_digest
+        if digest not in draws:
+            digits = images.of(digest)
+            if digits is None:
+                without.append(result.name)
+                continue
+            draws[digest] = pair_draws(digits.pool_b_labels().astype(np.int64))
+        found[result.id] = answers_of(result, outputs, draws[digest])
+    return found, tuple(without)
+
+
+def _confusions(results: Sequence[StudyResult], answers: Mapping[int, Answers]) -> Iterable[DigitConfusion]:
+    for result in results:
+        label = shown_label(answers.get(result.id))
+        if label is not None and names_digits(result, label):
+            rounds = list(answers[result.id].by_label[label].values())
+            yield confusion_of(result.name, result.model, label, rounds)

@@ -1,0 +1,151 @@
+"""Models' cost: parameters, multiply-adds and latency of answering one pair.
+
+Everything is worked out from the plain modules of `hpo.training.models`; the functions load torch.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from hpo.spec import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BATCHES = (1, 1000)  # pairs a pass
+_LEAST_REPEATS = 3
+_SECONDS = 0.1  # that a measurement repeats at least: two networks, two batches, under a second together
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCost:
+    """What a model costs wherever it runs."""
+
+    model: Model
+    parameters: int
+    multiply_adds: int  # of one forward pass of one pair: convolutions and linear layers, biases not counted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """How long a model takes here."""
+
+    model: Model
+    pairs: int  # of one pass
+    seconds: float  # of one pass, median
+    repeats: int
+
+    @property
+    def a_pair(self) -> float:
+        """Seconds of a pass by its pairs."""
+        return self.seconds / self.pairs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latencies:
+    """Measured on the machine that writes the report: no two reports have the same."""
+
+    device: str
+    measured: tuple[Latency, ...]  # model by model, batch by batch
+
+    def of(self, model: str, pairs: int) -> Latency:
+        """One model's with so many pairs a pass."""
+        return next(one for one in self.measured if (one.model, one.pairs) == (model, pairs))
+
+
+def cost_of(model: Model) -> ModelCost:
+    """Parameters and multiply-adds of a model."""
+    from hpo.training.models import ARCHITECTURES
+
+    network = ARCHITECTURES[model]().eval()
+    return ModelCost(
+        model=model,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        multiply_adds=multiply_adds(network, _pairs(1)),
+    )
+
+
+def multiply_adds(network: "nn.Module", inputs: "Tensor") -> int:
+    """Multiply-adds of the convolutions and linear layers in one forward pass on these inputs."""
+    import torch
+    from torch import nn
+
+    total = 0
+
+    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        # Every number that comes out is a sum over one row of weights: in_features, or channels x kernel.
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        total += output.numel() * weight[0].numel()
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with torch.inference_mode():
+            network(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def latencies_of(models: Iterable[Model], clock: Callable[[], float] = time.perf_counter) -> Latencies:
+    """Measure the models on one thread of this machine's processor; models that are one network are measured once."""
+    import torch
+
+    from hpo.training.models import ARCHITECTURES
+
+    found: dict[tuple[object, int], tuple[float, int]] = {}
+    measured = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for model in models:
+            for pairs in BATCHES:
+                key = (ARCHITECTURES[model], pairs)
+                if key not in found:
+                    found[key] = _measure(ARCHITECTURES[model]().eval(), pairs, clock)
+                seconds, repeats = found[key]
+                measured.append(Latency(model=model, pairs=pairs, seconds=seconds, repeats=repeats))
+    finally:
+        torch.set_num_threads(threads)
+    return Latencies(device=f"{_processor()}, one thread, torch {torch.__version__}", measured=tuple(measured))
+
+
+def _measure(network: "nn.Module", pairs: int, clock: Callable[[], float]) -> tuple[float, int]:
+    """The median of a pass in seconds, and of how many; a first pass warms up."""
+    import torch
+
+    inputs = _pairs(pairs)
+    taken: list[float] = []
+    with torch.inference_mode():
+        network(inputs)
+        start = clock()
+        while len(taken) < _LEAST_REPEATS or clock() - start < _SECONDS:
+            before = clock()
+            network(inputs)
+            taken.append(clock() - before)
+    return median(taken), len(taken)
+
+
+def _pairs(pairs: int) -> "Tensor":
+    """Inputs (pairs, 2, 14, 14) with something in them: time may depend on it where numbers are denormal."""
+    import torch
+
+    from hpo.training.data import SIDE
+
+    return torch.linspace(0, 1, pairs * 2 * SIDE * SIDE).view(pairs, 2, SIDE, SIDE)
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it, else its kind."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()

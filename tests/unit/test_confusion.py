@@ -1,0 +1,74 @@
+"""Digits taken for others: counts, the way to the wrong answers, and who is asked at all."""
+
+import numpy as np
+import pytest
+from test_figures import PARAMS, finals, run, study
+
+from hpo.analysis import pictures
+from hpo.analysis.answers import RoundAnswers
+from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
+from hpo.analysis.errors_section import naming_sentences
+
+
+def answered(number: int, pairs: list[tuple[tuple[int, int], tuple[int, int], bool]]) -> RoundAnswers:
+    """A round from (true digits, named digits, right?) of every pair."""
+    return RoundAnswers(
+        round=number,
+        images=np.arange(2 * len(pairs)).reshape(-1, 2),
+        digits=np.array([digits for digits, _, _ in pairs]),
+        said=np.array([said for _, said, _ in pairs]),
+        correct=np.array([right for _, _, right in pairs]),
+    )
+
+
+@pytest.fixture
+def found() -> DigitConfusion:
+    first = answered(0, [((4, 9), (4, 9), True), ((4, 4), (4, 9), True), ((4, 7), (9, 7), False)])
+    second = answered(1, [((3, 5), (3, 5), False), ((8, 2), (2, 8), True), ((6, 1), (6, 1), True)])
+    return confusion_of("s", "ws-aux", "tuned", [first, second])
+
+
+def test_both_images_of_every_pair_are_counted(found: DigitConfusion) -> None:
+    assert (found.pairs, found.images, found.right, found.wrong) == (6, 12, 4, 2)
+    assert found.said[4] == (0, 0, 0, 0, 2, 0, 0, 0, 0, 2)
+    assert (found.said[9][9], found.said[8][2], found.said[2][8]) == (1, 1, 1)
+    assert sum(map(sum, found.said)) == 12
+    assert found.accuracy == 8 / 12
+    assert found.worst(2) == [(4, 9, 2, 0.5), (2, 8, 1, 1.0)]
+
+
+def test_where_wrong_answers_come_from(found: DigitConfusion) -> None:
+    assert (found.named, found.misnamed) == (3, 3)
+    assert found.wrong_though_named == 1  # 3 and 5
+    assert found.right_though_misnamed == 2  # 4 and 4, named 4 and 9; 8 and 2, named the wrong way round
+    assert found.right_by_names == 4  # of 9 and 7, and of 2 and 8, the names' order is wrong
+    text = "\n".join(naming_sentences(found))
+    assert (
+        "s, tuned: 66.67% of 12 digits are named right; most often it takes 4 for 9 (2 times, 50.0% of the 4s)" in text
+    )
+    assert "of 2 wrong answers, 1 (50%) came although both digits were named right" in text
+    assert "of 3 pairs with a misnamed digit, 2 (67%) were answered right all the same" in text
+    assert "Comparing the named digits would answer 66.67% right, the network's own answer is right in 66.67%." in text
+
+
+def test_without_a_mistake_there_is_one_sentence() -> None:
+    perfect = confusion_of("s", "ws-aux", "paper", [answered(0, [((1, 2), (1, 2), True)])])
+    (line,) = naming_sentences(perfect)
+    assert line.endswith("100.00% of 2 digits are named right.")
+    assert pictures.confusion_chart([perfect]).data  # digits that never came are left blank
+
+
+def test_only_who_is_told_to_name_digits_is_asked() -> None:
+    """ws has the same vectors, but no loss ever says that they are digits; nor has ws-aux with aux weight 0."""
+    aux = {**PARAMS, "main_weight": 0.5}
+    runs = [*finals("paper", [0.9]), run("final", 5, label="tuned", round=0, params={**aux, "aux_weight": 1.0})]
+    runs.append(run("final", 6, label="alone", round=0, params={**aux, "aux_weight": 0.0}))
+    assert [names_digits(study("ws-aux", runs), label) for label in ("tuned", "alone", "none")] == [True, False, False]
+    assert not names_digits(study("ws", runs), "tuned")
+
+
+def test_the_picture_shows_every_cell_once(found: DigitConfusion) -> None:
+    off, on = pictures.confusion_chart([found]).data
+    assert (off.z[4][9], off.z[4][4], on.z[4][4], on.z[4][9]) == (50.0, None, 50.0, None)
+    assert off.zmax == 100.0  # of 2 and 8
+    assert list(off.z[0]) == [None] * 10  # no 0 came
