@@ -26,6 +26,7 @@ PARAMETER_TITLES = {
     "main_weight": "main weight",
 }
 _LOWEST_SHOWN = 0.15  # below the best: what is lower stands at the edge, else it squeezes all the rest
+_LOSSES = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]  # labels on a logarithmic axis
 
 
 def rounds_chart(groups: Sequence[RoundsGroup]) -> go.Figure:
@@ -250,7 +251,7 @@ def curves_chart(curves: Sequence[Curve]) -> go.Figure:
         )
         shown.add(curve.label)
         if curve.what == "training loss":
-            figure.update_yaxes(type="log", dtick=1, **at)
+            figure.update_yaxes(type="log", tickvals=_LOSSES, ticktext=[f"{x:g}" for x in _LOSSES], **at)
     figure.update_xaxes(title="epoch")
     return with_legend(figure)
 

@@ -30,7 +30,7 @@ def panels(titles: Sequence[str], height: int, across: int = ACROSS) -> go.Figur
         cols=across,
         subplot_titles=[safe(title) for title in titles],
         horizontal_spacing=0.24 / across,
-        vertical_spacing=0.26 / rows,
+        vertical_spacing=0.34 / rows,
     )
     figure.update_annotations(font={"size": 13}, yshift=4)
     return _look(figure, height * rows)
