@@ -83,14 +83,16 @@ def plain_training(
 def test_a_population_of_8_with_mixed_hyperparameters_equals_8_plain_trainings(
     pool: data.ImagePool, name: str, dtype: torch.dtype
 ) -> None:
-    """After one epoch of nine steps every parameter of every lane is the plain loop's."""
+    """After an epoch of nine steps (in float64 after three) every parameter of every lane is the plain loop's."""
+    epochs = 3 if dtype == torch.float64 else 1  # in float32 rounding grows from step to step
     tasks = [task(pool, MIXED[i % 4], seed=100 + i) for i in range(8)]
     many = population_of(pool, name, 8, dtype=dtype)
     for lane, one in enumerate(tasks):
         many.start(lane, one)
-    many.train_epoch()
+    for _ in range(epochs):
+        many.train_epoch()
     for lane, one in enumerate(tasks):
-        plain = plain_training(pool, name, one, 1, dtype)
+        plain = plain_training(pool, name, one, epochs, dtype)
         start = models.initial_parameters(plain, one.seed)
         for key, value in plain.state_dict().items():
             off, way = (many.state_dict(lane)[key] - value).norm(), (value - start[key]).norm()
