@@ -137,6 +137,19 @@ def test_a_product_is_found_and_nothing_else(seed: int) -> None:
     assert min(table[0, 0], table[-1, -1]) > max(table[0, -1], table[-1, 0])
 
 
+def test_what_is_found_does_not_rub_off_on_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """d does nothing at all, yet beside an additive null alone a and d seem to interact."""
+    monkeypatch.setattr(dependence, "NULL_REPEATS", 199)  # six pairs
+
+    def clear() -> list[tuple[str, str]]:
+        found = answer(lambda x: 6 * (x[:, 0] - 0.5) * (x[:, 2] - 0.5) + x[:, 1], k=4)
+        return [(pair.a, pair.b) for pair in found.pairs if pair.clear]
+
+    assert clear() == [("a", "c")]
+    monkeypatch.setattr(dependence, "KNOWN_MOST", 0)
+    assert ("a", "d") in clear()
+
+
 def test_noise_gets_no_verdict() -> None:
     found = answer(lambda x: 0 * x[:, 0], noise=1.0)
     assert not found.quality.good
