@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from hpo import protocol
+from hpo import notes, protocol
 from hpo.artifacts import Spool
 from hpo.errors import StudyNotFound
 from hpo.search import Search
@@ -215,7 +215,7 @@ class Coordinator(threading.Thread):
             self._stopped.discard(slot_id)
             self._lost.discard(slot_id)
         if happened:
-            project(self._engine, event.held.search)
+            project(self._engine, event.held.search, self._say)
         else:
             self._say(f"slot {slot_id}: its lease was lost, its result is dropped")
 
@@ -239,7 +239,7 @@ def _row(held: Held, epoch: int, value: float | None) -> Report:
     return Report(slot_id=held.slot.id, token=held.token, trial_id=held.slot.trial_id, epoch=epoch, value=value)
 
 
-def project(engine: Engine, search: Search) -> None:
+def project(engine: Engine, search: Search, say: Callable[[str], None]) -> None:
     """Bring Optuna and the phase up to what the slots of a study say; repeatable, by any worker.
 
     Nothing happens where the study is deleted meanwhile.
@@ -248,8 +248,11 @@ def project(engine: Engine, search: Search) -> None:
         for slot in slots.untold(engine, [search.row.id]):
             search.tell(slot)
             slots.mark_told(engine, slot)
+        moved = False
         while protocol.advance(engine, studies.get_study_by_id(engine, search.row.id)):
-            pass
+            moved = True
+        if moved:
+            notes.quietly(lambda: notes.keep_notes(engine, [search.row.name]), say)
     except (StudyNotFound, KeyError):  # KeyError: Optuna's study or trial
         if any(row.id == search.row.id for row in studies.list_studies(engine)):
             raise

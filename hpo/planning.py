@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from hpo import digits as sources
-from hpo import protocol
+from hpo import notes, protocol
 from hpo.digits import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
 from hpo.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
@@ -65,7 +65,11 @@ def create(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> li
     another spec, whose difference is told.
     """
     check_new(engine, digits, plan, skip=skip)
-    return [_create(engine, digits, spec, group, skip) for spec, group in plan]
+    made = [_create(engine, digits, spec, group, skip) for spec, group in plan]
+    new = [spec.name for (spec, _), one in zip(plan, made, strict=True) if one]
+    if new:
+        notes.quietly(lambda: notes.keep_notes(engine, new), lambda _: None)
+    return made
 
 
 def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:

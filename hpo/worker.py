@@ -201,7 +201,7 @@ class Worker:
         busy = claims.any_open(self.engine, ids)
         claims.sweep(self.engine)
         for row in rows:
-            project(self.engine, Search(self.storage, row))
+            project(self.engine, Search(self.storage, row), self.say)
         if self.supply.claimable(rows):
             return True
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):

@@ -2,40 +2,43 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from hpo.analysis.comparison import PUBLISHED_LABEL, Summary
 from hpo.analysis.records import PAPER, TUNED
-from hpo.analysis.stats import Interval
+
+if TYPE_CHECKING:  # they load scipy, which who shows a few numbers need not wait for
+    from hpo.analysis.comparison import Summary
+    from hpo.analysis.stats import Interval
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 CONFIGURATIONS = {
-    PUBLISHED_LABEL: "paper, as published",
+    "published": "paper, as published",  # comparison.PUBLISHED_LABEL
     PAPER: "paper's values, re-run",
     TUNED: "tuned",
 }
 
 
-def mean_std(column: Summary) -> str:
+def mean_std(column: "Summary") -> str:
     """Mean ± standard deviation in percent."""
     if column.mean is None:
         return NOTHING
     return f"{100 * column.mean:.1f}" + ("" if column.std is None else f" ± {100 * column.std:.1f}")
 
 
-def interval_percent(interval: Interval | None) -> str:
+def interval_percent(interval: "Interval | None") -> str:
     """An interval of accuracies in percent."""
     return NOTHING if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
 
 
-def interval_points(interval: Interval | None) -> str:
+def interval_points(interval: "Interval | None") -> str:
     """An interval of differences in points."""
     if interval is None:
         return NOTHING
     return f"[{signed(100 * interval.low, 2)}, {signed(100 * interval.high, 2)}]"
 
 
-def with_interval(value: float | None, interval: Interval | None) -> str:
+def with_interval(value: float | None, interval: "Interval | None") -> str:
     """A value in percent with its interval in brackets."""
     if value is None:
         return NOTHING

@@ -29,8 +29,8 @@ _LOWEST_SHOWN = 0.15  # below the best: what is lower stands at the edge, else i
 _LOSSES = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]  # labels on a logarithmic axis
 
 
-def rounds_chart(groups: Sequence[RoundsGroup]) -> go.Figure:
-    """Test accuracy of every round: points, box, mean with its interval; the published ones as a bar."""
+def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test accuracy (%)") -> go.Figure:
+    """Every round's accuracy: points, box, mean with its interval; the published ones as a bar."""
     figure, place, ticks = figure_of(460), 0.0, []
     for before, group in zip([None, *groups], groups, strict=False):
         place += 1.0 if before is None or before.model == group.model else 1.6
@@ -49,7 +49,7 @@ def rounds_chart(groups: Sequence[RoundsGroup]) -> go.Figure:
         tickangle=0,
     )
     figure.update_xaxes(tickfont={"size": 11})
-    figure.update_yaxes(title="test accuracy (%)")
+    figure.update_yaxes(title=what)
     figure.update_layout(margin={"b": 76})  # three lines below the axis
     return figure
 

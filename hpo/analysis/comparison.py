@@ -125,6 +125,14 @@ def _note(final: FinalResult) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Paired:
+    """What may be compared, and how it came out."""
+
+    settings: tuple[Setting, ...]
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """All that the report compares."""
 
@@ -135,20 +143,32 @@ class Comparison:
     budget: str | None  # said on top where budgets are below the defaults
     cautions: tuple[str, ...]  # what was not compared, and why
 
+    @property
+    def paired(self) -> Paired:
+        """The pairs alone."""
+        return Paired(settings=self.settings, pairs=self.pairs)
 
-def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None) -> Comparison:
-    """Compare all final rounds that may be compared; `answers` by study id add the uncertainty of the images."""
+
+def paired_of(results: Sequence[StudyResult]) -> Paired:
+    """All pairs that may be compared: milliseconds, where the table's bootstrap intervals take seconds."""
     settings: list[Setting] = []
     for result in results:
         if any(final.rounds for final in result.final) and setting_of(result) not in settings:
             settings.append(setting_of(result))
     pairs = [pair for place, _ in enumerate(settings) for pair in pairs_of(results, settings, place)]
+    return Paired(settings=tuple(settings), pairs=tuple(pairs))
+
+
+def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None) -> Comparison:
+    """Compare all final rounds that may be compared; `answers` by study id add the uncertainty of the images."""
+    paired = paired_of(results)
+    settings, pairs = paired.settings, paired.pairs
     if answers:
-        pairs = _with_images(pairs, answers)
+        pairs = tuple(_with_images(pairs, answers))
     return Comparison(
         rows=tuple(_rows(results, settings)),
-        settings=tuple(settings),
-        pairs=tuple(pairs),
+        settings=settings,
+        pairs=pairs,
         headlines=tuple(wording.headlines(results, pairs, settings)),
         budget=wording.budget_label(result.spec for result in results),
         cautions=tuple(wording.cautions(results, settings)),

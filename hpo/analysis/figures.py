@@ -11,7 +11,7 @@ import numpy as np
 
 from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison
 from hpo.analysis.records import PAPER, TUNED, Run, StudyResult
-from hpo.analysis.stats import expected_maximum
+from hpo.analysis.stats import expected_maximum, t_interval
 from hpo.spec import HYPERPARAMETERS, Model
 
 # --- Rounds: the paper's Figure 2 -------------------------------------------------------------------------
@@ -54,6 +54,34 @@ def rounds_data(results: Sequence[StudyResult], comparison: Comparison) -> list[
                 mean=mean,
                 low=mean - std if published else low,
                 high=mean + std if published else high,
+            )
+        )
+    return groups
+
+
+def rounds_of(result: StudyResult, comparison: Comparison) -> list[RoundsGroup]:
+    """The groups of one study, and what was published of its model."""
+    return [g for g in rounds_data([result], comparison) if g.study in (None, result.name) and g.model == result.model]
+
+
+def confirm_data(result: StudyResult) -> list[RoundsGroup]:
+    """One group a configuration of the confirm phase, best mean first: validation accuracies."""
+    groups = []
+    for one in result.ranking:
+        if one.mean is None:
+            continue
+        interval = t_interval(one.values)
+        groups.append(
+            RoundsGroup(
+                model=result.model,
+                label=one.label,
+                study=result.name,
+                epochs=result.spec.budget.epochs,
+                rounds=tuple(range(len(one.values))),
+                values=one.values,
+                mean=one.mean,
+                low=one.mean if interval is None else interval.low,
+                high=one.mean if interval is None else interval.high,
             )
         )
     return groups

@@ -39,13 +39,17 @@ class ReportFiles:
 
 
 def write_report(engine: Engine, out: Path, digits: Digits | None = None) -> ReportFiles:
+    """Gather and write: see both."""
+    return write(gather(engine, digits), out)
+
+
+def write(report: Report, out: Path) -> ReportFiles:
     """Write the report into the folder `out`, which is made; each file is written beside and renamed.
 
     Raises ReportNotWritable where that is not possible.
     """
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # 5 MB: read when needed
 
-    report = gather(engine, digits)
     subtitle = f"Made {report.made_at} from {report.database}"
     texts = {
         HTML: render("Fair comparison of architectures", subtitle, sections.sections_of(report), get_plotlyjs()),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.analysis.cells import CONFIGURATIONS
-from hpo.analysis.comparison import Summary, TableRow, compare
+from hpo.analysis.comparison import Comparison, Summary, TableRow, compare
 from hpo.analysis.pairs import setting_of
 from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.analysis.wording import percent
@@ -19,9 +19,9 @@ from hpo.spec import HYPERPARAMETERS
 NOTHING = "-"
 
 
-def comparison_table(results: Sequence[StudyResult]) -> RenderableType:
+def comparison_table(results: Sequence[StudyResult], comparison: Comparison | None = None) -> RenderableType:
     """The comparison: every measured configuration beside the published numbers, then the sentences."""
-    comparison = compare(results)
+    comparison = comparison or compare(results)
     if not results:
         return Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything.")
     table = _table("Train and test accuracy, mean ± std over the rounds")

@@ -1,5 +1,6 @@
 """`hpo report`, `hpo trial`, `hpo dashboard`."""
 
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def report(context: Context, out: Path, form: str) -> None:
     """Write the comparison and show its table.
 
-    One HTML file that opens offline, the same as JSON, and tables as CSV.
+    One HTML file that opens offline, the same as JSON, and tables as CSV. The studies' pages in the dashboard get
+    notes and small figures; a note that somebody else has written stays.
 
     \b
     Example:
@@ -32,16 +34,21 @@ def write_report(
     context: Context, engine: "Engine", out: Path, form: str, names: Collection[str] | None = None
 ) -> None:
     """Write the report; show its table, of the named studies alone, or print it as JSON."""
+    from hpo import notes
     from hpo.analysis import report as reports
-    from hpo.analysis import results, terminal
+    from hpo.analysis import terminal
+    from hpo.analysis.gather import gather
 
-    files = reports.write_report(engine, out, digits=context.digits)
+    report = gather(engine, context.digits)
+    files = reports.write(report, out)
     if form == "json":
         click.echo(files.json.read_text(encoding="utf-8"), nl=False)
     else:
-        found = results.all_results(engine)
-        print_table(terminal.comparison_table([one for one in found if names is None or one.name in names]))
+        found = [one for one in report.results if names is None or one.name in names]
+        same = len(found) == len(report.results)
+        print_table(terminal.comparison_table(found, report.comparison if same else None))
     say(f"report: {files.html.resolve()}")
+    notes.quietly(lambda: notes.keep_all(engine, report.results, report.comparison), say)
 
 
 @click.group()
@@ -91,6 +98,16 @@ def dashboard(context: Context, host: str, port: int) -> None:
       hpo dashboard --port 8081
     """
     from hpo import dashboard as server
+    from hpo import notes
 
     engine = context.engine()
-    server.serve(engine, host=host, port=port, ready=lambda url: say(f"dashboard: {url} (Ctrl-C ends it)"))
+
+    def ready(url: str) -> None:
+        say(f"dashboard: {url} (Ctrl-C ends it)")
+        meanwhile.start()
+
+    # Beside the first answers, for it takes seconds; not a daemon: what ends the process waits for it.
+    meanwhile = threading.Thread(target=lambda: notes.quietly(lambda: notes.keep_everything(engine), say))
+    server.serve(engine, host=host, port=port, ready=ready)
+    if meanwhile.ident is not None:
+        meanwhile.join()  # it needs the database, which is closed next

@@ -8,11 +8,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
+from handmade import make, small_spec
+from sqlalchemy import Engine
 
+from hpo.analysis import results
 from hpo.dashboard import AddressError, serve
 from hpo.storage.engine import begin_write, open_engine
 
@@ -84,6 +90,16 @@ def study_names(port: int) -> list[str]:
     return [study["study_name"] for study in json.loads(body)["study_summaries"]]
 
 
+def study_page(port: int, name: str) -> dict[str, Any]:
+    """What the dashboard knows for the page of the study of that name."""
+    studies = json.loads(ask(port, "/api/studies")[1])["study_summaries"]
+    (number,) = [study["study_id"] for study in studies if study["study_name"] == name]
+    status, body = ask(port, f"/api/studies/{number}")
+    assert status == 200
+    page: dict[str, Any] = json.loads(body)
+    return page
+
+
 def test_page_and_studies(port: int) -> None:
     """The page opens, and the studies of our database are in it."""
     assert ask(port, "/")[0] == 302
@@ -136,8 +152,9 @@ def test_change_from_another_origin_is_refused(port: int, headers: dict[str, str
 def test_own_page_may_change(port: int) -> None:
     """The dashboard's own page writes a note; a program that is no browser (curl) may too."""
     own = {"Origin": f"http://127.0.0.1:{port}", "Sec_Fetch_Site": "same-origin"}
-    assert ask(port, "/api/studies/1/note", "PUT", {"body": "from the page", "version": 1}, **own)[0] == 204
-    assert ask(port, "/api/studies/1/note", "PUT", {"body": "from curl", "version": 2})[0] == 204
+    version = study_page(port, "ws")["note"]["version"]
+    assert ask(port, "/api/studies/1/note", "PUT", {"body": "from the page", "version": version + 1}, **own)[0] == 204
+    assert ask(port, "/api/studies/1/note", "PUT", {"body": "from curl", "version": version + 2})[0] == 204
 
 
 def test_studies_and_trials_stay_as_they_are(port: int) -> None:
@@ -207,6 +224,40 @@ def test_signal_ends_it_cleanly(database: str, number: signal.Signals) -> None:
     assert stdout == ""
     with socket.create_server(("127.0.0.1", port)):
         pass
+
+
+def test_notes_and_figures_stand_on_the_pages(
+    database_url: str, open_database: Callable[[str], Engine], tmp_path: Path
+) -> None:
+    """The dashboard's start writes what nobody has written yet, `hpo report` what has come since."""
+    engine = open_database(database_url)
+    maker = make(engine, small_spec("ws", trials=6, rounds=3), limit=8)  # and no worker that wrote notes
+    with dashboard(database_url) as (port, _):
+        page = patiently(lambda: found if (found := study_page(port, "ws"))["note"]["body"] else None)
+        assert "ws: phase confirm (2 of 3)" in page["note"]["body"]
+        assert [figure["id"] for figure in page["plotly_graph_objects"]] == ["hpo-confirm"]
+        assert "No sampler is at work here" in study_page(port, "ws:confirm")["note"]["body"]
+        assert "It has not started" in study_page(port, "ws:final")["note"]["body"]
+        maker.work()
+        report = [*HPO, "--db", database_url, "report", "--out", str(tmp_path)]
+        subprocess.run(report, check=True, capture_output=True, timeout=5 * START)
+        page = study_page(port, "ws")
+    assert "## ws: done" in page["note"]["body"]
+    sentence = json.loads((tmp_path / "report.json").read_text())["headlines"][0]
+    assert sentence in page["note"]["body"]
+    figures = {figure["id"]: json.loads(figure["graph_object"]) for figure in page["plotly_graph_objects"]}
+    assert set(figures) == {"hpo-confirm", "hpo-final"}
+    tuned = results.study_result(engine, "ws").final[0]
+    assert [round(100 * v, 3) for v in tuned.test_values] in [trace.get("y") for trace in figures["hpo-final"]["data"]]
+
+
+def patiently(look: Callable[[], Any]) -> Any:
+    """What the look finds, once it finds something."""
+    deadline = time.monotonic() + START
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+    return found
 
 
 def test_nothing_listens_but_loopback(port: int) -> None:

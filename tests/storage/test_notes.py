@@ -1,0 +1,163 @@
+"""The notes on the studies' pages: what they say, when they are written, whose they are."""
+
+import json
+
+import optuna
+import optuna_dashboard
+import pytest
+from handmade import Maker, make, small_spec
+from sqlalchemy import Engine
+
+from hpo import notes
+from hpo.analysis.comparison import compare
+from hpo.analysis.results import all_results, study_result
+from hpo.coordination import project
+from hpo.search import Search
+from hpo.storage import claims, slots, studies
+from hpo.storage.optuna_storage import make_storage, open_optuna
+
+
+def note(engine: Engine, name: str) -> str:
+    """The note as optuna-dashboard reads it."""
+    return str(optuna_dashboard.get_note(optuna.load_study(study_name=name, storage=make_storage(engine))))
+
+
+def bring_on(maker: Maker, said: list[str]) -> None:
+    """What a worker does after the last slot of a phase."""
+    row = studies.get_study(maker.engine, maker.spec.name)
+    project(maker.engine, Search(open_optuna(maker.engine), row), said.append)
+
+
+def one_left(maker: Maker) -> None:
+    """Finish all slots of the phase by hand, and leave it to a worker to move it on."""
+    while found := claims.claim(
+        maker.engine, 8, worker="w", lease_seconds=600.0, model=maker.spec.model, study_ids=[maker.row.id]
+    ):
+        for slot in found:
+            maker._one(slot)
+
+
+def test_a_worker_writes_the_note_when_a_phase_moves_on(engine: Engine) -> None:
+    maker, said = make(engine, small_spec("ws", trials=6, rounds=3), limit=0), list[str]()
+    seen = []
+    for _ in range(3):
+        one_left(maker)
+        bring_on(maker, said)
+        seen.append(note(engine, "ws"))
+    assert [text.splitlines()[0] for text in seen] == [
+        "## ws: phase confirm (2 of 3)",
+        "## ws: phase final (3 of 3)",
+        "## ws: done",
+    ]
+    assert "| search | 6 of 6 trials: 6 complete |" in seen[0]
+    assert "best so far (trial" in seen[0]
+    assert "- confirm: paper has 0 of 3 rounds" in seen[0]
+    assert "| confirm | 9 of 9 rounds |" in seen[1]
+    assert "**Missing**" not in seen[2]
+    assert said == []
+
+
+def test_the_note_has_the_numbers(sqlite_engine: Engine) -> None:
+    for model in ("simple", "ws"):
+        make(sqlite_engine, small_spec(model, trials=12, rounds=11))
+    results = all_results(sqlite_engine)
+    notes.keep_all(sqlite_engine, results, compare(results))
+    result, text = study_result(sqlite_engine, "ws"), note(sqlite_engine, "ws")
+    tuned = result.final_of("tuned")
+    assert result.tuned is not None
+    assert tuned is not None
+    assert f"tuned (trial {result.tuned.source})" in text
+    assert f"{result.tuned.params['learning_rate']:.3g}" in text
+    assert f"{100 * (result.tuned.confirm_mean or 0):.2f}" in text
+    assert f"{100 * (tuned.test_mean or 0):.1f} ± {100 * (tuned.test_std or 0):.1f}" in text
+    sentences = compare(results).headlines
+    assert [line for line in sentences if line in text] == [line for line in sentences if "ws" in line]
+    assert [line for line in sentences if line in note(sqlite_engine, "simple")] == [
+        line for line in sentences if "simple" in line
+    ]
+    ranking = note(sqlite_engine, "ws:confirm")
+    assert all(f"| {one.label} | 3 of 3 | {100 * (one.mean or 0):.2f} |" in ranking for one in result.ranking)
+    assert "| tuned | 11 of 11 |" in note(sqlite_engine, "ws:final")
+
+
+def test_the_papers_won(sqlite_engine: Engine) -> None:
+    make(sqlite_engine, small_spec("simple", trials=6, rounds=3), paper_is_best=True)
+    notes.keep_everything(sqlite_engine)
+    text = note(sqlite_engine, "simple")
+    assert "paper's, which is the tuned one" in text
+    assert "Tuning brought simple nothing: the paper's configuration won the confirm phase." in text
+
+
+def test_writing_again_changes_nothing(engine: Engine) -> None:
+    make(engine, small_spec("ws", trials=6, rounds=3))
+    notes.keep_notes(engine, ["ws"])
+    first = note(engine, "ws")
+    notes.keep_everything(engine)
+    notes.keep_notes(engine, ["ws"])
+    assert note(engine, "ws") == first
+    attributes = make_storage(engine).get_study_system_attrs(studies.get_study(engine, "ws").search_study_id)
+    assert attributes["dashboard:note_ver"] == 1
+
+
+def test_a_persons_note_stays_and_ours_comes_back_when_it_is_emptied(sqlite_engine: Engine) -> None:
+    maker = make(sqlite_engine, small_spec("ws", trials=6, rounds=3), limit=6)
+    notes.keep_everything(sqlite_engine)
+    study = optuna.load_study(study_name="ws", storage=make_storage(sqlite_engine))
+    edited = note(sqlite_engine, "ws").replace("Budget", "My remark. Budget")  # our last line is still there
+    optuna_dashboard.save_note(study, edited)
+    maker.work()
+    notes.keep_everything(sqlite_engine)
+    assert note(sqlite_engine, "ws") == edited
+    assert "## ws: final rounds" in note(sqlite_engine, "ws:final")
+    optuna_dashboard.save_note(study, "")
+    notes.keep_notes(sqlite_engine, ["ws"])
+    assert note(sqlite_engine, "ws").startswith("## ws: done")
+
+
+def test_a_note_that_fails_fails_nothing_else(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phase has moved on, the worker says it in a line, and the next event writes the note."""
+    maker, said = make(engine, small_spec("ws", trials=6, rounds=3), limit=0), list[str]()
+    one_left(maker)
+    with monkeypatch.context() as patched:
+        patched.setattr(notes, "keep_pages", lambda *_: 1 / 0)
+        bring_on(maker, said)
+    assert studies.get_study(engine, "ws").phase == "confirm"
+    assert len(slots.list_slots(engine, maker.row.id, "confirm")) == 9
+    assert said == ["the studies' notes in optuna-dashboard are not up to date: ZeroDivisionError: division by zero"]
+    assert note(engine, "ws") == ""
+    one_left(maker)
+    bring_on(maker, said)
+    assert note(engine, "ws").startswith("## ws: phase final")
+
+
+def test_figures_are_small_and_of_this_model(sqlite_engine: Engine) -> None:
+    for model in ("simple", "ws"):
+        make(sqlite_engine, small_spec(model, trials=12, rounds=20))
+    results = all_results(sqlite_engine)
+    drawn = notes.figures_of(study_result(sqlite_engine, "ws"), compare(results))
+    assert set(drawn) == {"hpo-confirm", "hpo-final"}
+    assert max(len(text) for text in drawn.values()) < 20_000
+    (ticks,) = [json.loads(drawn["hpo-final"])["layout"]["xaxis"]["ticktext"]]
+    assert [tick.split("<br>")[:2] for tick in ticks] == [["ws", "published"], ["ws", "paper's"], ["ws", "tuned"]]
+    ticks = json.loads(drawn["hpo-confirm"])["layout"]["xaxis"]["ticktext"]
+    assert [tick.split("<br>")[1] for tick in ticks] == [
+        "paper's" if one.label == "paper" else one.label for one in results[1].ranking
+    ]
+
+
+def test_names_are_not_read_as_markup(sqlite_engine: Engine) -> None:
+    """Two pairs of underscores make text bold, but not in code, where a backslash would be shown."""
+    make(sqlite_engine, small_spec("ws", trials=6, rounds=2).with_options(name="a__b__c"), fails=lambda s: s.idx == 4)
+    notes.keep_everything(sqlite_engine)
+    text = note(sqlite_engine, "a__b__c")
+    assert text.startswith("## a\\_\\_b\\_\\_c: ")
+    assert "`hpo study resume a__b__c`" in notes._safe("`hpo study resume a__b__c`")
+    assert notes._safe("a <b> | c") == "a \\<b> \\| c"
+
+
+def test_what_is_ours_is_known_by_its_last_line() -> None:
+    text = notes.signed_off("a\nb\n")
+    assert notes.is_ours(text)
+    assert not notes.is_ours(text.replace("b", "c"))
+    assert not notes.is_ours(f"{text}more")
+    assert not notes.is_ours("a\nb\n")
