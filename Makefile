@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test chaos clean bench-training bench-gpu bench-worker bench-learning bench-queue
+.PHONY: demo test chaos clean bench-training bench-gpu bench-worker bench-learning bench-queue bench-report
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ bench-worker: $(READY)  ## share of a worker's time in training, SQLite and Post
 
 bench-queue: $(READY)  ## claims a second, a trial's coordination, SQLite and PostgreSQL (half an hour; QUICK=--quick: less)
 	$(BIN)/python -m bench.queue $(QUICK)
+
+bench-report: $(READY)  ## time and size of `hpo report` on 3 x 200 trials and 120 final rounds (3 minutes)
+	$(BIN)/python -m bench.report
 
 bench-learning: $(READY)  ## do 20 rounds learn as well in a population as in the plain loop? (40 minutes)
 	$(BIN)/python -m bench.learning

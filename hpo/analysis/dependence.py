@@ -241,19 +241,20 @@ def interaction_p_values(sample: Sample, fitted: Surrogate, parts: Parts, repeat
     """A p-value a pair, against a null without any interaction and then against nulls with those found.
 
     An interaction shortens the length scales of its two coordinates and so raises their H with every other: beside
-    an additive null each would seem to interact. So once a pair is clear the null gets it too, and a pair's p is the
-    highest that it has had.
+    an additive null each would seem to interact. So once a pair is clear the null gets it too, the other clear pairs
+    are asked again, and a pair's p is the highest that it has had. What is not clear needs no second question: its p
+    could only rise.
     """
     p = fits.interaction_p(sample.points, sample.values, parts.h, repeats)
     known: list[tuple[int, int]] = []
     while len(known) < KNOWN_MOST:
         adjusted = dict(zip(p, holm(list(p.values())), strict=True))
         clear = [pair for pair in p if adjusted[pair] <= 1 - LEVEL and pair not in known]
-        if not clear or len(known) + 1 == len(p):
+        if len(clear) < 2:
             break
         known.append(max(clear, key=lambda pair: parts.pair_shares[pair]))
         effects = np.sum([fits.pair_effect(fitted, *pair) for pair in known], axis=0)
-        others = {pair: h for pair, h in parts.h.items() if pair not in known}
+        others = {pair: parts.h[pair] for pair in clear if pair not in known}
         again = fits.interaction_p(sample.points, sample.values, others, repeats, effects)
         p = {pair: max(own, again.get(pair, 0.0)) for pair, own in p.items()}
     return p

@@ -4,7 +4,8 @@ Why a Gaussian process and not a forest: of 29 trials a forest makes steps, and 
 like an interaction; the process is smooth, says how unsure it is, and has a length scale for each coordinate.
 scikit-learn's own choice of the scales maximises the likelihood alone, which overfits so few trials (cross-validated
 R² of pure noise, n = 29, four coordinates: -0.42 instead of -0.15) and costs three times as much for each of some
-hundred fits, so the scales are chosen here, under weak priors; the process itself is scikit-learn's.
+hundred fits, so the scales are chosen here, under weak priors. Of those hundreds only the mean is wanted, which is
+a line of linear algebra; the fit that is reported is asked for its covariance too, and that is scikit-learn's.
 
 Shapes: T trials, K coordinates, G grid points of one coordinate, Q points asked for.
 """
@@ -12,6 +13,7 @@ Shapes: T trials, K coordinates, G grid points of one coordinate, Q points asked
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -26,6 +28,7 @@ GRID = 33  # points of a coordinate
 _PRIOR_MEDIAN = (1.0, 1.0, 0.3)  # of amplitude, length scale, noise; the cube is 1 wide, values have variance 1
 _PRIOR_SPREAD = (1.0, 0.7, 1.0)  # standard deviations of their logarithms
 _BOUNDS = ((1e-2, 1e2), (0.1, 20.0), (1e-3, 3.0))
+_JITTER = 1e-8  # on the covariance's diagonal, for its root
 _ADDITIVE_KNOTS = 4  # of a cubic spline in each coordinate
 
 
@@ -37,9 +40,21 @@ class Surrogate:
     weights: Floats  # (T,) of the products, in the values' own unit
     scales: Floats  # (K,) lengths: 1 is the width of the cube, 20 is as good as linear
     mean: float
-    process: Any  # scikit-learn's, on standardised values
+    amplitude: float  # variance of the signal, of standardised values
     unit: float  # standard deviation of the values
     noise: float  # variance, of standardised values
+    z: Floats  # (T,) the standardised values
+
+    @cached_property
+    def process(self) -> Any:
+        """The same process as scikit-learn's, on standardised values; made when asked for, as it takes a while."""
+        from sklearn.gaussian_process import (  # type: ignore[import-untyped]  # has no types; takes seconds to load
+            GaussianProcessRegressor,
+        )
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel  # type: ignore[import-untyped]
+
+        kernel = ConstantKernel(self.amplitude) * RBF(self.scales) + WhiteKernel(self.noise)
+        return GaussianProcessRegressor(kernel, alpha=_JITTER, optimizer=None).fit(self.points, self.z)
 
     def factors(self, coordinate: int, at: Floats) -> Floats:
         """One coordinate's factor of every product: (Q, T)."""
@@ -61,34 +76,26 @@ class Surrogate:
 
 def fit(points: Floats, values: Floats) -> Surrogate:
     """The process with the most likely scales under the priors; points (T, K), values (T,)."""
-    from sklearn.gaussian_process import (  # type: ignore[import-untyped]  # has no types; takes seconds to load
-        GaussianProcessRegressor,
-    )
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel  # type: ignore[import-untyped]
-
     mean, unit = float(values.mean()), float(values.std()) or 1.0
     z = (values - mean) / unit
-    k = points.shape[1]
-    kernel = ConstantKernel(1.0) * RBF(np.ones(k), length_scale_bounds=(1e-3, 1e3)) + WhiteKernel(0.3)
-    process = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=lambda *_, **__: _most_likely(points, z))
-    process.fit(points, z)
-    found = np.exp(process.kernel_.theta)
+    gaps = np.ascontiguousarray(((points[:, None] - points[None]) ** 2).transpose(2, 0, 1))  # (K, T, T)
+    theta = _most_likely(gaps, z)
+    _, root = _signal_and_root(theta, gaps)
     return Surrogate(
         points=points,
-        weights=unit * found[0] * process.alpha_,
-        scales=found[1:-1],
+        weights=unit * math.exp(theta[0]) * lapack.dpotrs(root, z, lower=1)[0],
+        scales=np.exp(theta[1:-1]),
         mean=mean,
-        process=process,
+        amplitude=math.exp(theta[0]),
         unit=unit,
-        noise=float(found[-1]),
+        noise=math.exp(theta[-1]),
+        z=z,
     )
 
 
-def _most_likely(points: Floats, z: Floats) -> tuple[Floats, float]:
-    """Logarithms of amplitude, K lengths and noise at the highest posterior density, and minus its logarithm."""
-    k = points.shape[1]
-    gaps = np.ascontiguousarray(((points[:, None] - points[None]) ** 2).transpose(2, 0, 1))  # (K, T, T)
-    repeats = [1, k, 1]
+def _most_likely(gaps: Floats, z: Floats) -> Floats:
+    """Logarithms of amplitude, K lengths and noise at the highest posterior density; gaps (K, T, T)."""
+    repeats = [1, len(gaps), 1]
     centre = np.repeat(np.log(_PRIOR_MEDIAN), repeats)
     spread = np.repeat(_PRIOR_SPREAD, repeats)
     bounds = np.repeat(np.log(_BOUNDS), repeats, axis=0)
@@ -100,7 +107,18 @@ def _most_likely(points: Floats, z: Floats) -> tuple[Floats, float]:
 
     options = {"maxiter": 40, "ftol": 1e-6}  # a change too small to matter for any fit
     found = minimize(cost, centre, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return np.asarray(found.x, dtype=np.float64), float(found.fun)
+    return np.asarray(found.x, dtype=np.float64)
+
+
+def _signal_and_root(theta: Floats, gaps: Floats) -> tuple[Floats, Floats]:
+    """The covariance without noise, and the lower Cholesky root of the one with it: (T, T) each."""
+    inverse_squares, noise = np.exp(-2 * theta[1:-1]), math.exp(theta[-1])
+    size = gaps.shape[1]
+    signal = math.exp(theta[0]) * np.exp(-0.5 * (inverse_squares @ gaps.reshape(len(gaps), -1))).reshape(size, size)
+    covariance = signal.copy()
+    covariance.flat[:: size + 1] += noise + _JITTER
+    root, _ = lapack.dpotrf(covariance, lower=1)
+    return signal, root
 
 
 def minus_log_likelihood(theta: Floats, gaps: Floats, z: Floats) -> tuple[float, Floats]:
@@ -108,19 +126,17 @@ def minus_log_likelihood(theta: Floats, gaps: Floats, z: Floats) -> tuple[float,
 
     theta (K + 2,): logarithms of amplitude, lengths, noise; gaps (K, T, T): squared distances by coordinate.
     """
-    amplitude, inverse_squares, noise = math.exp(theta[0]), np.exp(-2 * theta[1:-1]), math.exp(theta[-1])
-    signal = amplitude * np.exp(-0.5 * np.tensordot(inverse_squares, gaps, 1))
-    covariance = signal + (noise + 1e-8) * np.eye(len(z))
-    root, _ = lapack.dpotrf(covariance, lower=1)
-    lower, _ = lapack.dpotri(root, lower=1)  # a third of the cost of inverting the root
-    inverse = np.tril(lower) + np.tril(lower, -1).T
+    signal, root = _signal_and_root(theta, gaps)
+    lower, _ = lapack.dpotri(root, lower=1)  # a third of the cost of inverting the root; above the diagonal are zeros
+    inverse = lower + lower.T
+    inverse.flat[:: len(z) + 1] /= 2
     weights = inverse @ z
-    value = 0.5 * z @ weights + np.log(np.diag(root)).sum() + 0.5 * len(z) * math.log(2 * math.pi)
-    pull = (np.outer(weights, weights) - inverse) * signal
+    value = 0.5 * z @ weights + np.log(root.diagonal()).sum() + 0.5 * len(z) * math.log(2 * math.pi)
+    pull = (weights[:, None] * weights - inverse) * signal
     slope = np.empty_like(theta)
     slope[0] = -0.5 * pull.sum()
-    slope[1:-1] = -0.5 * np.einsum("ij,kij->k", pull, gaps) * inverse_squares
-    slope[-1] = -0.5 * noise * (weights @ weights - np.trace(inverse))
+    slope[1:-1] = -0.5 * (gaps.reshape(len(gaps), -1) @ pull.ravel()) * np.exp(-2 * theta[1:-1])
+    slope[-1] = -0.5 * math.exp(theta[-1]) * (weights @ weights - inverse.trace())
     return float(value), slope
 
 
