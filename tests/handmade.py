@@ -33,7 +33,9 @@ def small_spec(model: str, *, trials: int = 12, epochs: int = 6, rounds: int = 5
     return StudySpec.model_validate(tree)
 
 
-def create(engine: Engine, spec: StudySpec, *, data_digest: str = DATA_DIGEST) -> StudyRow:
+def create(
+    engine: Engine, spec: StudySpec, *, data_digest: str = DATA_DIGEST, repeat_group: str | None = None
+) -> StudyRow:
     """The study as `hpo study create` makes it."""
     return studies.create_study(
         engine,
@@ -49,6 +51,7 @@ def create(engine: Engine, spec: StudySpec, *, data_digest: str = DATA_DIGEST) -
             trial_seeds=protocol.search_seeds(spec.seed, 0, spec.budget.trials),
             adaptive_from=spec.sampler.startup_trials,
             paper=spec.paper,
+            repeat_group=repeat_group,
             phase="search" if spec.budget.trials else "final",
         ),
     )
@@ -166,8 +169,16 @@ def packed_answers(draw: Callable[[int, int], Any], pairs: int) -> Callable[[Slo
     return packed
 
 
-def make(engine: Engine, spec: StudySpec, limit: int = 1_000_000, data_digest: str = DATA_DIGEST, **how: Any) -> Maker:
+def make(
+    engine: Engine,
+    spec: StudySpec,
+    limit: int = 1_000_000,
+    data_digest: str = DATA_DIGEST,
+    repeat_group: str | None = None,
+    **how: Any,
+) -> Maker:
     """A study with up to `limit` results; `how` are the options of Maker."""
-    maker = Maker(engine=engine, spec=spec, row=create(engine, spec, data_digest=data_digest), **how)
+    row = create(engine, spec, data_digest=data_digest, repeat_group=repeat_group)
+    maker = Maker(engine=engine, spec=spec, row=row, **how)
     maker.work(limit)
     return maker

@@ -10,6 +10,7 @@ from hpo.analysis import stats, wording
 from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
 from hpo.analysis.pairs import Pair, Setting, Side, pairs_of, setting_of
 from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
+from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.spec import MODELS, Model
 
 PUBLISHED_LABEL = "published"
@@ -139,9 +140,15 @@ class Comparison:
     rows: tuple[TableRow, ...]
     settings: tuple[Setting, ...]
     pairs: tuple[Pair, ...]
+    repeats: Repeats
     headlines: tuple[str, ...]
     budget: str | None  # said on top where budgets are below the defaults
     cautions: tuple[str, ...]  # what was not compared, and why
+
+    @property
+    def repeated(self) -> bool:
+        """Whether model and configuration do not name a row."""
+        return len({(row.model, row.label, row.setting) for row in self.rows}) < len(self.rows)
 
     @property
     def paired(self) -> Paired:
@@ -162,14 +169,15 @@ def paired_of(results: Sequence[StudyResult]) -> Paired:
 def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None) -> Comparison:
     """Compare all final rounds that may be compared; `answers` by study id add the uncertainty of the images."""
     paired = paired_of(results)
-    settings, pairs = paired.settings, paired.pairs
+    settings, pairs, repeats = paired.settings, paired.pairs, repeats_of(results, paired.settings)
     if answers:
         pairs = tuple(_with_images(pairs, answers))
     return Comparison(
         rows=tuple(_rows(results, settings)),
         settings=settings,
         pairs=pairs,
-        headlines=tuple(wording.headlines(results, pairs, settings)),
+        repeats=repeats,
+        headlines=(*wording.headlines(results, pairs, settings), *wording.repeat_headlines(repeats)),
         budget=wording.budget_label(result.spec for result in results),
         cautions=tuple(wording.cautions(results, settings)),
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison
 from hpo.analysis.records import PAPER, TUNED, Run, StudyResult
+from hpo.analysis.repeats import Repeats
 from hpo.analysis.stats import expected_maximum, t_interval
 from hpo.spec import HYPERPARAMETERS, Model
 
@@ -84,6 +85,31 @@ def confirm_data(result: StudyResult) -> list[RoundsGroup]:
                 high=one.mean if interval is None else interval.high,
             )
         )
+    return groups
+
+
+def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[RoundsGroup]:
+    """One group a repeat: the rounds of its tuned configuration."""
+    by_name, groups = {result.name: result for result in results}, []
+    for group in repeats.groups:
+        for repeat in group.repeats:
+            final = by_name[repeat.study].final_of(TUNED)
+            assert final is not None
+            mean = sum(final.test_values) / final.rounds
+            interval = t_interval(final.test_values)
+            groups.append(
+                RoundsGroup(
+                    model=group.model,
+                    label=repeat.study,
+                    study=repeat.study,
+                    epochs=by_name[repeat.study].spec.budget.epochs,
+                    rounds=final.round_numbers,
+                    values=final.test_values,
+                    mean=mean,
+                    low=mean if interval is None else interval.low,
+                    high=mean if interval is None else interval.high,
+                )
+            )
     return groups
 
 

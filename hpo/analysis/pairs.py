@@ -2,6 +2,11 @@
 
 Only rounds of one setting are compared: the same images, protocol seed, draws, batches and epochs. Rounds
 are paired by their number. Accuracies are fractions, differences too.
+
+Holm's correction runs in two families: pairs of models (tuned and with the paper's configuration together) and tuned
+against the paper's configuration. Each setting has its own two: it is another experiment, with images or epochs of
+its own, and no sentence chooses among settings. Pairs over repeats of a search (`repeats.py`) ask whether another
+search would say the same, of other values, and are corrected among themselves.
 """
 
 from collections.abc import Sequence
@@ -13,14 +18,21 @@ from hpo.analysis import stats
 from hpo.analysis.records import PAPER, TUNED, StudyResult
 from hpo.spec import MODELS, Model
 
-Family = Literal[
+Kind = Literal[
     "pairs of models, tuned",
     "pairs of models, the paper's configuration",
     "tuned against the paper's configuration",
 ]
-BETWEEN_TUNED: Family = "pairs of models, tuned"
-BETWEEN_PAPER: Family = "pairs of models, the paper's configuration"
-TUNING: Family = "tuned against the paper's configuration"
+BETWEEN_TUNED: Kind = "pairs of models, tuned"
+BETWEEN_PAPER: Kind = "pairs of models, the paper's configuration"
+TUNING: Kind = "tuned against the paper's configuration"
+
+Family = Literal["pairs of models", "tuned against the paper's configuration"]  # of Holm's correction
+FAMILIES: dict[Kind, Family] = {
+    BETWEEN_TUNED: "pairs of models",
+    BETWEEN_PAPER: "pairs of models",
+    TUNING: "tuned against the paper's configuration",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +101,8 @@ class Side:
 class Pair:
     """Two configurations over their common rounds: a minus b."""
 
-    family: Family
+    kind: Kind
+    family: Family  # in which p is corrected
     setting: int
     a: Side
     b: Side
@@ -126,25 +139,24 @@ def representatives(results: Sequence[StudyResult], setting: Setting, label: str
 
 
 def pairs_of(results: Sequence[StudyResult], settings: Sequence[Setting], place: int) -> list[Pair]:
-    setting, pairs = settings[place], []
-    for family, label in ((BETWEEN_TUNED, TUNED), (BETWEEN_PAPER, PAPER)):
-        models = representatives(results, setting, label)
-        of_family = [
-            pair
-            for worse, better in combinations(models, 2)  # the later model is the one that should be better
-            if (pair := _pair(family, place, (better, label), (worse, label))) is not None
-        ]
-        pairs += _corrected(of_family)
+    """All pairs of one setting, with p-values corrected within their families."""
+    setting = settings[place]
+    between = [
+        pair
+        for kind, label in ((BETWEEN_TUNED, TUNED), (BETWEEN_PAPER, PAPER))
+        for worse, better in combinations(representatives(results, setting, label), 2)  # the later should be better
+        if (pair := _pair(kind, place, (better, label), (worse, label))) is not None
+    ]
     tuning = [
         pair
         for result in representatives(results, setting, TUNED)
         if (tuned := result.final_of(TUNED)) is not None and tuned.same_as is None
         if (pair := _pair(TUNING, place, (result, TUNED), (result, PAPER))) is not None
     ]
-    return pairs + _corrected(tuning)
+    return _corrected(between) + _corrected(tuning)
 
 
-def _pair(family: Family, setting: int, one: tuple[StudyResult, str], other: tuple[StudyResult, str]) -> Pair | None:
+def _pair(kind: Kind, setting: int, one: tuple[StudyResult, str], other: tuple[StudyResult, str]) -> Pair | None:
     a, b = (_by_round(*side) for side in (one, other))
     common = sorted(a.keys() & b.keys())
     if not common:
@@ -153,7 +165,8 @@ def _pair(family: Family, setting: int, one: tuple[StudyResult, str], other: tup
     difference = stats.paired_difference(values_a, values_b)
     test = stats.sign_flip_test(difference.values)
     return Pair(
-        family=family,
+        kind=kind,
+        family=FAMILIES[kind],
         setting=setting,
         a=_side(*one, stats.mean(values_a)),
         b=_side(*other, stats.mean(values_b)),

@@ -78,6 +78,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "table": [_plain(row) for row in report.comparison.rows],
         "settings": [_plain(setting) for setting in report.comparison.settings],
         "pairs": [_plain(pair) for pair in report.comparison.pairs],
+        "repeats": _plain(report.comparison.repeats),
         "studies": [
             {
                 **summary(result),

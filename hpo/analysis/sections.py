@@ -26,6 +26,8 @@ from hpo.analysis.page import Bullets, Callout, Column, PageTable, Part, Section
 from hpo.analysis.pairs import Pair
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.records import StudyResult
+from hpo.analysis.repeats_section import TITLE as REPEATS
+from hpo.analysis.repeats_section import repeats_parts
 from hpo.analysis.timeline import Timeline
 from hpo.analysis.tuning_section import tuning_parts
 
@@ -43,6 +45,7 @@ def sections_of(report: Report) -> list[Section]:
         Section(title="Comparison, paired by round", parts=tuple(_comparison(comparison))),
         Section(title="Where comparing fails", parts=tuple(errors_parts(report))),
         Section(title="What tuning did", parts=tuple(tuning_parts(report.tuning, report.costs, report.latencies))),
+        Section(title=REPEATS, parts=tuple(repeats_parts(results, comparison.repeats))),
         Section(title="The search", parts=tuple(_search(results))),
         Section(title=DEPENDENCE, parts=tuple(dependence_parts(report.dependence))),
         Section(title="Learning curves", parts=tuple(_curves(results))),
@@ -72,16 +75,16 @@ def _headline(results: Sequence[StudyResult], comparison: Comparison) -> Iterabl
 
 def _accuracy(results: Sequence[StudyResult], comparison: Comparison) -> Iterable[Part]:
     rows = comparison.rows
-    several = len(comparison.settings) > 1
+    several, studies = len(comparison.settings) > 1, comparison.repeated
     columns = (
-        *texts("model", "configuration"),
+        *texts("model", *(("study",) if studies else ()), "configuration"),
         *(numbers("setting") if several else ()),
         *numbers("epochs", "trials", "rounds", "train %", "test %", "95% interval", "median", "IQM"),
     )
     yield PageTable(
         caption="Accuracy in percent, mean ± standard deviation (n - 1) over the rounds",
         columns=columns,
-        rows=tuple(_accuracy_cells(row, several) for row in rows),
+        rows=tuple(_accuracy_cells(row, several, studies) for row in rows),
         groups=tuple(row.model for row in rows),
     )
     notes = tuple(f"{row.study}, {CONFIGURATIONS.get(row.label, row.label)}: {row.note}" for row in rows if row.note)
@@ -102,10 +105,11 @@ def _accuracy(results: Sequence[StudyResult], comparison: Comparison) -> Iterabl
     yield from _every_round(results)
 
 
-def _accuracy_cells(row: TableRow, several: bool) -> tuple[str, ...]:
+def _accuracy_cells(row: TableRow, several: bool, studies: bool) -> tuple[str, ...]:
     setting = NOTHING if row.setting is None else str(row.setting + 1)
     return (
         row.model,
+        *((row.study or NOTHING,) if studies else ()),
         CONFIGURATIONS.get(row.label, row.label),
         *((setting,) if several else ()),
         str(row.epochs),
@@ -141,13 +145,13 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
         return
     titles = (f"A {MINUS} B [95%]", "new images too", "d_z", "P(A > B)", "p", "Holm", "variance", "detectable")
     several = len(comparison.settings) > 1
-    for key in dict.fromkeys((pair.family, pair.setting) for pair in comparison.pairs):
-        family, setting = key
+    for key in dict.fromkeys((pair.kind, pair.setting) for pair in comparison.pairs):
+        kind, setting = key
         where = f" (setting {setting + 1})" if several else ""
         yield PageTable(
-            caption=f"{family[0].upper()}{family[1:]}{where}: test accuracy in points, A minus B, round by round",
+            caption=f"{kind[0].upper()}{kind[1:]}{where}: test accuracy in points, A minus B, round by round",
             columns=texts("A", "B") + numbers("rounds", *titles),
-            rows=tuple(_pair_cells(pair) for pair in comparison.pairs if (pair.family, pair.setting) == key),
+            rows=tuple(_pair_cells(pair) for pair in comparison.pairs if (pair.kind, pair.setting) == key),
         )
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
     smallest = max(pair.test.smallest for pair in comparison.pairs)
@@ -155,8 +159,9 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
         "The interval beside the difference is Student's t over the rounds: new seeds, these images. New images too: "
         "bootstrap over the rounds and, crossed, over the images of pool B. d_z: mean over standard deviation of the "
         "differences. P(A > B): the share of rounds that A wins, ties half, with its exact binomial interval. p: exact "
-        "sign-flip permutation test of the mean difference, two-sided; beside it with Holm's correction within each "
-        f"table. With {fewest} rounds the smallest possible p is {p_value(smallest)}. Variance: that of the "
+        "sign-flip permutation test of the mean difference, two-sided; beside it with Holm's correction in two "
+        "families, pairs of models (both tables together) and tuned against the paper's configuration. "
+        f"With {fewest} rounds the smallest possible p is {p_value(smallest)}. Variance: that of the "
         "differences as a share of what unpaired rounds would give, so below 1 pairing helped. Detectable: the true "
         "difference in points that so many rounds find four times in five."
     )

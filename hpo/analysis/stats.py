@@ -276,6 +276,62 @@ def detectable_difference(spread: float, n: int, power: float = 0.8, alpha: floa
     return high * spread / math.sqrt(n)
 
 
+# --- A crossed table --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Components:
+    """Variances of a crossed table with one value a cell: searches x rounds, both random."""
+
+    searches: int
+    rounds: int
+    between: float  # variance between searches; an estimate below 0 is 0
+    interval: Interval  # of it
+    shared: float  # variance between rounds that all searches share: the draw; below 0 is 0
+    residual: float  # what is left: a round's luck with one configuration
+    p: float  # F test of "searches do not differ"
+
+
+def variance_components(table: Sequence[Numbers], level: float = LEVEL) -> Components | None:
+    """Two-way random effects by the analysis of variance; a row a search, a column a round; None below 2 x 2.
+
+    Not one-way: rounds of one number share their draw, so a row's spread has a part that cancels between rows.
+    Subtracting it there would hide real differences between searches. The interval of the variance between searches is
+    Williams' (Biometrika 49, 1962, p. 278): it covers at least 90 % where it says 95 %, and about 95 % in simulation.
+    """
+    x = np.asarray(table, dtype=np.float64)
+    searches, rounds = x.shape
+    if searches < 2 or rounds < 2:
+        return None
+    by_search, by_round, whole = x.mean(axis=1), x.mean(axis=0), x.mean()
+    specks = (1e-12 * float(np.abs(x).max())) ** 2 * x.size  # equal searches: exactly 0, where rounding leaves these
+
+    def squares(deviations: NDArray[np.float64]) -> float:
+        total = float((deviations**2).sum())
+        return total if total > specks else 0.0
+
+    ss_between = rounds * squares(by_search - whole)
+    ms_between = ss_between / (searches - 1)
+    ms_rounds = searches * squares(by_round - whole) / (rounds - 1)
+    freedom = (searches - 1) * (rounds - 1)
+    residual = squares(x - by_search[:, None] - by_round + whole) / freedom
+    seen = ms_between / residual if residual > 0 else math.inf if ms_between > 0 else 0.0
+    ends = []
+    for tail in ((1 + level) / 2, (1 - level) / 2):
+        f = float(scipy_stats.f.ppf(tail, searches - 1, freedom))
+        chi2 = float(scipy_stats.chi2.ppf(tail, searches - 1))
+        ends.append(max(0.0, ss_between * (1 - f / seen) / (rounds * chi2)) if seen > 0 else 0.0)
+    return Components(
+        searches=searches,
+        rounds=rounds,
+        between=max(0.0, (ms_between - residual) / rounds),
+        interval=Interval(low=ends[0], high=ends[1], level=level, method="Williams"),
+        shared=max(0.0, (ms_rounds - residual) / searches),
+        residual=residual,
+        p=float(scipy_stats.f.sf(seen, searches - 1, freedom)),
+    )
+
+
 def _differences(a: Numbers, b: Numbers) -> tuple[float, ...]:
     if len(a) != len(b):
         raise ValueError(f"paired samples are equally long, not {len(a)} and {len(b)}")

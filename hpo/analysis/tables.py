@@ -21,6 +21,7 @@ def of(report: Report) -> dict[str, list[Line]]:
     return {
         "comparison": _comparison(report.comparison),
         "pairs": _pairs(report.comparison),
+        "repeats": _repeats(report.comparison),
         "rounds": _rounds(report.results),
         "trials": _trials(report.results),
         "importance": _importance(report.dependence),
@@ -62,12 +63,33 @@ def _comparison(comparison: Comparison) -> list[Line]:
     return lines
 
 
+def _repeats(comparison: Comparison) -> list[Line]:
+    return [
+        {
+            "group": group.group,
+            "model": group.model,
+            "setting": group.setting + 1,
+            "study": repeat.study,
+            "seed": repeat.seed,
+            "rounds": len(group.rounds),
+            "search": repeat.search,
+            "confirm": repeat.confirm,
+            "test_mean": repeat.test,
+            "paper_test_mean": repeat.paper,
+            **{name: repeat.params.get(name) for name in _PARAMETERS},
+        }
+        for group in comparison.repeats.groups
+        for repeat in group.repeats
+    ]
+
+
 def _pairs(comparison: Comparison) -> list[Line]:
     lines: list[Line] = []
     for pair in comparison.pairs:
         interval = pair.difference.interval
         lines.append(
             {
+                "kind": pair.kind,
                 "family": pair.family,
                 "setting": pair.setting + 1,
                 "a": f"{pair.a.model} {pair.a.label}",

@@ -26,7 +26,7 @@ def comparison_table(results: Sequence[StudyResult], comparison: Comparison | No
         return Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything.")
     table = _table("Train and test accuracy, mean ± std over the rounds")
     columns = ("model", "configuration", "epochs", "trials", "rounds", "train %", "test %", "95% interval")
-    several = len(comparison.settings) > 1
+    several = len(comparison.settings) > 1 or comparison.repeated
     for name in (*columns, *(("study",) if several else ())):
         left = name in ("model", "configuration", "study")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)

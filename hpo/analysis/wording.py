@@ -1,5 +1,6 @@
 """Wording: what the comparison comes to in sentences, for somebody who reads no tables."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis import stats
@@ -14,6 +15,7 @@ from hpo.analysis.pairs import (
     setting_of,
 )
 from hpo.analysis.records import PAPER, TUNED, StudyResult
+from hpo.analysis.repeats import RepeatPair, Repeats
 from hpo.spec import StudySpec
 
 DEFAULT_TRIALS, DEFAULT_EPOCHS, DEFAULT_ROUNDS = 100, 40, 20  # as shipped
@@ -48,10 +50,10 @@ def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: S
     for place, setting in enumerate(settings):
         after = f" [{setting.epochs} epochs]" if len(settings) > 1 else ""
         own = [pair for pair in pairs if pair.setting == place]
-        between = [p for p in own if p.family == BETWEEN_TUNED]
-        between = between or [p for p in own if p.family == BETWEEN_PAPER]
+        between = [p for p in own if p.kind == BETWEEN_TUNED]
+        between = between or [p for p in own if p.kind == BETWEEN_PAPER]
         lines += [between_sentence(pair) + after for pair in between]
-        lines += [tuning_sentence(pair) + after for pair in own if pair.family == TUNING]
+        lines += [tuning_sentence(pair) + after for pair in own if pair.kind == TUNING]
         for result in representatives(results, setting, TUNED):
             tuned = result.final_of(TUNED)
             if tuned is not None and tuned.same_as is not None:
@@ -64,7 +66,7 @@ def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: S
 def between_sentence(pair: Pair) -> str:
     """What one pair of models comes to, for somebody who reads no tables."""
     a, b = (pair.a, pair.b) if pair.difference.mean >= 0 else (pair.b, pair.a)
-    how = "both tuned" if pair.family == BETWEEN_TUNED else "both with the paper's configuration"
+    how = "both tuned" if pair.kind == BETWEEN_TUNED else "both with the paper's configuration"
     if pair.clear:
         verdict = f"{a.model} is better than {b.model}"
     elif pair.difference.interval is not None and pair.difference.interval.excludes_zero:
@@ -90,6 +92,71 @@ def tuning_sentence(pair: Pair) -> str:
     )
 
 
+def repeat_headlines(repeats: Repeats) -> list[str]:
+    """A sentence a pair of models over repeats, and one for what tuning brought each."""
+    lines = []
+    for pair in repeats.models:
+        a, b, sign = (pair.a, pair.b, 1) if pair.difference.mean >= 0 else (pair.b, pair.a, -1)
+        verdict = _repeat_verdict(
+            pair, f"{a} is better than {b}", f"{a} did better than {b}", f"{a} and {b} cannot be told apart"
+        )
+        lines.append(f"Over {_searches(pair)}, {verdict}: {_over_repeats(pair, sign, ' apart')}.")
+    for pair in repeats.tuning:
+        model, up = pair.a.removesuffix(" tuned"), pair.difference.mean > 0
+        verdict = _repeat_verdict(
+            pair,
+            f"tuning {'improved' if up else 'harmed'} {model}",
+            f"{model} did {'better' if up else 'worse'} tuned",
+            f"whether tuning changed {model} is not settled",
+        )
+        lines.append(f"Over {_searches(pair)}, {verdict}: {_over_repeats(pair, 1)}.")
+    return lines
+
+
+def _repeat_verdict(pair: RepeatPair, clear: str, leaning: str, open_: str) -> str:
+    if pair.clear:
+        return clear
+    interval = pair.difference.interval
+    if interval is None or not interval.excludes_zero:
+        return open_
+    if pair.test.smallest >= 1 - stats.LEVEL:
+        return f"{leaning}, though so few are too few for a test (the smallest possible p is {pair.test.smallest:.2g})"
+    return f"{leaning}, though the corrected test does not settle it (p = {pair.p_holm:.2g})"
+
+
+def repeat_sentences(repeats: Repeats) -> list[str]:
+    """What each group of repeats tells of the search's own luck."""
+    lines = []
+    for group in repeats.groups:
+        line = f"{group.group}: the tuned configurations of {len(group.repeats)} searches reach {percent(group.mean)}"
+        if group.interval is not None:
+            low, high = percent(group.interval.low), percent(group.interval.high)
+            line += f" on average (95% interval for such a search's expected result {low} to {high})"
+        if group.components is not None:
+            c = group.components
+            size, least, most = (f"{100 * math.sqrt(v):.2f}" for v in (c.between, c.interval.low, c.interval.high))
+            line += (
+                f"; they differ by a standard deviation of {size} points beyond the luck of {c.rounds} rounds "
+                f"(95% interval {least} to {most})"
+            )
+        lines.append(f"{line}.")
+    return lines
+
+
+def _searches(pair: RepeatPair) -> str:
+    return f"{len(pair.seeds)} repeats of the search"
+
+
+def _over_repeats(pair: RepeatPair, sign: int, apart: str = "") -> str:
+    """The size with its interval over repeats; with a sign unless it is how far two are apart."""
+    d, signed = pair.difference, not apart
+    assert d.interval is not None  # two repeats at least
+    low, high = (_points(end, signed) for end in sorted(sign * end for end in (d.interval.low, d.interval.high)))
+    wins = sum(sign * x > 0 for x in d.values)
+    size = f"{_points(sign * d.mean, signed)} points{apart}"
+    return f"{size} (95% interval {low} to {high}; better in {wins} of {len(d.values)})"
+
+
 def _too_few(pair: Pair) -> str:
     if pair.test.smallest >= 1 - stats.LEVEL:
         return f"{pair.test.n} rounds are too few for a test (the smallest possible p is {pair.test.smallest:.2g})"
@@ -98,7 +165,7 @@ def _too_few(pair: Pair) -> str:
 
 def _difference(pair: Pair) -> str:
     """The size with its interval: of two models the better minus the worse, of tuning tuned minus paper."""
-    tuning = pair.family == TUNING
+    tuning = pair.kind == TUNING
     sign = 1 if tuning or pair.difference.mean >= 0 else -1
     size = sign * pair.difference.mean
     words = f"{_points(size, tuning)} points" + ("" if tuning else " apart")
@@ -127,11 +194,13 @@ def cautions(results: Sequence[StudyResult], settings: Sequence[Setting]) -> lis
         lines.append(f"Setting {place + 1} is not compared with setting 1: they differ in {points}.")
     for setting in settings:
         for label in (TUNED, PAPER):
-            used = {result.name for result in representatives(results, setting, label)}
+            used = representatives(results, setting, label)
+            names = {result.name for result in used}
+            groups = {result.repeat_group for result in used} - {None}  # of these there are sentences of their own
             left = [
                 result.name
                 for result in results
-                if setting_of(result) == setting and result.name not in used
+                if setting_of(result) == setting and result.name not in names and result.repeat_group not in groups
                 if (final := result.final_of(label)) is not None and final.rounds
             ]
             if left:

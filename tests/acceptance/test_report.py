@@ -26,7 +26,7 @@ from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TABLES = ("comparison", "pairs", "rounds", "trials", "importance", "interactions", "confusion", "models")
+TABLES = ("comparison", "pairs", "repeats", "rounds", "trials", "importance", "interactions", "confusion", "models")
 BROWSER_SECONDS = 300  # it takes three on an idle machine, a minute on a crowded one
 FLAGS = (
     "--headless",
@@ -370,6 +370,22 @@ def test_an_evaluation_without_a_search(sqlite_engine: Engine, tmp_path: Path) -
     assert "Setting 2 is not compared with setting 1: they differ in epochs (40 and 12)." in text
     assert "Nothing was searched: only the paper's or a given configuration is measured." in text
     assert [row["epochs"] for row in report["table"]] == [40, 12, 40, 40]
+
+
+def test_repeats_stand_in_all_forms(sqlite_engine: Engine, tmp_path: Path) -> None:
+    spec = small_spec("ws", trials=6, rounds=3)
+    for i in (1, 2):
+        make(sqlite_engine, spec.with_options(name=f"ws-{i}", seed=i), repeat_group="ws")
+    report, text = _report(sqlite_engine, tmp_path)
+    (group,) = report["repeats"]["groups"]
+    assert [one["study"] for one in group["repeats"]] == ["ws-1", "ws-2"]
+    assert report["headlines"][-1].startswith("Over 2 repeats of the search, ")
+    assert "Would another search have found the same?" in text
+    assert "ws: what each of 2 searches found" in text
+    assert "one search was made" not in text
+    with open(tmp_path / "repeats.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["test_mean"]) for row in rows] == [one["test"] for one in group["repeats"]]
 
 
 def test_a_folder_that_cannot_be_written(sqlite_engine: Engine, tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Repeats: the same search made again with other seeds, which alone shows how much a search's outcome is luck.
+
+The comparison's other intervals are about rounds of given configurations. Here a search is the unit: each repeat's
+mean over the rounds that all have in common is one value. Accuracies are fractions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+from hpo.analysis import stats
+from hpo.analysis.pairs import Setting, setting_of
+from hpo.analysis.records import PAPER, TUNED, StudyResult
+from hpo.spec import MODELS, Model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repeat:
+    """One search of several, and what its tuned configuration came to."""
+
+    study: str
+    seed: int  # of the search: repeats of two models with one seed are a pair
+    source: Literal["paper"] | int | None  # of the tuned configuration
+    params: Mapping[str, float]
+    search: float | None  # best validation accuracy of the search
+    confirm: float | None  # of the tuned configuration
+    test: float  # its mean test accuracy over the common rounds
+    paper: float | None  # the paper's configuration in the same rounds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepeatGroup:
+    """The finished repeats of one model's search."""
+
+    group: str
+    model: Model
+    setting: int
+    repeats: tuple[Repeat, ...]
+    rounds: tuple[int, ...]  # numbers of the rounds that all of them have
+    mean: float  # of the repeats' means
+    interval: stats.Interval | None  # t, over repeats: for another search of this kind
+    components: stats.Components | None  # variance between searches and between rounds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepeatPair:
+    """Two models, or a model's tuned and paper's configuration, over repeats: a minus b."""
+
+    a: str
+    b: str
+    seeds: tuple[int, ...]  # of the repeats that both have
+    difference: stats.PairedDifference  # a value a repeat
+    test: stats.SignFlip
+    p_holm: float  # over the pairs of its kind
+
+    @property
+    def clear(self) -> bool:
+        """Whether interval and corrected test agree that the difference is not 0."""
+        interval = self.difference.interval
+        return interval is not None and interval.excludes_zero and self.p_holm < 1 - stats.LEVEL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repeats:
+    """All that repeats tell; empty where every search was made once."""
+
+    groups: tuple[RepeatGroup, ...]
+    models: tuple[RepeatPair, ...]  # pairs of models, both tuned
+    tuning: tuple[RepeatPair, ...]  # tuned against the paper's configuration
+
+
+def repeats_of(results: Sequence[StudyResult], settings: Sequence[Setting]) -> Repeats:
+    """Groups of at least two repeats whose tuned configurations have a final round in common."""
+    by_group: dict[tuple[str, Model, int], list[StudyResult]] = {}
+    for result in results:
+        tuned = result.final_of(TUNED)
+        if result.repeat_group is not None and tuned is not None and tuned.rounds:
+            key = (result.repeat_group, result.model, settings.index(setting_of(result)))
+            by_group.setdefault(key, []).append(result)
+    found = (_group(*key, own) for key, own in by_group.items() if len(own) > 1)
+    groups = tuple(sorted((g for g in found if g is not None), key=lambda g: (g.setting, MODELS.index(g.model))))
+    models, tuning = [], []
+    for setting in dict.fromkeys(g.setting for g in groups):
+        own = _one_a_model([g for g in groups if g.setting == setting])
+        # The later model is the one that should be better, as in the pairs over rounds.
+        models += _corrected([_pair(b.model, a.model, *_tests(b, a)) for a, b in combinations(own, 2)])
+        tuning += _corrected([_pair(f"{g.model} tuned", f"{g.model} paper", *_tuned_and_paper(g)) for g in own])
+    return Repeats(groups=groups, models=tuple(models), tuning=tuple(tuning))
+
+
+def _group(name: str, model: Model, setting: int, own: Sequence[StudyResult]) -> RepeatGroup | None:
+    by_round = [_values(result, TUNED) for result in own]
+    common = sorted(set.intersection(*(set(values) for values in by_round)))
+    if not common:
+        return None
+    table = [[values[number] for number in common] for values in by_round]
+    repeats = tuple(_repeat(result, row, common) for result, row in zip(own, table, strict=True))
+    means = [repeat.test for repeat in repeats]
+    return RepeatGroup(
+        group=name,
+        model=model,
+        setting=setting,
+        repeats=repeats,
+        rounds=tuple(common),
+        mean=stats.mean(means),
+        interval=stats.t_interval(means),
+        components=stats.variance_components(table),
+    )
+
+
+def _repeat(result: StudyResult, tests: Sequence[float], common: Sequence[int]) -> Repeat:
+    tuned, paper = result.tuned, _values(result, PAPER)
+    final = result.final_of(TUNED)
+    assert final is not None
+    return Repeat(
+        study=result.name,
+        seed=result.seed,
+        source=None if tuned is None else tuned.source,
+        params=final.params,
+        search=None if result.best is None else result.best.value,
+        confirm=None if tuned is None else tuned.confirm_mean,
+        test=stats.mean(tests),
+        paper=stats.mean([paper[number] for number in common]) if set(common) <= set(paper) else None,
+    )
+
+
+def _values(result: StudyResult, label: str) -> dict[int, float]:
+    final = result.final_of(label)
+    return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
+
+
+def _one_a_model(groups: Sequence[RepeatGroup]) -> list[RepeatGroup]:
+    """Of several groups of a model the one with the most repeats, the first of equals."""
+    best: dict[str, RepeatGroup] = {}
+    for group in groups:
+        if group.model not in best or len(group.repeats) > len(best[group.model].repeats):
+            best[group.model] = group
+    return list(best.values())
+
+
+def _tests(a: RepeatGroup, b: RepeatGroup) -> tuple[dict[int, float], dict[int, float]]:
+    first, second = ({repeat.seed: repeat.test for repeat in group.repeats} for group in (a, b))
+    return first, second
+
+
+def _tuned_and_paper(group: RepeatGroup) -> tuple[dict[int, float], dict[int, float]]:
+    whole = [repeat for repeat in group.repeats if repeat.paper is not None]
+    return {r.seed: r.test for r in whole}, {r.seed: r.paper for r in whole if r.paper is not None}
+
+
+def _pair(a: str, b: str, of_a: Mapping[int, float], of_b: Mapping[int, float]) -> RepeatPair | None:
+    """The pair over the seeds that both have, None below two."""
+    seeds = sorted(of_a.keys() & of_b.keys())
+    if len(seeds) < 2:
+        return None
+    difference = stats.paired_difference([of_a[s] for s in seeds], [of_b[s] for s in seeds])
+    test = stats.sign_flip_test(difference.values)
+    return RepeatPair(a=a, b=b, seeds=tuple(seeds), difference=difference, test=test, p_holm=test.p)
+
+
+def _corrected(pairs: Sequence[RepeatPair | None]) -> list[RepeatPair]:
+    found = [pair for pair in pairs if pair is not None]
+    adjusted = stats.holm([pair.test.p for pair in found])
+    return [replace(pair, p_holm=p) for pair, p in zip(found, adjusted, strict=True)]
