@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hpo.analysis import surrogate as fits
 from hpo.analysis.figures import Search, Trial, search_data
@@ -174,7 +175,9 @@ def dependence_of(result: StudyResult) -> Dependence:
     for what, trials in others.items():
         step = max(1, math.ceil(len(trials) / MOST_CHECKED))  # evenly over the search
         checks[what] = sample_of(trials[::step], search, result.spec.paper, pairs)
-    return Dependence(study=result.name, model=result.model, counts=counts, answer=answer_of(sample, checks))
+    with threadpool_limits(1, user_api="blas"):  # of so small matrices two threads do little but wait for each other
+        answer = answer_of(sample, checks)
+    return Dependence(study=result.name, model=result.model, counts=counts, answer=answer)
 
 
 def _rates(search: Search, trials: Sequence[Trial]) -> tuple[float, float] | None:
