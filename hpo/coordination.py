@@ -64,9 +64,10 @@ class Coordinator(threading.Thread):
         self._spool = spool
         self._hurry = threading.Event()
         self._events: queue.SimpleQueue[_Epoch | _End | None] = queue.SimpleQueue()
-        self._held: dict[int, Held] = {}
-        self._lost: set[int] = set()
-        self._stopped: set[int] = set()
+        # By token: a worker that lost a slot may be the one that takes it up again.
+        self._held: dict[str, Held] = {}
+        self._lost: set[str] = set()
+        self._stopped: set[str] = set()
         self._pending = 0
         self._changed = threading.Condition()
         self.crash: BaseException | None = None
@@ -76,7 +77,7 @@ class Coordinator(threading.Thread):
     def hold(self, held: Held) -> None:
         """From now on keep this slot's lease alive."""
         with self._changed:
-            self._held[held.slot.id] = held
+            self._held[held.token] = held
 
     def report(self, held: Held, epoch: int, value: float | None) -> None:
         """An epoch is done; value is what Optuna's trial is to show for it, if anything."""
@@ -113,15 +114,15 @@ class Coordinator(threading.Thread):
         """Give the slot back, for another worker to go on."""
         self._put(_End(held=held, act=lambda: slots.release(self._engine, held.slot.id, held.token)))
 
-    def lost(self, slot_id: int) -> bool:
-        """Whether the slot's lease is lost: drop what its lane does."""
+    def lost(self, held: Held) -> bool:
+        """Whether this lease is lost: drop what its lane does."""
         with self._changed:
-            return slot_id in self._lost
+            return held.token in self._lost
 
-    def stopped(self, slot_id: int) -> bool:
+    def stopped(self, held: Held) -> bool:
         """Whether the pruner has stopped the slot's trial."""
         with self._changed:
-            return slot_id in self._stopped
+            return held.token in self._stopped
 
     def settle(self, seconds: float | None = None) -> bool:
         """Wait until everything handed over is stored; False if the time ran out first."""
@@ -191,33 +192,33 @@ class Coordinator(threading.Thread):
             held = list(self._held.values())
         if not held:
             return
-        told = {event.held.slot.id for event in reports}
+        told = {event.held.token for event in reports}
         rows = [_row(event.held, event.epoch, event.value) for event in reports]
-        rows += [_row(one, 0, None) for one in held if one.slot.id not in told]
-        lost = self._storage.report(rows, self._lease)
+        rows += [_row(one, 0, None) for one in held if one.token not in told]
+        lost = {token for _, token in self._storage.report(rows, self._lease)}
         with self._changed:
             self._lost |= lost
-            for slot_id in lost:
-                self._held.pop(slot_id, None)
-        newest = {event.held.slot.id: event for event in reports if event.value is not None}
-        for slot_id, event in newest.items():
-            if slot_id not in lost and event.held.search.should_prune(event.held.slot, event.epoch):
+            for token in lost:
+                self._held.pop(token, None)
+        newest = {event.held.token: event for event in reports if event.value is not None}
+        for token, event in newest.items():
+            if token not in lost and event.held.search.should_prune(event.held.slot, event.epoch):
                 with self._changed:
-                    self._stopped.add(slot_id)
+                    self._stopped.add(token)
 
     def _end(self, event: _End) -> None:
         """Store an end, then project it and move the study on; each step may be repeated by anybody."""
-        slot_id = event.held.slot.id
+        token = event.held.token
         with self._changed:
-            self._held.pop(slot_id, None)
+            self._held.pop(token, None)
         happened = event.act()
         with self._changed:
-            self._stopped.discard(slot_id)
-            self._lost.discard(slot_id)
+            self._stopped.discard(token)
+            self._lost.discard(token)
         if happened:
             project(self._engine, event.held.search, self._say)
         else:
-            self._say(f"slot {slot_id}: its lease was lost, its result is dropped")
+            self._say(f"slot {event.held.slot.id}: its lease was lost, its result is dropped")
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """Do it; while the database is away, wait and do it again."""

@@ -104,6 +104,11 @@ class Supply:
                     return group
         return None
 
+    def turn(self, stay: Group | None) -> Group | None:
+        """With nothing in training: `stay` while it has something to claim, else the group whose turn it is."""
+        rows = self.rows()
+        return stay if stay is not None and self.serves(stay, rows) else self.choose(rows)
+
     def serves(self, group: Group, rows: Sequence[StudyRow]) -> bool:
         """Whether there is something to claim for a group."""
         return bool(self.claimable([row for row in rows if Group.of(row) == group]))

@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
@@ -32,9 +32,11 @@ from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LaneState, Population
 from hpo.training.sizing import choose_lanes
 
+T = TypeVar("T")
+
 LEASE_SECONDS = 60.0
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints of all lanes
-EXIT_SECONDS = 4.0  # for the database, twice at most, to take what a signal leaves to be stored
+EXIT_SECONDS = 3.0  # for the database, twice at most, to take what a signal leaves to be stored
 PROMPT_SECONDS = 0.2  # that lanes in training wait for the database at an epoch boundary
 POLL_SECONDS = 1.0  # between two looks for work when there is none
 REFILLS = 16  # lanes refilled before the worker looks which model has the fewest running slots
@@ -108,14 +110,14 @@ class Worker:
         begun = time.monotonic()
         self.coordinator.start()
         try:
-            self.spool.deliver(self.say)
+            self._ask(lambda: self.spool.deliver(self.say))
             while self._signal is None:
                 reached = self._reach(self._catch_up)
                 if self.jobs:
                     self._epoch()
                 elif not reached:
                     self._wake.wait(max(0.0, self._away_until - time.monotonic()))
-                elif self._reach(self._wait_for_work) is False:
+                elif self._reach(lambda: self._ask(self._wait_for_work)) is False:
                     break
         finally:
             self._give_back()
@@ -142,7 +144,7 @@ class Worker:
         states = [(one.job, self.population.state(lane)) for lane, one in self.jobs.items() if self.population]
         self.keeper.save([*states, *((trained.ready.job, trained.state) for trained in self._untested)])
 
-    def _reach(self, act: Callable[[], bool]) -> bool | None:
+    def _reach(self, act: Callable[[], T]) -> T | None:
         """Do what needs the database, or None where it does not answer: not before the next try is due."""
         if time.monotonic() < self._away_until:
             return None
@@ -158,11 +160,18 @@ class Worker:
         self._pause = FIRST_BACKOFF
         return done
 
+    def _ask(self, act: Callable[[], T]) -> T | None:
+        """With nothing to train, ask the database for something; None where a signal comes before the answer."""
+        asked = errand(act)
+        while self._signal is None and not wait([asked], PROMPT_SECONDS).done:
+            pass
+        return asked.result() if asked.done() else None
+
     def _done(self, future: Future[Any]) -> bool:
         """Whether an errand is done: waited for while nothing trains, else for a moment."""
-        while not self.jobs and self._signal is None and not wait([future], POLL_SECONDS).done:
+        while not wait([future], PROMPT_SECONDS).done and not self.jobs and self._signal is None:
             pass
-        return bool(wait([future], PROMPT_SECONDS).done)
+        return future.done()
 
     def _catch_up(self) -> bool:
         """Test the final rounds that are trained, then fill the lanes."""
@@ -239,11 +248,10 @@ class Worker:
 
     def _take_turn(self) -> None:
         """With nothing to train: stay with the group or take the one whose turn it is."""
-        rows = self.supply.rows()
-        if self.group is None or self.refills >= REFILLS or not self.supply.serves(self.group, rows):
-            group = self.supply.choose(rows)
-            if group is not None:
-                self._populate(group)
+        stay = None if self.refills >= REFILLS else self.group
+        group = self._ask(lambda: self.supply.turn(stay))
+        if group is not None and group != stay:
+            self._populate(group)
 
     def _populate(self, group: Group) -> None:
         self.refills = 0
@@ -329,7 +337,7 @@ class Worker:
         one = self.jobs[report.lane]
         job, held = one.job, one.held
         job.note(report)
-        if self.coordinator.lost(job.slot.id):
+        if self.coordinator.lost(held):
             self._free(report.lane)
             self.say(f"{job.title}: its lease was lost; its lane takes another")
             return
@@ -339,7 +347,7 @@ class Worker:
             self._end(report.lane, "diverged")
         elif report.last:
             self._end(report.lane, "complete")
-        elif self.coordinator.stopped(job.slot.id):
+        elif self.coordinator.stopped(held):
             self._end(report.lane, "pruned")
 
     def _end(self, lane: int, how: str) -> None:

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from hpo.errors import LeaseLost
 from hpo.storage.engine import READ_ONLY, begin_write, insert_if_absent, now, open_engine, translated
 from hpo.storage.schema import slots, studies
-from hpo.storage.slots import held
+from hpo.storage.slots import Lease, held
 
 _ROWS = 500  # intermediate values an INSERT; SQLite allows 32,766 parameters, some builds 999 * 4
 
@@ -158,8 +158,8 @@ class HpoStorage(RDBStorage):
         )
         return Bound(trial_id=int(trial.trial_id), number=int(trial.number), created=True)
 
-    def report(self, reports: Sequence[Report], lease_seconds: float) -> set[int]:
-        """Store epochs and prolong leases in one transaction; returns the slots whose lease was lost.
+    def report(self, reports: Sequence[Report], lease_seconds: float) -> set[Lease]:
+        """Store epochs and prolong leases in one transaction; returns the leases that were lost.
 
         A value that is stored already stays as it is: after a restart an epoch is reported again. NaN and
         infinities are stored as Optuna stores them.
@@ -167,10 +167,10 @@ class HpoStorage(RDBStorage):
         if not reports:
             return set()
         leases = {(report.slot_id, report.token) for report in reports}
-        furthest: dict[int, int] = {}
+        furthest: dict[str, int] = {}
         for report in reports:
-            furthest[report.slot_id] = max(report.epoch, furthest.get(report.slot_id, 0))
-        epoch = case(furthest, value=slots.c.id)
+            furthest[report.token] = max(report.epoch, furthest.get(report.token, 0))
+        epoch = case(furthest, value=slots.c.token)
         prolonged = (
             update(slots)
             .where(held(leases))
@@ -191,7 +191,7 @@ class HpoStorage(RDBStorage):
             for start in range(0, len(rows), _ROWS):
                 absent = insert_if_absent(connection.dialect, values)
                 connection.execute(absent.values(rows[start : start + _ROWS]))
-        return {slot_id for slot_id, _ in leases - ours}
+        return leases - ours
 
 
 def make_storage(engine: Engine) -> HpoStorage:
@@ -210,7 +210,7 @@ class CachedHpoStorage(_CachedStorage):
         """See HpoStorage.bind_trial."""
         return self.backend.bind_trial(slot_id, token, template)
 
-    def report(self, reports: Sequence[Report], lease_seconds: float) -> set[int]:
+    def report(self, reports: Sequence[Report], lease_seconds: float) -> set[Lease]:
         """See HpoStorage.report."""
         return self.backend.report(reports, lease_seconds)
 

@@ -131,6 +131,15 @@ class Crew:
             worker.wait(PATIENCE)
             assert worker.returncode == 0, self._said[worker.pid].lines
 
+    def story(self) -> str:
+        """What happened so far: the strokes, the queue as it is, what the workers said last."""
+        told = [f"strokes: {[(sent.name, held) for sent, held in self.tally.strokes]}"]
+        told += [str(row) for row in self._watch.look() if row.state != "done"]
+        for worker in self._workers:
+            told += [f"process {worker.pid}, exit code {worker.poll()}, frozen {worker.pid in self._frozen}:"]
+            told += [line.rstrip() for line in self._said[worker.pid].lines[-8:]]
+        return "\n".join(told)
+
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
@@ -147,7 +156,7 @@ class Crew:
             self._frozen[victim.pid] = time.monotonic() + LEASE * self._random.uniform(*FREEZE)
             return
         begun = time.monotonic()
-        victim.wait(PATIENCE)
+        wait_until(lambda: self._look(but=victim) and victim.poll() is not None)
         if number == signal.SIGTERM:
             self.tally.slowest_exit = max(self.tally.slowest_exit, time.monotonic() - begun)
         expected = {-9, 0} if number == signal.SIGKILL else {143, 0}
@@ -155,14 +164,14 @@ class Crew:
         assert victim.returncode or self._done(), "it ended by itself before the study was done"
         self._workers[self._workers.index(victim)] = self._start()
 
-    def _look(self) -> list[Row[Any]]:
-        """Look at the queue, at those whose frost is over, and at those that should not have ended."""
+    def _look(self, but: subprocess.Popen[str] | None = None) -> list[Row[Any]]:
+        """Look at the queue, at those whose frost is over, and at those (`but` one) that should not have ended."""
         rows = self._watch.look()
         for worker in self._workers:
             if self._frozen.get(worker.pid, float("inf")) < time.monotonic():
                 del self._frozen[worker.pid]
                 worker.send_signal(signal.SIGCONT)
-            assert worker.poll() in (None, 0), self._said[worker.pid].lines
+            assert worker is but or worker.poll() in (None, 0), self._said[worker.pid].lines
         return rows
 
     def _held(self, worker: subprocess.Popen[str]) -> list[Row[Any]]:
@@ -216,7 +225,7 @@ def campaign(hpo: Hpo, seed: int, *, workers: int, strokes: int, exact: dict[str
         found = check(hpo, exact)
         assert results(found) == undisturbed, "the study is another one than undisturbed"
     except BaseException as error:
-        error.add_note(f"seed {seed}, {workers} workers: {[(sent.name, held) for sent, held in tally.strokes]}")
+        error.add_note(f"seed {seed}, {workers} workers; {crew.story()}")
         raise
     finally:
         crew.close()
@@ -330,7 +339,7 @@ def matrix(folder: Path, server: Server, first_seed: int, kills: int, workers: i
             except Exception as error:
                 tally, wrong = Tally(seed), wrong + 1
                 traceback.print_exc()
-                verdict = f"WRONG: {error!r} {getattr(error, '__notes__', '')}"
+                verdict = f"WRONG: {type(error).__name__}"
         tallies.append(tally)
         _print_row(kind, str(seed), str(workers), [tally], len(expected[0] + expected[1] + expected[2]), verdict)
     total = f"{len(tallies) - wrong} of {len(tallies)} exact"

@@ -1,20 +1,24 @@
 """Workers as real processes on real digits: exact budgets, each trial told once, whatever befalls a worker."""
 
+import contextlib
 import signal
+import sqlite3
+import time
 from typing import Any
 
 import optuna
 import pytest
-from commandline import DRAIN, PATIENCE, Hpo, finish, train, wait_until
+from commandline import DRAIN, PATIENCE, Hpo, Said, finish, train, wait_until
 from optuna.trial import TrialState
 from sqlalchemy import Engine
 
 from hpo.search import Search
 from hpo.storage import claims, slots, studies
-from hpo.storage.engine import begin_read, open_engine
+from hpo.storage.engine import BUSY_TIMEOUT, begin_read, open_engine
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.storage.schema import openings
 from hpo.storage.slots import Slot
+from hpo.worker import POLL_SECONDS
 
 
 def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) -> dict[str, list[Slot]]:
@@ -140,6 +144,24 @@ def test_a_worker_that_slept_too_long_drops_its_result(hpo: Hpo) -> None:
     assert f":{sleeper.pid}:" not in str(again.worker)
 
 
+def test_a_worker_takes_up_the_slot_that_it_lost(hpo: Hpo) -> None:
+    """Frozen past its lease, while another took its slot and gave it back: it drops what it did and does it again."""
+    hpo.create(trials=1, epochs=8, confirm_rounds=1, rounds=1)
+    sleeper = hpo.start(*DRAIN, "--lease", "1")
+    slot_id, _ = hpo.freeze_in_training()
+    engine = open_engine(hpo.url)
+    (slot,) = wait_until(lambda: claims.claim(engine, 1, worker="another", lease_seconds=60, model="ws"))
+    assert slot.id == slot_id
+    assert slots.release(engine, slot.id, slot.token or "")
+    engine.dispose()
+    sleeper.send_signal(signal.SIGCONT)
+    _, err = finish(sleeper)
+    assert "lease was lost" in err
+    found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
+    (again,) = [slot for own in found.values() for slot in own if slot.id == slot_id]
+    assert again.attempt == 3
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_gives_the_slots_back(hpo: Hpo, number: signal.Signals, code: int) -> None:
     """At the next step; the attempt is not used up and the next worker goes on with the same trial."""
@@ -162,6 +184,22 @@ def test_a_signal_gives_the_slots_back(hpo: Hpo, number: signal.Signals, code: i
         engine.dispose()
     counts = hpo.show()["trials"]
     assert (counts["waiting"], counts["running"], counts["total"]) == (2, 0, 2)
+
+
+def test_a_signal_ends_a_worker_whose_database_is_locked(hpo: Hpo) -> None:
+    """It looks for work while another process sits on the file: its end does not wait for that one."""
+    hpo.create(trials=1, confirm_rounds=1, rounds=1)
+    train(hpo)
+    worker = hpo.start("worker", "--device", "cpu")
+    said = Said(worker)
+    with contextlib.closing(sqlite3.connect(hpo.folder / "hpo.db", timeout=PATIENCE, isolation_level=None)) as lock:
+        wait_until(lambda: said.count("worker "))
+        lock.execute("BEGIN IMMEDIATE")
+        time.sleep(3 * POLL_SECONDS)  # until it waits for the lock
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(BUSY_TIMEOUT - 5) == 143
+        lock.execute("ROLLBACK")
+    assert said.count("Traceback") == 0
 
 
 def test_two_that_tell_one_slot(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,12 +202,23 @@ def test_lost_slots_report_nothing(engine: Engine, study: StudyRow, storage: Cac
     ids = [storage.bind_trial(slot.id, slot.token).trial_id for slot in (stale, held)]
     slots.renew(engine, [(held.id, held.token)], 60)
     (fresh,) = (slot for slot in claim(engine, 1) if slot.id == stale.id)
-    assert storage.report([report(stale, ids[0], 1), report(held, ids[1], 1)], 60) == {stale.id}
+    assert storage.report([report(stale, ids[0], 1), report(held, ids[1], 1)], 60) == {(stale.id, stale.token)}
     assert storage.get_trial(ids[0]).intermediate_values == {}
     assert storage.get_trial(ids[1]).intermediate_values == {1: 0.5}
     assert slots.get_slot(engine, stale.id) == fresh
     slots.finish(engine, held.id, held.token, {"state": "complete"})
-    assert storage.report([report(held, ids[1], 2)], 60) == {held.id}, "nothing is added to what is done"
+    assert storage.report([report(held, ids[1], 2)], 60) == {(held.id, held.token)}, "nothing is added to what is done"
+
+
+def test_a_lost_lease_beside_the_next_of_its_slot(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
+    """A worker may have both: what the old one had reached is not where the new one is."""
+    (stale,) = claim(engine, lease_seconds=-1)
+    trial_id = storage.bind_trial(stale.id, stale.token).trial_id
+    (fresh,) = claim(engine)
+    assert fresh.id == stale.id
+    assert storage.report([report(stale, trial_id, 9), report(fresh, trial_id, 1)], 60) == {(stale.id, stale.token)}
+    assert slots.get_slot(engine, fresh.id).epoch == 1
+    assert storage.get_trial(trial_id).intermediate_values == {1: 0.5}
 
 
 def test_many_reports_are_one_transaction(engine: Engine, make_study, storage: CachedHpoStorage, statements) -> None:

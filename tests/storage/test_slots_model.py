@@ -194,7 +194,7 @@ class Queue(RuleBasedStateMachine):
         token, holds = self._token(slot, which)
         row = Report(slot_id=slot.id, token=token, trial_id=0, epoch=epoch, value=None)
         lost = make_storage(self.engine).report([row], seconds)
-        assert lost == (set() if holds else {slot.id})
+        assert lost == (set() if holds else {(slot.id, token)})
         if holds:
             slot.epoch, slot.expired = max(slot.epoch, epoch), seconds < 0
 
