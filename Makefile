@@ -20,7 +20,7 @@ test: $(READY)  ## lint, types and all tests
 	$(BIN)/mypy
 	$(BIN)/pytest -q
 
-chaos: $(READY)  ## 200 workers killed at random moments on SQLite and PostgreSQL, a table (about an hour on 2 cores)
+chaos: $(READY)  ## 200 workers killed at random moments on SQLite and PostgreSQL, a table (about 20 minutes on 2 cores)
 	$(BIN)/python tests/acceptance/chaos.py
 
 bench-training: $(READY)  ## ms a step: plain loop, population, matrix products alone (CPU, 10 minutes)

@@ -14,9 +14,10 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from hpo import notes, protocol
+from hpo import protocol
 from hpo.artifacts import Spool
 from hpo.errors import StudyNotFound
+from hpo.notes import NoteWriter
 from hpo.search import Search
 from hpo.storage import slots, studies
 from hpo.storage.engine import is_transient, why_transient
@@ -56,12 +57,13 @@ class Coordinator(threading.Thread):
         engine: Engine,
         storage: CachedHpoStorage,
         spool: Spool,
+        notes: NoteWriter,
         lease_seconds: float,
         say: Callable[[str], None],
     ) -> None:
         super().__init__(name="coordinator", daemon=True)
         self._engine, self._storage, self._lease, self._say = engine, storage, lease_seconds, say
-        self._spool = spool
+        self._spool, self._notes = spool, notes
         self._hurry = threading.Event()
         self._events: queue.SimpleQueue[_Epoch | _End | None] = queue.SimpleQueue()
         # By token: a worker that lost a slot may be the one that takes it up again.
@@ -215,10 +217,10 @@ class Coordinator(threading.Thread):
         with self._changed:
             self._stopped.discard(token)
             self._lost.discard(token)
-        if happened:
-            project(self._engine, event.held.search, self._say)
-        else:
+        if not happened:
             self._say(f"slot {event.held.slot.id}: its lease was lost, its result is dropped")
+        elif project(self._engine, event.held.search):
+            self._notes.want(event.held.search.row.name)
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """Do it; while the database is away, wait and do it again."""
@@ -240,20 +242,20 @@ def _row(held: Held, epoch: int, value: float | None) -> Report:
     return Report(slot_id=held.slot.id, token=held.token, trial_id=held.slot.trial_id, epoch=epoch, value=value)
 
 
-def project(engine: Engine, search: Search, say: Callable[[str], None]) -> None:
+def project(engine: Engine, search: Search) -> bool:
     """Bring Optuna and the phase up to what the slots of a study say; repeatable, by any worker.
 
-    Nothing happens where the study is deleted meanwhile.
+    Returns whether the phase moved on. Nothing happens where the study is deleted meanwhile.
     """
+    moved = False
     try:
         for slot in slots.untold(engine, [search.row.id]):
             search.tell(slot)
             slots.mark_told(engine, slot)
-        moved = False
         while protocol.advance(engine, studies.get_study_by_id(engine, search.row.id)):
             moved = True
-        if moved:
-            notes.quietly(lambda: notes.keep_notes(engine, [search.row.name]), say)
     except (StudyNotFound, KeyError):  # KeyError: Optuna's study or trial
         if any(row.id == search.row.id for row in studies.list_studies(engine)):
             raise
+        return False
+    return moved

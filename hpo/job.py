@@ -175,6 +175,16 @@ def pack(prediction: Prediction) -> bytes:
     return code.tobytes()
 
 
+def in_words(outcome: dict[str, Any], kind: str) -> str:
+    """An outcome on one line: how it ended, accuracies, epochs, time."""
+    words = [outcome["state"]]
+    if outcome["train_accuracy"] is not None:
+        words.append(f"train {outcome['train_accuracy']:.2%}")
+    if outcome["state"] != "diverged":
+        words.append(f"{'test' if kind == 'final' else 'validation'} {outcome['value']:.2%}")
+    return ", ".join([*words, f"{outcome['epochs']} epochs", f"{outcome['seconds']:.0f} s"])
+
+
 def _finite(x: float) -> float | None:
     return x if np.isfinite(x) else None  # JSON has no NaN
 

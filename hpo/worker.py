@@ -20,8 +20,9 @@ from hpo.artifacts import Checkpoints, Spool, places
 from hpo.coordination import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, project
 from hpo.device import choose_device
 from hpo.digits import Digits, FinalPermit, to_network_images
-from hpo.job import Draws, Job, finished
+from hpo.job import Draws, Job, finished, in_words
 from hpo.keeper import Keeper
+from hpo.notes import NoteWriter
 from hpo.search import Search
 from hpo.storage import claims, slots
 from hpo.storage.engine import is_transient, why_transient
@@ -78,7 +79,8 @@ class Worker:
         store, folder = places(engine, options.artifacts)
         self.spool = Spool(folder / "results", engine)
         self.keeper = Keeper(Checkpoints(store), options.checkpoint_seconds, say)
-        self.coordinator = Coordinator(engine, self.storage, self.spool, options.lease_seconds, say)
+        self.notes = NoteWriter(engine, say)
+        self.coordinator = Coordinator(engine, self.storage, self.spool, self.notes, options.lease_seconds, say)
         self.supply = Supply(
             engine,
             self.storage,
@@ -123,6 +125,8 @@ class Worker:
             self._give_back()
             if not self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
                 self.say(f"the database does not answer; results that it has not taken are kept in {self.spool.folder}")
+        while self._signal is None and not self.notes.settle(PROMPT_SECONDS):
+            pass
         self._check_coordinator()
         self.seconds = time.monotonic() - begun
         return 0 if self._signal is None else 128 + self._signal
@@ -210,7 +214,8 @@ class Worker:
         busy = claims.any_open(self.engine, ids)
         claims.sweep(self.engine)
         for row in rows:
-            project(self.engine, Search(self.storage, row), self.say)
+            if project(self.engine, Search(self.storage, row)):
+                self.notes.want(row.name)
         if self.supply.claimable(rows):
             return True
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
@@ -388,7 +393,7 @@ class Worker:
         )
         self.coordinator.finish(one.held, outcome, outputs)
         self.keeper.forget(job)
-        self.say(f"{job.title}: {_in_words(outcome, job.slot.kind)}")
+        self.say(f"{job.title}: {in_words(outcome, job.slot.kind)}")
 
     def _test_pairs(self, job: Job) -> tuple[data.ImagePool, data.PairTable]:
         """The test pairs of a final round, whose opening of pool B is on record."""
@@ -401,12 +406,3 @@ class Worker:
         assert self.population is not None
         self.population.stop(lane)
         return self.jobs.pop(lane)
-
-
-def _in_words(outcome: dict[str, Any], kind: str) -> str:
-    words = [outcome["state"]]
-    if outcome["train_accuracy"] is not None:
-        words.append(f"train {outcome['train_accuracy']:.2%}")
-    if outcome["state"] != "diverged":
-        words.append(f"{'test' if kind == 'final' else 'validation'} {outcome['value']:.2%}")
-    return ", ".join([*words, f"{outcome['epochs']} epochs", f"{outcome['seconds']:.0f} s"])

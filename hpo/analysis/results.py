@@ -97,14 +97,13 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
             .order_by(openings_table.c.id)
         )
         opened = connection.execute(own_openings).all()
-    return [
-        result_of(
-            row,
-            [run_of(slot) for slot in found if slot.study_id == row.id],
-            [_opening(o) for o in opened if o.study_id == row.id],
-        )
-        for row in rows
-    ]
+    runs: dict[int, list[Run]] = {study_id: [] for study_id in ids}
+    openings: dict[int, list[Opening]] = {study_id: [] for study_id in ids}
+    for slot in found:
+        runs[slot.study_id].append(run_of(slot))
+    for one in opened:
+        openings[one.study_id].append(_opening(one))
+    return [result_of(row, runs[row.id], openings[row.id]) for row in rows]
 
 
 def _opening(row: Row[Any]) -> Opening:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import optuna
+import optuna_dashboard
 import pytest
 from commandline import DRAIN, PATIENCE, Hpo, Said, finish, train, wait_until
 from optuna.trial import TrialState
@@ -99,6 +100,12 @@ def three_workers(hpo: Hpo) -> None:
     everybody = [slot for own in found.values() for slot in own]
     assert len({slot.worker for slot in everybody}) > 1, "they worked side by side"
     assert all(slot.attempt == 1 for slot in everybody)
+    engine = open_engine(hpo.url)
+    try:
+        page = optuna.load_study(study_name="ws", storage=make_storage(engine))
+        assert optuna_dashboard.get_note(page).startswith("## ws: done"), "they ended before it was written"
+    finally:
+        engine.dispose()
 
 
 def test_three_workers_on_one_sqlite_file(hpo: Hpo) -> None:

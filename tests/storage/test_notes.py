@@ -25,7 +25,10 @@ def note(engine: Engine, name: str) -> str:
 def bring_on(maker: Maker, said: list[str]) -> None:
     """What a worker does after the last slot of a phase."""
     row = studies.get_study(maker.engine, maker.spec.name)
-    project(maker.engine, Search(open_optuna(maker.engine), row), said.append)
+    assert project(maker.engine, Search(open_optuna(maker.engine), row))
+    writer = notes.NoteWriter(maker.engine, said.append)
+    writer.want(row.name)
+    assert writer.settle(60)
 
 
 def one_left(maker: Maker) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import optuna
 import optuna_dashboard
 import pytest
-from conftest import MakeStudy, Watch
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from sqlalchemy import Engine
 
@@ -47,7 +46,7 @@ class Opened:
 
 
 @pytest.fixture
-def opened(engine: Engine, make_study: MakeStudy) -> Opened:
+def opened(engine: Engine, make_study) -> Opened:
     return Opened(engine, make_study())
 
 
@@ -63,7 +62,7 @@ def test_a_longer_text_makes_way_for_a_shorter_one_and_back(opened: Opened) -> N
         assert (opened.note, opened.figures) == (text, {"one": text})
 
 
-def test_what_is_up_to_date_is_not_written(opened: Opened, statements: Watch) -> None:
+def test_what_is_up_to_date_is_not_written(opened: Opened, statements) -> None:
     opened.keep("ours", {"one": LONG})
     before = opened.attributes
     with statements(opened.engine) as seen:
@@ -110,7 +109,7 @@ def test_other_attributes_and_figures_stay(opened: Opened) -> None:
     assert set(opened.figures) == {"one", "theirs"}
 
 
-def test_a_study_that_was_deleted_is_left_out(opened: Opened, make_study: MakeStudy) -> None:
+def test_a_study_that_was_deleted_is_left_out(opened: Opened, make_study) -> None:
     other = Opened(opened.engine, make_study("other"))
     studies.delete_study(opened.engine, "ws")
     pages = [Page(study_id=row.search_study_id, note="ours", figures={}) for row in (opened.row, other.row)]

@@ -93,7 +93,7 @@ class Worker:
 
     def tell(self) -> None:
         """Project what is untold, as every worker does now and then."""
-        project(self.engine, self.search, print)
+        project(self.engine, self.search)
 
     def trial(self, slot: Slot) -> FrozenTrial:
         assert slot.trial_id is not None
