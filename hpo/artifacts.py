@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +72,7 @@ class Folder:
             raise NoArtifacts(f"{folder}: {error.strerror}; name a folder to write to with --artifacts") from error
 
     def write(self, name: str, body: bytes) -> None:
-        beside = self.folder / f".{name}.{os.getpid()}"
+        beside = self.folder / f".{name}.{os.getpid()}.{threading.get_ident()}"
         try:
             with beside.open("wb") as file:
                 file.write(body)

@@ -1,14 +1,15 @@
-"""A worker's dealings with the database, on a thread of their own: no training step waits for them.
+"""A worker's dealings with the database, on threads of their own: no training step waits for them.
 
 The training thread hands over what happened (`report`, `finish`, `fail`, `release`) and picks up what was
-decided (`lost`, `stopped`). The thread works through it in order, in batches; while the database is away it
-waits, keeps everything, and tries again.
+decided (`lost`, `stopped`). One thread works through it in order, in batches; while the database is away it
+waits, keeps everything, and tries again. Another does nothing but renew the leases, however long the first takes.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,6 @@ from sqlalchemy import Engine
 from hpo import protocol
 from hpo.artifacts import Spool
 from hpo.errors import StudyNotFound
-from hpo.notes import NoteWriter
 from hpo.search import Search
 from hpo.storage import slots, studies
 from hpo.storage.engine import is_transient, why_transient
@@ -49,29 +49,37 @@ class _End:
     act: Callable[[], bool]  # the conditional statement; False: the lease was lost
 
 
+class _ReleaseAll:
+    """All that is held by then is given back."""
+
+
+_Event = _Epoch | _End | _ReleaseAll
+
+
 class Coordinator(threading.Thread):
-    """The thread. `lost` and `stopped` are read, `report` and the others called, by the training thread."""
+    """The threads. `lost` and `stopped` are read, `report` and the others called, by the training thread."""
 
     def __init__(
         self,
         engine: Engine,
         storage: CachedHpoStorage,
         spool: Spool,
-        notes: NoteWriter,
         lease_seconds: float,
         say: Callable[[str], None],
+        moved: Callable[[str], None],
     ) -> None:
+        """`moved` is told the name of a study whose phase has moved on."""
         super().__init__(name="coordinator", daemon=True)
         self._engine, self._storage, self._lease, self._say = engine, storage, lease_seconds, say
-        self._spool, self._notes = spool, notes
-        self._hurry = threading.Event()
-        self._events: queue.SimpleQueue[_Epoch | _End | None] = queue.SimpleQueue()
+        self._spool, self._moved = spool, moved
+        self._hurry, self._over = threading.Event(), threading.Event()
+        self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
         # By token: a worker that lost a slot may be the one that takes it up again.
         self._held: dict[str, Held] = {}
         self._lost: set[str] = set()
         self._stopped: set[str] = set()
-        self._pending = 0
-        self._changed = threading.Condition()
+        self._pending, self._closing = 0, False
+        self._changed, self._reporting = threading.Condition(), threading.Lock()
         self.crash: BaseException | None = None
 
     # -- the training thread's side ------------------------------------------------------------------------
@@ -116,6 +124,10 @@ class Coordinator(threading.Thread):
         """Give the slot back, for another worker to go on."""
         self._put(_End(held=held, act=lambda: slots.release(self._engine, held.slot.id, held.token)))
 
+    def release_all(self) -> None:
+        """Give back every slot that is held when what was handed over before is stored, in one statement."""
+        self._put(_ReleaseAll())
+
     def lost(self, held: Held) -> bool:
         """Whether this lease is lost: drop what its lane does."""
         with self._changed:
@@ -147,7 +159,7 @@ class Coordinator(threading.Thread):
                     return not self.is_alive()
         return True
 
-    def _put(self, event: _Epoch | _End) -> None:
+    def _put(self, event: _Event) -> None:
         with self._changed:
             self._pending += 1
         self._events.put(event)
@@ -156,71 +168,103 @@ class Coordinator(threading.Thread):
 
     def run(self) -> None:
         """Work until closed; an unexpected error is kept for the training thread to raise."""
+        threading.Thread(target=self._guarded, args=[self._renew], name="leases", daemon=True).start()
+        self._guarded(self._work)
+        self._over.set()
+
+    def _guarded(self, act: Callable[[], None]) -> None:
         try:
-            while self._turn():
-                pass
+            act()
         except BaseException as error:  # handed to the training thread, which raises it
             with self._changed:
                 self.crash = error
                 self._changed.notify_all()
 
-    def _turn(self) -> bool:
-        batch, more = self._collect()
+    def _work(self) -> None:
+        while (batch := self._collect()) is not None:
+            self._turn(batch)
+            with self._changed:
+                self._pending -= len(batch)
+                self._changed.notify_all()
+
+    def _turn(self, batch: Sequence[_Event]) -> None:
         reports = [event for event in batch if isinstance(event, _Epoch)]
         self._patiently(lambda: self._store(reports))
+        to_tell: dict[int, Search] = {}  # by study
         for event in batch:
             if isinstance(event, _End):
-                self._patiently(lambda event=event: self._end(event))  # type: ignore[misc]
-        with self._changed:
-            self._pending -= len(batch)
-            self._changed.notify_all()
-        return more
+                self._patiently(lambda event=event: self._end(event, to_tell))  # type: ignore[misc]
+            elif isinstance(event, _ReleaseAll):
+                self._patiently(self._release_held)
+        # Once for all that ended together, and after they are stored: this takes long.
+        for search in to_tell.values():
+            self._patiently(lambda search=search: self._project(search))  # type: ignore[misc]
 
-    def _collect(self) -> tuple[list[_Epoch | _End], bool]:
-        """All events at hand, or, when none comes, an empty batch in time to renew the leases."""
-        batch: list[_Epoch | _End] = []
-        try:
-            event = self._events.get(timeout=self._lease / 4)
-            while event is not None:
-                batch.append(event)
+    def _collect(self) -> list[_Event] | None:
+        """All events at hand, of which there is at least one; None at the end of all."""
+        if self._closing:
+            return None
+        batch: list[_Event] = []
+        event = self._events.get()
+        while event is not None:
+            batch.append(event)
+            try:
                 event = self._events.get_nowait()
-        except queue.Empty:
-            return batch, True
-        return batch, False
+            except queue.Empty:
+                return batch
+        self._closing = True
+        return batch
+
+    def _renew(self) -> None:
+        """Keep the leases alive; what goes wrong with that on the way goes wrong with the other thread's work too."""
+        while not self._over.wait(self._lease / 4):
+            with self._changed:
+                held = list(self._held.values())
+            with suppress(Exception):
+                self._report([_row(one, 0, None) for one in held])
+
+    def _report(self, rows: Sequence[Report]) -> None:
+        with self._reporting:  # two updates of the same rows could wait for each other
+            lost = self._storage.report(rows, self._lease)
+        with self._changed:
+            for _, token in lost:
+                self._lost.add(token)
+                self._held.pop(token, None)
 
     def _store(self, reports: Sequence[_Epoch]) -> None:
-        """Renew all leases and store the epochs, in one transaction; then ask the pruner."""
-        with self._changed:
-            held = list(self._held.values())
-        if not held:
-            return
-        told = {event.held.token for event in reports}
-        rows = [_row(event.held, event.epoch, event.value) for event in reports]
-        rows += [_row(one, 0, None) for one in held if one.token not in told]
-        lost = {token for _, token in self._storage.report(rows, self._lease)}
-        with self._changed:
-            self._lost |= lost
-            for token in lost:
-                self._held.pop(token, None)
+        """Store the epochs, which renews these leases, in one transaction; then ask the pruner."""
+        self._report([_row(event.held, event.epoch, event.value) for event in reports])
         newest = {event.held.token: event for event in reports if event.value is not None}
         for token, event in newest.items():
-            if token not in lost and event.held.search.should_prune(event.held.slot, event.epoch):
+            if not self.lost(event.held) and event.held.search.should_prune(event.held.slot, event.epoch):
                 with self._changed:
                     self._stopped.add(token)
 
-    def _end(self, event: _End) -> None:
-        """Store an end, then project it and move the study on; each step may be repeated by anybody."""
-        token = event.held.token
+    def _end(self, event: _End, to_tell: dict[int, Search]) -> None:
+        """Store an end; may be repeated."""
+        held = event.held
         with self._changed:
-            self._held.pop(token, None)
+            self._held.pop(held.token, None)
         happened = event.act()
         with self._changed:
-            self._stopped.discard(token)
-            self._lost.discard(token)
-        if not happened:
-            self._say(f"slot {event.held.slot.id}: its lease was lost, its result is dropped")
-        elif project(self._engine, event.held.search):
-            self._notes.want(event.held.search.row.name)
+            self._stopped.discard(held.token)
+            self._lost.discard(held.token)
+        if happened:
+            to_tell[held.search.row.id] = held.search
+        else:
+            self._say(f"slot {held.slot.id}: its lease was lost, its result is dropped")
+
+    def _release_held(self) -> None:
+        with self._changed:
+            held = list(self._held.values())
+        with self._reporting:
+            slots.release_all(self._engine, [(one.slot.id, one.token) for one in held])
+        with self._changed:
+            self._held.clear()
+
+    def _project(self, search: Search) -> None:
+        if project(self._engine, search):
+            self._moved(search.row.name)
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """Do it; while the database is away, wait and do it again."""
@@ -238,7 +282,6 @@ class Coordinator(threading.Thread):
 
 
 def _row(held: Held, epoch: int, value: float | None) -> Report:
-    assert held.slot.trial_id is not None
     return Report(slot_id=held.slot.id, token=held.token, trial_id=held.slot.trial_id, epoch=epoch, value=value)
 
 

@@ -39,6 +39,7 @@ class Job:
     validation_accuracy: list[float] = field(default_factory=list)
     validation_loss: float | None = None
     seconds_before: float = 0.0  # of earlier attempts, where it goes on from a checkpoint
+    device_seconds: float = 0.0  # of the device in its epochs, each shared by the lanes that trained in it
     resumed_at: list[int] = field(default_factory=list)  # epochs where it went on from a checkpoint
 
     @property
@@ -78,6 +79,7 @@ class Job:
             "validation_accuracy": self.validation_accuracy,
             "validation_loss": self.validation_loss,
             "seconds": self.seconds,
+            "device_seconds": self.device_seconds,
             "resumed_at": self.resumed_at,
         }
 
@@ -87,10 +89,12 @@ class Job:
         self.validation_accuracy = list(record["validation_accuracy"])
         self.validation_loss = record["validation_loss"]
         self.seconds_before = record["seconds"]
+        self.device_seconds = record.get("device_seconds", 0.0)  # checkpoints made before had none
         self.resumed_at = [*record["resumed_at"], epoch]
 
-    def note(self, report: EpochReport) -> None:
-        """Keep an epoch's numbers."""
+    def note(self, report: EpochReport, device_seconds: float) -> None:
+        """Keep an epoch's numbers, and its share of the device's time."""
+        self.device_seconds += device_seconds
         self.train_loss.append(report.train_loss)
         if report.validation_accuracy is not None:
             self.validation_accuracy.append(report.validation_accuracy)
@@ -153,6 +157,7 @@ def finished(
         "train_loss": [_finite(x) for x in job.train_loss],
         "validation_accuracy": job.validation_accuracy,
         "seconds": round(job.seconds, 3),
+        "device_seconds": round(job.device_seconds, 3),
         "resumed_at": job.resumed_at,
         "attempt": job.slot.attempt,
         "worker": job.slot.worker,

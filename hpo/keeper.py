@@ -1,14 +1,16 @@
 """A worker's checkpoints. What goes wrong with them is said, and costs no more than the training since the last one."""
 
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import wait
 
 from hpo.artifacts import Checkpoint, Checkpoints
+from hpo.errands import errands
 from hpo.job import Job
 from hpo.training.population import LaneState
 
-WRITERS = 8  # checkpoints written at once: a bucket takes long for each
+THREADS = 8  # checkpoints read or written at once: a bucket takes long for each
+SAVE_SECONDS = 10.0  # that the training waits for them to be written
 
 
 class Keeper:
@@ -24,11 +26,14 @@ class Keeper:
         """Whether it is time for the next."""
         return time.monotonic() - self._last >= self._seconds
 
-    def save(self, states: Iterable[tuple[Job, LaneState]]) -> None:
-        """Keep trainings where they are, at an epoch boundary."""
-        with ThreadPoolExecutor(WRITERS) as pool:
-            kept = [pool.submit(self._save, job, state) for job, state in states if state.epoch]
-        problems = {problem for one in kept if (problem := one.result()) is not None}
+    def save(self, states: Iterable[tuple[Job, LaneState]], seconds: float = SAVE_SECONDS) -> None:
+        """Keep trainings where they are, at an epoch boundary; after so many seconds the training goes on."""
+        jobs = [(job, state) for job, state in states if state.epoch]
+        kept = errands([lambda job=job, state=state: self._save(job, state) for job, state in jobs], THREADS)  # type: ignore[misc]
+        done, late = wait(kept, seconds)
+        problems = {problem for one in done if (problem := one.result()) is not None}
+        if late:
+            problems.add(f"{len(late)} of {len(kept)} took more than {seconds:g} s")
         for problem in sorted(problems):
             self._say(f"no checkpoint: {problem}")
         self._last = time.monotonic()
@@ -39,6 +44,10 @@ class Keeper:
         except Exception as error:  # a full disk, a bucket that does not answer: the training goes on
             return str(error)
         return None
+
+    def load_all(self, jobs: Sequence[Job]) -> list[LaneState | None]:
+        """`load` of many."""
+        return [one.result() for one in errands([lambda job=job: self.load(job) for job in jobs], THREADS)]  # type: ignore[misc]
 
     def load(self, job: Job) -> LaneState | None:
         """Where an earlier attempt got to, its record taken over; None: from the start."""

@@ -8,7 +8,6 @@ is a function of the database alone: writing it again changes nothing.
 
 import hashlib
 import re
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,39 +53,6 @@ def keep_everything(engine: Engine) -> None:
 
     results = all_results(engine)
     keep_all(engine, results, compare(results))
-
-
-class NoteWriter:
-    """A worker's: writes notes on a thread of its own, for reading all results takes long where there are many."""
-
-    def __init__(self, engine: Engine, say: Callable[[str], None]) -> None:
-        self._engine, self._say = engine, say
-        self._wanted: set[str] = set()
-        self._thread: threading.Thread | None = None
-        self._changed = threading.Condition()
-
-    def want(self, name: str) -> None:
-        """Have this study's note written; returns at once."""
-        with self._changed:
-            self._wanted.add(name)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write, name="notes", daemon=True)
-                self._thread.start()
-
-    def settle(self, seconds: float) -> bool:
-        """Wait until all that was wanted is written; False if the time ran out first."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._thread is None, seconds)
-
-    def _write(self) -> None:
-        while True:
-            with self._changed:
-                names, self._wanted = self._wanted, set()
-                if not names:
-                    self._thread = None
-                    self._changed.notify_all()
-                    return
-            quietly(lambda names=names: keep_notes(self._engine, names), self._say)  # type: ignore[misc]
 
 
 def quietly(act: Callable[[], None], say: Callable[[str], None]) -> None:

@@ -1,10 +1,7 @@
 """What a worker trains next: slots claimed, their trials bound, their parameters asked for, ready for a lane."""
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from sqlalchemy import Engine
 
@@ -12,28 +9,13 @@ from hpo.coordination import Coordinator, Held
 from hpo.digits import Digits
 from hpo.errors import LeaseLost
 from hpo.job import Job
+from hpo.keeper import Keeper
 from hpo.search import Search, fixed_trial
 from hpo.spec import StudySpec
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import CachedHpoStorage
-from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
-
-T = TypeVar("T")
-
-
-def errand(act: Callable[[], T]) -> Future[T]:
-    """Do it on a thread of its own, which the end of the process does not wait for."""
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(act())
-        except BaseException as error:  # raised where the result is asked for
-            result.set_exception(error)
-
-    threading.Thread(target=run, name="errand", daemon=True).start()
-    return result
+from hpo.training.population import LaneState
 
 
 @dataclass(frozen=True)
@@ -57,6 +39,7 @@ class Ready:
 
     job: Job
     held: Held
+    state: LaneState | None = None  # of its checkpoint, where there is one
 
 
 class Supply:
@@ -67,6 +50,7 @@ class Supply:
         engine: Engine,
         storage: CachedHpoStorage,
         coordinator: Coordinator,
+        keeper: Keeper,
         digits: Digits,
         *,
         worker: str,
@@ -76,6 +60,7 @@ class Supply:
     ) -> None:
         """`study_names` are the studies to serve; none: all."""
         self._engine, self._storage, self._coordinator, self._digits = engine, storage, coordinator, digits
+        self._keeper = keeper
         self._worker, self._names, self._lease, self._say = worker, study_names, lease_seconds, say
         self._other_data: set[str] = set()
 
@@ -121,7 +106,7 @@ class Supply:
         own = {row.id: row for row in rows if Group.of(row) == group}
         if not own:
             return []
-        waiting = claims.claim(
+        claimed = claims.claim(
             self._engine,
             lanes,
             worker=self._worker,
@@ -129,42 +114,35 @@ class Supply:
             model=group.model,
             study_ids=list(own),
         )
-        ready = []
+        helds = [
+            Held(slot=slot, token=slot.token or "", search=Search(self._storage, own[slot.study_id]))
+            for slot in claimed
+        ]
+        for held in helds:
+            self._coordinator.hold(held)
         try:
-            while waiting:
-                one = self._prepare(waiting[0], own[waiting[0].study_id])
-                if one is not None:
-                    ready.append(one)
-                waiting.pop(0)
+            ready = [one for one in map(self._prepare, helds) if one is not None]
         except BaseException:
-            self._release(ready, [(slot, own[slot.study_id]) for slot in waiting])
+            for held in helds:  # once the database answers again
+                self._coordinator.release(held)
             raise
-        return ready
+        states = self._keeper.load_all([one.job for one in ready])
+        return [replace(one, state=state) for one, state in zip(ready, states, strict=True)]
 
-    def _release(self, ready: Sequence[Ready], claimed: Sequence[tuple[Slot, StudyRow]]) -> None:
-        """Give back what will not get a lane, once the database answers again."""
-        for one in ready:
-            self._coordinator.release(one.held)
-        for slot, row in claimed:
-            search = Search(self._storage, row)
-            self._coordinator.release(Held(slot=slot, token=slot.token or "", search=search))
-
-    def _prepare(self, slot: Slot, row: StudyRow) -> Ready | None:
+    def _prepare(self, held: Held) -> Ready | None:
         """Bind the slot to its trial and ask for its parameters; None where the lease is lost already."""
-        assert slot.token is not None
-        search = Search(self._storage, row)
+        slot, token, search = held.slot, held.token, held.search
         template = None
         if slot.kind != "search":
             template = fixed_trial(search.spec, slot.params or {}, slot.label or "", slot.round or 0)
         try:
-            bound = self._storage.bind_trial(slot.id, slot.token, template)
+            bound = self._storage.bind_trial(slot.id, token, template)
             slot = replace(slot, trial_id=bound.trial_id, trial_number=bound.number)
             params = search.ask(slot) if slot.kind == "search" else slot.params or {}
-            if slot.params is None and not slots.record_params(self._engine, slot.id, slot.token or "", params):
+            if slot.params is None and not slots.record_params(self._engine, slot.id, token, params):
                 raise LeaseLost(f"slot {slot.id}: the lease was lost before it began")
         except LeaseLost as error:
             self._say(str(error))
             return None
-        held = Held(slot=slot, token=slot.token or "", search=search)
-        self._coordinator.hold(held)
-        return Ready(job=Job(slot=slot, row=row, spec=search.spec, params=params), held=held)
+        job = Job(slot=slot, row=search.row, spec=search.spec, params=params)
+        return Ready(job=job, held=replace(held, slot=slot))

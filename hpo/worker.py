@@ -9,7 +9,6 @@ import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
@@ -20,24 +19,25 @@ from hpo.artifacts import Checkpoints, Spool, places
 from hpo.coordination import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, project
 from hpo.device import choose_device
 from hpo.digits import Digits, FinalPermit, to_network_images
+from hpo.errands import Background, errand
 from hpo.job import Draws, Job, finished, in_words
-from hpo.keeper import Keeper
-from hpo.notes import NoteWriter
+from hpo.keeper import SAVE_SECONDS, Keeper
+from hpo.notes import keep_notes, quietly
 from hpo.search import Search
 from hpo.storage import claims, slots
 from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import open_optuna
-from hpo.supply import Group, Ready, Supply, errand
+from hpo.supply import Group, Ready, Supply
 from hpo.training import data
 from hpo.training.memory import is_out_of_memory
-from hpo.training.population import EpochReport, LaneState, Population
+from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
 
 T = TypeVar("T")
 
 LEASE_SECONDS = 60.0
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints of all lanes
-EXIT_SECONDS = 3.0  # for the database, twice at most, to take what a signal leaves to be stored
+EXIT_SECONDS = 2.5  # each for checkpoints, for slots on their way, for the database: what a signal leaves to do
 PROMPT_SECONDS = 0.2  # that lanes in training wait for the database at an epoch boundary
 POLL_SECONDS = 1.0  # between two looks for work when there is none
 REFILLS = 16  # lanes refilled before the worker looks which model has the fewest running slots
@@ -79,12 +79,13 @@ class Worker:
         store, folder = places(engine, options.artifacts)
         self.spool = Spool(folder / "results", engine)
         self.keeper = Keeper(Checkpoints(store), options.checkpoint_seconds, say)
-        self.notes = NoteWriter(engine, say)
-        self.coordinator = Coordinator(engine, self.storage, self.spool, self.notes, options.lease_seconds, say)
+        self.background = Background()
+        self.coordinator = Coordinator(engine, self.storage, self.spool, options.lease_seconds, say, self._moved)
         self.supply = Supply(
             engine,
             self.storage,
             self.coordinator,
+            self.keeper,
             digits,
             worker=self.name,
             study_names=options.study_names,
@@ -125,7 +126,7 @@ class Worker:
             self._give_back()
             if not self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
                 self.say(f"the database does not answer; results that it has not taken are kept in {self.spool.folder}")
-        while self._signal is None and not self.notes.settle(PROMPT_SECONDS):
+        while self._signal is None and not self.background.settle(PROMPT_SECONDS):
             pass
         self._check_coordinator()
         self.seconds = time.monotonic() - begun
@@ -133,20 +134,22 @@ class Worker:
 
     def _give_back(self) -> None:
         """Checkpoint what is in work and release its slots."""
-        self._checkpoint()
-        fetched = []
+        self._checkpoint(EXIT_SECONDS)
         if self._fetched is not None:
-            with suppress(Exception):  # what it could not fetch it has released
-                fetched = self._fetched.result(EXIT_SECONDS)
-        for one in [*self.jobs.values(), *(trained.ready for trained in self._untested), *fetched]:
-            self.coordinator.release(one.held)
+            wait([self._fetched], EXIT_SECONDS)  # so that no slot is claimed after the release
+        self.coordinator.release_all()
+        for one in [*self.jobs.values(), *(trained.ready for trained in self._untested)]:
             done, epochs = len(one.job.train_loss), one.job.spec.budget.epochs
             self.say(f"slot {one.job.slot.id}: given back after epoch {done} of {epochs}")
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, seconds: float = SAVE_SECONDS) -> None:
         """Keep every training where it is."""
         states = [(one.job, self.population.state(lane)) for lane, one in self.jobs.items() if self.population]
-        self.keeper.save([*states, *((trained.ready.job, trained.state) for trained in self._untested)])
+        self.keeper.save([*states, *((trained.ready.job, trained.state) for trained in self._untested)], seconds)
+
+    def _moved(self, name: str) -> None:
+        """A study's phase has moved on: its note is to say so."""
+        self.background.ask(lambda: quietly(lambda: keep_notes(self.engine, [name]), self.say))
 
     def _reach(self, act: Callable[[], T]) -> T | None:
         """Do what needs the database, or None where it does not answer: not before the next try is due."""
@@ -215,7 +218,7 @@ class Worker:
         claims.sweep(self.engine)
         for row in rows:
             if project(self.engine, Search(self.storage, row)):
-                self.notes.want(row.name)
+                self._moved(row.name)
         if self.supply.claimable(rows):
             return True
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
@@ -299,12 +302,16 @@ class Worker:
             self.coordinator.release(one.held)
             return
         lane = self.population.free[0]
+        try:
+            self.population.start(lane, self.draws.task(one.job), one.state)
+        except Exception:
+            self.population.stop(lane)
+            self._failed(one, traceback.format_exc())
+            return
         self.jobs[lane] = one
         self.trials += 1
         self.refills += 1
-        state = self.keeper.load(one.job)
-        self.population.start(lane, self.draws.task(one.job), state)
-        if state is not None and state.epoch >= one.job.spec.budget.epochs:  # trained, but not tested
+        if one.state is not None and one.state.epoch >= one.job.spec.budget.epochs:  # trained, but not tested
             self._end(lane, "complete")
 
     # -- training ------------------------------------------------------------------------------------------
@@ -315,33 +322,29 @@ class Worker:
         self._check_coordinator()
         width, begun = self.population.width, time.monotonic()
         try:
-            reports = self.population.train_epoch(stop=lambda: self._signal is not None)
-        except Exception:
-            reports = self._one_by_one()
-        self.training_seconds += time.monotonic() - begun
+            reports, errors = self.population.train_epoch(stop=lambda: self._signal is not None), {}
+        except LanesFailed as failed:
+            reports, errors = failed.reports, failed.errors
+        elapsed = time.monotonic() - begun
+        self.training_seconds += elapsed
         if self.population.width < width:
             self.say(f"out of memory: {self.population.width} lane(s) at a time from now on; every trial goes on")
+        for lane, why in errors.items():
+            self._failed(self._free(lane), why)
         for report in reports:
+            self.jobs[report.lane].job.note(report, elapsed / len(reports))
             self._deal(report)
         if self.keeper.due:
             self._checkpoint()
 
-    def _one_by_one(self) -> list[EpochReport]:
-        """The same epoch lane by lane, for an exception in one trial's training is not its neighbours' failure."""
-        assert self.population is not None
-        reports: list[EpochReport] = []
-        for lane in list(self.jobs):
-            try:
-                reports += self.population.train_epoch([lane], stop=lambda: self._signal is not None)
-            except Exception:
-                self.coordinator.fail(self._free(lane).held, traceback.format_exc())
-                self.say(traceback.format_exc())
-        return reports
+    def _failed(self, one: Ready, why: str) -> None:
+        """An exception in a trial's training or evaluation, and not its neighbours' failure."""
+        self.say(why)
+        self.coordinator.fail(one.held, why)
 
     def _deal(self, report: EpochReport) -> None:
         one = self.jobs[report.lane]
         job, held = one.job, one.held
-        job.note(report)
         if self.coordinator.lost(held):
             self._free(report.lane)
             self.say(f"{job.title}: its lease was lost; its lane takes another")
@@ -388,11 +391,15 @@ class Worker:
         assert self.population is not None
         job = one.job
         training = self.draws.task(job).training
-        outcome, outputs = finished(
-            job, self.population, state.parameters, training, how, lambda: self._test_pairs(job)
-        )
+        try:
+            outcome, outputs = finished(
+                job, self.population, state.parameters, training, how, lambda: self._test_pairs(job)
+            )
+        except Exception:
+            self._failed(one, traceback.format_exc())
+            return
         self.coordinator.finish(one.held, outcome, outputs)
-        self.keeper.forget(job)
+        self.background.ask(lambda: self.keeper.forget(job))
         self.say(f"{job.title}: {in_words(outcome, job.slot.kind)}")
 
     def _test_pairs(self, job: Job) -> tuple[data.ImagePool, data.PairTable]:

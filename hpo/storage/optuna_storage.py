@@ -66,7 +66,7 @@ class Report:
 
     slot_id: int
     token: str
-    trial_id: int
+    trial_id: int | None  # None: no trial yet, only the lease is prolonged
     epoch: int
     value: float | None  # the trial's intermediate value at this epoch; None: only progress
 
@@ -186,7 +186,7 @@ class HpoStorage(RDBStorage):
             rows = [
                 _intermediate(report.trial_id, report.epoch, report.value)
                 for report in reports
-                if report.value is not None and (report.slot_id, report.token) in ours
+                if report.value is not None and report.trial_id is not None and (report.slot_id, report.token) in ours
             ]
             for start in range(0, len(rows), _ROWS):
                 absent = insert_if_absent(connection.dialect, values)

@@ -247,6 +247,14 @@ def release(engine: Engine, slot_id: int, token: str) -> bool:
     return _change(engine, slot_id, token, state="waiting", token=None, lease_expires=None)
 
 
+def release_all(engine: Engine, leases: Collection[Lease]) -> None:
+    """Give back all of these that still hold."""
+    released = update(slots).where(held(leases)).values(state="waiting", token=None, lease_expires=None)
+    if leases:
+        with begin_write(engine) as connection:
+            connection.execute(released)
+
+
 def record_opening(engine: Engine, slot_id: int, token: str, worker: str) -> bool:
     """Record that a final slot opens pool B; False unless its lease holds, and then the pool stays shut."""
     allowed = select(slots.c.id, slots.c.attempt, literal(worker[:200]), now()).where(

@@ -7,6 +7,7 @@ Shapes: P lanes, B pairs of a batch, S samples of an epoch, E evaluation pairs, 
 """
 
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,15 @@ class EpochReport:
     validation_accuracy: float | None  # fraction
     diverged: bool  # NaN or inf in a loss
     last: bool  # the task's epochs are done
+
+
+class LanesFailed(Exception):
+    """Lanes whose training raised, each even alone; they stay where they were."""
+
+    def __init__(self, reports: list[EpochReport], errors: dict[int, str]) -> None:
+        """`reports` are the other lanes', `errors` the tracebacks by lane."""
+        super().__init__("\n".join(f"lane {lane}: {why}" for lane, why in errors.items()))
+        self.reports, self.errors = reports, errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,29 +212,37 @@ class Population:
         """Train every busy lane, or those named, for one epoch, evaluate their validation pairs, and report.
 
         `stop` is asked before every step: once it says yes, lanes whose epoch is not complete stay where they were
-        and are not reported. Where memory runs out `width` is halved and the epoch done again, in more parts; raises
-        what torch raised where one lane alone is too much.
+        and are not reported. Where memory runs out `width` is halved and the epoch done again, in more parts.
+        Raises LanesFailed where a lane raises even alone; all other lanes have trained their epoch.
         """
         reports: list[EpochReport] = []
+        errors: dict[int, str] = {}
+        suspects: set[int] = set()  # lanes of a group that raised: each is tried alone
         waiting = self.busy if lanes is None else list(lanes)
         while waiting:
-            group = waiting[: self.width]
+            group = waiting[: 1 if waiting[0] in suspects else self.width]
             try:
                 numbers = self._train(group, stop)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or len(group) == 1:
-                    raise
-                self.width = (len(group) + 1) // 2
-                numbers = None
+            except Exception as error:  # kept as text: its traceback holds the tensors
+                memory, why = is_out_of_memory(error), traceback.format_exc()
             else:
                 if numbers is None:
                     break
                 waiting = waiting[len(group) :]
                 reports += self._report(group, numbers)
-            if numbers is None:  # outside of `except`, whose traceback holds the tensors
-                self._lockstep = None
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                continue
+            self._lockstep = None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(group) == 1:
+                errors[group[0]] = why
+                waiting = waiting[1:]
+            elif memory:
+                self.width = (len(group) + 1) // 2
+            else:
+                suspects.update(group)
+        if errors:
+            raise LanesFailed(reports, errors)
         return reports
 
     def _train(self, group: list[int], stop: Callable[[], bool]) -> Tensor | None:

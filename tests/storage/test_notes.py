@@ -26,9 +26,7 @@ def bring_on(maker: Maker, said: list[str]) -> None:
     """What a worker does after the last slot of a phase."""
     row = studies.get_study(maker.engine, maker.spec.name)
     assert project(maker.engine, Search(open_optuna(maker.engine), row))
-    writer = notes.NoteWriter(maker.engine, said.append)
-    writer.want(row.name)
-    assert writer.settle(60)
+    notes.quietly(lambda: notes.keep_notes(maker.engine, [row.name]), said.append)
 
 
 def one_left(maker: Maker) -> None:
