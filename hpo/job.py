@@ -73,10 +73,10 @@ class Job:
         return hashlib.sha256(json.dumps(makes).encode()).hexdigest()[:40]
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """What a checkpoint keeps of it, as it is now."""
         return {
-            "train_loss": self.train_loss,
-            "validation_accuracy": self.validation_accuracy,
+            "train_loss": list(self.train_loss),
+            "validation_accuracy": list(self.validation_accuracy),
             "validation_loss": self.validation_loss,
             "seconds": self.seconds,
             "device_seconds": self.device_seconds,

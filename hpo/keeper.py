@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import wait
+from functools import partial
 
 from hpo.artifacts import Checkpoint, Checkpoints
 from hpo.errands import errands
@@ -11,6 +12,7 @@ from hpo.training.population import LaneState
 
 THREADS = 8  # checkpoints read or written at once: a bucket takes long for each
 SAVE_SECONDS = 10.0  # that the training waits for them to be written
+LOOK_SECONDS = 0.2  # between two looks whether to go on waiting
 
 
 class Keeper:
@@ -26,28 +28,35 @@ class Keeper:
         """Whether it is time for the next."""
         return time.monotonic() - self._last >= self._seconds
 
-    def save(self, states: Iterable[tuple[Job, LaneState]], seconds: float = SAVE_SECONDS) -> None:
-        """Keep trainings where they are, at an epoch boundary; after so many seconds the training goes on."""
-        jobs = [(job, state) for job, state in states if state.epoch]
-        kept = errands([lambda job=job, state=state: self._save(job, state) for job, state in jobs], THREADS)  # type: ignore[misc]
-        done, late = wait(kept, seconds)
-        problems = {problem for one in done if (problem := one.result()) is not None}
+    def save(
+        self,
+        states: Iterable[tuple[Job, LaneState]],
+        seconds: float = SAVE_SECONDS,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Keep trainings where they are, at an epoch boundary; waits for so many seconds at most, or until `stop`."""
+        now = [(job.digest, Checkpoint(state=state, record=job.record())) for job, state in states if state.epoch]
+        kept = errands([partial(self._save, *one) for one in now], THREADS)
+        deadline = time.monotonic() + seconds
+        while (late := wait(kept, LOOK_SECONDS).not_done) and time.monotonic() < deadline and not stop():
+            pass
+        problems = {problem for one in kept if one not in late and (problem := one.result()) is not None}
         if late:
-            problems.add(f"{len(late)} of {len(kept)} took more than {seconds:g} s")
+            problems.add(f"{len(late)} of {len(kept)} take too long")
         for problem in sorted(problems):
             self._say(f"no checkpoint: {problem}")
         self._last = time.monotonic()
 
-    def _save(self, job: Job, state: LaneState) -> str | None:
+    def _save(self, name: str, checkpoint: Checkpoint) -> str | None:
         try:
-            self._checkpoints.save(job.digest, Checkpoint(state=state, record=job.record()))
+            self._checkpoints.save(name, checkpoint)
         except Exception as error:  # a full disk, a bucket that does not answer: the training goes on
             return str(error)
         return None
 
     def load_all(self, jobs: Sequence[Job]) -> list[LaneState | None]:
         """`load` of many."""
-        return [one.result() for one in errands([lambda job=job: self.load(job) for job in jobs], THREADS)]  # type: ignore[misc]
+        return [one.result() for one in errands([partial(self.load, job) for job in jobs], THREADS)]
 
     def load(self, job: Job) -> LaneState | None:
         """Where an earlier attempt got to, its record taken over; None: from the start."""

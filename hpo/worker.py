@@ -21,7 +21,7 @@ from hpo.device import choose_device
 from hpo.digits import Digits, FinalPermit, to_network_images
 from hpo.errands import Background, errand
 from hpo.job import Draws, Job, finished, in_words
-from hpo.keeper import SAVE_SECONDS, Keeper
+from hpo.keeper import Keeper
 from hpo.notes import keep_notes, quietly
 from hpo.search import Search
 from hpo.storage import claims, slots
@@ -134,7 +134,7 @@ class Worker:
 
     def _give_back(self) -> None:
         """Checkpoint what is in work and release its slots."""
-        self._checkpoint(EXIT_SECONDS)
+        self.keeper.save(self._states(), EXIT_SECONDS)
         if self._fetched is not None:
             wait([self._fetched], EXIT_SECONDS)  # so that no slot is claimed after the release
         self.coordinator.release_all()
@@ -142,10 +142,10 @@ class Worker:
             done, epochs = len(one.job.train_loss), one.job.spec.budget.epochs
             self.say(f"slot {one.job.slot.id}: given back after epoch {done} of {epochs}")
 
-    def _checkpoint(self, seconds: float = SAVE_SECONDS) -> None:
-        """Keep every training where it is."""
+    def _states(self) -> list[tuple[Job, LaneState]]:
+        """Every training where it is."""
         states = [(one.job, self.population.state(lane)) for lane, one in self.jobs.items() if self.population]
-        self.keeper.save([*states, *((trained.ready.job, trained.state) for trained in self._untested)], seconds)
+        return [*states, *((trained.ready.job, trained.state) for trained in self._untested)]
 
     def _moved(self, name: str) -> None:
         """A study's phase has moved on: its note is to say so."""
@@ -335,7 +335,7 @@ class Worker:
             self.jobs[report.lane].job.note(report, elapsed / len(reports))
             self._deal(report)
         if self.keeper.due:
-            self._checkpoint()
+            self.keeper.save(self._states(), stop=lambda: self._signal is not None)
 
     def _failed(self, one: Ready, why: str) -> None:
         """An exception in a trial's training or evaluation, and not its neighbours' failure."""

@@ -1,5 +1,6 @@
 """`hpo worker` and `hpo evaluate`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -96,7 +97,10 @@ def worker(
     say(f"worker {one.name}: {one.device}; Ctrl-C ends it")
     code = one.run()
     say(f"{one.trials} trial(s) in {one.seconds:.0f} s, {one.training_seconds / one.seconds:.0%} of it training")
-    sys.exit(code)
+    if code:  # threads may still wait for a database or a bucket, and an orderly end would break them off inside of C++
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @click.command()

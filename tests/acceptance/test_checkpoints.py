@@ -1,6 +1,12 @@
 """A training that goes on from its checkpoint is the undisturbed one, whatever ended its worker."""
 
+import contextlib
+import os
 import signal
+import socket
+import socketserver
+import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -14,6 +20,42 @@ from hpo.storage.engine import begin_write, open_engine
 from hpo.storage.slots import Slot
 
 STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """A way to a server on loopback that can be cut: connections stay, and nothing comes through any more."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.behind = ("127.0.0.1", int(url.rpartition(":")[2]))
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.is_cut = False
+        threading.Thread(target=self.serve_forever).start()
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        super().__exit__(*error)
+
+
+class Passing(socketserver.BaseRequestHandler):
+    """Both directions of one connection."""
+
+    server: Relay
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.behind) as behind:
+            back = threading.Thread(target=self._pass_on, args=[behind, self.request])
+            back.start()
+            self._pass_on(self.request, behind)
+            back.join()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(65536):
+                if not self.server.is_cut:
+                    target.sendall(content)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
 
 def search_slot(url: str) -> Slot:
@@ -94,6 +136,23 @@ def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:
     found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
     assert found["search"][0].outcome is not None
     assert found["search"][0].outcome["resumed_at"][0] >= reported + 3
+
+
+def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has gone silent: with forty trials in work one try for each takes half a minute, with eight at once."""
+    hpo.create(**{**STUDY, "model": "simple", "trials": 40, "epochs": 1000, "training_pairs": 5})
+    with Relay(os.environ["AWS_ENDPOINT_URL"]) as relay:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", relay.url)
+        worker = hpo.start("worker", "--device", "cpu", "--population", "40", "--artifacts", bucket)
+        wait_until(lambda: len([epoch for _, epoch, _ in hpo.running() if epoch]) == 40)
+        relay.is_cut = True
+        worker.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        _, err = finish(worker, 143)
+        assert time.monotonic() - begun < 20  # ten seconds on a machine with nothing else to do
+    assert "no checkpoint: 40 of 40 take too long" in err
+    assert err.count("given back") == 40
+    assert hpo.running() == []
 
 
 def test_a_damaged_checkpoint_is_reported_and_not_used(hpo: Hpo) -> None:

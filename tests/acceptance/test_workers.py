@@ -4,21 +4,25 @@ import contextlib
 import signal
 import sqlite3
 import time
+from dataclasses import replace
 from typing import Any
 
 import optuna
 import optuna_dashboard
 import pytest
+import torch
 from commandline import DRAIN, PATIENCE, Hpo, Said, finish, train, wait_until
 from optuna.trial import TrialState
 from sqlalchemy import Engine
 
+from hpo.job import Draws, Job
 from hpo.search import Search
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import BUSY_TIMEOUT, begin_read, open_engine
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.storage.schema import openings
 from hpo.storage.slots import Slot
+from hpo.training.population import Task
 from hpo.worker import POLL_SECONDS
 
 
@@ -207,6 +211,37 @@ def test_a_signal_ends_a_worker_whose_database_is_locked(hpo: Hpo) -> None:
         assert worker.wait(BUSY_TIMEOUT - 5) == 143
         lock.execute("ROLLBACK")
     assert said.count("Traceback") == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_exception_in_training(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The trial is tried once more, and failed with its traceback the second time; its neighbour trains on unharmed."""
+    task = Draws.task
+
+    def spoiled(draws: Draws, job: Job) -> Task:
+        whole = task(draws, job)
+        if job.title != "ws trial 1" or job.slot.failures >= times:
+            return whole
+        nowhere = torch.full_like(whole.training.image, 10**6)
+        return replace(whole, training=replace(whole.training, image=nowhere))
+
+    hpo.create(sampler="random", pruner="none", trials=3, epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Draws, "task", spoiled)
+        said = hpo(*DRAIN, "--population", "2").stderr
+    assert said.count("Traceback") == times
+    engine = open_engine(hpo.url)
+    row = studies.get_study(engine, "ws")
+    search = slots.list_slots(engine, row.id, "search")
+    engine.dispose()
+    assert row.phase == "done"
+    assert [slot.failures for slot in search] == [0, times, 0]
+    assert [slot.state for slot in search] == ["done", "failed" if times == 2 else "done", "done"]
+    assert [len(slot.outcome["train_loss"]) for slot in search if slot.outcome] == [2] * (4 - times)
+    if times == 2:
+        assert "Traceback" in str(search[1].error)
+    else:
+        check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
 
 
 def test_two_that_tell_one_slot(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:

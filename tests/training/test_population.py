@@ -167,6 +167,28 @@ def test_a_diverged_lane_is_reported_and_harms_no_neighbour(pool: data.ImagePool
     assert reports[1] == others[1]
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_lane_that_raises_harms_no_neighbour(pool: data.ImagePool, width: int) -> None:
+    """The others train the epoch once and are reported; the one that raises stays where it was."""
+    healthy, lanes = population_of(pool, "ws-aux", 3), population_of(pool, "ws-aux", 3)
+    tasks = [task(pool, MIXED[0], seed=seed) for seed in range(3)]
+    no_digit = dataclasses.replace(tasks[1].training, digit=torch.full_like(tasks[1].training.digit, 12))
+    for lane, one in enumerate(tasks):
+        healthy.start(lane, one)
+        lanes.start(lane, one if lane != 1 else dataclasses.replace(one, training=no_digit))
+    lanes.width = width
+    with pytest.raises(population.LanesFailed, match="lane 1: Traceback") as failed:
+        lanes.train_epoch()
+    assert list(failed.value.errors) == [1]
+    assert [(report.lane, report.epoch) for report in failed.value.reports] == [(0, 1), (2, 1)]
+    assert [lanes.state(lane).epoch for lane in range(3)] == [1, 0, 1]
+    healthy.train_epoch()
+    for lane in (0, 2):
+        torch.testing.assert_close(lanes.parameters[lane], healthy.parameters[lane], rtol=1e-5, atol=1e-6)
+    lanes.stop(1)
+    assert [report.epoch for report in lanes.train_epoch()] == [2, 2]
+
+
 def test_reports_say_when_a_task_is_done(pool: data.ImagePool) -> None:
     """`last` comes with the task's last epoch, and a stopped lane reports no more."""
     lanes = population_of(pool, "simple", 2)
