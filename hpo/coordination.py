@@ -8,8 +8,8 @@ waits, keeps everything, and tries again. Another does nothing but renew the lea
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,9 +236,11 @@ class Coordinator(threading.Thread):
         self._report([_row(event.held, event.epoch, event.value) for event in reports])
         newest = {event.held.token: event for event in reports if event.value is not None}
         for token, event in newest.items():
-            if not self.lost(event.held) and event.held.search.should_prune(event.held.slot, event.epoch):
-                with self._changed:
-                    self._stopped.add(token)
+            search = event.held.search
+            with unless_deleted(self._engine, search):
+                if not self.lost(event.held) and search.should_prune(event.held.slot, event.epoch):
+                    with self._changed:
+                        self._stopped.add(token)
 
     def _end(self, event: _End, to_tell: dict[int, Search]) -> None:
         """Store an end; may be repeated."""
@@ -291,14 +293,20 @@ def project(engine: Engine, search: Search) -> bool:
     Returns whether the phase moved on. Nothing happens where the study is deleted meanwhile.
     """
     moved = False
-    try:
+    with unless_deleted(engine, search):
         for slot in slots.untold(engine, [search.row.id]):
             search.tell(slot)
             slots.mark_told(engine, slot)
         while protocol.advance(engine, studies.get_study_by_id(engine, search.row.id)):
             moved = True
+    return moved
+
+
+@contextmanager
+def unless_deleted(engine: Engine, search: Search) -> Iterator[None]:
+    """What is no longer found is no error where the study is deleted meanwhile."""
+    try:
+        yield
     except (StudyNotFound, KeyError):  # KeyError: Optuna's study or trial
         if any(row.id == search.row.id for row in studies.list_studies(engine)):
             raise
-        return False
-    return moved

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
-from hpo.coordination import Coordinator, Held
+from hpo.coordination import Coordinator, Held, unless_deleted
 from hpo.digits import Digits
 from hpo.errors import LeaseLost
 from hpo.job import Job
@@ -135,14 +135,16 @@ class Supply:
         template = None
         if slot.kind != "search":
             template = fixed_trial(search.spec, slot.params or {}, slot.label or "", slot.round or 0)
+        ready = None
         try:
-            bound = self._storage.bind_trial(slot.id, token, template)
-            slot = replace(slot, trial_id=bound.trial_id, trial_number=bound.number)
-            params = search.ask(slot) if slot.kind == "search" else slot.params or {}
-            if slot.params is None and not slots.record_params(self._engine, slot.id, token, params):
-                raise LeaseLost(f"slot {slot.id}: the lease was lost before it began")
+            with unless_deleted(self._engine, search):
+                bound = self._storage.bind_trial(slot.id, token, template)
+                slot = replace(slot, trial_id=bound.trial_id, trial_number=bound.number)
+                params = search.ask(slot) if slot.kind == "search" else slot.params or {}
+                if slot.params is None and not slots.record_params(self._engine, slot.id, token, params):
+                    raise LeaseLost(f"slot {slot.id}: the lease was lost before it began")
+                job = Job(slot=slot, row=search.row, spec=search.spec, params=params)
+                ready = Ready(job=job, held=replace(held, slot=slot))
         except LeaseLost as error:
             self._say(str(error))
-            return None
-        job = Job(slot=slot, row=search.row, spec=search.spec, params=params)
-        return Ready(job=job, held=replace(held, slot=slot))
+        return ready

@@ -1,0 +1,87 @@
+"""The coordinator's threads: leases live on however long a result takes, and what is held at the end is given back."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from handmade import Maker, make, small_spec
+from sqlalchemy import Engine
+
+from hpo.artifacts import Spool
+from hpo.coordination import Coordinator, Held
+from hpo.search import Search
+from hpo.storage import claims, slots
+from hpo.storage.optuna_storage import open_optuna
+
+LEASE = 3.0
+
+
+def take(maker: Maker, seconds: float) -> list[Held]:
+    """All that can be claimed of a study."""
+    search = Search(open_optuna(maker.engine), maker.row)
+    found = claims.claim(maker.engine, 9, worker="w", lease_seconds=seconds, model=maker.spec.model)
+    return [Held(slot=slot, token=slot.token or "", search=search) for slot in found]
+
+
+def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_path: Path) -> None:
+    """A phase moves on, and whoever is told of it takes longer than a lease: nobody else gets the slots."""
+    ends, trains = (make(engine, small_spec(model, trials=3), limit=0) for model in ("simple", "ws"))
+    told, go_on = threading.Event(), threading.Event()
+
+    def moved(name: str) -> None:
+        told.set()
+        go_on.wait(60)
+
+    spool = Spool(tmp_path, engine)
+    coordinator = Coordinator(engine, open_optuna(engine), spool, LEASE, print, moved)
+    coordinator.start()
+    ending, training = take(ends, 600), take(trains, LEASE)
+    assert len(ending) == len(training) == 3
+    for held in training:
+        coordinator.hold(held)
+    for held in ending:
+        ends._one(held.slot)
+        outcome = slots.get_slot(engine, held.slot.id).outcome
+        assert outcome is not None
+        coordinator.finish(held, outcome, None)
+    assert told.wait(60)
+    time.sleep(1.5 * LEASE)
+    assert take(trains, LEASE) == []
+    assert not any(coordinator.lost(held) for held in training)
+    go_on.set()
+    coordinator.release_all()
+    assert coordinator.close(lambda: 60.0)
+    assert coordinator.crash is None
+    assert [slots.get_slot(engine, held.slot.id).state for held in training] == ["waiting"] * 3
+    assert [slots.get_slot(engine, held.slot.id).expiries for held in training] == [0] * 3
+
+
+def test_a_result_handed_over_before_the_end_is_stored_not_released(engine: Engine, tmp_path: Path) -> None:
+    """In the order of the calls: what was finished is done, the rest waits for others."""
+    maker = make(engine, small_spec("ws", trials=3), limit=0)
+    coordinator = Coordinator(engine, open_optuna(engine), Spool(tmp_path, engine), 600.0, print, print)
+    done, *rest = take(maker, 600)
+    for held in (done, *rest):
+        coordinator.hold(held)
+    maker._one(done.slot)
+    outcome = slots.get_slot(engine, done.slot.id).outcome
+    assert outcome is not None
+    coordinator.finish(done, outcome, None)
+    coordinator.release_all()
+    coordinator.start()
+    assert coordinator.close(lambda: 60.0)
+    states = [slots.get_slot(engine, held.slot.id).state for held in (done, *rest)]
+    assert states == ["done", "waiting", "waiting"]
+    assert slots.untold(engine) == []
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_only_leases_that_hold_are_given_back(engine: Engine, lost: bool) -> None:
+    """`release_all` is as conditional as every other change of a slot."""
+    maker = make(engine, small_spec("ws", trials=3), limit=0)
+    (first, *_) = take(maker, -1 if lost else 600)
+    if lost:
+        take(maker, 600)  # another worker
+    slots.release_all(engine, [(first.slot.id, first.token)])
+    assert slots.get_slot(engine, first.slot.id).state == ("running" if lost else "waiting")
