@@ -8,6 +8,7 @@ import pytest
 
 from hpo.analysis import charts, figures
 from hpo.analysis.comparison import compare
+from hpo.analysis.dependence import dependence_of
 from hpo.analysis.page import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
 from hpo.analysis.pairs import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
 from hpo.analysis.provenance import last_line, provenance_of
@@ -256,6 +257,23 @@ def test_search_data_is_in_the_order_of_finishing() -> None:
     assert found.incumbent[1:] == (0.9,) * 5
     assert [trial.random for trial in found.trials] == [False, False, False, True, True, False]
     assert found.trials[-1].paper
+
+
+@pytest.mark.parametrize(("pruner", "sample"), [("median", (0.86, 0.87)), ("none", (0.86, 0.87, 0.91, 0.92))])
+def test_what_pruning_chose_is_no_sample(pruner: str, sample: tuple[float, ...]) -> None:
+    """With the random sampler no trial is adaptive, but after the start-up ones only the best may end."""
+    tree = builtin_spec("ws").model_dump()
+    tree["sampler"].update(name="random", startup_trials=3)
+    tree["pruner"]["name"] = pruner
+    values = (0.8, 0.86, 0.87, 0.91, 0.92)
+    found = study("ws", [run("search", i, value=v) for i, v in enumerate(values)], StudySpec.model_validate(tree))
+    search = figures.search_data(found)
+    assert [trial.random for trial in search.trials] == [False, True, True, True, True]
+    assert tuple(trial.value for trial in search.trials if trial.unbiased) == sample
+    budget = figures.budget_data(search)
+    assert budget is not None
+    assert (len(budget.random), budget.random[-1]) == (len(sample), pytest.approx(max(sample)))
+    assert dependence_of(found).counts.random == len(sample)
 
 
 def test_rounds_data_has_a_group_for_every_row() -> None:
