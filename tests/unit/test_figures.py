@@ -145,6 +145,19 @@ def test_few_rounds_are_called_few() -> None:
     assert "10.0 points apart in a single round, which says nothing about its uncertainty" in line
 
 
+@pytest.mark.parametrize(("n", "families", "detectable"), [(5, 1, False), (6, 1, True), (6, 2, False), (7, 2, True)])
+def test_detectable_is_only_what_can_be_clear(n: int, families: int, detectable: bool) -> None:
+    """So few rounds that no p survives Holm promise nothing, and what differs most is indeed not clear there."""
+    labels = ("tuned", "paper")[:families]  # each a pair of models more
+    results = [
+        study(model, [r for label in labels for r in finals(label, rounds(level)[:n])], id=place)
+        for place, (model, level) in enumerate((("simple", 0.7), ("ws", 0.9)))
+    ]
+    between = [pair for pair in compare(results).pairs if pair.family == "pairs of models"]
+    assert [pair.clear for pair in between] == [detectable] * families
+    assert [pair.detectable is not None for pair in between] == [detectable] * families
+
+
 def test_only_common_rounds_are_paired() -> None:
     results = [
         study("simple", finals("tuned", [0.5, 0.8, 0.8], first=0)),
