@@ -164,7 +164,7 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
         f"With {fewest} rounds the smallest possible p is {p_value(smallest)}. Variance: that of the "
         "differences as a share of what unpaired rounds would give, so below 1 pairing helped. Detectable: the true "
         "difference in points that so many rounds find clear four times in five (the power of a t test at the largest "
-        "p that the sign-flip test can give and Holm's first step, 0.05 over the number of pairs in the family, takes); "
+        "p that the sign-flip test can give and Holm's first step takes, 0.05 over the number of pairs in the family); "
         "none where even the smallest possible p is above that."
     )
 

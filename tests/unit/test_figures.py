@@ -15,6 +15,7 @@ from hpo.analysis.provenance import last_line, provenance_of
 from hpo.analysis.records import Run, StudyResult
 from hpo.analysis.results import result_of
 from hpo.analysis.tuning import tuning_of
+from hpo.digits import BUNDLED_DIGEST
 from hpo.spec import StudySpec, builtin_spec
 
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}
@@ -245,6 +246,20 @@ def test_provenance_counts_what_went_wrong() -> None:
     assert (found.repeated, found.expiries, found.exceptions, found.diverged, found.foreign) == (1, 1, 2, 1, 1)
     assert found.versions == (("torch 2.13.0", 2),)
     assert last_line(None) == "no reason stored"
+
+
+def test_the_commands_say_what_they_need() -> None:
+    """Images that are not bundled, trials that were added, a line for each configuration; nothing where nothing is."""
+    runs = [*(run("search", i) for i in range(102)), *finals("paper", rounds(0.9)), *finals("x", rounds(0.9)[:3])]
+    own, bundled = (provenance_of(study("ws", runs, data_digest=d)).commands for d in ("d", BUNDLED_DIGEST))
+    there = "hpo --db sqlite:///again.db --data FOLDER"
+    assert own[1][1] == (
+        f"{there} study create --file ws.toml && {there} study extend ws --trials 2 && {there} worker --drain"
+    )
+    assert [line.count("--data FOLDER") for _, line in own] == [0, 3, 2, 2, 0]
+    assert "ws-x.toml --label x --rounds 3" in own[3][1]
+    assert not any("--data" in line for _, line in bundled)
+    assert not any("extend" in line for _, line in provenance_of(study("ws", runs[:100])).commands)
 
 
 # --- Figures ----------------------------------------------------------------------------------------------
