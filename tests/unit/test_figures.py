@@ -135,6 +135,22 @@ def test_the_worse_one_is_never_called_better() -> None:
     assert any(line.startswith("Whether tuning changed simple is not settled") for line in found.headlines)
 
 
+def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> None:
+    """Each pair of models has its sentence, which says what is compared; a pair that is tuned has no second one."""
+    results = [
+        study("simple", finals("tuned", rounds(0.86)) + finals("paper", rounds(0.84, 0.001))),
+        study("ws", finals("tuned", rounds(0.90, 0.002)) + finals("paper", rounds(0.87)), id=2),
+        study("ws-aux", finals("paper", rounds(0.97, 0.003)), id=3),
+    ]
+    lines = compare(results).headlines
+    assert [line.partition(", they judge")[0] for line in lines[:3]] == [
+        "ws is better than simple: both tuned",
+        "ws-aux is better than simple: both with the paper's configuration",
+        "ws-aux is better than ws: both with the paper's configuration",
+    ]
+    assert all(line.startswith("Tuning improved") for line in lines[3:])
+
+
 def test_few_rounds_are_called_few() -> None:
     three, other = [0.90, 0.91, 0.92], [0.80, 0.812, 0.82]
     results = [study("simple", finals("tuned", other)), study("ws", finals("tuned", three), id=2)]
