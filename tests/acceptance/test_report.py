@@ -16,7 +16,7 @@ import pytest
 from handmade import make, packed_answers, small_spec
 from sqlalchemy import Engine
 
-from hpo.analysis import results
+from hpo.analysis import dependence, results
 from hpo.analysis.answers import pair_draws
 from hpo.analysis.report import ReportNotWritable, write_report
 from hpo.digits import BUNDLED_DIGEST, load
@@ -352,6 +352,29 @@ def test_everything_diverged(sqlite_engine: Engine, tmp_path: Path) -> None:
     assert [one["test_mean"] for one in study["final"]] == [0.5, 0.5]
     assert [one["train_mean"] for one in study["final"]] == [None, None]
     assert "2 diverged, counted at chance accuracy" in text
+
+
+@pytest.mark.parametrize(
+    "weights", [{"aux_weight": 0.0}, {"main_weight": 0.0}, {"aux_weight": 0.0, "main_weight": 0.0}]
+)
+def test_a_paper_without_one_of_the_losses(
+    weights: dict[str, float], sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ratio of weights is infinite, 0 or nothing at all: page, figures and JSON stand it."""
+    for name, repeats in (("CV_REPEATS", 2), ("CHECK_REPEATS", 2), ("PED_PERMUTATIONS", 20), ("NULL_REPEATS", 9)):
+        monkeypatch.setattr(dependence, name, repeats)
+    tree = small_spec("ws-aux", trials=24, rounds=2).model_dump()
+    tree["sampler"]["startup_trials"] = 24
+    for name, weight in weights.items():
+        tree["space"][name].update(low=0.0, log=False)
+        tree["paper"][name] = weight
+    make(sqlite_engine, StudySpec.model_validate(tree))
+    report, text = _report(sqlite_engine, tmp_path)
+    found = report["studies"][0]["dependence"]["answer"]
+    ratio = found["coordinates"][3]
+    assert (ratio["name"], ratio["paper"]) == ("weight_ratio", 0.0 if "aux_weight" not in weights else None)
+    assert found["walk"]["moved"]
+    assert "the paper's values (moved into the range)" in text
 
 
 def test_an_evaluation_without_a_search(sqlite_engine: Engine, tmp_path: Path) -> None:
