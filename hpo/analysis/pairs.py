@@ -113,7 +113,8 @@ class Pair:
     p_holm: float  # corrected within family and setting
     pairing: stats.Pairing
     detectable: float | None  # the true difference that is clear 4 times in 5; None: none can be at so few rounds
-    images: stats.Interval | None = None  # of the difference for new seeds and new images; needs the answers
+    images: stats.Interval | None = None  # of the difference for new seeds and new images; needs all rounds' answers
+    note: str = ""  # why there is no such interval
 
     @property
     def clear(self) -> bool:

@@ -23,7 +23,7 @@ from hpo.analysis.dependence_section import dependence_parts
 from hpo.analysis.errors_section import errors_parts
 from hpo.analysis.gather import Report
 from hpo.analysis.page import Bullets, Callout, Column, PageTable, Part, Section, drawn, numbers, texts
-from hpo.analysis.pairs import Pair
+from hpo.analysis.pairs import Pair, Side
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.records import StudyResult
 from hpo.analysis.repeats_section import TITLE as REPEATS
@@ -148,11 +148,15 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
     for key in dict.fromkeys((pair.kind, pair.setting) for pair in comparison.pairs):
         kind, setting = key
         where = f" (setting {setting + 1})" if several else ""
+        own = [pair for pair in comparison.pairs if (pair.kind, pair.setting) == key]
         yield PageTable(
             caption=f"{kind[0].upper()}{kind[1:]}{where}: test accuracy in points, A minus B, round by round",
             columns=texts("A", "B") + numbers("rounds", *titles),
-            rows=tuple(_pair_cells(pair) for pair in comparison.pairs if (pair.kind, pair.setting) == key),
+            rows=tuple(_pair_cells(pair) for pair in own),
         )
+        notes = tuple(f"{_side(pair.a)} and {_side(pair.b)}: {pair.note}." for pair in own if pair.note)
+        if notes:
+            yield Bullets(lines=notes)
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
     smallest = max(pair.test.smallest for pair in comparison.pairs)
     yield (
@@ -172,8 +176,8 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
 def _pair_cells(pair: Pair) -> tuple[str, ...]:
     d, out, ratio = pair.difference, pair.outperforming, pair.pairing.variance_ratio
     return (
-        f"{pair.a.model} {pair.a.label}",
-        f"{pair.b.model} {pair.b.label}",
+        _side(pair.a),
+        _side(pair.b),
         str(len(pair.rounds)),
         signed(100 * d.mean, 2) + ("" if d.interval is None else f" {interval_points(d.interval)}"),
         interval_points(pair.images),
@@ -184,6 +188,10 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
         NOTHING if ratio is None else f"{ratio:.2f}",
         "none" if pair.detectable is None else f"{100 * pair.detectable:.2f}",
     )
+
+
+def _side(side: Side) -> str:
+    return f"{side.model} {side.label}"
 
 
 # --- Figures of search and training -----------------------------------------------------------------------

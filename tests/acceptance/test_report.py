@@ -351,7 +351,26 @@ def test_everything_diverged(sqlite_engine: Engine, tmp_path: Path) -> None:
     assert study["best"] is None
     assert [one["test_mean"] for one in study["final"]] == [0.5, 0.5]
     assert [one["train_mean"] for one in study["final"]] == [None, None]
-    assert "2 diverged, counted at chance accuracy" in text
+    assert "2 diverged, counted at chance accuracy in the test values and left out of the train ones" in text
+
+
+def test_diverged_final_rounds_have_no_interval_for_new_images(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Which would be over other rounds than its row; the page, JSON and CSV say why."""
+    spec = small_spec("ws", trials=3, rounds=3)
+    pack = packed_answers(pair_draws(load().pool_b_labels().astype(np.int64)), spec.protocol.test_pairs)
+    make(
+        sqlite_engine,
+        spec,
+        data_digest=BUNDLED_DIGEST,
+        outputs=lambda slot, value: b"" if value == 0.5 else pack(slot, value),
+        state=lambda slot: "diverged" if (slot.label, slot.round) == ("paper", 2) else "complete",
+    )
+    report, text = _report(sqlite_engine, tmp_path)
+    (pair,) = report["pairs"]
+    assert (len(pair["rounds"]), pair["images"]) == (3, None)
+    assert f"ws tuned and ws paper: {pair['note']}." in text
+    with open(tmp_path / "pairs.csv", newline="") as file:
+        assert [row["note"] for row in csv.DictReader(file)] == [pair["note"]]
 
 
 @pytest.mark.parametrize(
