@@ -50,7 +50,7 @@ def sections_of(report: Report) -> list[Section]:
         Section(title=DEPENDENCE, parts=tuple(dependence_parts(report.dependence))),
         Section(title="Learning curves", parts=tuple(_curves(results))),
         Section(title="Who trained what when", parts=tuple(_timeline(report.timeline))),
-        Section(title="Record", parts=tuple(_record(report.provenance))),
+        Section(title="Record", parts=tuple(_record(results, report.provenance))),
     ]
     return [section for section in found if section.parts]
 
@@ -266,7 +266,7 @@ def _timeline(timeline: Timeline | None) -> Iterable[Part]:
 # --- Record -----------------------------------------------------------------------------------------------
 
 
-def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
+def _record(results: Sequence[StudyResult], provenance: Sequence[Provenance]) -> Iterable[Part]:
     for one in provenance:
         lines = [
             ("spec digest", one.spec_digest),
@@ -286,7 +286,7 @@ def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
             ),
             ("failures", counted(one.failures) if one.failures else "none"),
             ("diverged", str(one.diverged)),
-            ("openings of pool B", f"{len(one.openings)}, each by a final round"),
+            ("openings of pool B", f"{len(one.openings)}, each by a final round; listed below"),
         ]
         if one.foreign:
             lines.append(("other digests", f"{one.foreign} results carry another spec or data digest"))
@@ -295,4 +295,23 @@ def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
             caption=f"{one.study} ({one.model})",
             columns=(Column(title="what"), Column(title="value", long=True)),
             rows=tuple(lines),
+        )
+    yield from _openings(results)
+
+
+def _openings(results: Sequence[StudyResult]) -> Iterable[Part]:
+    """Every opening of the test pool by any study, in the order of time."""
+    rows = []
+    for result in results:
+        slots = {run.slot_id: f"{run.label}, round {run.round}" for run in result.final_runs}
+        rows += [(one.opened_at, slots.get(one.slot_id, NOTHING), result.name, one) for one in result.openings]
+    if rows:
+        yield PageTable(
+            caption=f"Every opening of pool B ({len(rows)})",
+            columns=(*texts("final slot", "study"), *numbers("attempt"), *texts("worker", "time")),
+            rows=tuple(
+                (f"{one.slot_id}: {slot}", study, str(one.attempt), one.worker, time(at))
+                for at, slot, study, one in sorted(rows, key=lambda row: row[0])
+            ),
+            folded=True,
         )

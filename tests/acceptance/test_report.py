@@ -182,6 +182,25 @@ def test_what_the_models_cost(whole: tuple[Engine, Path]) -> None:
     assert len(report["latency"]["measured"]) == 6
 
 
+def test_every_opening_of_the_test_pool_is_listed(whole: tuple[Engine, Path]) -> None:
+    """With its slot, study, attempt, worker and time, folded on the screen."""
+    engine, out = whole
+    (table,) = re.findall(r"<details><summary>Every opening of pool B.*?</details>", (out / "report.html").read_text())
+    rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in table.split("<tr")[2:]]
+    found = results.all_results(engine)
+    assert len(rows) == 11 * 5
+    assert "Every opening of pool B (55)" in table
+    labels = {str(run.slot_id): f"{run.label}, round {run.round}" for one in found for run in one.final_runs}
+    for slot, study, attempt, worker, _ in rows:
+        number, _, label = slot.partition(": ")
+        (one,) = [one for one in found if one.name == study]
+        (opening,) = [opening for opening in one.openings if str(opening.slot_id) == number]
+        assert (attempt, worker, label) == (str(opening.attempt), opening.worker, labels[number])
+    times = [row[-1] for row in rows]
+    assert times == sorted(times)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", times[0])
+
+
 def test_the_page_stands_alone(whole: tuple[Engine, Path]) -> None:
     _, out = whole
     page = _Reader((out / "report.html").read_text())
