@@ -100,10 +100,9 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
     again, rounds = (_elsewhere(result, database) for database in ("again.db", "rounds.db"))
     spec, extended = result.spec, result.trials.total - result.spec.budget.trials
     yield "the study's configuration as a file", f"hpo study export {name} --as-created > {name}.toml"
-    caveat = ", though which trials are proposed and pruned depends on what ends first"
     repeatable = spec.sampler.name == "random" and spec.pruner.name == "none"
     yield (
-        "the whole study, in another database" + ("" if repeatable else caveat),
+        "the same study elsewhere" if repeatable else "a study like it elsewhere",
         _chained(
             f"{again} study create --file {name}.toml",
             *([f"{again} study extend {name} --trials {extended}"] if extended > 0 else []),
@@ -113,7 +112,7 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
     for final in result.final:
         if final.same_as is None:
             yield (
-                f"the final rounds of {final.label!r} alone, without a search",
+                f"{final.label} final rounds, no search",
                 _chained(
                     f"hpo study export {name} --label {final.label} > {name}-{final.label}.toml",
                     f"{rounds} evaluate {name}-{final.label}.toml --label {final.label} --rounds {final.planned}",

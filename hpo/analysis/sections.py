@@ -296,6 +296,11 @@ def _record(results: Sequence[StudyResult], provenance: Sequence[Provenance]) ->
             columns=(Column(title="what"), Column(title="value", long=True)),
             rows=tuple(lines),
         )
+    yield (
+        "Final rounds made again with the same versions on the same device are the same. A search is so only where it "
+        "is random and prunes nothing; else what is proposed and pruned depends on which trials end first, and the "
+        "commands make another search of its kind."
+    )
     yield from _openings(results)
 
 

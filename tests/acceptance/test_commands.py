@@ -131,6 +131,7 @@ def test_the_report_says_how_to_make_its_numbers_again(hpo: Hpo) -> None:
     train(hpo)
     hpo("report")
     (study,) = json.loads((hpo.folder / "report" / "report.json").read_text())["studies"]
+    assert "the same study elsewhere" in dict(study["record"]["commands"])
     for _, line in study["record"]["commands"]:
         do_as_written(hpo, line)
     mine = hpo.show()

@@ -269,6 +269,7 @@ def test_the_commands_say_what_they_need() -> None:
     runs = [*(run("search", i) for i in range(102)), *finals("paper", rounds(0.9)), *finals("x", rounds(0.9)[:3])]
     own, bundled = (provenance_of(study("ws", runs, data_digest=d)).commands for d in ("d", BUNDLED_DIGEST))
     there = "hpo --db sqlite:///again.db --data FOLDER"
+    assert own[1][0] == "a study like it elsewhere"  # the search is adaptive
     assert own[1][1] == (
         f"{there} study create --file ws.toml && {there} study extend ws --trials 2 && {there} worker --drain"
     )
