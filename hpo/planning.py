@@ -156,13 +156,32 @@ def resume(engine: Engine, name: str) -> int:
     return sum(slots.requeue_failed(engine, row.id, kind) for kind in kinds)
 
 
-def tuned_spec(engine: Engine, name: str) -> StudySpec:
-    """A study's spec with its tuned configuration in it, as `create` and `evaluate` take it; NotNow before that."""
+def created_spec(engine: Engine, name: str) -> StudySpec:
+    """A study's spec as it was created: what `create` makes the same study of."""
+    return StudySpec.from_canonical(studies.get_study(engine, name).spec)
+
+
+def tuned_spec(engine: Engine, name: str, label: str | None = None) -> StudySpec:
+    """A study's spec with a configuration in it as its tuned one, as `create` and `evaluate` take it.
+
+    The configuration is the confirmed one (NotNow before there is one), or that of the final rounds under a label.
+    """
     row = studies.get_study(engine, name)
-    if row.tuned is None:
-        raise NotNow(f"study {name} is in phase {row.phase}: nothing is confirmed yet, so nothing to export")
+    if label is None:
+        if row.tuned is None:
+            raise NotNow(
+                f"study {name} is in phase {row.phase}: nothing is confirmed yet, so nothing to export; --as-created "
+                "writes the study as it was created"
+            )
+        params = row.tuned["params"]
+    else:
+        by_label = {slot.label: slot.params for slot in slots.list_slots(engine, row.id, "final")}
+        if label not in by_label:
+            there = ", ".join(sorted(str(one) for one in by_label)) or "none yet"
+            raise UsageError(f"study {name} has no final rounds of {label!r}; there are {there}")
+        params = by_label[label] or {}
     spec = StudySpec.from_canonical(row.spec)
-    return spec.model_copy(update={"tuned": dict(row.tuned["params"])})
+    return spec.model_copy(update={"tuned": dict(params)})
 
 
 def write(path: Path, text: str) -> None:

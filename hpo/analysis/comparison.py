@@ -116,7 +116,9 @@ def _note(final: FinalResult) -> str:
     if final.rounds < final.planned:
         notes.append(f"{final.rounds} of {final.planned} rounds")
     if final.diverged:
-        notes.append(f"{final.diverged} diverged, counted at chance accuracy")
+        notes.append(
+            f"{final.diverged} diverged, counted at chance accuracy in the test values and left out of the train ones"
+        )
     if final.failed:
         notes.append(f"{final.failed} failed")
     return "; ".join(notes)
@@ -184,11 +186,28 @@ def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | Non
 
 
 def _with_images(pairs: Sequence[Pair], answers: Mapping[int, Answers]) -> list[Pair]:
+    """Intervals for new images, where the answers are at hand and of the very rounds that the pair is over."""
+
     def rounds(side: Side) -> Mapping[int, RoundAnswers]:
         return answers[side.study_id].by_label.get(side.label, {}) if side.study_id in answers else {}
 
-    intervals = crossed_intervals([(rounds(pair.a), rounds(pair.b)) for pair in pairs])
-    return [replace(pair, images=interval) for pair, interval in zip(pairs, intervals, strict=True)]
+    sides = [(rounds(pair.a), rounds(pair.b)) for pair in pairs]
+    without = [[r for r in p.rounds if r not in a or r not in b] for p, (a, b) in zip(pairs, sides, strict=True)]
+    whole = [({}, {}) if lacking else both for both, lacking in zip(sides, without, strict=True)]
+    return [
+        replace(pair, images=interval, note=_without_answers(pair, lacking, answers))
+        for pair, interval, lacking in zip(pairs, crossed_intervals(whole), without, strict=True)
+    ]
+
+
+def _without_answers(pair: Pair, rounds: Sequence[int], answers: Mapping[int, Answers]) -> str:
+    """Why there is no interval for new images; that a study's images are not at hand is said elsewhere."""
+    if not rounds or not {pair.a.study_id, pair.b.study_id} <= answers.keys():
+        return ""
+    return (
+        f"no interval for new images: of {len(rounds)} of {len(pair.rounds)} rounds there are no single answers "
+        "(a diverged round has none)"
+    )
 
 
 def _rows(results: Sequence[StudyResult], settings: Sequence[Setting]) -> list[TableRow]:

@@ -153,7 +153,7 @@ def dependence_of(result: StudyResult) -> Dependence:
     """Fit the random, unpruned, not diverged start-up trials that learned anything, and ask the fit."""
     search, pairs = search_data(result), result.spec.protocol.validation_pairs
     least = learned_least(pairs)
-    random = [trial for trial in search.trials if trial.random and trial.state != "pruned"]
+    random = [trial for trial in search.trials if trial.unbiased]
     whole = [trial for trial in random if trial.state == "complete"]
     blank = [trial for trial in whole if trial.value <= least]
     learned = [trial for trial in whole if trial.value > least]

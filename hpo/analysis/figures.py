@@ -123,7 +123,8 @@ class Trial:
     order: int  # from 1, as they finished
     number: int
     state: Literal["complete", "pruned", "diverged"]
-    random: bool  # proposed without looking at others, never pruned
+    random: bool  # proposed without looking at others
+    unbiased: bool  # random and out of the pruner's reach: no outcome chose it
     paper: bool  # the paper's configuration
     value: float  # validation accuracy after the last epoch trained
     epochs: int
@@ -169,11 +170,14 @@ def _trial(order: int, run: Run, names: Iterable[str], result: StudyResult) -> T
     state = run.state
     assert state in ("complete", "pruned", "diverged")
     assert run.value is not None
+    spec = result.spec
+    random = not run.adaptive and run.idx >= (1 if spec.tuned is None else 2)
     return Trial(
         order=order,
         number=run.idx if run.number is None else run.number,
         state=state,
-        random=not run.adaptive and run.idx >= (1 if result.spec.tuned is None else 2),
+        random=random,
+        unbiased=random and (run.idx < spec.sampler.startup_trials or spec.pruner.name == "none"),
         paper=run.idx == 0,
         value=run.value,
         epochs=run.epochs,
@@ -192,8 +196,8 @@ class BudgetCurve:
 
 
 def budget_data(search: Search) -> BudgetCurve | None:
-    """The expected best of the random unpruned trials alone (adaptive ones are not independent); None below 2."""
-    independent = [trial.value for trial in search.trials if trial.random and trial.state != "pruned"]
+    """The expected best of the random trials that may not be pruned (of others the best survive); None below 2."""
+    independent = [trial.value for trial in search.trials if trial.unbiased]
     if len(independent) < 2:
         return None
     return BudgetCurve(

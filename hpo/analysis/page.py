@@ -39,6 +39,7 @@ class PageTable:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     groups: tuple[str, ...] = ()  # one a row: a line is drawn where it changes
+    folded: bool = False  # only its caption until it is clicked; unfolded on paper
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,10 +142,11 @@ def _table(table: PageTable) -> str:
     for before, group, row in zip((groups[:1] + groups), groups, table.rows, strict=False):
         cells = "".join(f"<td{_align(c)}>{escape(cell)}</td>" for c, cell in zip(table.columns, row, strict=True))
         body.append(f"<tr{'' if before == group else ' class=first'}>{cells}</tr>")
-    return (
-        f'<div class="wide"><table><caption>{escape(table.caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
+    caption = escape(table.caption)
+    inside = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    if table.folded:
+        return f'<details><summary>{caption}</summary><div class="wide"><table>{inside}</details>'
+    return f'<div class="wide"><table><caption>{caption}</caption>{inside}'
 
 
 def _align(column: Column) -> str:
@@ -196,6 +198,7 @@ ul.lead { font-size: 17px; } ul.lead li { margin: 8px 0; }
 .wide { overflow-x: auto; margin: 16px 0; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding-bottom: 6px; }
+summary { font-size: 13.5px; font-weight: 600; cursor: pointer; }
 th, td { padding: 4px 11px 4px 0; text-align: left; vertical-align: top; }
 th { border-bottom: 1.5px solid #222; font-weight: 600; }
 td { border-bottom: 1px solid #e4e4e4; }
@@ -236,7 +239,10 @@ _DRAW = """
   function fit(width) {
     plots.forEach(function (plot) { Plotly.relayout(plot, {width: width, autosize: width === null}); });
   }
-  window.addEventListener('beforeprint', function () { fit(680); });
+  window.addEventListener('beforeprint', function () {
+    document.querySelectorAll('details').forEach(function (table) { table.open = true; });
+    fit(680);
+  });
   window.addEventListener('afterprint', function () { fit(null); });
 })();
 """

@@ -112,8 +112,9 @@ class Pair:
     test: stats.SignFlip
     p_holm: float  # corrected within family and setting
     pairing: stats.Pairing
-    detectable: float | None  # the difference that so many rounds find 4 times in 5
-    images: stats.Interval | None = None  # of the difference for new seeds and new images; needs the answers
+    detectable: float | None  # the true difference that is clear 4 times in 5; None: none can be at so few rounds
+    images: stats.Interval | None = None  # of the difference for new seeds and new images; needs all rounds' answers
+    note: str = ""  # why there is no such interval
 
     @property
     def clear(self) -> bool:
@@ -176,7 +177,7 @@ def _pair(kind: Kind, setting: int, one: tuple[StudyResult, str], other: tuple[S
         test=test,
         p_holm=test.p,
         pairing=stats.pairing(values_a, values_b),
-        detectable=stats.detectable_difference(difference.std or 0.0, len(common)),
+        detectable=None,
     )
 
 
@@ -191,4 +192,13 @@ def _side(result: StudyResult, label: str, mean: float) -> Side:
 
 def _corrected(family: Sequence[Pair]) -> list[Pair]:
     adjusted = stats.holm([pair.test.p for pair in family])
-    return [replace(pair, p_holm=p) for pair, p in zip(family, adjusted, strict=True)]
+    return [
+        replace(pair, p_holm=p, detectable=_detectable(pair, len(family)))
+        for pair, p in zip(family, adjusted, strict=True)
+    ]
+
+
+def _detectable(pair: Pair, tests: int) -> float | None:
+    """At Holm's first step, the strictest: which step a pair will have is known only afterwards."""
+    level = stats.attainable_level(pair.test, 1 - stats.LEVEL, tests)
+    return stats.detectable_difference(pair.difference.std or 0.0, pair.test.n, alpha=level)

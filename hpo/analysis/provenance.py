@@ -96,17 +96,37 @@ def _is_foreign(run: Run, result: StudyResult) -> bool:
 
 
 def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
-    yield "the study's configuration as a file", f"hpo study export {result.name} > {result.name}.toml"
+    name = result.name
+    again, rounds = (_elsewhere(result, database) for database in ("again.db", "rounds.db"))
+    spec, extended = result.spec, result.trials.total - result.spec.budget.trials
+    yield "the study's configuration as a file", f"hpo study export {name} --as-created > {name}.toml"
+    repeatable = spec.sampler.name == "random" and spec.pruner.name == "none"
     yield (
-        "the whole study, in another database",
-        f"hpo --db sqlite:///again.db study create --file {result.name}.toml && "
-        "hpo --db sqlite:///again.db worker --drain",
+        "the same study elsewhere" if repeatable else "a study like it elsewhere",
+        _chained(
+            f"{again} study create --file {name}.toml",
+            *([f"{again} study extend {name} --trials {extended}"] if extended > 0 else []),
+            f"{again} worker --drain",
+        ),
     )
-    if result.final:
-        rounds = max(final.planned for final in result.final)
-        yield (
-            "the final rounds alone",
-            f"hpo --db sqlite:///again.db evaluate {result.name}.toml --rounds {rounds} && "
-            "hpo --db sqlite:///again.db worker --drain",
-        )
-    yield "all that is stored about it", f"hpo study show {result.name} --format json"
+    for final in result.final:
+        if final.same_as is None:
+            yield (
+                f"{final.label} final rounds, no search",
+                _chained(
+                    f"hpo study export {name} --label {final.label} > {name}-{final.label}.toml",
+                    f"{rounds} evaluate {name}-{final.label}.toml --label {final.label} --rounds {final.planned}",
+                    f"{rounds} worker --drain",
+                ),
+            )
+    yield "all that is stored about it", f"hpo study show {name} --format json"
+
+
+def _elsewhere(result: StudyResult, database: str) -> str:
+    """`hpo` on another database and on the study's images; where others lie than the bundled ones is not stored."""
+    data = "" if result.data_digest == BUNDLED_DIGEST else " --data FOLDER"
+    return f"hpo --db sqlite:///{database}{data}"
+
+
+def _chained(*commands: str) -> str:
+    return " && ".join(commands)

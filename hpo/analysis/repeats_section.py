@@ -21,9 +21,7 @@ def repeats_parts(results: Sequence[StudyResult], repeats: Repeats) -> Iterable[
     searched = [result for result in results if result.trials.total]
     if not searched:
         return
-    missing = missing_sentence(searched, repeats)
-    if missing is not None:
-        yield missing
+    yield from missing_sentences(searched, repeats)
     if not repeats.groups:
         return
     yield Bullets(lines=tuple(repeat_sentences(repeats)))
@@ -45,23 +43,21 @@ def repeats_parts(results: Sequence[StudyResult], repeats: Repeats) -> Iterable[
     )
 
 
-def missing_sentence(searched: Sequence[StudyResult], repeats: Repeats) -> str | None:
-    """What is not known of the searches' own variance, and the command that would measure it."""
+def missing_sentences(searched: Sequence[StudyResult], repeats: Repeats) -> Iterable[str]:
+    """What is not known of the searches' own variance, or not yet, and the command that would measure it."""
     repeated = {repeat.study for group in repeats.groups for repeat in group.repeats}
     under_way = [r for r in searched if r.repeat_group is not None and r.name not in repeated]
     if under_way:
         names = ", ".join(result.name for result in under_way)
-        return f"Repeats without a final round in common with their group yet: {names}."
-    once = [result for result in searched if result.repeat_group is None]
-    models = {group.model for group in repeats.groups}
-    left = [result for result in once if result.model not in models]
-    if not left:
-        return None
-    return (
-        f"Of {', '.join(dict.fromkeys(r.model for r in left))} one search was made: how much another would have found "
-        "differs from this is not measured, and no interval of this report holds it; "
-        f"`hpo study create --model {left[0].model} --name {left[0].name}-repeat --repeat 5` would measure it."
-    )
+        yield f"Repeats without a final round in common with their group yet: {names}."
+    models = {group.model for group in repeats.groups} | {result.model for result in under_way}
+    left = [result for result in searched if result.repeat_group is None and result.model not in models]
+    if left:
+        yield (
+            f"Of {', '.join(dict.fromkeys(r.model for r in left))} one search was made: how much another would have "
+            "found differs from this is not measured, and no interval of this report holds it; "
+            f"`hpo study create --model {left[0].model} --name {left[0].name}-repeat --repeat 5` would measure it."
+        )
 
 
 def _found(group: RepeatGroup) -> PageTable:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -107,14 +108,14 @@ def _tables(report: Report) -> dict[str, list[tables.Line]]:
 
 
 def _plain(thing: Any) -> Any:
-    """Records as dictionaries all the way down."""
+    """Records as dictionaries all the way down; what is not finite is None."""
     if is_dataclass(thing) and not isinstance(thing, type):
         return _plain(asdict(thing))
     if isinstance(thing, dict):
         return {str(key): _plain(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
         return [_plain(value) for value in thing]
-    if isinstance(thing, float) and thing != thing:  # NaN: JSON has none
+    if isinstance(thing, float) and not math.isfinite(thing):  # JSON has neither NaN nor infinity
         return None
     return thing
 

@@ -21,7 +21,7 @@ class Coordinate:
     low: float  # the fitted trials' range
     high: float
     log: bool
-    paper: float
+    paper: float  # a ratio of weights that are 0 is infinite, or NaN
 
     def place(self, values: Floats) -> Floats:
         """Values to 0..1."""

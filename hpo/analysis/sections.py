@@ -23,7 +23,7 @@ from hpo.analysis.dependence_section import dependence_parts
 from hpo.analysis.errors_section import errors_parts
 from hpo.analysis.gather import Report
 from hpo.analysis.page import Bullets, Callout, Column, PageTable, Part, Section, drawn, numbers, texts
-from hpo.analysis.pairs import Pair
+from hpo.analysis.pairs import Pair, Side
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.records import StudyResult
 from hpo.analysis.repeats_section import TITLE as REPEATS
@@ -50,7 +50,7 @@ def sections_of(report: Report) -> list[Section]:
         Section(title=DEPENDENCE, parts=tuple(dependence_parts(report.dependence))),
         Section(title="Learning curves", parts=tuple(_curves(results))),
         Section(title="Who trained what when", parts=tuple(_timeline(report.timeline))),
-        Section(title="Record", parts=tuple(_record(report.provenance))),
+        Section(title="Record", parts=tuple(_record(results, report.provenance))),
     ]
     return [section for section in found if section.parts]
 
@@ -148,11 +148,15 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
     for key in dict.fromkeys((pair.kind, pair.setting) for pair in comparison.pairs):
         kind, setting = key
         where = f" (setting {setting + 1})" if several else ""
+        own = [pair for pair in comparison.pairs if (pair.kind, pair.setting) == key]
         yield PageTable(
             caption=f"{kind[0].upper()}{kind[1:]}{where}: test accuracy in points, A minus B, round by round",
             columns=texts("A", "B") + numbers("rounds", *titles),
-            rows=tuple(_pair_cells(pair) for pair in comparison.pairs if (pair.kind, pair.setting) == key),
+            rows=tuple(_pair_cells(pair) for pair in own),
         )
+        notes = tuple(f"{_side(pair.a)} and {_side(pair.b)}: {pair.note}." for pair in own if pair.note)
+        if notes:
+            yield Bullets(lines=notes)
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
     smallest = max(pair.test.smallest for pair in comparison.pairs)
     yield (
@@ -163,15 +167,17 @@ def _comparison(comparison: Comparison) -> Iterable[Part]:
         "families, pairs of models (both tables together) and tuned against the paper's configuration. "
         f"With {fewest} rounds the smallest possible p is {p_value(smallest)}. Variance: that of the "
         "differences as a share of what unpaired rounds would give, so below 1 pairing helped. Detectable: the true "
-        "difference in points that so many rounds find four times in five."
+        "difference in points that so many rounds find clear four times in five (the power of a t test at the largest "
+        "p that the sign-flip test can give and Holm's first step takes, 0.05 over the number of pairs in the family); "
+        "none where even the smallest possible p is above that."
     )
 
 
 def _pair_cells(pair: Pair) -> tuple[str, ...]:
     d, out, ratio = pair.difference, pair.outperforming, pair.pairing.variance_ratio
     return (
-        f"{pair.a.model} {pair.a.label}",
-        f"{pair.b.model} {pair.b.label}",
+        _side(pair.a),
+        _side(pair.b),
         str(len(pair.rounds)),
         signed(100 * d.mean, 2) + ("" if d.interval is None else f" {interval_points(d.interval)}"),
         interval_points(pair.images),
@@ -180,8 +186,12 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
         p_value(pair.test.p),
         p_value(pair.p_holm),
         NOTHING if ratio is None else f"{ratio:.2f}",
-        NOTHING if pair.detectable is None else f"{100 * pair.detectable:.2f}",
+        "none" if pair.detectable is None else f"{100 * pair.detectable:.2f}",
     )
+
+
+def _side(side: Side) -> str:
+    return f"{side.model} {side.label}"
 
 
 # --- Figures of search and training -----------------------------------------------------------------------
@@ -256,7 +266,7 @@ def _timeline(timeline: Timeline | None) -> Iterable[Part]:
 # --- Record -----------------------------------------------------------------------------------------------
 
 
-def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
+def _record(results: Sequence[StudyResult], provenance: Sequence[Provenance]) -> Iterable[Part]:
     for one in provenance:
         lines = [
             ("spec digest", one.spec_digest),
@@ -276,7 +286,7 @@ def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
             ),
             ("failures", counted(one.failures) if one.failures else "none"),
             ("diverged", str(one.diverged)),
-            ("openings of pool B", f"{len(one.openings)}, each by a final round"),
+            ("openings of pool B", f"{len(one.openings)}, each by a final round; listed below"),
         ]
         if one.foreign:
             lines.append(("other digests", f"{one.foreign} results carry another spec or data digest"))
@@ -285,4 +295,28 @@ def _record(provenance: Sequence[Provenance]) -> Iterable[Part]:
             caption=f"{one.study} ({one.model})",
             columns=(Column(title="what"), Column(title="value", long=True)),
             rows=tuple(lines),
+        )
+    yield (
+        "Final rounds made again with the same versions on the same device are the same. A search is so only where it "
+        "is random and prunes nothing; else what is proposed and pruned depends on which trials end first, and the "
+        "commands make another search of its kind."
+    )
+    yield from _openings(results)
+
+
+def _openings(results: Sequence[StudyResult]) -> Iterable[Part]:
+    """Every opening of the test pool by any study, in the order of time."""
+    rows = []
+    for result in results:
+        slots = {run.slot_id: f"{run.label}, round {run.round}" for run in result.final_runs}
+        rows += [(one.opened_at, slots.get(one.slot_id, NOTHING), result.name, one) for one in result.openings]
+    if rows:
+        yield PageTable(
+            caption=f"Every opening of pool B ({len(rows)})",
+            columns=(*texts("final slot", "study"), *numbers("attempt"), *texts("worker", "time")),
+            rows=tuple(
+                (f"{one.slot_id}: {slot}", study, str(one.attempt), one.worker, time(at))
+                for at, slot, study, one in sorted(rows, key=lambda row: row[0])
+            ),
+            folded=True,
         )

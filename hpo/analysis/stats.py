@@ -216,6 +216,14 @@ def sign_flip_test(differences: Numbers) -> SignFlip:
     return SignFlip(p=p, smallest=2.0 ** (1 - n), n=n, method="exact")
 
 
+def attainable_level(test: SignFlip, alpha: float, tests: int = 1) -> float:
+    """The largest p that so many rounds can give and Bonferroni's bound for so many tests takes; 0 where none is.
+
+    A sign-flip p is a multiple of the smallest possible one, so few rounds test at less than alpha, or not at all.
+    """
+    return math.floor(alpha / tests / test.smallest) * test.smallest
+
+
 def _signed_sums(d: NDArray[np.float64]) -> NDArray[np.float64]:
     """The 2^n sums of d under every choice of signs."""
     sums = np.zeros(1)
@@ -256,11 +264,11 @@ def pairing(a: Numbers, b: Numbers) -> Pairing:
 
 
 def detectable_difference(spread: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """The true mean difference that a paired t-test of n rounds finds with that power; None below two.
+    """The true mean difference that a paired t-test of n rounds finds with that power; None below two or at alpha 0.
 
     `spread` is the standard deviation of the differences. Solves the noncentral t's power for the mean.
     """
-    if n < 2:
+    if n < 2 or alpha <= 0:
         return None
     critical = float(scipy_stats.t.ppf(1 - alpha / 2, n - 1))
 

@@ -110,6 +110,7 @@ def _pairs(comparison: Comparison) -> list[Line]:
                 "correlation": pair.pairing.correlation,
                 "variance_ratio": pair.pairing.variance_ratio,
                 "detectable_difference": pair.detectable,
+                "note": pair.note,
             }
         )
     return lines

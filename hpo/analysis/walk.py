@@ -26,7 +26,7 @@ class Walk:
     """One-at-a-time tuning from the paper's values, against the joint optimum, all on the surrogate."""
 
     order: tuple[str, ...]
-    paper: Place  # moved to the edge where it lies outside the fitted trials' range
+    paper: Place  # moved to the edge where it lies outside the fitted trials' range, to the middle where it is nowhere
     moved: bool
     once: Place  # each coordinate tuned once, in that order, the others held
     repeated: Place  # until a pass changes nothing
@@ -49,8 +49,9 @@ class Walk:
 def walk_of(fitted: Surrogate, coordinates: Sequence[Coordinate]) -> Walk:
     """Tune one coordinate after the other on the surrogate from the paper's values, and all of them at once."""
     grid = np.linspace(0, 1, fits.GRID)
-    papers = np.array([float(c.place(np.array([c.paper]))[0]) for c in coordinates])
-    start = np.clip(papers, 0, 1)
+    with np.errstate(divide="ignore"):  # a logarithm of 0 lies beyond the edge
+        papers = np.array([float(c.place(np.array([c.paper]))[0]) for c in coordinates])
+    start = np.clip(np.nan_to_num(papers, nan=0.5, posinf=1, neginf=0), 0, 1)
     once, _ = _one_pass(fitted, start, grid)
     repeated, passes, changed = once, 1, True
     while changed and passes < PASSES:

@@ -45,14 +45,14 @@ def budget_label(specs: Iterable[StudySpec]) -> str | None:
 
 
 def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: Sequence[Setting]) -> list[str]:
-    """One sentence for each pair of models (tuned where there is that), and one for what tuning brought each."""
+    """One sentence for each pair of models (tuned where both are), and one for what tuning brought each."""
     lines = []
     for place, setting in enumerate(settings):
         after = f" [{setting.epochs} epochs]" if len(settings) > 1 else ""
         own = [pair for pair in pairs if pair.setting == place]
-        between = [p for p in own if p.kind == BETWEEN_TUNED]
-        between = between or [p for p in own if p.kind == BETWEEN_PAPER]
-        lines += [between_sentence(pair) + after for pair in between]
+        by_kind = [p for kind in (BETWEEN_PAPER, BETWEEN_TUNED) for p in own if p.kind == kind]
+        between = {(p.a.model, p.b.model): p for p in by_kind}  # the tuned ones replace the paper's
+        lines += [between_sentence(pair) + after for pair in between.values()]
         lines += [tuning_sentence(pair) + after for pair in own if pair.kind == TUNING]
         for result in representatives(results, setting, TUNED):
             tuned = result.final_of(TUNED)

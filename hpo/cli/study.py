@@ -217,22 +217,30 @@ def delete(context: Context, name: str, yes: bool) -> None:
 
 @study.command()
 @click.argument("name")
+@click.option("--as-created", is_flag=True, help="Without what was found: the same study can be made again.")
+@click.option("--label", help="The configuration of the final rounds under this label. [default: the tuned one]")
 @click.option("--out", type=click.Path(path_type=Path), help="Write here instead of on stdout.")
 @click.option("--format", "form", type=click.Choice(["toml", "json"]), default="toml", help="How to write.")
 @pass_context
-def export(context: Context, name: str, out: Path | None, form: str) -> None:
+def export(context: Context, name: str, as_created: bool, label: str | None, out: Path | None, form: str) -> None:
     """Write a study with its tuned configuration as TOML.
 
-    `hpo study create --file` and `hpo evaluate` read it back.
+    `hpo study create --file` and `hpo evaluate` read it back. A search would try that configuration, so it is
+    another study: --as-created, in any phase, writes the one that was created.
 
     \b
     Example:
       hpo study export ws --out ws-tuned.toml
+      hpo study export ws --as-created --out ws.toml
     """
     from hpo import planning
+    from hpo.errors import UsageError
     from hpo.spec import to_toml
 
-    spec = planning.tuned_spec(context.engine(), name)
+    if as_created and label is not None:
+        raise UsageError("--as-created is the study without what was found: leave --label out")
+    engine = context.engine()
+    spec = planning.created_spec(engine, name) if as_created else planning.tuned_spec(engine, name, label)
     text = to_toml(spec) if form == "toml" else spec.model_dump_json(indent=2) + "\n"
     if out is None:
         click.echo(text, nl=False)

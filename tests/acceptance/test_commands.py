@@ -11,6 +11,16 @@ from pathlib import Path
 import pytest
 from commandline import DRAIN, PATIENCE, Hpo, finish, train
 
+
+def do_as_written(hpo: Hpo, line: str) -> None:
+    """Run a line of shell that the report gives, on the bundled digits and without measuring the population."""
+    for command in line.split(" && "):
+        words, _, file = command.removeprefix("hpo ").partition(" > ")
+        printed = hpo(*words.replace(" ".join(DRAIN[:2]), " ".join(DRAIN)).split()).stdout
+        if file:
+            (hpo.folder / file).write_text(printed)
+
+
 # --- The way through ----------------------------------------------------------------------------------------
 
 
@@ -108,6 +118,44 @@ def test_extend_and_delete(hpo: Hpo) -> None:
     assert hpo.json("study", "list") == []
     hpo.create(trials=2)
     assert hpo.show()["trials"]["waiting"] == 2
+
+
+def test_the_report_says_how_to_make_its_numbers_again(hpo: Hpo) -> None:
+    """The record's commands as they stand there give an equal study, extended like it, and every final round."""
+    hpo.create(trials=2, sampler="random", pruner="none")
+    hpo("study", "extend", "ws", "--trials", "1")
+    train(hpo)
+    other = hpo.study(name="mine")
+    other.write_text(other.read_text().replace("dropout = 0.15", "dropout = 0.2"))
+    hpo("evaluate", other, "--study", "ws", "--label", "mine", "--rounds", "3")
+    train(hpo)
+    hpo("report")
+    (study,) = json.loads((hpo.folder / "report" / "report.json").read_text())["studies"]
+    assert "the same study elsewhere" in dict(study["record"]["commands"])
+    for _, line in study["record"]["commands"]:
+        do_as_written(hpo, line)
+    mine = hpo.show()
+    again, rounds = (Hpo(hpo.folder, f"sqlite:///{name}.db").show() for name in ("again", "rounds"))
+    assert again["spec_digest"] == mine["spec_digest"] != rounds["spec_digest"]
+    assert (again["trials"], again["best"], again["tuned"]) == (mine["trials"], mine["best"], mine["tuned"])
+    own = {one["label"]: one["test_values"] for one in mine["final"] if not one["same_as"]}
+    assert {one["label"]: one["test_values"] for one in rounds["final"]} == own
+    assert len(own["mine"]) == 3
+
+
+def test_export_of_other_configurations(hpo: Hpo) -> None:
+    """As it was created, in any phase; or what a label's final rounds measure."""
+    hpo.create(trials=2)
+    before = hpo("study", "export", "ws", "--as-created").stdout
+    assert "tuned" not in tomllib.loads(before)
+    train(hpo)
+    assert hpo("study", "export", "ws", "--as-created").stdout == before
+    paper = hpo.json("study", "export", "ws", "--label", "paper")
+    assert paper["tuned"] == paper["paper"] == tomllib.loads(before)["paper"]
+    assert "no final rounds of 'mine'; there are paper" in hpo.refused(
+        "study", "export", "ws", "--label", "mine", code=2
+    )
+    assert "leave --label out" in hpo.refused("study", "export", "ws", "--as-created", "--label", "paper", code=2)
 
 
 def test_export_is_read_back(hpo: Hpo) -> None:

@@ -16,7 +16,7 @@ import pytest
 from handmade import make, packed_answers, small_spec
 from sqlalchemy import Engine
 
-from hpo.analysis import results
+from hpo.analysis import dependence, results
 from hpo.analysis.answers import pair_draws
 from hpo.analysis.report import ReportNotWritable, write_report
 from hpo.digits import BUNDLED_DIGEST, load
@@ -180,6 +180,25 @@ def test_what_the_models_cost(whole: tuple[Engine, Path]) -> None:
     assert "537,336" in page
     assert report["latency"]["device"] in page
     assert len(report["latency"]["measured"]) == 6
+
+
+def test_every_opening_of_the_test_pool_is_listed(whole: tuple[Engine, Path]) -> None:
+    """With its slot, study, attempt, worker and time, folded on the screen."""
+    engine, out = whole
+    (table,) = re.findall(r"<details><summary>Every opening of pool B.*?</details>", (out / "report.html").read_text())
+    rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in table.split("<tr")[2:]]
+    found = results.all_results(engine)
+    assert len(rows) == 11 * 5
+    assert "Every opening of pool B (55)" in table
+    labels = {str(run.slot_id): f"{run.label}, round {run.round}" for one in found for run in one.final_runs}
+    for slot, study, attempt, worker, _ in rows:
+        number, _, label = slot.partition(": ")
+        (one,) = [one for one in found if one.name == study]
+        (opening,) = [opening for opening in one.openings if str(opening.slot_id) == number]
+        assert (attempt, worker, label) == (str(opening.attempt), opening.worker, labels[number])
+    times = [row[-1] for row in rows]
+    assert times == sorted(times)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", times[0])
 
 
 def test_the_page_stands_alone(whole: tuple[Engine, Path]) -> None:
@@ -351,7 +370,49 @@ def test_everything_diverged(sqlite_engine: Engine, tmp_path: Path) -> None:
     assert study["best"] is None
     assert [one["test_mean"] for one in study["final"]] == [0.5, 0.5]
     assert [one["train_mean"] for one in study["final"]] == [None, None]
-    assert "2 diverged, counted at chance accuracy" in text
+    assert "2 diverged, counted at chance accuracy in the test values and left out of the train ones" in text
+
+
+def test_diverged_final_rounds_have_no_interval_for_new_images(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Which would be over other rounds than its row; the page, JSON and CSV say why."""
+    spec = small_spec("ws", trials=3, rounds=3)
+    pack = packed_answers(pair_draws(load().pool_b_labels().astype(np.int64)), spec.protocol.test_pairs)
+    make(
+        sqlite_engine,
+        spec,
+        data_digest=BUNDLED_DIGEST,
+        outputs=lambda slot, value: b"" if value == 0.5 else pack(slot, value),
+        state=lambda slot: "diverged" if (slot.label, slot.round) == ("paper", 2) else "complete",
+    )
+    report, text = _report(sqlite_engine, tmp_path)
+    (pair,) = report["pairs"]
+    assert (len(pair["rounds"]), pair["images"]) == (3, None)
+    assert f"ws tuned and ws paper: {pair['note']}." in text
+    with open(tmp_path / "pairs.csv", newline="") as file:
+        assert [row["note"] for row in csv.DictReader(file)] == [pair["note"]]
+
+
+@pytest.mark.parametrize(
+    "weights", [{"aux_weight": 0.0}, {"main_weight": 0.0}, {"aux_weight": 0.0, "main_weight": 0.0}]
+)
+def test_a_paper_without_one_of_the_losses(
+    weights: dict[str, float], sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ratio of weights is infinite, 0 or nothing at all: page, figures and JSON stand it."""
+    for name, repeats in (("CV_REPEATS", 2), ("CHECK_REPEATS", 2), ("PED_PERMUTATIONS", 20), ("NULL_REPEATS", 9)):
+        monkeypatch.setattr(dependence, name, repeats)
+    tree = small_spec("ws-aux", trials=24, rounds=2).model_dump()
+    tree["sampler"]["startup_trials"] = 24
+    for name, weight in weights.items():
+        tree["space"][name].update(low=0.0, log=False)
+        tree["paper"][name] = weight
+    make(sqlite_engine, StudySpec.model_validate(tree))
+    report, text = _report(sqlite_engine, tmp_path)
+    found = report["studies"][0]["dependence"]["answer"]
+    ratio = found["coordinates"][3]
+    assert (ratio["name"], ratio["paper"]) == ("weight_ratio", 0.0 if "aux_weight" not in weights else None)
+    assert found["walk"]["moved"]
+    assert "the paper's values (moved into the range)" in text
 
 
 def test_an_evaluation_without_a_search(sqlite_engine: Engine, tmp_path: Path) -> None:

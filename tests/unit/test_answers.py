@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from handmade import packed_answers
 from numpy.typing import NDArray
-from test_figures import run, study
+from test_figures import finals, run, study
 
 from hpo.analysis import answers, stats
-from hpo.analysis.answers import RoundAnswers
+from hpo.analysis.answers import Answers, RoundAnswers
+from hpo.analysis.comparison import Comparison, compare
 
 LABELS = np.repeat(np.arange(10), 60)  # of a pool of 600 images
 
@@ -109,6 +110,38 @@ def test_crossed_intervals_of_several_pairs() -> None:
     assert (reverse.low, reverse.high) == pytest.approx((-forward.high, -forward.low), abs=1e-9)
     other = {r: _round(r, one.correct, one.images[::-1]) for r, one in b.items()}
     assert answers.crossed_intervals([(a, other)]) == [None]  # not the same pairs
+
+
+def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
+    """A diverged round counts at chance accuracy in the difference and has no answers: then there is no interval."""
+    rng = np.random.default_rng(6)
+    by_label = {"tuned": _rounds(rng, 4, 0.5), "paper": _rounds(rng, 4, 0.5)}
+
+    def compared(diverged: int) -> Comparison:
+        whole = {**by_label, "paper": {r: one for r, one in by_label["paper"].items() if r >= diverged}}
+        runs = [
+            run("final", r, label=label, round=r, value=float(one.correct.mean()))
+            if r in whole[label]
+            else run("final", r, label=label, round=r, state="diverged", value=0.5, train_accuracy=None)
+            for label, own in by_label.items()
+            for r, one in own.items()
+        ]
+        return compare([study("ws", runs)], {1: Answers(by_label=whole, refused=0)})
+
+    (pair,) = compared(0).pairs
+    assert pair.images is not None
+    assert pair.images.low <= pair.difference.mean <= pair.images.high
+    assert pair.note == ""
+    found = compared(1)
+    (pair,) = found.pairs
+    assert (len(pair.rounds), pair.images) == (4, None)
+    assert "of 1 of 4 rounds there are no single answers" in pair.note
+    (row,) = [row for row in found.rows if row.label == "paper"]
+    assert (row.test.n, row.train.n) == (4, 3)
+    assert row.note == "1 diverged, counted at chance accuracy in the test values and left out of the train ones"
+    others = {2: Answers(by_label={}, refused=0)}
+    (elsewhere,) = compare([study("ws", finals("tuned", [0.9]) + finals("paper", [0.8]))], others).pairs
+    assert elsewhere.note == ""  # its images are not at hand, which the page says once
 
 
 def test_error_grid_counts_by_digits() -> None:

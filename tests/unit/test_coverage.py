@@ -116,7 +116,7 @@ def _world(rng: np.random.Generator, rounds: int, levels: Sequence[tuple[float, 
 @pytest.fixture
 def _nothing_but_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs without the difference that they could detect, which costs more than all the rest."""
-    monkeypatch.setattr(stats, "detectable_difference", lambda *_: None)
+    monkeypatch.setattr(stats, "detectable_difference", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("_nothing_but_tests")

@@ -221,6 +221,7 @@ def search_of(trials: list[dict[str, float]]) -> tuple[Search, list[Trial]]:
             number=i,
             state="complete",
             random=True,
+            unbiased=True,
             paper=False,
             value=0.7 + 0.01 * i,
             epochs=3,

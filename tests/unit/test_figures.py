@@ -8,12 +8,14 @@ import pytest
 
 from hpo.analysis import charts, figures
 from hpo.analysis.comparison import compare
+from hpo.analysis.dependence import dependence_of
 from hpo.analysis.page import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
 from hpo.analysis.pairs import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
 from hpo.analysis.provenance import last_line, provenance_of
 from hpo.analysis.records import Run, StudyResult
 from hpo.analysis.results import result_of
 from hpo.analysis.tuning import tuning_of
+from hpo.digits import BUNDLED_DIGEST
 from hpo.spec import StudySpec, builtin_spec
 
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}
@@ -133,6 +135,22 @@ def test_the_worse_one_is_never_called_better() -> None:
     assert any(line.startswith("Whether tuning changed simple is not settled") for line in found.headlines)
 
 
+def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> None:
+    """Each pair of models has its sentence, which says what is compared; a pair that is tuned has no second one."""
+    results = [
+        study("simple", finals("tuned", rounds(0.86)) + finals("paper", rounds(0.84, 0.001))),
+        study("ws", finals("tuned", rounds(0.90, 0.002)) + finals("paper", rounds(0.87)), id=2),
+        study("ws-aux", finals("paper", rounds(0.97, 0.003)), id=3),
+    ]
+    lines = compare(results).headlines
+    assert [line.partition(", they judge")[0] for line in lines[:3]] == [
+        "ws is better than simple: both tuned",
+        "ws-aux is better than simple: both with the paper's configuration",
+        "ws-aux is better than ws: both with the paper's configuration",
+    ]
+    assert all(line.startswith("Tuning improved") for line in lines[3:])
+
+
 def test_few_rounds_are_called_few() -> None:
     three, other = [0.90, 0.91, 0.92], [0.80, 0.812, 0.82]
     results = [study("simple", finals("tuned", other)), study("ws", finals("tuned", three), id=2)]
@@ -142,6 +160,19 @@ def test_few_rounds_are_called_few() -> None:
     (line,) = compare(one).headlines
     assert "cannot be told apart" in line
     assert "10.0 points apart in a single round, which says nothing about its uncertainty" in line
+
+
+@pytest.mark.parametrize(("n", "families", "detectable"), [(5, 1, False), (6, 1, True), (6, 2, False), (7, 2, True)])
+def test_detectable_is_only_what_can_be_clear(n: int, families: int, detectable: bool) -> None:
+    """So few rounds that no p survives Holm promise nothing, and what differs most is indeed not clear there."""
+    labels = ("tuned", "paper")[:families]  # each a pair of models more
+    results = [
+        study(model, [r for label in labels for r in finals(label, rounds(level)[:n])], id=place)
+        for place, (model, level) in enumerate((("simple", 0.7), ("ws", 0.9)))
+    ]
+    between = [pair for pair in compare(results).pairs if pair.family == "pairs of models"]
+    assert [pair.clear for pair in between] == [detectable] * families
+    assert [pair.detectable is not None for pair in between] == [detectable] * families
 
 
 def test_only_common_rounds_are_paired() -> None:
@@ -233,6 +264,21 @@ def test_provenance_counts_what_went_wrong() -> None:
     assert last_line(None) == "no reason stored"
 
 
+def test_the_commands_say_what_they_need() -> None:
+    """Images that are not bundled, trials that were added, a line for each configuration; nothing where nothing is."""
+    runs = [*(run("search", i) for i in range(102)), *finals("paper", rounds(0.9)), *finals("x", rounds(0.9)[:3])]
+    own, bundled = (provenance_of(study("ws", runs, data_digest=d)).commands for d in ("d", BUNDLED_DIGEST))
+    there = "hpo --db sqlite:///again.db --data FOLDER"
+    assert own[1][0] == "a study like it elsewhere"  # the search is adaptive
+    assert own[1][1] == (
+        f"{there} study create --file ws.toml && {there} study extend ws --trials 2 && {there} worker --drain"
+    )
+    assert [line.count("--data FOLDER") for _, line in own] == [0, 3, 2, 2, 0]
+    assert "ws-x.toml --label x --rounds 3" in own[3][1]
+    assert not any("--data" in line for _, line in bundled)
+    assert not any("extend" in line for _, line in provenance_of(study("ws", runs[:100])).commands)
+
+
 # --- Figures ----------------------------------------------------------------------------------------------
 
 
@@ -256,6 +302,23 @@ def test_search_data_is_in_the_order_of_finishing() -> None:
     assert found.incumbent[1:] == (0.9,) * 5
     assert [trial.random for trial in found.trials] == [False, False, False, True, True, False]
     assert found.trials[-1].paper
+
+
+@pytest.mark.parametrize(("pruner", "sample"), [("median", (0.86, 0.87)), ("none", (0.86, 0.87, 0.91, 0.92))])
+def test_what_pruning_chose_is_no_sample(pruner: str, sample: tuple[float, ...]) -> None:
+    """With the random sampler no trial is adaptive, but after the start-up ones only the best may end."""
+    tree = builtin_spec("ws").model_dump()
+    tree["sampler"].update(name="random", startup_trials=3)
+    tree["pruner"]["name"] = pruner
+    values = (0.8, 0.86, 0.87, 0.91, 0.92)
+    found = study("ws", [run("search", i, value=v) for i, v in enumerate(values)], StudySpec.model_validate(tree))
+    search = figures.search_data(found)
+    assert [trial.random for trial in search.trials] == [False, True, True, True, True]
+    assert tuple(trial.value for trial in search.trials if trial.unbiased) == sample
+    budget = figures.budget_data(search)
+    assert budget is not None
+    assert (len(budget.random), budget.random[-1]) == (len(sample), pytest.approx(max(sample)))
+    assert dependence_of(found).counts.random == len(sample)
 
 
 def test_rounds_data_has_a_group_for_every_row() -> None:

@@ -12,7 +12,7 @@ from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.figures import repeats_data
 from hpo.analysis.page import PageFigure, PageTable
 from hpo.analysis.records import StudyResult
-from hpo.analysis.repeats_section import missing_sentence, repeats_parts
+from hpo.analysis.repeats_section import missing_sentences, repeats_parts
 
 RNG = np.random.default_rng(5)
 
@@ -186,8 +186,18 @@ def test_without_repeats_the_section_says_what_is_missing() -> None:
 def test_repeats_that_are_not_done_are_named() -> None:
     results = [repeat("ws", 1, 0.88), repeat("ws", 2, 0.88, rounds=0)]
     found = compare(results)
-    line = missing_sentence(results, found.repeats)
+    (line,) = missing_sentences(results, found.repeats)
     assert line == "Repeats without a final round in common with their group yet: ws-1, ws-2."
+
+
+def test_repeats_of_one_model_do_not_hide_that_another_has_none() -> None:
+    """And the model whose repeats are under way is not said to have none."""
+    single = [study(m, [run("search", 0), *finals("tuned", [0.9])], id=i) for i, m in enumerate(("simple", "ws"))]
+    results = [*single, repeat("ws", 1, 0.88), repeat("ws", 2, 0.88, rounds=0)]
+    waiting, left = missing_sentences(results, compare(results).repeats)
+    assert waiting.endswith("yet: ws-1, ws-2.")
+    assert left.startswith("Of simple one search was made")
+    assert parts(results, compare(results)) == [waiting, left]
 
 
 def test_the_section_has_every_search_and_the_spread() -> None:
