@@ -131,6 +131,7 @@ def run_of(slot: Slot) -> Run:
         train_loss=tuple(outcome.get("train_loss", ())),
         validation_accuracy=tuple(outcome.get("validation_accuracy", ())),
         seconds=outcome.get("seconds"),
+        device_seconds=outcome.get("device_seconds"),
         attempt=slot.attempt,
         expiries=slot.expiries,
         failures=slot.failures,

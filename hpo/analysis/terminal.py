@@ -17,6 +17,18 @@ from hpo.analysis.wording import percent
 from hpo.spec import HYPERPARAMETERS
 
 NOTHING = "-"
+_SHOWN = (  # of a trial, a line each
+    "state",
+    "value",
+    "loss",
+    "train_accuracy",
+    "epochs",
+    "seconds",
+    "device_seconds",
+    "attempt",
+    "worker",
+    "device",
+)
 
 
 def comparison_table(results: Sequence[StudyResult], comparison: Comparison | None = None) -> RenderableType:
@@ -102,7 +114,7 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
     table = _table(f"{trial['study']} trial {trial['number']}", header=False)
     table.add_column("what", style="bold", no_wrap=True)
     table.add_column("value")
-    for name in ("state", "value", "loss", "train_accuracy", "epochs", "seconds", "attempt", "worker", "device"):
+    for name in _SHOWN:
         table.add_row(name.replace("_", " "), NOTHING if trial[name] is None else escape(str(trial[name])))
     for name, value in (trial["params"] or {}).items():
         table.add_row(name, f"{value:.4g}")

@@ -160,6 +160,7 @@ def test_one_trial(sqlite_engine: Engine) -> None:
     found = results.trial(sqlite_engine, "ws", 2)
     assert found["number"] == 2
     assert len(found["validation_accuracy"]) == found["epochs"] == 6
+    assert (found["seconds"], found["device_seconds"]) == (12.5, 3.125)
     json.dumps(found, allow_nan=False)
     assert "ws trial 2" in _text(trial_detail(found))
     with pytest.raises(results.TrialNotFound, match=r"study ws has no trial 40; there are 0 to 3"):
