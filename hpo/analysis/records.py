@@ -47,7 +47,7 @@ class Run:
     data_digest: str | None
     slot_seed: int
     draw_seed: int | None
-    error: str | None  # why it failed, last time, with the traceback
+    error: str | None  # why it failed, last time, with the traceback; stays where another attempt went well
     started_at: float | None
     finished_at: float | None
 
