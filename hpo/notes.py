@@ -34,17 +34,24 @@ _SPECIAL = re.compile(r"([\\*_\[\]|$~#<&])")
 
 
 def keep_notes(engine: Engine, names: Collection[str]) -> None:
-    """Write the notes of these studies, and of those that they are compared with."""
-    results = all_results(engine)
-    paired = _paired(results)
-    sides = [{pair.a.study, pair.b.study} for pair in paired.pairs] if paired else []
-    which = set(names).union(*(both for both in sides if both & set(names)))
-    _keep(engine, [result for result in results if result.name in which], paired, None)
+    """Write the notes of these studies, and of those that they are compared with.
+
+    Where a phase has moved on since the results were read, another may have written a newer note in between, and
+    that study's are written again. So whoever writes last has read the last phase; it ends when no phase moves.
+    """
+    while names:
+        results = all_results(engine)
+        paired = _paired(results)
+        sides = [{pair.a.study, pair.b.study} for pair in paired.pairs] if paired else []
+        which = set(names).union(*(both for both in sides if both & set(names)))
+        _keep(engine, [result for result in results if result.name in which], paired, None)
+        names = _moved_on(engine, results)
 
 
 def keep_all(engine: Engine, results: Sequence[StudyResult], comparison: "Comparison") -> None:
-    """Write notes and figures of all studies."""
+    """Write notes and figures of all studies; where a phase has moved on since they were read, the newer note."""
     _keep(engine, results, comparison.paired, comparison)
+    keep_notes(engine, _moved_on(engine, results))
 
 
 def keep_everything(engine: Engine) -> None:
@@ -53,6 +60,12 @@ def keep_everything(engine: Engine) -> None:
 
     results = all_results(engine)
     keep_all(engine, results, compare(results))
+
+
+def _moved_on(engine: Engine, results: Sequence[StudyResult]) -> set[str]:
+    """The studies whose phase is another than when the results were read."""
+    read = {result.id: result.phase for result in results}
+    return {row.name for row in studies.list_studies(engine) if read.get(row.id, row.phase) != row.phase}
 
 
 def quietly(act: Callable[[], None], say: Callable[[str], None]) -> None:

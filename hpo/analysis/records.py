@@ -34,7 +34,8 @@ class Run:
     epochs: int  # trained
     train_loss: tuple[float | None, ...]  # by epoch; None where it was not finite
     validation_accuracy: tuple[float, ...]  # by epoch; empty in final rounds
-    seconds: float | None
+    seconds: float | None  # in a lane: lanes of one device train side by side
+    device_seconds: float | None  # the device's own: each epoch's time shared among the lanes that trained in it
     attempt: int  # claims so far
     expiries: int  # leases that expired without progress
     failures: int  # exceptions in the model's code
@@ -46,7 +47,7 @@ class Run:
     data_digest: str | None
     slot_seed: int
     draw_seed: int | None
-    error: str | None  # why it failed, last time, with the traceback
+    error: str | None  # why it failed, last time, with the traceback; stays where another attempt went well
     started_at: float | None
     finished_at: float | None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, select
 
+from hpo.analysis.failures import failures, setbacks
 from hpo.analysis.records import (
     PAPER,
     TUNED,
@@ -55,14 +56,19 @@ def all_results(engine: Engine) -> list[StudyResult]:
 
 
 def trial(engine: Engine, name: str, number: int) -> dict[str, Any]:
-    """One search trial as plain types; TrialNotFound where the study has none of that number."""
-    result = study_result(engine, name)
-    found = [run for run in result.search if run.number == number]
+    """One trial as plain types; TrialNotFound where the study has none of that number.
+
+    The names are those of Optuna's studies: NAME for the search, NAME:confirm and NAME:final for the rounds.
+    """
+    ours, _, kind = name.partition(":")
+    result = study_result(engine, ours if kind in ("confirm", "final") else name)
+    runs = {"confirm": result.confirm, "final": result.final_runs}.get(kind, result.search)
+    found = [run for run in runs if run.number == number]
     if not found:
-        known = sorted(run.number for run in result.search if run.number is not None)
+        known = sorted(run.number for run in runs if run.number is not None)
         there = f"there are {known[0]} to {known[-1]}" if known else "none has begun yet"
         raise TrialNotFound(f"study {name} has no trial {number}; {there}")
-    return {"study": name, "model": result.model, **asdict(found[0])}
+    return {"study": name, "model": result.model, **asdict(found[0]), "setbacks": setbacks(found[0])}
 
 
 def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]:
@@ -131,6 +137,7 @@ def run_of(slot: Slot) -> Run:
         train_loss=tuple(outcome.get("train_loss", ())),
         validation_accuracy=tuple(outcome.get("validation_accuracy", ())),
         seconds=outcome.get("seconds"),
+        device_seconds=outcome.get("device_seconds"),
         attempt=slot.attempt,
         expiries=slot.expiries,
         failures=slot.failures,
@@ -275,12 +282,16 @@ def _missing(
     if trials.open:
         lines.append(f"search: {trials.open} of {trials.total} trials are still to come ({trials.running} running)")
     if trials.failed:
-        lines.append(f"search: {trials.failed} of {trials.total} trials failed")
+        lines.append(f"search: {trials.failed} of {trials.total} trials failed; they count in the budget")
     if row.phase == "search":
         lines.append("confirm: has not started")
     for result in ranking:
         if result.failed:
-            lines.append(f"confirm: {result.label} is dropped, {result.failed} of its rounds failed")
+            again = f" (until the phase ends `hpo study resume {row.name}` retries them)"
+            lines.append(
+                f"confirm: {result.label} is dropped, {result.failed} of its rounds failed"
+                + again * (row.phase == "confirm")
+            )
         elif not result.whole:
             lines.append(f"confirm: {result.label} has {len(result.values)} of {result.rounds} rounds")
     if tuned is None and trials.total == 0 and all(one.label != TUNED for one in final):
@@ -330,6 +341,7 @@ def summary(result: StudyResult) -> dict[str, Any]:
         ],
         "final": [final_summary(one) for one in result.final if one.rounds],
         "missing": list(result.missing),
+        "failures": failures(result),
     }
 
 

@@ -11,12 +11,27 @@ from rich.text import Text
 
 from hpo.analysis.cells import CONFIGURATIONS
 from hpo.analysis.comparison import Comparison, Summary, TableRow, compare
+from hpo.analysis.failures import optuna_name, setbacks, troubled
 from hpo.analysis.pairs import setting_of
+from hpo.analysis.provenance import last_line
 from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.analysis.wording import percent
 from hpo.spec import HYPERPARAMETERS
 
 NOTHING = "-"
+MOST_FAILURES = 10  # lines in a table
+_SHOWN = (  # of a trial, a line each
+    "state",
+    "value",
+    "loss",
+    "train_accuracy",
+    "epochs",
+    "seconds",
+    "device_seconds",
+    "attempt",
+    "worker",
+    "device",
+)
 
 
 def comparison_table(results: Sequence[StudyResult], comparison: Comparison | None = None) -> RenderableType:
@@ -91,6 +106,7 @@ def study_detail(result: StudyResult) -> RenderableType:
         parts.append(_ranking(result))
     if any(final.rounds for final in result.final):
         parts.append(_final(result))
+    parts += _failures(result)
     parts += [Text(line, style="yellow") for line in result.missing]
     setting = setting_of(result)
     parts.append(Text(f"spec {result.spec_digest[:12]}, data {setting.data_digest[:12]}", style="dim"))
@@ -102,8 +118,12 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
     table = _table(f"{trial['study']} trial {trial['number']}", header=False)
     table.add_column("what", style="bold", no_wrap=True)
     table.add_column("value")
-    for name in ("state", "value", "loss", "train_accuracy", "epochs", "seconds", "attempt", "worker", "device"):
+    if trial["label"] is not None:
+        table.add_row("configuration", f"{escape(trial['label'])}, round {trial['round']}")
+    for name in _SHOWN:
         table.add_row(name.replace("_", " "), NOTHING if trial[name] is None else escape(str(trial[name])))
+    if trial["setbacks"]:
+        table.add_row("setbacks", escape("\n".join(trial["setbacks"])))
     for name, value in (trial["params"] or {}).items():
         table.add_row(name, f"{value:.4g}")
     for name in ("train_loss", "validation_accuracy"):
@@ -113,7 +133,7 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
     for name in ("started_at", "finished_at"):
         table.add_row(name.replace("_", " "), _time(trial[name]))
     if trial["error"]:
-        table.add_row("error", escape(trial["error"]))
+        table.add_row("error" if trial["state"] == "failed" else "earlier error", escape(trial["error"]))
     return table
 
 
@@ -199,6 +219,28 @@ def _final(result: StudyResult) -> Table:
                 _mean_std(final.test_mean, final.test_std),
             )
     return table
+
+
+def _failures(result: StudyResult) -> list[RenderableType]:
+    """What went wrong in all phases, what was done about it, and how to see the whole error."""
+    runs = troubled(result)
+    if not runs:
+        return []
+    table = _table("What went wrong")
+    for name in ("trial", "round", "state", "what happened", "error"):
+        table.add_column(name, no_wrap=name in ("trial", "state"))
+    for run in runs[:MOST_FAILURES]:
+        table.add_row(
+            f"{optuna_name(result, run)} {NOTHING if run.number is None else run.number}",
+            NOTHING if run.label is None else f"{escape(run.label)}, round {run.round}",
+            run.state,
+            escape("\n".join(setbacks(run))),
+            NOTHING if run.error is None else escape(last_line(run.error)),
+        )
+    hints = [f"{len(runs) - MOST_FAILURES} more: see `--format json`"] if len(runs) > MOST_FAILURES else []
+    numbered = [f"{optuna_name(result, run)} {run.number}" for run in runs if run.number is not None and run.error]
+    hints += [f"the whole error: `hpo trial show {one}`" for one in numbered[:1]]
+    return [table, *(Text(hint, style="dim") for hint in hints)]
 
 
 def _time(seconds: float | None) -> str:

@@ -49,6 +49,8 @@ class Spend:
     runs: int  # with an outcome
     epochs: int  # trained in them
     seconds: float  # of a lane: lanes of one device run side by side
+    device_seconds: Mapping[str, float]  # the devices' own, by kind of device ("cpu", "cuda")
+    untimed: int  # runs without these: of a version that did not measure them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +129,19 @@ def _spend(result: StudyResult) -> Iterable[Spend]:
             runs=len(done),
             epochs=sum(run.epochs for run in done),
             seconds=sum(run.seconds or 0.0 for run in done),
+            device_seconds=_by_device(done),
+            untimed=sum(run.device_seconds is None for run in done),
         )
+
+
+def _by_device(done: Iterable[Run]) -> dict[str, float]:
+    """Seconds by the kind of device, which is the first word of its name: "cpu x86_64, ...", "cuda:0 NVIDIA ..."."""
+    seconds: dict[str, float] = {}
+    for run in done:
+        if run.device_seconds is not None:
+            kind = (run.device or "cpu").split()[0].partition(":")[0]
+            seconds[kind] = seconds.get(kind, 0.0) + run.device_seconds
+    return seconds
 
 
 def _verdict(result: StudyResult) -> str:

@@ -6,7 +6,10 @@ from hpo.analysis import charts
 from hpo.analysis.cells import CONFIGURATIONS, NOTHING, percent, signed, value
 from hpo.analysis.models_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.page import Bullets, PageTable, Part, numbers, texts
-from hpo.analysis.tuning import Tuning
+from hpo.analysis.tuning import Spend, Tuning
+
+AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # as people call them
 
 
 def tuning_parts(tuning: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
@@ -68,11 +71,26 @@ def _stages(tuning: Sequence[Tuning]) -> PageTable:
 
 
 def _cost(tuning: Sequence[Tuning]) -> PageTable:
-    titles = ("search trainings", "search epochs", "confirm trainings", "final trainings", "all epochs", "lane hours")
+    kinds = sorted({kind for one in tuning for spend in one.spend for kind in spend.device_seconds})
+    titles = (
+        "search trainings",
+        "search epochs",
+        "confirm trainings",
+        "final trainings",
+        "all epochs",
+        *([f"{DEVICES.get(kind, kind)} hours" for kind in kinds] or ["CPU or GPU hours"]),
+        "lane hours",
+    )
+    caption = (
+        "What it cost: CPU or GPU hours share the time of each epoch among the lanes that trained in it, "
+        "lane hours count it for every lane"
+    )
+    if any(spend.untimed for one in tuning for spend in one.spend):
+        caption += f" ({NOTHING} or {AT_LEAST}: not measured in earlier trainings)"
     return PageTable(
-        caption="What it cost (lanes of one device train side by side)",
+        caption=caption,
         columns=texts("study") + numbers(*titles),
-        rows=tuple((one.study, *_spend_cells(one)) for one in tuning),
+        rows=tuple((one.study, *_spend_cells(one, kinds)) for one in tuning),
     )
 
 
@@ -100,14 +118,22 @@ def _models(costs: Sequence[ModelCost], latencies: Latencies) -> PageTable:
     )
 
 
-def _spend_cells(tuning: Tuning) -> tuple[str, ...]:
+def _spend_cells(tuning: Tuning, kinds: Sequence[str]) -> tuple[str, ...]:
     search, confirm, final = tuning.spend
-    hours = sum(s.seconds for s in tuning.spend) / 3600
     return (
         f"{search.runs:,}",
         f"{search.epochs:,}",
         f"{confirm.runs:,}",
         f"{final.runs:,}",
         f"{sum(s.epochs for s in tuning.spend):,}",
-        f"{hours:.2f}",
+        *([_device_hours(tuning.spend, kind) for kind in kinds] or [NOTHING]),
+        f"{sum(s.seconds for s in tuning.spend) / 3600:.2f}",
     )
+
+
+def _device_hours(spend: Sequence[Spend], kind: str) -> str:
+    untimed = any(s.untimed for s in spend)
+    seconds = sum(s.device_seconds.get(kind, 0.0) for s in spend)
+    if untimed and not seconds:
+        return NOTHING
+    return f"{AT_LEAST} " * untimed + f"{seconds / 3600:.2f}"

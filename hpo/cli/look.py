@@ -67,13 +67,15 @@ def trial() -> None:
 @format_option
 @pass_context
 def show(context: Context, name: str, number: int, form: str) -> None:
-    """Show one search trial.
+    """Show one trial.
 
-    Its parameters, what came of it, and why it failed where it did.
+    Its parameters, what came of it, and why it failed where it did. NAME means the study's search, NAME:confirm
+    and NAME:final its rounds; `hpo study show` has the numbers of those that failed.
 
     \b
     Example:
       hpo trial show ws 17 --format json
+      hpo trial show ws:final 3
     """
     from hpo.analysis import results, terminal
 

@@ -124,7 +124,7 @@ def list_(context: Context, form: str) -> None:
 def show(context: Context, name: str, form: str) -> None:
     """Show one study.
 
-    Its phase, counts, best trial, tuned configuration and final rounds.
+    Its phase, counts, best trial, tuned configuration and final rounds; what went wrong, and what was done.
 
     \b
     Example:

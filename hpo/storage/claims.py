@@ -125,10 +125,14 @@ def any_running(engine: Engine, study_ids: Collection[int] | None = None) -> boo
 
 
 def any_open(engine: Engine, study_ids: Collection[int] | None = None) -> bool:
-    """Whether something is left to do: a slot waits in a study that is not paused, or runs."""
-    unpaused = WAITING & exists().where(studies.c.id == slots.c.study_id, ~studies.c.paused)
+    """Whether something is left to do: a slot waits in a study that is not paused, or runs.
+
+    What a dead worker held in a paused study is not: nobody may take it up, however long one waits.
+    """
+    unpaused = exists().where(studies.c.id == slots.c.study_id, ~studies.c.paused)
+    runs = RUNNING & or_(unpaused, slots.c.lease_expires >= now())
     with begin_read(engine) as connection:
-        return _exists(connection, RUNNING, study_ids) or _exists(connection, unpaused, study_ids)
+        return _exists(connection, runs, study_ids) or _exists(connection, WAITING & unpaused, study_ids)
 
 
 def _exists(connection: Connection, which: ColumnElement[bool], study_ids: Collection[int] | None) -> bool:

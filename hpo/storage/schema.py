@@ -84,7 +84,7 @@ slots = Table(
     Column("lease_expires", Float),
     Column("outcome", Text),  # JSON, the whole result, written once by finish
     Column("outputs", LargeBinary),  # final: packed answers per test pair
-    Column("error", Text),  # why it failed, with the traceback where there is one
+    Column("error", Text),  # why it failed last, with the traceback where there is one
     Column("told", Boolean, nullable=False, default=False),  # the outcome stands in Optuna's trial too
     Column("started_at", Float),  # first claim
     Column("finished_at", Float),

@@ -76,7 +76,7 @@ class Slot:
     lease_expires: float | None  # seconds since 1970
     outcome: dict[str, Any] | None  # the whole result
     outputs: bytes | None  # final: packed answers per test pair; only read where asked for
-    error: str | None  # why it failed, last time
+    error: str | None  # why it failed, last time; stays where another attempt went well
     told: bool  # Optuna's trial says so too
     started_at: float | None  # first claim, seconds since 1970
     finished_at: float | None
@@ -216,7 +216,7 @@ def finish(engine: Engine, slot_id: int, token: str, outcome: Mapping[str, Any],
     if result not in get_args(Result):
         raise ValueError(f"an outcome's state is one of {get_args(Result)}, not {result!r}")
     done = {"state": "done", "result": result, "outcome": json.dumps(outcome, sort_keys=True)}
-    if _change(engine, slot_id, token, **done, outputs=outputs, error=None, lease_expires=None, finished_at=now()):
+    if _change(engine, slot_id, token, **done, outputs=outputs, lease_expires=None, finished_at=now()):
         return True
     ours = select(slots.c.id).where(slots.c.id == slot_id, slots.c.token == token, DONE)
     with begin_read(engine) as connection:

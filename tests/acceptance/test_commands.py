@@ -49,6 +49,8 @@ def test_the_whole_way(hpo: Hpo) -> None:
     for words in (["study", "list"], ["study", "show", "ws"], ["trial", "show", "ws", "0"]):
         assert "ws" in hpo(*words).stdout
     assert "no trial 99" in hpo.refused("trial", "show", "ws", "99")
+    rounds = [hpo.json("trial", "show", f"ws:{kind}", "0") for kind in ("confirm", "final")]
+    assert [(one["kind"], one["number"], one["setbacks"]) for one in rounds] == [("confirm", 0, []), ("final", 0, [])]
     report = hpo("report", "--out", "here", "--format", "json")
     assert json.loads(report.stdout)["studies"][0]["name"] == "ws"
     assert report.stderr == f"report: {hpo.folder / 'here' / 'report.html'}\n"

@@ -121,9 +121,18 @@ def test_the_three_forms_agree(whole: tuple[Engine, Path]) -> None:
             assert float(row["test_mean"]) == final.test_mean
             assert f"{100 * (final.test_mean or 0):.1f} ± {100 * (final.test_std or 0):.1f}" in page.text
     with open(out / "rounds.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 11 * 5
+        rounds = list(csv.DictReader(file))
+    assert len(rounds) == 11 * 5
     with open(out / "trials.csv", newline="") as file:
-        assert sum(r["phase"] == "search" for r in csv.DictReader(file)) == 36
+        trials = list(csv.DictReader(file))
+    assert sum(r["phase"] == "search" for r in trials) == 36
+    for one in report["studies"]:
+        own = [r for r in trials + rounds if r["study"] == one["name"] and r["device_seconds"]]
+        spent = [phase["device_seconds"]["cpu"] for phase in one["tuning"]["spend"]]
+        assert len(spent) == 3
+        assert sum(spent) == sum(float(r["device_seconds"]) for r in own) == 3.125 * len(own) > 0
+        assert f"{sum(spent) / 3600:.2f}" in page.text
+    assert "CPU hours" in page.text
 
 
 def test_new_images_and_hard_pairs(whole: tuple[Engine, Path]) -> None:

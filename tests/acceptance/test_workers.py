@@ -296,6 +296,21 @@ def test_a_pause_ends_a_drain(hpo: Hpo) -> None:
     check_exact(hpo.url, "ws", search=2, confirm=4, rounds=2)
 
 
+def test_a_pause_ends_a_drain_whatever_a_dead_worker_held(hpo: Hpo) -> None:
+    """It does not wait for a slot that nobody may take up; after resume the same trial is done."""
+    hpo.create(trials=2)
+    engine = open_engine(hpo.url)
+    (lost,) = claims.claim(engine, 1, worker="dead", lease_seconds=-1, model="ws")
+    engine.dispose()
+    hpo("study", "pause", "ws")
+    finish(hpo.start(*DRAIN))
+    assert hpo.show()["trials"]["running"] == 1
+    hpo("study", "resume", "ws")
+    train(hpo)
+    found = check_exact(hpo.url, "ws", search=2, confirm=4, rounds=2)
+    assert [slot.attempt for slot in found["search"] if slot.id == lost.id] == [2]
+
+
 def test_a_worker_without_work_waits_for_some(hpo: Hpo) -> None:
     """Without --drain it stays, serves a study made later, and ends on SIGTERM."""
     hpo.create(name="first", trials=1, confirm_rounds=1, rounds=1)

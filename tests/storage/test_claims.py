@@ -190,6 +190,20 @@ def test_open_and_running(engine: Engine, make_study) -> None:
     assert not claims.any_running(engine)
 
 
+def test_a_pause_leaves_nothing_open_but_leases_that_hold(engine: Engine, make_study) -> None:
+    """What a dead worker held is nobody's to take up while its study is paused; a worker that drains may leave it."""
+    study = make_study(trials=2)
+    held, lost = claim(engine, 1), claim(engine, 1, lease_seconds=-1)
+    studies.set_paused(engine, study.id, True)
+    assert claims.any_open(engine), "the other one's worker is at it"
+    finish(engine, held[0])
+    assert not claims.any_open(engine)
+    assert not claims.any_open(engine, [study.id])
+    studies.set_paused(engine, study.id, False)
+    assert claims.any_open(engine)
+    assert [slot.id for slot in claim(engine)] == [lost[0].id]
+
+
 def test_threads_share_without_doubles_or_excess(engine: Engine, make_study) -> None:
     """Claimers at once: every slot once, and never more adaptive slots at work than allowed."""
     study = make_study(trials=60, adaptive_from=10, in_flight=4)

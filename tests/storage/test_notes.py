@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from hpo import notes
 from hpo.analysis.comparison import compare
+from hpo.analysis.records import StudyResult
 from hpo.analysis.results import all_results, study_result
 from hpo.coordination import project
 from hpo.search import Search
@@ -98,6 +99,38 @@ def test_writing_again_changes_nothing(engine: Engine) -> None:
     assert note(engine, "ws") == first
     attributes = make_storage(engine).get_study_system_attrs(studies.get_study(engine, "ws").search_study_id)
     assert attributes["dashboard:note_ver"] == 1
+
+
+def test_who_has_read_earlier_does_not_write_last(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a slow writer's look and its write a phase moves on, and that worker's note is there first."""
+    make(engine, small_spec("simple", trials=6, rounds=3))
+    slower = make(engine, small_spec("ws", trials=6, rounds=3), limit=6 + 9 + 5)  # one final round is missing
+    notes.keep_notes(engine, ["ws"])
+    assert note(engine, "ws").startswith("## ws: phase final")
+    read, reads = notes.all_results, []
+
+    def read_and_sleep(asked: Engine) -> list[StudyResult]:
+        found = read(asked)
+        reads.append(found)
+        if len(reads) == 1:
+            slower.work()
+            notes.keep_notes(engine, ["ws"])
+            assert note(engine, "ws").startswith("## ws: done")
+        return found
+
+    monkeypatch.setattr(notes, "all_results", read_and_sleep)
+    notes.keep_notes(engine, ["simple"])  # writes the page of ws too, for they are compared
+    assert note(engine, "ws").startswith("## ws: done")
+    assert len(reads) == 3, "the slow one's, the other's, and once more"
+
+
+def test_a_report_that_has_read_earlier_does_not_write_last(sqlite_engine: Engine) -> None:
+    maker = make(sqlite_engine, small_spec("ws", trials=6, rounds=3), limit=8)
+    results = all_results(sqlite_engine)
+    maker.work()
+    notes.keep_notes(sqlite_engine, ["ws"])
+    notes.keep_all(sqlite_engine, results, compare(results))
+    assert note(sqlite_engine, "ws").startswith("## ws: done")
 
 
 def test_a_persons_note_stays_and_ours_comes_back_when_it_is_emptied(sqlite_engine: Engine) -> None:

@@ -9,11 +9,15 @@ import pytest
 from handmade import make, small_spec
 from sqlalchemy import Engine
 
+from hpo import planning
 from hpo.analysis import results
 from hpo.analysis.terminal import comparison_table, study_detail, study_table, trial_detail
 from hpo.errors import SchemaError, StudyNotFound
-from hpo.storage import slots, studies
+from hpo.search import fixed_trial
+from hpo.spec import StudySpec
+from hpo.storage import claims, slots, studies
 from hpo.storage.engine import open_engine
+from hpo.storage.optuna_storage import make_storage
 from hpo.storage.slots import Slot
 
 
@@ -141,6 +145,91 @@ def test_failed_confirm_and_final_rounds_are_named(sqlite_engine: Engine) -> Non
     assert "final: paper has 2 of 3 rounds, 1 failed (`hpo study resume ws` retries them)" in text
 
 
+TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeError: [no] <kernel>'
+
+
+def claim_first(engine: Engine, lease_seconds: float = 600.0) -> Slot:
+    """The slot that comes first, its trial bound as a worker does it."""
+    (slot,) = claims.claim(engine, 1, worker="w", lease_seconds=lease_seconds, model="ws")
+    template = None
+    if slot.kind != "search":
+        spec = StudySpec.from_canonical(studies.get_study(engine, "ws").spec)
+        template = fixed_trial(spec, slot.params or {}, slot.label or "", slot.round or 0)
+    make_storage(engine).bind_trial(slot.id, slot.token or "", template)
+    return slot
+
+
+def raise_in(engine: Engine) -> Slot:
+    """The model's code raises in the first slot."""
+    slot = claim_first(engine)
+    assert slots.fail(engine, slot.id, slot.token or "", TRACEBACK, retry=True)
+    return slot
+
+
+def test_failures_are_told_apart(engine: Engine) -> None:
+    """By both commands: an exception or leases, once or for good, and what was done; nothing of who was pre-empted."""
+    maker = make(engine, small_spec("ws", trials=6, rounds=2), limit=0)
+    raise_in(engine)
+    maker.work(1)  # trial 0: once, then well
+    for _ in range(2):
+        raise_in(engine)  # trial 1: twice
+    for _ in range(claims.MAX_ATTEMPTS):
+        claim_first(engine, lease_seconds=-1)  # trial 2: dead workers alone
+    claims.sweep(engine)
+    claim_first(engine, lease_seconds=-1)
+    maker.work(1)  # trial 3: one dead worker
+    released = claim_first(engine)
+    assert slots.release(engine, released.id, released.token or "")
+    maker.work(2 + 9 + 1)
+    for _ in range(2):
+        lost = raise_in(engine)  # a final round
+    maker.work()
+
+    result = results.study_result(engine, "ws")
+    told = {(one["study"], one["number"]): one for one in results.summary(result)["failures"]}
+    assert {key: (one["state"], one["setbacks"]) for key, one in told.items()} == {
+        ("ws", 1): ("failed", ["raised twice, given up"]),
+        ("ws", 2): ("failed", ["3 leases ended without a new epoch, given up"]),
+        ("ws:final", 0): ("failed", ["raised twice, given up"]),
+        ("ws", 0): ("complete", ["raised once, retried"]),
+        ("ws", 3): ("complete", ["1 lease ended without a new epoch, taken up again"]),
+    }
+    assert [key for key, one in told.items() if one["error"] == TRACEBACK] == [("ws", 1), ("ws:final", 0), ("ws", 0)]
+    text = _text(study_detail(result))
+    assert "`hpo trial show ws 1`" in text
+    for (study, number), one in told.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"│ {study} {number} ")]
+        assert one["setbacks"][0] in line
+        assert ("RuntimeError: [no] <kernel>" in line) == (one["error"] == TRACEBACK)
+        shown = _text(trial_detail(results.trial(engine, study, number)))
+        assert one["setbacks"][0] in shown
+        assert ('File "x.py", line 1' in shown) == (one["error"] == TRACEBACK)
+    final = results.trial(engine, "ws:final", 0)
+    assert (final["kind"], final["label"], final["round"]) == ("final", lost.label, lost.round)
+    assert f"{lost.label}, round {lost.round}" in _text(trial_detail(final))
+    assert results.trial(engine, "ws", 4)["setbacks"] == [
+        "1 attempt ended early: given back, cut off after a new epoch, or before a resume"
+    ]
+    with pytest.raises(results.TrialNotFound, match=r"study ws:final has no trial 40"):
+        results.trial(engine, "ws:final", 40)
+    with pytest.raises(StudyNotFound, match=r"no study 'ws:fin'; there are ws$"):
+        results.trial(engine, "ws:fin", 0)
+
+    assert planning.resume(engine, "ws") == 1
+    maker.work()
+    result = results.study_result(engine, "ws")
+    assert (result.phase, result.missing[1:]) == ("done", ())
+    again = next(one for one in results.summary(result)["failures"] if one["study"] == "ws:final")
+    assert again["setbacks"][0] == "failed, queued again by `hpo study resume`"
+
+
+def test_many_failures_are_shown_in_part(sqlite_engine: Engine) -> None:
+    make(sqlite_engine, small_spec("ws", trials=15), limit=15, fails=lambda slot: slot.idx > 2)
+    text = _text(study_detail(results.study_result(sqlite_engine, "ws")))
+    assert text.count("RuntimeError: out of <memory>") == 10
+    assert "2 more: see `--format json`" in text
+
+
 def test_openings_and_outputs(sqlite_engine: Engine) -> None:
     make(
         sqlite_engine,
@@ -160,6 +249,7 @@ def test_one_trial(sqlite_engine: Engine) -> None:
     found = results.trial(sqlite_engine, "ws", 2)
     assert found["number"] == 2
     assert len(found["validation_accuracy"]) == found["epochs"] == 6
+    assert (found["seconds"], found["device_seconds"]) == (12.5, 3.125)
     json.dumps(found, allow_nan=False)
     assert "ws trial 2" in _text(trial_detail(found))
     with pytest.raises(results.TrialNotFound, match=r"study ws has no trial 40; there are 0 to 3"):
@@ -203,8 +293,6 @@ def test_tables_say_the_same_as_the_records(sqlite_engine: Engine) -> None:
 def test_a_slot_that_was_read_half_way(sqlite_engine: Engine) -> None:
     """A running search slot has no value yet, and its study no best trial."""
     row = handmade.create(sqlite_engine, small_spec("ws", trials=2))
-    from hpo.storage import claims
-
     claims.claim(sqlite_engine, 1, worker="w", lease_seconds=60, model="ws", study_ids=[row.id])
     result = results.study_result(sqlite_engine, "ws")
     assert (result.trials.running, result.trials.waiting, result.best) == (1, 1, None)

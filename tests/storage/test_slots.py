@@ -124,6 +124,16 @@ def test_the_models_exception_is_retried_once(engine: Engine, study: StudyRow) -
     assert failed.finished_at is not None
 
 
+def test_an_error_stays_where_the_retry_goes_well(engine: Engine, study: StudyRow) -> None:
+    """It was there, and people want to know."""
+    first = claim_one(engine)
+    assert slots.fail(engine, first.id, first.token, "first", retry=True)
+    second = claim_one(engine)
+    assert slots.finish(engine, second.id, second.token, OUTCOME)
+    done = slots.get_slot(engine, first.id)
+    assert (done.state, done.failures, done.error) == ("done", 1, "first")
+
+
 def test_any_text_is_kept_as_the_error(engine: Engine, study: StudyRow) -> None:
     """A traceback may quote bytes that PostgreSQL's text does not hold."""
     slot = claim_one(engine)

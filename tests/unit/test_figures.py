@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hpo.analysis import charts, figures
+from hpo.analysis.cells import NOTHING
 from hpo.analysis.comparison import compare
 from hpo.analysis.dependence import dependence_of
 from hpo.analysis.page import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
@@ -15,6 +16,7 @@ from hpo.analysis.provenance import last_line, provenance_of
 from hpo.analysis.records import Run, StudyResult
 from hpo.analysis.results import result_of
 from hpo.analysis.tuning import tuning_of
+from hpo.analysis.tuning_section import AT_LEAST, tuning_parts
 from hpo.digits import BUNDLED_DIGEST
 from hpo.spec import StudySpec, builtin_spec
 
@@ -40,6 +42,7 @@ def run(kind: str, idx: int, **changes: Any) -> Run:
         "train_loss": (0.5, 0.3, 0.2),
         "validation_accuracy": () if kind == "final" else (0.7, 0.8, 0.9),
         "seconds": 10.0,
+        "device_seconds": 2.5,
         "attempt": 1,
         "expiries": 0,
         "failures": 0,
@@ -249,6 +252,29 @@ def test_tuning_shows_the_optimism() -> None:
     assert next((p.name, p.paper, p.tuned) for p in found.parameters) == ("learning_rate", 3e-3, 1e-3)
     assert next((s.phase, s.runs, s.epochs, s.seconds) for s in found.spend) == ("search", 2, 6, 20.0)
     assert found.verdict == "Trial 7 of the search won the confirm phase."
+
+
+def test_what_it_cost_is_counted_by_the_device() -> None:
+    """Four lanes of one core are its time once; what an earlier version has not measured is not taken for nothing."""
+    aux = [run("search", i, device="cuda:0 NVIDIA H200", device_seconds=360.0) for i in range(5)]
+    ws = [run("search", 0, device="cpu x86_64, 1 thread(s)", device_seconds=900.0, seconds=3600.0)]
+    ws += [run("confirm", 1, label="paper", round=0, device="cuda:1 NVIDIA H200", device_seconds=36.0)]
+    partly = [run("search", 0, device_seconds=1800.0), run("search", 1, device_seconds=None)]
+    before = [run("search", 0, device_seconds=None)]
+
+    def table(*studies: StudyResult) -> tuple[list[str], list[tuple[str, ...]]]:
+        parts = tuning_parts([tuning_of(one) for one in studies], [], None)
+        (found,) = [part for part in parts if isinstance(part, PageTable) and part.caption.startswith("What it cost")]
+        return [column.title for column in found.columns][-3:], [row[-3:] for row in found.rows]
+
+    titles, rows = table(study("ws-aux", aux), study("ws", ws), study("simple", partly), study("simple", before))
+    assert titles == ["CPU hours", "GPU hours", "lane hours"]
+    assert rows[0] == ("0.00", "0.50", "0.01")
+    assert rows[1] == ("0.25", "0.01", "1.00")
+    assert rows[2] == (f"{AT_LEAST} 0.50", NOTHING, "0.01")
+    assert rows[3] == (NOTHING, NOTHING, "0.00")
+    titles, rows = table(study("simple", before))
+    assert (titles[1:], rows[0][1:]) == (["CPU or GPU hours", "lane hours"], (NOTHING, "0.00"))
 
 
 def test_provenance_counts_what_went_wrong() -> None:

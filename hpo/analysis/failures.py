@@ -1,0 +1,61 @@
+"""Failures told apart: what befell a training, and what was done about it."""
+
+from typing import Any
+
+from hpo.analysis.records import Run, StudyResult
+from hpo.storage.claims import MAX_ATTEMPTS
+
+
+def setbacks(run: Run) -> list[str]:
+    """Which it was and what was done, a line each; empty where the first attempt went well."""
+    lines = []
+    failed, by_leases = run.state == "failed", run.expiries >= MAX_ATTEMPTS
+    if run.state == "diverged":
+        lines.append("diverged: the loss was NaN or infinite, a result at chance accuracy that is not repeated")
+    if run.failures:
+        end = "given up" if failed and not by_leases else "retried"
+        lines.append(f"raised {_times(run.failures)}, {end}")
+    if run.expiries:
+        leases = f"{run.expiries} lease{'' if run.expiries == 1 else 's'} ended without a new epoch"
+        lines.append(f"{leases}, {'given up' if failed and by_leases else 'taken up again'}")
+    if run.error is not None and not failed and not run.failures:
+        lines.append("failed, queued again by `hpo study resume`")
+    others = run.attempt - run.failures - run.expiries - (run.done or run.state == "running")
+    if others > 0:
+        way = "given back, cut off after a new epoch, or before a resume"
+        lines.append(f"{others} attempt{'' if others == 1 else 's'} ended early: {way}")
+    return lines
+
+
+def troubled(result: StudyResult) -> list[Run]:
+    """The runs of all phases that failed, then those that went well later; pre-emption is no trouble."""
+    found = [run for run in result.runs if run.state == "failed" or run.failures or run.expiries or run.error]
+    return sorted(found, key=lambda run: run.state != "failed")
+
+
+def optuna_name(result: StudyResult, run: Run) -> str:
+    """The name of the Optuna study that has the run's trial: `hpo trial show` takes it."""
+    return result.name if run.kind == "search" else f"{result.name}:{run.kind}"
+
+
+def failures(result: StudyResult) -> list[dict[str, Any]]:
+    """The troubled runs as plain types, errors whole."""
+    return [
+        {
+            "study": optuna_name(result, run),
+            "number": run.number,
+            "label": run.label,
+            "round": run.round,
+            "state": run.state,
+            "attempt": run.attempt,
+            "failures": run.failures,
+            "expiries": run.expiries,
+            "setbacks": setbacks(run),
+            "error": run.error,
+        }
+        for run in troubled(result)
+    ]
+
+
+def _times(n: int) -> str:
+    return {1: "once", 2: "twice"}.get(n, f"{n} times")
