@@ -6,6 +6,7 @@ is cloned for each test.
 
 import itertools
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from sqlalchemy.engine import URL, make_url
 
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
+
+# Started in a shell's background, pytest and all that it starts would ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One thread for each process that a test starts: of several, all would wait for the one without a core.
 os.environ["OMP_NUM_THREADS"] = "1"
