@@ -14,7 +14,7 @@ NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 CONFIGURATIONS = {
     "published": "paper, as published",  # comparison.PUBLISHED_LABEL
-    PAPER: "paper's values, re-run",
+    PAPER: "paper's, re-run",
     TUNED: "tuned",
 }
 

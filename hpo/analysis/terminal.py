@@ -1,9 +1,10 @@
-"""Tables for the terminal (rich); the same numbers as the report's."""
+"""Tables for the terminal (rich): the same numbers as the report's. In 80 columns words wrap and numbers stay whole."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -40,18 +41,18 @@ def comparison_table(results: Sequence[StudyResult], comparison: Comparison | No
     if not results:
         return Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything.")
     table = _table("Train and test accuracy, mean ± std over the rounds")
-    columns = ("model", "configuration", "epochs", "trials", "rounds", "train %", "test %", "95% interval")
     several = len(comparison.settings) > 1 or comparison.repeated
-    for name in (*columns, *(("study",) if several else ())):
-        left = name in ("model", "configuration", "study")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    _words(table, "model", "configuration")
+    _numbers(table, "epochs", "trials", "rounds", "train %", "test %", "95%\ninterval")
     before = None
     for row in comparison.rows:
         if before is not None and row.model != before:
             table.add_section()
         before = row.model
-        table.add_row(*_cells(row), *((row.study or NOTHING,) if several else ()))
-    parts: list[RenderableType] = [table]
+        model, configuration, *numbers = _cells(row)
+        study = f"\n{escape(row.study)}" if several and row.study else ""
+        table.add_row(model, configuration + study, *numbers)
+    parts: list[RenderableType] = [table, ""]
     parts += [Text(line) for line in comparison.headlines]
     parts += [Text(line, style="yellow") for line in ([comparison.budget] if comparison.budget else [])]
     parts += [Text(line, style="yellow") for line in comparison.cautions]
@@ -62,10 +63,8 @@ def comparison_table(results: Sequence[StudyResult], comparison: Comparison | No
 def study_table(results: Iterable[StudyResult]) -> RenderableType:
     """`hpo study list`: a line a study."""
     table = _table(None)
-    for name in ("study", "model", "phase"):
-        table.add_column(name, no_wrap=True)
-    for name in ("trials", "best", "confirmed", "final rounds", "tuned test %"):
-        table.add_column(name, justify="right", no_wrap=True)
+    _words(table, "study", "model", "phase")
+    _numbers(table, "trials", "best", "confirmed", "final\nrounds", "tuned\ntest %")
     count = 0
     for result in results:
         count += 1
@@ -101,11 +100,11 @@ def study_detail(result: StudyResult) -> RenderableType:
     parts: list[RenderableType] = [head]
     if result.best is not None:
         parts.append(Text(f"best trial: {result.best.number}, validation accuracy {percent(result.best.value, 2)}"))
-    parts.append(_configurations(result))
+    parts += ["", _configurations(result), ""]
     if result.ranking:
-        parts.append(_ranking(result))
+        parts += [_ranking(result), ""]
     if any(final.rounds for final in result.final):
-        parts.append(_final(result))
+        parts += [_final(result), ""]
     parts += _failures(result)
     parts += [Text(line, style="yellow") for line in result.missing]
     setting = setting_of(result)
@@ -141,7 +140,26 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
 
 
 def _table(title: str | None, *, header: bool = True) -> Table:
-    return Table(title=title, title_justify="left", show_header=header, header_style="bold")
+    return Table(
+        title=title,
+        title_justify="left",
+        show_header=header,
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def _words(table: Table, *names: str) -> None:
+    for name in names:
+        table.add_column(name, overflow="fold")  # a name can be copied whole
+
+
+def _numbers(table: Table, *names: str) -> None:
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
 
 
 def _cells(row: TableRow) -> tuple[str, ...]:
@@ -155,7 +173,7 @@ def _cells(row: TableRow) -> tuple[str, ...]:
         f"{row.rounds}/{row.planned}" if short else str(row.rounds),
         _column(row.train),
         _column(row.test),
-        NOTHING if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
+        NOTHING if interval is None else f"{100 * interval.low:.1f}\N{EN DASH}{100 * interval.high:.1f}",
     )
 
 
@@ -180,9 +198,8 @@ def _percent(x: float | None) -> str:
 def _configurations(result: StudyResult) -> Table:
     table = _table("Configurations")
     names = HYPERPARAMETERS[result.model]
-    table.add_column("configuration", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right")
+    _words(table, "configuration")
+    _numbers(table, *names)
     shown: list[tuple[str, Mapping[str, float]]] = [("paper", result.spec.paper)]
     if result.best is not None:
         shown.append((f"best of the search (trial {result.best.number})", result.best.params))
@@ -195,9 +212,10 @@ def _configurations(result: StudyResult) -> Table:
 
 
 def _ranking(result: StudyResult) -> Table:
-    table = _table("Confirm: fresh seeds and draws, validation accuracy %")
-    for name in ("configuration", "rounds", "mean", "rounds' values"):
-        table.add_column(name, justify="right" if name in ("rounds", "mean") else "left")
+    table = _table("Confirm: validation accuracy % on fresh draws")
+    _words(table, "configuration")
+    _numbers(table, "rounds", "mean")
+    _words(table, "rounds' values")
     for one in result.ranking:
         state = "" if one.whole else f" ({one.failed} failed)" if one.failed else " (unfinished)"
         values = " ".join(f"{100 * value:.1f}" for value in one.values)
@@ -207,8 +225,8 @@ def _ranking(result: StudyResult) -> Table:
 
 def _final(result: StudyResult) -> Table:
     table = _table("Final: accuracy % on pool B")
-    for name in ("configuration", "rounds", "train", "test"):
-        table.add_column(name, justify="left" if name == "configuration" else "right")
+    _words(table, "configuration")
+    _numbers(table, "rounds", "train", "test")
     for final in result.final:
         if final.rounds:
             same = " (the paper's won)" if final.same_as else ""
@@ -227,8 +245,7 @@ def _failures(result: StudyResult) -> list[RenderableType]:
     if not runs:
         return []
     table = _table("What went wrong")
-    for name in ("trial", "round", "state", "what happened", "error"):
-        table.add_column(name, no_wrap=name in ("trial", "state"))
+    _words(table, "trial", "round", "state", "what happened", "error")
     for run in runs[:MOST_FAILURES]:
         table.add_row(
             f"{optuna_name(result, run)} {NOTHING if run.number is None else run.number}",
@@ -240,7 +257,7 @@ def _failures(result: StudyResult) -> list[RenderableType]:
     hints = [f"{len(runs) - MOST_FAILURES} more: see `--format json`"] if len(runs) > MOST_FAILURES else []
     numbered = [f"{optuna_name(result, run)} {run.number}" for run in runs if run.number is not None and run.error]
     hints += [f"the whole error: `hpo trial show {one}`" for one in numbered[:1]]
-    return [table, *(Text(hint, style="dim") for hint in hints)]
+    return [table, *(Text(hint, style="dim") for hint in hints), ""]
 
 
 def _time(seconds: float | None) -> str:

@@ -24,7 +24,7 @@ def do_as_written(hpo: Hpo, line: str) -> None:
 # --- The way through ----------------------------------------------------------------------------------------
 
 
-def test_the_whole_way(hpo: Hpo) -> None:
+def test_the_whole_way(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
     """Create, train, look, report: what scripts rely on is in the JSON, and nothing but JSON is on stdout."""
     created = hpo.json("study", "create", "--file", hpo.study(trials=4), "--seed", "7", "--rounds", "3")
     assert [(one["name"], one["state"], one["rounds"], one["seed"]) for one in created] == [("ws", "created", 3, 7)]
@@ -54,7 +54,12 @@ def test_the_whole_way(hpo: Hpo) -> None:
     report = hpo("report", "--out", "here", "--format", "json")
     assert json.loads(report.stdout)["studies"][0]["name"] == "ws"
     assert report.stderr == f"report: {hpo.folder / 'here' / 'report.html'}\n"
-    assert "re-run" in hpo("report", "--out", "here").stdout
+    monkeypatch.setenv("COLUMNS", "80")
+    accuracies = [f"{100 * one['test_mean']:.1f} ± {100 * one['test_std']:.1f}" for one in shown["final"]]
+    for words in (["report", "--out", "here"], ["study", "show", "ws"], ["study", "list"]):
+        printed = hpo(*words).stdout
+        assert accuracies[0] in printed, words
+        assert all(len(line) <= 80 and "…" not in line for line in printed.splitlines()), words
 
 
 def test_options_come_after_the_file(hpo: Hpo) -> None:

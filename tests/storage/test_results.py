@@ -198,7 +198,7 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     text = _text(study_detail(result))
     assert "`hpo trial show ws 1`" in text
     for (study, number), one in told.items():
-        (line,) = [line for line in text.splitlines() if line.startswith(f"│ {study} {number} ")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{study} {number} ")]
         assert one["setbacks"][0] in line
         assert ("RuntimeError: [no] <kernel>" in line) == (one["error"] == TRACEBACK)
         shown = _text(trial_detail(results.trial(engine, study, number)))
