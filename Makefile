@@ -18,7 +18,7 @@ demo: $(READY)  ## the main job on bundled digits with a small, labelled budget 
 test: $(READY)  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## 200 workers killed at random moments on SQLite and PostgreSQL, a table (about 20 minutes on 2 cores)
 	$(BIN)/python tests/acceptance/chaos.py

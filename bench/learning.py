@@ -1,6 +1,6 @@
 """Does the population learn as well as the plain loop? Rounds of both, paired by their draws.
 
-    python -m bench.learning [--models ws] [--rounds 20] [--epochs 12] [--lanes 4]
+    python -m bench.learning [--models ws] [--rounds 20] [--first 0] [--epochs 12] [--lanes 4]
 
 A round is a final round in all but its images: the paper's configuration, training pairs drawn from pool A and test
 pairs from the images of pool A left over, for a benchmark may not open pool B. The plain loop has PyTorch's own
@@ -72,6 +72,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--models", nargs="+", default=list(models.ARCHITECTURES))
     asked.add_argument("--rounds", type=int, default=20, help="two or more")
+    asked.add_argument("--first", type=int, default=0, help="the first round's number: fresh rounds for a replication")
     asked.add_argument("--epochs", type=int, default=12)
     asked.add_argument("--lanes", type=int, default=4)
     asked.add_argument("--device", default="cpu")
@@ -89,16 +90,17 @@ def main() -> None:
         of |= {str(round_): accuracy for round_, accuracy in accuracies.items()}
         measure.store(options.json, {"epochs": options.epochs, "accuracy": found})
 
+    rounds = range(options.first, options.first + options.rounds)
     rows = []
     for model in options.models:
         done = {way: found.get(model, {}).get(way, {}) for way in ("plain", "population")}
-        missing = [r for r in range(options.rounds) if str(r) not in done["population"]]
+        missing = [r for r in rounds if str(r) not in done["population"]]
         if missing:
             keep(model, "population", population(model, pool, missing, options.epochs, options.lanes, options.device))
-        for round_ in range(options.rounds):
+        for round_ in rounds:
             if str(round_) not in done["plain"]:
                 keep(model, "plain", {round_: plain(model, pool, round_, options.epochs, options.device)})
-        a, b = ([found[model][way][str(r)] for r in range(options.rounds)] for way in ("plain", "population"))
+        a, b = ([found[model][way][str(r)] for r in rounds] for way in ("plain", "population"))
         interval = stats.t_interval([y - x for x, y in zip(a, b, strict=True)])
         assert interval is not None  # two rounds or more
         low, high = interval.low, interval.high

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import browse, console, needs_chromium
 from handmade import make, small_spec
 from sqlalchemy import Engine
 
@@ -249,6 +250,22 @@ def test_notes_and_figures_stand_on_the_pages(
     assert set(figures) == {"hpo-confirm", "hpo-final"}
     tuned = results.study_result(engine, "ws").final[0]
     assert [round(100 * v, 3) for v in tuned.test_values] in [trace.get("y") for trace in figures["hpo-final"]["data"]]
+
+
+@needs_chromium
+def test_a_browser_shows_them(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """In headless Chromium: both figures drawn on the study's page, its note laid out with tables, a quiet console."""
+    make(open_database(sqlite_url), small_spec("ws", trials=6, rounds=3))
+    with dashboard(sqlite_url) as (port, _):
+        patiently(lambda: len(study_page(port, "ws")["plotly_graph_objects"]) == 2)
+        page, log = browse(f"http://127.0.0.1:{port}/dashboard/studies/1")
+        drawn = set(re.findall(r'class="gtitle"[^>]*>(.*?)</text>', page))
+        assert drawn == {"Confirm rounds, as of hpo report", "Final rounds, as of hpo report"}
+        assert console(log) == []
+        note, log = browse(f"http://127.0.0.1:{port}/dashboard/studies/1/note")
+        assert "ws: done</h2>" in note
+        assert note.count("<table") == 2
+        assert console(log) == []
 
 
 def patiently(look: Callable[[], Any]) -> Any:

@@ -3,9 +3,6 @@
 import csv
 import json
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import browse, console, needs_chromium
 from handmade import make, packed_answers, small_spec
 from sqlalchemy import Engine
 
@@ -25,22 +23,7 @@ from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TABLES = ("comparison", "pairs", "repeats", "rounds", "trials", "importance", "interactions", "confusion", "models")
-BROWSER_SECONDS = 300  # it takes three on an idle machine, a minute on a crowded one
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--virtual-time-budget=20000",  # milliseconds that the page's own clock runs
-    "--dump-dom",
-)
 
 
 class _Reader(HTMLParser):
@@ -235,17 +218,17 @@ def test_one_search_trial_never_stands_beside_more_epochs_unsaid(whole: tuple[En
     assert [tick.split("<br>")[-1] for tick in ticks] == ["40 epochs", "4 epochs", "4 epochs"] * 3
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+@needs_chromium
 def test_a_browser_draws_every_figure(whole: tuple[Engine, Path]) -> None:
     """In headless Chromium: no message on the console, every figure drawn with all its panels."""
     _, out = whole
-    dom, log = _browse(out / "report.html")
+    dom, log = browse((out / "report.html").as_uri())
     page = _Reader(dom)
     # rounds, errors, confusion, history, budget, curves, timeline, and two for each of three searches
     assert len(page.plots) == 13
     assert [plot["id"] for plot in page.plots if plot.get("data-drawn") != "yes"] == []
     assert dom.count('class="main-svg"') >= len(page.plots)
-    assert [line for line in log.splitlines() if "CONSOLE" in line] == []
+    assert console(log) == []
 
 
 @pytest.fixture(scope="module")
@@ -277,36 +260,22 @@ def test_dependence_stands_in_all_forms(searched: Path) -> None:
     assert found["answer"]["walk"]["paper"]["accuracy"] <= found["answer"]["walk"]["joint"]["accuracy"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+@needs_chromium
 def test_a_browser_draws_the_dependence(searched: Path) -> None:
-    dom, log = _browse(searched / "report.html")
+    dom, log = browse((searched / "report.html").as_uri())
     plots = {plot["id"]: plot.get("data-drawn") for plot in _Reader(dom).plots}
     assert {plots[name] for name in ("importance", "effects-0", "interactions", "contours")} == {"yes"}
-    assert [line for line in log.splitlines() if "CONSOLE" in line] == []
+    assert console(log) == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+@needs_chromium
 def test_the_browser_test_can_fail(tmp_path: Path) -> None:
     """An error in the page's script reaches the log that the test above reads."""
     path = tmp_path / "bad.html"
     path.write_text("<!DOCTYPE html><div class=plot id=x></div><script>nothing.here()</script>")
-    dom, log = _browse(path)
+    dom, log = browse(path.as_uri())
     assert _Reader(dom).plots == [{"class": "plot", "id": "x"}]
-    assert any("CONSOLE" in line and "nothing is not defined" in line for line in log.splitlines())
-
-
-def _browse(path: Path) -> tuple[str, str]:
-    """The page's DOM after its scripts, and what the browser logged."""
-    assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory(prefix="hpo-browser-", ignore_cleanup_errors=True) as profile:
-        done = subprocess.run(
-            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", path.as_uri()],
-            capture_output=True,
-            text=True,
-            timeout=BROWSER_SECONDS,
-            check=True,
-        )
-    return done.stdout, done.stderr
+    assert any("nothing is not defined" in line for line in console(log))
 
 
 # --- Databases that are not finished ----------------------------------------------------------------------
