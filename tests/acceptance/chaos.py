@@ -3,7 +3,8 @@
     python tests/acceptance/chaos.py [--kills 200] [--seed 1] [--workers 3]
 
 Campaigns, by turns on SQLite and on PostgreSQL, each with the next seed, until so many workers have been killed
-(SIGKILL). A seed decides who is struck, by what and how long after what; the machine decides what that one is doing.
+(SIGKILL). A seed decides who is struck, by what, how long after what and whether in a training; the machine decides the
+rest.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from hpo.storage.slots import Slot
 
 LEASE = 2.0  # seconds
 LONGEST_PAUSE = 1.5  # seconds between the choice of a victim and the stroke
+IN_TRAINING = 0.5  # of the strokes: the victim is past an epoch of its lease, however long it took to get there
 FREEZE = (1.1, 2.0)  # leases
 STROKES = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 WEIGHTS = (6, 2, 2)
@@ -118,6 +120,8 @@ class Crew:
             victim = ready[int(self._random.random() * len(ready))]
             number = self._random.choices(STROKES, WEIGHTS)[0]
             self._wait(self._random.uniform(0, LONGEST_PAUSE))
+            if self._random.random() < IN_TRAINING:
+                self._wait_until_it_trains(victim)
             self._wait_until_it_may(victim)
             if victim.poll() is None:
                 self._strike(victim, number)
@@ -197,6 +201,16 @@ class Crew:
 
         found: list[subprocess.Popen[str]] = wait_until(ready)
         return found
+
+    def _wait_until_it_trains(self, victim: subprocess.Popen[str]) -> None:
+        """Until it is somewhere inside a training, or never will be."""
+        wait_until(
+            lambda: (
+                any(row.epoch > row.lease_epoch for row in self._held(victim))
+                or victim.poll() is not None
+                or self._done()
+            )
+        )
 
     def _wait_until_it_may(self, victim: subprocess.Popen[str]) -> None:
         """Until the stroke cannot use up a slot's attempts.
