@@ -135,7 +135,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--models", nargs="+", default=list(models.ARCHITECTURES))
     asked.add_argument("--lanes", type=int, nargs="+", default=[1, 8, 32, 128, 512])
-    asked.add_argument("--repeats", type=int, default=3)
+    asked.add_argument("--repeats", type=measure.two_or_more, default=3)
     asked.add_argument("--device", default="cuda")
     asked.add_argument("--tf32", action="store_true", help="let matrix products round to TF32")
     asked.add_argument("--json", type=Path, default=Path("bench/out/gpu.json"))

@@ -71,7 +71,7 @@ def main() -> None:
     """Measure what is missing, print, store after every round."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--models", nargs="+", default=list(models.ARCHITECTURES))
-    asked.add_argument("--rounds", type=int, default=20, help="two or more")
+    asked.add_argument("--rounds", type=measure.two_or_more, default=20)
     asked.add_argument("--first", type=int, default=0, help="the first round's number: fresh rounds for a replication")
     asked.add_argument("--epochs", type=int, default=12)
     asked.add_argument("--lanes", type=int, default=4)

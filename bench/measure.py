@@ -1,5 +1,6 @@
 """Timing in turns, and what was measured written down with its machine."""
 
+import argparse
 import json
 import platform
 import statistics
@@ -9,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def two_or_more(text: str) -> int:
+    """A count for argparse: of a single value there is no spread."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 2 on")
+    return int(text)
 
 
 def in_turns(cases: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:

@@ -107,7 +107,7 @@ def void(act: Any) -> None:
 def main() -> None:
     """Measure, print, store."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--repeats", type=int, default=15)
+    asked.add_argument("--repeats", type=measure.two_or_more, default=15)
     asked.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     asked.add_argument("--lanes", type=int, nargs="+", default=[1, 2, 4])
     asked.add_argument("--models", nargs="+", default=list(models.ARCHITECTURES))

@@ -49,7 +49,7 @@ def main() -> None:
     asked.add_argument("--trials", type=int, default=3)
     asked.add_argument("--epochs", type=int, default=12)
     asked.add_argument("--device", default="cpu")
-    asked.add_argument("--repeats", type=int, default=2)
+    asked.add_argument("--repeats", type=measure.two_or_more, default=2)
     asked.add_argument("--json", type=Path, default=Path("bench/out/worker.json"))
     options = asked.parse_args()
     torch.set_num_threads(1)

@@ -8,12 +8,15 @@ Shapes: N images, S samples, E evaluation pairs.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hpo.training import streams
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SIDE = 14  # pixels of an image's side
 SHIFTS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]  # in pixels; number 4 is none
@@ -46,9 +49,9 @@ class ImagePool:
     labels: Tensor  # (N,) int64
 
     @classmethod
-    def from_numpy(cls, name: str, images: np.ndarray, labels: np.ndarray) -> "ImagePool":
+    def from_numpy(cls, name: str, images: "np.ndarray", labels: "np.ndarray") -> "ImagePool":
         """From images (N, 14, 14) float32 and labels (N,)."""
-        return cls(name=name, images=torch.from_numpy(images), labels=torch.from_numpy(labels.astype(np.int64)))
+        return cls(name=name, images=torch.from_numpy(images), labels=torch.from_numpy(labels.astype("int64")))
 
 
 def _pairs(pool: ImagePool, image: Tensor) -> PairTable:

@@ -169,9 +169,11 @@ for words in {lines!r}:
 
 
 def test_training_loads_no_service() -> None:
-    """`hpo.training` runs where there is torch and nothing of ours beside it."""
-    code = """
-import importlib, pkgutil, hpo.training
+    """`hpo.training` and `bench.gpu` run where there is torch and nothing beside it, not even numpy."""
+    code = f"""
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+sys.modules["numpy"] = None  # is as if it were not installed
+import importlib, pkgutil, bench.gpu, hpo.training
 for module in pkgutil.iter_modules(hpo.training.__path__, "hpo.training."):
     importlib.import_module(module.name)
 """
