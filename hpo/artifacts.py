@@ -90,7 +90,9 @@ class Folder:
             return None
 
     def remove(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)
+        """With it what a writer that was killed has left half written; one that still writes is late, and told so."""
+        for path in (self.folder / name, *self.folder.glob(f".{name}.*")):
+            path.unlink(missing_ok=True)
 
 
 class Bucket:

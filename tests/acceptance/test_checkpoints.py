@@ -69,11 +69,6 @@ def search_slot(url: str) -> Slot:
         engine.dispose()
 
 
-def checkpoint_files(hpo: Hpo) -> list[Path]:
-    """The checkpoints, without what a worker killed in the middle of one has left half written."""
-    return list(Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").glob("[!.]*"))
-
-
 def undisturbed(hpo: Hpo) -> Slot:
     """The same study trained in one go, in another database."""
     other = Hpo(hpo.folder, f"sqlite:///{hpo.folder / 'undisturbed.db'}")
@@ -106,7 +101,7 @@ def test_an_interrupted_training_equals_the_undisturbed_one(hpo: Hpo, number: si
     for name in ("value", "loss", "train_accuracy", "train_loss", "validation_accuracy", "seeds", "epochs"):
         assert slot.outcome[name] == other.outcome[name], name
     assert slot.attempt == 2
-    assert checkpoint_files(hpo) == []
+    assert list(Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()) == []
 
 
 def test_another_worker_goes_on_from_a_bucket(hpo: Hpo, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +124,7 @@ def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:
     worker = hpo.start(*DRAIN, "--checkpoint", "0", "--lease", "2")
     wait_until(lambda: any(epoch >= 3 for _, epoch, _ in hpo.running()))
     kept = Checkpoints(Folder(hpo.folder / "hpo.db.artifacts" / "checkpoints"))
-    (path,) = checkpoint_files(hpo)
+    (path,) = Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").glob("[!.]*")
     engine = open_engine(hpo.url)
     with begin_write(engine):  # nobody else writes
         ((_, reported, _),) = hpo.running()
@@ -163,7 +158,7 @@ def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch:
 def test_a_damaged_checkpoint_is_reported_and_not_used(hpo: Hpo) -> None:
     """The training begins anew, and ends where it would have."""
     interrupt(hpo, signal.SIGTERM)
-    (path,) = checkpoint_files(hpo)
+    (path,) = Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()
     path.write_bytes(path.read_bytes()[:-1])
     err = hpo(*DRAIN).stderr
     assert "ws trial 0: begins anew: checkpoint" in err

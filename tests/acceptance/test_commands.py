@@ -56,8 +56,13 @@ def test_the_whole_way(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.stderr == f"report: {hpo.folder / 'here' / 'report.html'}\n"
     monkeypatch.setenv("COLUMNS", "80")
     accuracies = [f"{100 * one['test_mean']:.1f} ± {100 * one['test_std']:.1f}" for one in shown["final"]]
-    for words in (["report", "--out", "here"], ["study", "show", "ws"], ["study", "list"]):
+    for words, told in (
+        (["report", "--out", "here"], "re-run"),
+        (["study", "show", "ws"], "Final: accuracy % on pool B"),
+        (["study", "list"], "4/4"),
+    ):
         printed = hpo(*words).stdout
+        assert told in printed, words
         assert accuracies[0] in printed, words
         assert all(len(line) <= 80 and "…" not in line for line in printed.splitlines()), words
 

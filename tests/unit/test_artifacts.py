@@ -68,6 +68,16 @@ def test_half_written_files_of_killed_writers_go(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".two.78"]
 
 
+def test_a_half_written_file_goes_with_its_checkpoint(tmp_path: Path) -> None:
+    """At once, for its training is over; that of another training stays."""
+    kept = Checkpoints(Folder(tmp_path))
+    kept.save("one", checkpoint())
+    for half in (".one.77.1", ".one.78.1", ".two.77.1"):
+        (tmp_path / half).write_bytes(b"half")
+    kept.remove("one")
+    assert [path.name for path in tmp_path.iterdir()] == [".two.77.1"]
+
+
 def test_checkpoints_in_a_bucket(bucket: str) -> None:
     """Written by one worker, read by another, replaced, removed; the prefix keeps others' objects apart."""
     kept, others = Checkpoints(Bucket(bucket)), Checkpoints(Bucket("s3://hpo"))
