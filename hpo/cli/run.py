@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from sqlalchemy import Engine
 
-    from hpo.launch import LocalWorkers
+    from hpo.launch.local import LocalWorkers
     from hpo.spec import StudySpec
 
 POLL_SECONDS = 1.0
@@ -59,8 +59,9 @@ def run(
       hpo run --model ws --model ws-aux --trials 60 --epochs 12
       hpo run --file studies/ws.toml --file mine.toml
     """
-    from hpo import launch, planning
+    from hpo import planning
     from hpo.errors import UsageError
+    from hpo.launch import local
     from hpo.storage import studies
 
     if workers != "auto" and not (workers.isdecimal() and int(workers) >= 1):
@@ -77,8 +78,8 @@ def run(
         _say_budget(spec, small=demo or quick)
     names = [spec.name for spec in specs]
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
-    count = 0 if done else launch.workers_here() if workers == "auto" else int(workers)
-    crew = launch.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
+    count = 0 if done else local.workers_here() if workers == "auto" else int(workers)
+    crew = local.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
     signals = _watch(engine, names, crew)
     if signals:
         say("stopped: the same command goes on where this ended")

@@ -289,7 +289,7 @@ def test_run_tells_what_failed(hpo: Hpo) -> None:
     assert "`hpo study show ws` says what is missing" in err
     hpo.folder.joinpath("report", "logs", "worker-0.log").unlink()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("hpo.launch._device", lambda i: "cuda:7")
+        patched.setattr("hpo.launch.local._device", lambda i: "cuda:7")
         err = hpo("run", "--file", path, "--workers", "1", code=1).stderr
     assert "a worker ended with exit code 1: hpo: --device cuda:7" in err
 
