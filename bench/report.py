@@ -58,8 +58,8 @@ def parts_of(url: str, out: Path) -> dict[str, float]:
         return done
 
     def imports() -> Any:
-        from hpo import notes
         from hpo.analysis import comparison, dependence, gather, report, results
+        from hpo.server import notes
 
         return notes, comparison, dependence, gather, report, results
 

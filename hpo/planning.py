@@ -9,9 +9,10 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from hpo import digits as sources
-from hpo import notes, protocol
+from hpo import protocol
 from hpo.digits import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
+from hpo.server import notes
 from hpo.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write

@@ -34,10 +34,10 @@ def write_report(
     context: Context, engine: "Engine", out: Path, form: str, names: Collection[str] | None = None
 ) -> None:
     """Write the report; show its table, of the named studies alone, or print it as JSON."""
-    from hpo import notes
     from hpo.analysis import report as reports
     from hpo.analysis import terminal
     from hpo.analysis.gather import gather
+    from hpo.server import notes
 
     report = gather(engine, context.digits)
     files = reports.write(report, out)
@@ -99,8 +99,8 @@ def dashboard(context: Context, host: str, port: int) -> None:
     Example:
       hpo dashboard --port 8081
     """
-    from hpo import dashboard as server
-    from hpo import notes
+    from hpo.server import notes
+    from hpo.server import optuna_app as server
 
     engine = context.engine()
 

@@ -20,7 +20,7 @@ from handmade import make, small_spec
 from sqlalchemy import Engine
 
 from hpo.analysis import results
-from hpo.dashboard import AddressError, serve
+from hpo.server.optuna_app import AddressError, serve
 from hpo.storage.engine import begin_write, open_engine
 
 HPO = [sys.executable, "-m", "hpo"]

@@ -8,12 +8,12 @@ import pytest
 from handmade import Maker, make, small_spec
 from sqlalchemy import Engine
 
-from hpo import notes
 from hpo.analysis.comparison import compare
 from hpo.analysis.records import StudyResult
 from hpo.analysis.results import all_results, study_result
 from hpo.coordination import project
 from hpo.search import Search
+from hpo.server import notes
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage, open_optuna
 

@@ -1,0 +1,2 @@
+"""What a browser sees: optuna-dashboard behind its guard, notes and figures on its study pages.
+"""
