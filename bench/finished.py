@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from hpo import planning, protocol
 from hpo.analysis.answers import DrawPairs, pair_draws
-from hpo.digits import Digits
+from hpo.digits.pools import Digits
 from hpo.spec import HYPERPARAMETERS, StudySpec
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage

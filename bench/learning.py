@@ -17,9 +17,9 @@ import torch
 
 from bench import measure
 from bench.plain import PAPER, PlainLoop
-from hpo import digits
 from hpo.analysis import stats
-from hpo.digits import to_network_images
+from hpo.digits import pools
+from hpo.digits.pools import to_network_images
 from hpo.training import data, models
 from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
@@ -80,7 +80,7 @@ def main() -> None:
     options = asked.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    source = digits.load(None)
+    source = pools.load(None)
     pool = data.ImagePool.from_numpy("A", to_network_images(source.pool_a_images()), source.pool_a_labels())
     had = json.loads(options.json.read_text()) if options.json.exists() else {}
     found: dict[str, Any] = had.get("accuracy", {}) if had.get("epochs", options.epochs) == options.epochs else {}

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from bench import measure
 from bench.finished import finish
-from hpo import digits
+from hpo.digits import pools
 from hpo.spec import MODELS, StudySpec, builtin_spec
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
@@ -92,7 +92,7 @@ def main() -> None:
         url, out = f"sqlite:///{folder}/hpo.db", Path(folder) / "report"
         engine = open_engine(url)
         migrate.create_or_check(engine)
-        finish(engine, digits.load(None), [spec_of(model, options) for model in MODELS])
+        finish(engine, pools.load(None), [spec_of(model, options) for model in MODELS])
         engine.dispose()
         load = os.getloadavg()[0]
         runs = [run_report(url, out) for _ in range(options.runs)]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from bench import backlog
 from hpo import planning, protocol
-from hpo.digits import Digits
+from hpo.digits.pools import Digits
 from hpo.search import Search
 from hpo.spec import builtin_spec
 from hpo.storage import claims, migrate, slots, studies

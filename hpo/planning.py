@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from hpo import digits as sources
 from hpo import protocol
-from hpo.digits import Digits
+from hpo.digits import pools as sources
+from hpo.digits.pools import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
 from hpo.server import notes
 from hpo.spec import MODELS, StudySpec, builtin_spec, differences, load_spec

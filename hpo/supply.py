@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Engine
 
 from hpo.coordination import Coordinator, Held, unless_deleted
-from hpo.digits import Digits
+from hpo.digits.pools import Digits
 from hpo.errors import LeaseLost
 from hpo.job import Job
 from hpo.keeper import Keeper

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from hpo.artifacts import Checkpoints, Spool, places
 from hpo.coordination import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, project
 from hpo.device import choose_device
-from hpo.digits import Digits, FinalPermit, to_network_images
+from hpo.digits.pools import Digits, FinalPermit, to_network_images
 from hpo.errands import Background, errand
 from hpo.job import Draws, Job, finished, in_words
 from hpo.keeper import Keeper

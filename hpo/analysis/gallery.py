@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hpo.analysis.answers import Answers, Ints, RoundAnswers
 from hpo.analysis.records import StudyResult
-from hpo.digits import AlreadyTested, Digits, to_network_images
+from hpo.digits.pools import AlreadyTested, Digits, to_network_images
 from hpo.spec import MODELS, Model
 
 SHOWN = 24  # pairs

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpo.analysis.records import Opening, Run, StudyResult
-from hpo.digits import BUNDLED_DIGEST
+from hpo.digits.pools import BUNDLED_DIGEST
 
 ERROR_LENGTH = 160  # characters of an error's last line
 

@@ -20,7 +20,7 @@ from hpo.analysis.gallery import Gallery
 from hpo.analysis.gather import Report, gather
 from hpo.analysis.page import render
 from hpo.analysis.results import summary
-from hpo.digits import Digits
+from hpo.digits.pools import Digits
 from hpo.errors import HpoError
 
 HTML, JSON = "report.html", "report.json"

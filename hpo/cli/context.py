@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from sqlalchemy import Engine
 
-    from hpo.digits import Digits
+    from hpo.digits.pools import Digits
 
 PIPE_WIDTH = 140  # columns where the output is no terminal
 
@@ -57,9 +57,9 @@ class Context:
     @functools.cached_property
     def digits(self) -> "Digits":
         """The images: bundled, or from --data."""
-        from hpo import digits
+        from hpo.digits import pools
 
-        return digits.load(self.data_dir)
+        return pools.load(self.data_dir)
 
 
 pass_context = click.make_pass_decorator(Context)

@@ -11,7 +11,7 @@ import click
 from hpo.cli.context import Context, console, format_option, pass_context, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from hpo.mnist import Progress
+    from hpo.digits.idx import Progress
 
 
 @click.group()
@@ -38,14 +38,14 @@ def fetch(context: Context, folder: Path | None, url: str | None) -> None:
       hpo data fetch mnist
       hpo --data mnist data info
     """
-    from hpo import mnist
+    from hpo.digits import idx
     from hpo.errors import UsageError
 
     target = folder or context.data_dir
     if target is None:
         raise UsageError("where to? `hpo data fetch FOLDER`, or set --data or HPO_DATA_DIR")
     with _progress() as progress:
-        fetched = mnist.fetch(target, url, progress=progress)
+        fetched = idx.fetch(target, url, progress=progress)
     for one in fetched:
         come = f"{one.transferred:,} of its {one.size:,} bytes fetched" if one.transferred else "was there"
         say(f"{one.path}: {come}, checksum right")
@@ -84,7 +84,7 @@ def info(context: Context, form: str) -> None:
     Example:
       hpo data info --format json
     """
-    from hpo import digits
+    from hpo.digits import pools as digits
 
     found = digits.info(context.data_dir)
     if form == "json":

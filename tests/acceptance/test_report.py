@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from hpo.analysis import dependence, results
 from hpo.analysis.answers import pair_draws
 from hpo.analysis.report import ReportNotWritable, write_report
-from hpo.digits import BUNDLED_DIGEST, load
+from hpo.digits.pools import BUNDLED_DIGEST, load
 from hpo.spec import MODELS, StudySpec
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpo import digits
-from hpo.digits import Digits, FinalPermit, to_network_images
+from hpo.digits import pools
+from hpo.digits.pools import Digits, FinalPermit, to_network_images
 from hpo.training import data
 from hpo.training.data import NO_SHIFT, SHIFTS, ImagePool, PairTable
 
@@ -29,7 +29,7 @@ def pool_of(size: int, name: str = "A") -> ImagePool:
 @pytest.fixture(scope="module")
 def bundled() -> Digits:
     """The real digits."""
-    return digits.load()
+    return pools.load()
 
 
 @pytest.fixture(scope="module")

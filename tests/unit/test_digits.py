@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hpo import digits as module
 from hpo import errors
-from hpo.digits import MOST_SHOWN, AlreadyTested, Digits, FinalPermit, check_enough, info, load, to_network_images
+from hpo.digits import pools as module
+from hpo.digits.pools import MOST_SHOWN, AlreadyTested, Digits, FinalPermit, check_enough, info, load, to_network_images
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_figures import run, study
 
-from hpo import digits as digits_module
 from hpo.analysis import pictures
 from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.gallery import Gallery, Recorded, galleries_of, hardest
 from hpo.analysis.records import Opening, StudyResult
-from hpo.digits import Digits, to_network_images
+from hpo.digits import pools as digits_module
+from hpo.digits.pools import Digits, to_network_images
 
 LABELS = np.arange(40) % 10  # of pool B
 

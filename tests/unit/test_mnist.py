@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpo import mnist
-from hpo.digits import FinalPermit, info, load
+from hpo.digits import idx as mnist
+from hpo.digits.idx import CHECKSUMS, MIRRORS, fetch
+from hpo.digits.pools import FinalPermit, info, load
 from hpo.errors import DataError
-from hpo.mnist import CHECKSUMS, MIRRORS, fetch
 
 NOISE = hashlib.shake_256(b"digits").digest(15 * 28 * 28)  # as good as random, the same everywhere
 IMAGES = np.frombuffer(NOISE, np.uint8).reshape(15, 28, 28)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.digits.idx import CLASSES, SIDE, read_pair
+from hpo.digits.idx import fetch as fetch  # one place to ask for data
 from hpo.errors import DataError, TestPoolSealed
-from hpo.mnist import CLASSES, SIDE, read_pair
-from hpo.mnist import fetch as fetch  # one place to ask for data
 
 Bytes = NDArray[np.uint8]
 Indices = NDArray[np.int64]
