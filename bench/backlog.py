@@ -10,11 +10,11 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, bindparam, insert, select, text, update
 
 from bench.databases import run_apart
-from hpo.search import distributions
-from hpo.spec import StudySpec
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.schema import slots
 from hpo.storage.studies import StudyRow
+from hpo.study.search import distributions
+from hpo.study.spec import StudySpec
 
 OUTCOME_LENGTH = 1000  # characters of JSON; 930 to 1,020 in the study of bench/records
 PRUNED_FROM = 30  # trials before this one are never pruned, of those after it every third is

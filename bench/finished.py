@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from hpo import planning, protocol
 from hpo.analysis.answers import DrawPairs, pair_draws
 from hpo.digits.pools import Digits
-from hpo.spec import HYPERPARAMETERS, StudySpec
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.slots import Slot
+from hpo.study import operations, phases
+from hpo.study.spec import HYPERPARAMETERS, StudySpec
 
 LEVEL = {"simple": 0.84, "ws": 0.87, "ws-aux": 0.965}  # accuracy with the paper's values
 GAIN = 0.02  # of the best configuration over the paper's
@@ -26,7 +26,7 @@ PRUNED = 0.3  # share of the adaptive trials
 
 def finish(engine: Engine, digits: Digits, specs: Sequence[StudySpec]) -> None:
     """Create the studies and finish them: search, confirm, final rounds with their outputs."""
-    planning.create(engine, digits, [(spec, None) for spec in specs])
+    operations.create(engine, digits, [(spec, None) for spec in specs])
     draw = pair_draws(digits.pool_b_labels().astype(np.int64))
     storage = make_storage(engine)
     for spec in specs:
@@ -38,7 +38,7 @@ def finish(engine: Engine, digits: Digits, specs: Sequence[StudySpec]) -> None:
                 if slot.kind == "search":
                     storage.bind_trial(slot.id, slot.token)
                 _finish(engine, spec, row, slot, draw)
-            if not claimed and protocol.advance(engine, row) is None:
+            if not claimed and phases.advance(engine, row) is None:
                 break
 
 

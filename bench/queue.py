@@ -21,12 +21,12 @@ from sqlalchemy import Engine
 
 from bench import backlog, claiming, measure, trial_cost
 from bench.databases import another, postgresql, sqlite
-from hpo import planning
 from hpo.digits import pools
 from hpo.digits.pools import Digits
-from hpo.spec import builtin_spec
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
+from hpo.study import operations
+from hpo.study.spec import builtin_spec
 
 LIVE, STUDIES = 16, 24  # studies with something waiting, all of the claimed model; and all studies
 ROUNDS = 20_000  # waiting rounds of confirm, for claims of what depends on nothing
@@ -46,7 +46,7 @@ def prepare(url: str, data: Digits, behind: int) -> None:
     migrate.create_or_check(engine)
     models = ["ws"] * LIVE + ["simple", "ws-aux"] * ((STUDIES - LIVE) // 2)
     specs = [builtin_spec(m).with_options(name=f"study-{i}", trials=0) for i, m in enumerate(models)]
-    planning.create(engine, data, [(spec, None) for spec in specs])
+    operations.create(engine, data, [(spec, None) for spec in specs])
     begun = time.perf_counter()
     backlog.finish_slots(engine, behind, STUDIES)
     print(f"{engine.dialect.name}: {behind:,} finished slots in {time.perf_counter() - begun:.0f} s", flush=True)

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 from bench import measure
 from bench.finished import finish
 from hpo.digits import pools
-from hpo.spec import MODELS, StudySpec, builtin_spec
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
+from hpo.study.spec import MODELS, StudySpec, builtin_spec
 
 T = TypeVar("T")
 

@@ -10,13 +10,13 @@ import psutil
 from sqlalchemy import Connection, Engine, event, text
 
 from bench import backlog
-from hpo import planning, protocol
 from hpo.digits.pools import Digits
-from hpo.search import Search
-from hpo.spec import builtin_spec
 from hpo.storage import claims, migrate, slots, studies
 from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.optuna_storage import Report, open_optuna
+from hpo.study import operations, phases
+from hpo.study.search import Search
+from hpo.study.spec import builtin_spec
 
 LEASE = 600.0  # seconds
 AN_EPOCH = ("report", "prune")  # steps that come once an epoch, the others once a trial
@@ -57,7 +57,7 @@ def measure_cost(url: str, digits: Digits, levels: Sequence[int], trials: int) -
     engine = open_engine(url)
     migrate.create_or_check(engine)
     spec = builtin_spec("ws").with_options(trials=1 + levels[0] + trials)
-    planning.create(engine, digits, [(spec, None)])
+    operations.create(engine, digits, [(spec, None)])
     row = studies.get_study(engine, spec.name)
     storage = open_optuna(engine)
     _go_through(engine, Search(storage, row), storage, Stopwatch(engine))  # slot 0, whose trial is there from the start
@@ -65,7 +65,7 @@ def measure_cost(url: str, digits: Digits, levels: Sequence[int], trials: int) -
     for place, level in enumerate(levels):
         if place:
             have = studies.counts(engine, row.id)["search"].total
-            planning.extend(engine, row.name, 1 + level + trials - have)  # one stays: the search must not end
+            operations.extend(engine, row.name, 1 + level + trials - have)  # one stays: the search must not end
         backlog.finish_trials(engine, row, level)
         found.append({"finished": level, **_measure(url, row.name, trials)})
         print(f"{engine.dialect.name}: {level:,} finished trials measured", flush=True)
@@ -138,7 +138,7 @@ def _go_through(engine: Engine, search: Search, storage: Any, watch: Stopwatch) 
             search.tell(ended)
             slots.mark_told(engine, ended)
     with watch.step("advance"):
-        protocol.advance(engine, studies.get_study_by_id(engine, row.id))
+        phases.advance(engine, studies.get_study_by_id(engine, row.id))
 
 
 def server_seconds(engine: Engine) -> float | None:

@@ -15,11 +15,11 @@ import torch
 
 from bench import measure
 from bench.databases import postgresql, sqlite
-from hpo import planning
 from hpo.digits import pools
-from hpo.spec import builtin_spec
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
+from hpo.study import operations
+from hpo.study.spec import builtin_spec
 from hpo.training.memory import keep_freed_memory
 from hpo.worker import Options, Worker
 
@@ -30,7 +30,7 @@ def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float
     migrate.create_or_check(engine)
     data = pools.load(None)
     spec = builtin_spec(options.model).with_options(trials=options.trials, epochs=options.epochs)
-    planning.create(engine, data, [(spec, None)])
+    operations.create(engine, data, [(spec, None)])
     worker = Worker(
         engine,
         data,

@@ -15,14 +15,14 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from hpo import protocol
 from hpo.artifacts import Spool
 from hpo.errors import StudyNotFound
-from hpo.search import Search
 from hpo.storage import slots, studies
 from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import CachedHpoStorage, Report
 from hpo.storage.slots import Slot
+from hpo.study import phases
+from hpo.study.search import Search
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds between two tries while the database is away
 
@@ -297,7 +297,7 @@ def project(engine: Engine, search: Search) -> bool:
         for slot in slots.untold(engine, [search.row.id]):
             search.tell(slot)
             slots.mark_told(engine, slot)
-        while protocol.advance(engine, studies.get_study_by_id(engine, search.row.id)):
+        while phases.advance(engine, studies.get_study_by_id(engine, search.row.id)):
             moved = True
     return moved
 

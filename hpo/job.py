@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hpo.search import CHANCE
-from hpo.spec import StudySpec
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
+from hpo.study.search import CHANCE
+from hpo.study.spec import StudySpec
 from hpo.training import data
 from hpo.training.population import EpochReport, Population, Prediction, Task
 

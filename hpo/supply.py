@@ -10,11 +10,11 @@ from hpo.digits.pools import Digits
 from hpo.errors import LeaseLost
 from hpo.job import Job
 from hpo.keeper import Keeper
-from hpo.search import Search, fixed_trial
-from hpo.spec import StudySpec
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.studies import StudyRow
+from hpo.study.search import Search, fixed_trial
+from hpo.study.spec import StudySpec
 from hpo.training.population import LaneState
 
 

@@ -22,11 +22,11 @@ from hpo.digits.pools import Digits, FinalPermit, to_network_images
 from hpo.errands import Background, errand
 from hpo.job import Draws, Job, finished, in_words
 from hpo.keeper import Keeper
-from hpo.search import Search
 from hpo.server.notes import keep_notes, quietly
 from hpo.storage import claims, slots
 from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import open_optuna
+from hpo.study.search import Search
 from hpo.supply import Group, Ready, Supply
 from hpo.training import data
 from hpo.training.memory import is_out_of_memory

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from hpo import protocol
-from hpo.spec import HYPERPARAMETERS, StudySpec, builtin_spec
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.slots import Slot
 from hpo.storage.studies import NewStudy, StudyRow
+from hpo.study import phases
+from hpo.study.spec import HYPERPARAMETERS, StudySpec, builtin_spec
 
 DATA_DIGEST = "d" * 64
 LEVEL = {"simple": 0.84, "ws": 0.87, "ws-aux": 0.965}  # accuracy with the paper's values
@@ -48,7 +48,7 @@ def create(
             seed=spec.seed,
             startup_trials=spec.sampler.startup_trials,
             in_flight=spec.budget.in_flight,
-            trial_seeds=protocol.search_seeds(spec.seed, 0, spec.budget.trials),
+            trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
             adaptive_from=spec.sampler.startup_trials,
             paper=spec.paper,
             repeat_group=repeat_group,
@@ -84,7 +84,7 @@ class Maker:
             )
             for slot in claimed:
                 self._one(slot)
-            if not claimed and protocol.advance(self.engine, self.row) is None:
+            if not claimed and phases.advance(self.engine, self.row) is None:
                 break
         return self.made
 

@@ -11,7 +11,7 @@ from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
 from hpo.analysis.pairs import Pair, Setting, Side, pairs_of, setting_of
 from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.analysis.repeats import Repeats, repeats_of
-from hpo.spec import MODELS, Model
+from hpo.study.spec import MODELS, Model
 
 PUBLISHED_LABEL = "published"
 PUBLISHED_EPOCHS, PUBLISHED_ROUNDS = 40, 20

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpo.analysis.answers import CLASSES, RoundAnswers
 from hpo.analysis.records import StudyResult
-from hpo.spec import Model
+from hpo.study.spec import Model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,7 @@ from hpo.analysis.sample import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, l
 from hpo.analysis.stats import LEVEL, holm
 from hpo.analysis.surrogate import Floats, Parts, Surrogate
 from hpo.analysis.walk import Walk, walk_of
-from hpo.spec import Model
+from hpo.study.spec import Model
 
 LEAST_R2 = 0.3  # cross-validated: below, the report says nothing about interactions
 LEAST_TRIALS = 15  # random ones, to fit anything

@@ -13,7 +13,7 @@ from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison
 from hpo.analysis.records import PAPER, TUNED, Run, StudyResult
 from hpo.analysis.repeats import Repeats
 from hpo.analysis.stats import expected_maximum, t_interval
-from hpo.spec import HYPERPARAMETERS, Model
+from hpo.study.spec import HYPERPARAMETERS, Model
 
 # --- Rounds: the paper's Figure 2 -------------------------------------------------------------------------
 

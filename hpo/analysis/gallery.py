@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hpo.analysis.answers import Answers, Ints, RoundAnswers
 from hpo.analysis.records import StudyResult
 from hpo.digits.pools import AlreadyTested, Digits, to_network_images
-from hpo.spec import MODELS, Model
+from hpo.study.spec import MODELS, Model
 
 SHOWN = 24  # pairs
 DARKEST = 255  # the darkest a pixel can be

@@ -19,8 +19,8 @@ from hpo.analysis.results import all_results, final_outputs
 from hpo.analysis.timeline import Timeline, timeline_of
 from hpo.analysis.tuning import Tuning, tuning_of
 from hpo.digits.pools import BUNDLED_DIGEST, Digits, load
-from hpo.spec import MODELS
 from hpo.storage.engine import display_url
+from hpo.study.spec import MODELS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from hpo.spec import Model
+from hpo.study.spec import Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

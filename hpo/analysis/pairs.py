@@ -16,7 +16,7 @@ from typing import Literal
 
 from hpo.analysis import stats
 from hpo.analysis.records import PAPER, TUNED, StudyResult
-from hpo.spec import MODELS, Model
+from hpo.study.spec import MODELS, Model
 
 Kind = Literal[
     "pairs of models, tuned",

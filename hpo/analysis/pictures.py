@@ -14,7 +14,7 @@ from hpo.analysis.look import GREY, INK, cell, faint, figure_of, panels, safe, w
 from hpo.analysis.page import PageImage
 from hpo.analysis.png import grey_png
 from hpo.analysis.timeline import Bar, Timeline
-from hpo.spec import MODELS
+from hpo.study.spec import MODELS
 
 # --- Timeline ---------------------------------------------------------------------------------------------
 

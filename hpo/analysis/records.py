@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from hpo.spec import Model, StudySpec
+from hpo.study.spec import Model, StudySpec
 
 PAPER, TUNED = "paper", "tuned"  # labels of configurations
 

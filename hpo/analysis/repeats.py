@@ -12,7 +12,7 @@ from typing import Literal
 from hpo.analysis import stats
 from hpo.analysis.pairs import Setting, setting_of
 from hpo.analysis.records import PAPER, TUNED, StudyResult
-from hpo.spec import MODELS, Model
+from hpo.study.spec import MODELS, Model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,13 +24,13 @@ from hpo.analysis.records import (
     mean,
 )
 from hpo.errors import HpoError, SchemaError, StudyNotFound
-from hpo.spec import StudySpec
 from hpo.storage import slots
 from hpo.storage.engine import begin_read, display_url, is_missing
 from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
+from hpo.study.spec import StudySpec
 
 
 class TrialNotFound(HpoError):

@@ -8,7 +8,7 @@ from hpo.analysis.dependence import Dependence
 from hpo.analysis.gather import Report
 from hpo.analysis.models_cost import ModelCost
 from hpo.analysis.records import StudyResult
-from hpo.spec import HYPERPARAMETERS
+from hpo.study.spec import HYPERPARAMETERS
 
 Cell = str | int | float | None
 Line = Mapping[str, Cell]

@@ -17,7 +17,7 @@ from hpo.analysis.pairs import setting_of
 from hpo.analysis.provenance import last_line
 from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.analysis.wording import percent
-from hpo.spec import HYPERPARAMETERS
+from hpo.study.spec import HYPERPARAMETERS
 
 NOTHING = "-"
 MOST_FAILURES = 10  # lines in a table

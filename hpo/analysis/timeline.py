@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpo.analysis.records import Run, RunState, StudyResult
-from hpo.spec import Model
+from hpo.study.spec import Model
 
 MOST_WORKERS = 30  # rows of the picture
 LONG_PAUSE = 0.1  # a pause is cut from this share of the busy time on

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpo.analysis.records import PAPER, TUNED, Run, StudyResult
-from hpo.spec import HYPERPARAMETERS
+from hpo.study.spec import HYPERPARAMETERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

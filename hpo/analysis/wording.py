@@ -16,7 +16,7 @@ from hpo.analysis.pairs import (
 )
 from hpo.analysis.records import PAPER, TUNED, StudyResult
 from hpo.analysis.repeats import RepeatPair, Repeats
-from hpo.spec import StudySpec
+from hpo.study.spec import StudySpec
 
 DEFAULT_TRIALS, DEFAULT_EPOCHS, DEFAULT_ROUNDS = 100, 40, 20  # as shipped
 TINY = 0.25  # a budget with less than this share of a default says little

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.launch.local import LocalWorkers
-    from hpo.spec import StudySpec
+    from hpo.study.spec import StudySpec
 
 POLL_SECONDS = 1.0
 
@@ -59,10 +59,10 @@ def run(
       hpo run --model ws --model ws-aux --trials 60 --epochs 12
       hpo run --file studies/ws.toml --file mine.toml
     """
-    from hpo import planning
     from hpo.errors import UsageError
     from hpo.launch import local
     from hpo.storage import studies
+    from hpo.study import operations
 
     if workers != "auto" and not (workers.isdecimal() and int(workers) >= 1):
         raise UsageError(f"--workers must be auto or a number from 1 on, got {workers!r}")
@@ -71,9 +71,9 @@ def run(
     budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in _asked(model, paths)]
     specs = [spec.with_options(trials=trials, epochs=epochs, rounds=rounds) for spec in budgets]
     for spec in specs:
-        planning.check_data(context.digits, spec)  # before a database is made for nothing
+        operations.check_data(context.digits, spec)  # before a database is made for nothing
     engine = context.engine(create=True)
-    planning.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
+    operations.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
     for spec in specs:
         _say_budget(spec, small=demo or quick)
     names = [spec.name for spec in specs]
@@ -90,12 +90,12 @@ def run(
 
 def _asked(models: Sequence[str], paths: Sequence[Path]) -> "list[StudySpec]":
     """The specs of `--model` and `--file`, each once; the three models' without either."""
-    from hpo import planning
     from hpo.errors import UsageError
+    from hpo.study import operations
 
     named = models or (() if paths else ("all",))
-    found = [spec for one in named for spec in planning.specs(model=one, path=None)]
-    found += [spec for path in paths for spec in planning.specs(model=None, path=path)]
+    found = [spec for one in named for spec in operations.specs(model=one, path=None)]
+    found += [spec for path in paths for spec in operations.specs(model=None, path=path)]
     distinct: dict[str, StudySpec] = {}
     for spec in found:
         if distinct.setdefault(spec.name, spec) != spec:

@@ -8,7 +8,7 @@ import click
 from hpo.cli.context import Context, format_option, pass_context, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from hpo.spec import StudySpec
+    from hpo.study.spec import StudySpec
 
 
 @click.group()
@@ -58,18 +58,18 @@ def create(
       hpo study create --model all
       hpo study create --file studies/ws.toml --name ws-long --trials 200
     """
-    from hpo import planning
+    from hpo.study import operations
 
-    specs = planning.specs(model=model, path=path)
+    specs = operations.specs(model=model, path=path)
     asked = [s.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed) for s in specs]
-    plan = planning.repeats(asked, repeat)
+    plan = operations.repeats(asked, repeat)
     for spec, _ in plan:
-        planning.check_data(context.digits, spec)  # before a database is made for nothing
+        operations.check_data(context.digits, spec)  # before a database is made for nothing
     if dry_run:
         there = context.engine_if_made()
-        new = [True] * len(plan) if there is None else planning.check_new(there, context.digits, plan, skip_if_exists)
+        new = [True] * len(plan) if there is None else operations.check_new(there, context.digits, plan, skip_if_exists)
     else:
-        new = planning.create(context.engine(create=True), context.digits, plan, skip_if_exists)
+        new = operations.create(context.engine(create=True), context.digits, plan, skip_if_exists)
     states = {True: "would be created" if dry_run else "created", False: "exists"}
     made = [_described(spec, states[one]) for (spec, _), one in zip(plan, new, strict=True)]
     if form == "json":
@@ -152,9 +152,9 @@ def extend(context: Context, name: str, trials: int) -> None:
     Example:
       hpo study extend ws --trials 50
     """
-    from hpo import planning
+    from hpo.study import operations
 
-    total = planning.extend(context.engine(), name, trials)
+    total = operations.extend(context.engine(), name, trials)
     say(f"study {name}: {trials} trials added, {total} in all")
 
 
@@ -187,9 +187,9 @@ def resume(context: Context, name: str) -> None:
     Example:
       hpo study resume ws
     """
-    from hpo import planning
+    from hpo.study import operations
 
-    requeued = planning.resume(context.engine(), name)
+    requeued = operations.resume(context.engine(), name)
     say(f"study {name}: goes on" + (f", {requeued} failed rounds queued again" if requeued else ""))
 
 
@@ -233,17 +233,17 @@ def export(context: Context, name: str, as_created: bool, label: str | None, out
       hpo study export ws --out ws-tuned.toml
       hpo study export ws --as-created --out ws.toml
     """
-    from hpo import planning
     from hpo.errors import UsageError
-    from hpo.spec import to_toml
+    from hpo.study import operations
+    from hpo.study.spec import to_toml
 
     if as_created and label is not None:
         raise UsageError("--as-created is the study without what was found: leave --label out")
     engine = context.engine()
-    spec = planning.created_spec(engine, name) if as_created else planning.tuned_spec(engine, name, label)
+    spec = operations.created_spec(engine, name) if as_created else operations.tuned_spec(engine, name, label)
     text = to_toml(spec) if form == "toml" else spec.model_dump_json(indent=2) + "\n"
     if out is None:
         click.echo(text, nl=False)
         return
-    planning.write(out, text)
+    operations.write(out, text)
     say(f"study {name}: written to {out}")

@@ -133,13 +133,13 @@ def evaluate(
       hpo evaluate --study ws --rounds 40
       hpo evaluate ws-tuned.toml --study ws --label colleague
     """
-    from hpo import planning
     from hpo.errors import UsageError
+    from hpo.study import operations
 
     if config is None and name is None:
         raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
-    file = None if config is None else planning.specs(model=None, path=config)[0]
-    done = planning.evaluate(
+    file = None if config is None else operations.specs(model=None, path=config)[0]
+    done = operations.evaluate(
         context.engine(create=file is not None),
         context.digits,
         file=file,

@@ -18,10 +18,10 @@ from hpo.analysis import dependence, results
 from hpo.analysis.answers import pair_draws
 from hpo.analysis.report import ReportNotWritable, write_report
 from hpo.digits.pools import BUNDLED_DIGEST, load
-from hpo.spec import MODELS, StudySpec
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
+from hpo.study.spec import MODELS, StudySpec
 
 TABLES = ("comparison", "pairs", "repeats", "rounds", "trials", "importance", "interactions", "confusion", "models")
 
@@ -395,14 +395,14 @@ def test_a_paper_without_one_of_the_losses(
 
 def test_an_evaluation_without_a_search(sqlite_engine: Engine, tmp_path: Path) -> None:
     """Two settings in one database: measured, and not compared with each other."""
-    from hpo import protocol
     from hpo.storage.engine import begin_write
+    from hpo.study import phases
 
     for model, epochs in (("ws", 40), ("simple", 12)):
         spec = small_spec(model, trials=0, epochs=epochs, rounds=3)
         maker = make(sqlite_engine, spec)
         with begin_write(sqlite_engine) as connection:
-            protocol.add_final(connection, maker.row, spec, "paper", spec.paper, 3)
+            phases.add_final(connection, maker.row, spec, "paper", spec.paper, 3)
         maker.work()
     report, text = _report(sqlite_engine, tmp_path)
     assert report["pairs"] == []

@@ -16,12 +16,12 @@ from optuna.trial import TrialState
 from sqlalchemy import Engine
 
 from hpo.job import Draws, Job
-from hpo.search import Search
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import BUSY_TIMEOUT, begin_read, open_engine
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.storage.schema import openings
 from hpo.storage.slots import Slot
+from hpo.study.search import Search
 from hpo.training.population import Task
 from hpo.worker import POLL_SECONDS
 

@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from hpo.artifacts import Spool
 from hpo.coordination import Coordinator, Held
-from hpo.search import Search
 from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import open_optuna
+from hpo.study.search import Search
 
 LEASE = 3.0
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from hpo import protocol
 from hpo.errors import StudyBusy
-from hpo.protocol import PAPER, TUNED, ConfigurationDiffers, advance, round_seed
-from hpo.spec import HYPERPARAMETERS, StudySpec, builtin_spec
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.slots import Kind, Slot
 from hpo.storage.studies import NewStudy, StudyRow
+from hpo.study import phases
+from hpo.study.phases import PAPER, TUNED, ConfigurationDiffers, advance, round_seed
+from hpo.study.spec import HYPERPARAMETERS, StudySpec, builtin_spec
 
 Result = tuple[float, float] | str  # accuracy and loss, or "pruned", "diverged", "failed"
 Law = Callable[[Slot], Result]
@@ -48,7 +48,7 @@ def create(engine: Engine, spec: StudySpec, phase: studies.Phase = "search") -> 
             seed=spec.seed,
             startup_trials=spec.sampler.startup_trials,
             in_flight=spec.budget.in_flight,
-            trial_seeds=protocol.search_seeds(spec.seed, 0, spec.budget.trials),
+            trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
             adaptive_from=None,
             paper=spec.paper,
             phase=phase,
@@ -282,7 +282,7 @@ def test_an_evaluation_alone_goes_to_its_final(engine: Engine, phase: studies.Ph
     spec = spec_of(trials=0)
     row = create(engine, spec, phase)
     with begin_write(engine) as connection:
-        assert protocol.add_final(connection, row, spec, PAPER, spec.paper, 2) == 2
+        assert phases.add_final(connection, row, spec, PAPER, spec.paper, 2) == 2
     if phase == "search":
         assert advance(engine, row) == "final"
     row = now(engine, row)
@@ -298,15 +298,15 @@ def test_more_rounds_reopen_a_study_that_is_done(engine: Engine) -> None:
     spec = spec_of(trials=0)
     row = create(engine, spec, "final")
     with begin_write(engine) as connection:
-        protocol.add_final(connection, row, spec, PAPER, spec.paper, 2)
+        phases.add_final(connection, row, spec, PAPER, spec.paper, 2)
     work(engine, row, good)
     assert advance(engine, row) == "done"
     with begin_write(engine) as connection:
-        assert protocol.add_final(connection, row, spec, PAPER, spec.paper, 2) == 0
+        assert phases.add_final(connection, row, spec, PAPER, spec.paper, 2) == 0
     assert now(engine, row).phase == "done"
     with begin_write(engine) as connection:
-        assert protocol.add_final(connection, row, spec, PAPER, spec.paper, 5) == 3
-        assert protocol.add_final(connection, row, spec, "mine", {**spec.paper, "dropout": 0.3}, 2) == 2
+        assert phases.add_final(connection, row, spec, PAPER, spec.paper, 5) == 3
+        assert phases.add_final(connection, row, spec, "mine", {**spec.paper, "dropout": 0.3}, 2) == 2
     assert now(engine, row).phase == "final"
     final = rows_of(engine, row, "final")
     assert [(s.label, s.round) for s in final] == [(PAPER, r) for r in range(5)] + [("mine", 0), ("mine", 1)]
@@ -320,7 +320,7 @@ def test_rounds_evaluated_early_are_not_run_again(engine: Engine) -> None:
     spec = spec_of()
     row = create(engine, spec)
     with begin_write(engine) as connection:
-        protocol.add_final(connection, row, spec, PAPER, spec.paper, 1)
+        phases.add_final(connection, row, spec, PAPER, spec.paper, 1)
     assert now(engine, row).phase == "search"
     work(engine, row, good)
     assert advance(engine, row) == "confirm"
@@ -335,9 +335,9 @@ def test_a_label_is_one_configuration(engine: Engine) -> None:
     spec = spec_of(trials=0)
     row = create(engine, spec, "final")
     with begin_write(engine) as connection:
-        protocol.add_final(connection, row, spec, "mine", {**spec.paper, "dropout": 0.3}, 2)
+        phases.add_final(connection, row, spec, "mine", {**spec.paper, "dropout": 0.3}, 2)
     with pytest.raises(ConfigurationDiffers, match="'mine'"), begin_write(engine) as connection:
-        protocol.add_final(connection, row, spec, "mine", {**spec.paper, "dropout": 0.4}, 3)
+        phases.add_final(connection, row, spec, "mine", {**spec.paper, "dropout": 0.4}, 3)
     assert len(rows_of(engine, row, "final")) == 2
 
 
@@ -347,7 +347,7 @@ def test_the_papers_label_is_the_studys_own_paper(engine: Engine) -> None:
     row = create(engine, spec)
     other = {**spec.paper, "dropout": 0.3}
     with pytest.raises(ConfigurationDiffers, match="'paper'"), begin_write(engine) as connection:
-        protocol.add_final(connection, row, spec, PAPER, other, 2)
+        phases.add_final(connection, row, spec, PAPER, other, 2)
     work(engine, row, good)
     assert advance(engine, row) == "confirm"
     work(engine, row, good)
@@ -359,7 +359,7 @@ def test_the_tuned_label_is_the_confirmed_configuration(engine: Engine) -> None:
     spec = spec_of()
     row = in_final(engine, spec, paper_is_good)
     with pytest.raises(ConfigurationDiffers, match="'tuned'"), begin_write(engine) as connection:
-        protocol.add_final(connection, row, spec, TUNED, {**spec.paper, "dropout": 0.3}, 2)
+        phases.add_final(connection, row, spec, TUNED, {**spec.paper, "dropout": 0.3}, 2)
 
 
 # --- One of many --------------------------------------------------------------------------------------------

@@ -9,16 +9,16 @@ import pytest
 from handmade import make, small_spec
 from sqlalchemy import Engine
 
-from hpo import planning
 from hpo.analysis import results
 from hpo.analysis.terminal import comparison_table, study_detail, study_table, trial_detail
 from hpo.errors import SchemaError, StudyNotFound
-from hpo.search import fixed_trial
-from hpo.spec import StudySpec
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import open_engine
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.slots import Slot
+from hpo.study import operations
+from hpo.study.search import fixed_trial
+from hpo.study.spec import StudySpec
 
 
 def _text(renderable: object) -> str:
@@ -215,7 +215,7 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     with pytest.raises(StudyNotFound, match=r"no study 'ws:fin'; there are ws$"):
         results.trial(engine, "ws:fin", 0)
 
-    assert planning.resume(engine, "ws") == 1
+    assert operations.resume(engine, "ws") == 1
     maker.work()
     result = results.study_result(engine, "ws")
     assert (result.phase, result.missing[1:]) == ("done", ())

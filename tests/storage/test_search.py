@@ -18,14 +18,14 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
-from hpo import protocol
 from hpo.coordination import project
-from hpo.search import CHANCE, Search, _sampler, distributions, fixed_trial
-from hpo.spec import HYPERPARAMETERS, MODELS, StudySpec, builtin_spec
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import CachedHpoStorage, Report, open_optuna
 from hpo.storage.slots import Slot
 from hpo.storage.studies import NewStudy, StudyRow
+from hpo.study import phases
+from hpo.study.search import CHANCE, Search, _sampler, distributions, fixed_trial
+from hpo.study.spec import HYPERPARAMETERS, MODELS, StudySpec, builtin_spec
 from hpo.training.seeds import derive
 
 STARTUP = 5
@@ -151,7 +151,7 @@ def start(engine: Engine, spec: StudySpec) -> Worker:
         seed=spec.seed,
         startup_trials=startup,
         in_flight=spec.budget.in_flight,
-        trial_seeds=protocol.search_seeds(spec.seed, 0, spec.budget.trials),
+        trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
         adaptive_from=None if spec.sampler.name == "random" else startup,
         paper=spec.paper,
         tuned=spec.tuned,
@@ -260,7 +260,7 @@ def test_startup_trials_cover_the_space(sqlite_engine: Engine) -> None:
         scale = math.log if space.log else float
         low, high = scale(space.low), scale(space.high)
         quarters = [0, 0, 0, 0]
-        for seed in protocol.search_seeds(7, 1, 401):
+        for seed in phases.search_seeds(7, 1, 401):
             sampler = _sampler(spec, replace(slot, seed=seed))
             drawn = [sampler.sample_independent(None, trial, n, d) for n, d in distributions(spec).items()]  # type: ignore[arg-type]
             value = dict(zip(distributions(spec), drawn, strict=True))[name]

@@ -19,7 +19,7 @@ from hpo.analysis.page import PageFigure
 from hpo.analysis.records import Run, StudyResult
 from hpo.analysis.sample import Coordinate, Sample, learned_least, sample_of
 from hpo.analysis.walk import Walk, best_of_grid, walk_of
-from hpo.spec import HYPERPARAMETERS, builtin_spec
+from hpo.study.spec import HYPERPARAMETERS, builtin_spec
 
 
 @pytest.fixture(autouse=True)

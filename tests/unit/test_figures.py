@@ -18,7 +18,7 @@ from hpo.analysis.results import result_of
 from hpo.analysis.tuning import tuning_of
 from hpo.analysis.tuning_section import AT_LEAST, tuning_parts
 from hpo.digits.pools import BUNDLED_DIGEST
-from hpo.spec import StudySpec, builtin_spec
+from hpo.study.spec import StudySpec, builtin_spec
 
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}
 

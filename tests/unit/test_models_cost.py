@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hpo.analysis.models_cost import BATCHES, cost_of, latencies_of, multiply_adds
-from hpo.spec import MODELS
+from hpo.study.spec import MODELS
 
 
 def test_multiply_adds_by_hand() -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.protocol import PAPER, candidates, confirmed, round_seed, search_seeds
-from hpo.spec import MODELS, StudySpec, builtin_spec
 from hpo.storage.slots import Slot
+from hpo.study.phases import PAPER, candidates, confirmed, round_seed, search_seeds
+from hpo.study.spec import MODELS, StudySpec, builtin_spec
 
 FEW = settings(deadline=None, max_examples=60)
 _ids = count(1)

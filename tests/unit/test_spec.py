@@ -11,18 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hpo import spec as module
 from hpo.errors import SpecError, UsageError
-from hpo.spec import (
-    HYPERPARAMETERS,
-    MODELS,
-    Protocol,
-    StudySpec,
-    builtin_spec,
-    differences,
-    load_spec,
-    to_toml,
-)
+from hpo.study import spec as module
+from hpo.study.spec import HYPERPARAMETERS, MODELS, Protocol, StudySpec, builtin_spec, differences, load_spec, to_toml
 
 STUDIES = Path(__file__).parents[2] / "studies"
 PAPER = {

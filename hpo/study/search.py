@@ -19,9 +19,9 @@ from optuna.storages import BaseStorage
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.spec import HYPERPARAMETERS, StudySpec
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
+from hpo.study.spec import HYPERPARAMETERS, StudySpec
 from hpo.training.seeds import derive
 
 CHANCE = 0.5  # validation accuracy that a diverged trial is told with

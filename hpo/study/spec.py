@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hpo.errors import SpecError
-from hpo.spec_problems import explain, near, shown
+from hpo.study.spec_errors import explain, near, shown
 
 Model = Literal["simple", "ws", "ws-aux"]
 MODELS: tuple[Model, ...] = get_args(Model)

@@ -13,11 +13,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from hpo.errors import HpoError
-from hpo.spec import StudySpec
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from hpo.study.spec import StudySpec
 from hpo.training.seeds import derive
 
 PAPER, TUNED = "paper", "tuned"  # labels of configurations

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from hpo import protocol
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
 from hpo.server import notes
-from hpo.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
+from hpo.study import phases
+from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
 
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -126,7 +126,7 @@ def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
         phase="search" if spec.budget.trials else "final",
         in_flight=spec.budget.in_flight,
         repeat_group=group,
-        trial_seeds=protocol.search_seeds(spec.seed, 0, spec.budget.trials),
+        trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
         adaptive_from=_adaptive_from(spec),
         paper=spec.paper,
         tuned=spec.tuned,
@@ -140,7 +140,7 @@ def extend(engine: Engine, name: str, trials: int) -> int:
     row = studies.get_study(engine, name)
     have = studies.counts(engine, row.id)["search"].total
     spec = StudySpec.from_canonical(row.spec)
-    seeds = protocol.search_seeds(row.seed, have, have + trials)
+    seeds = phases.search_seeds(row.seed, have, have + trials)
     return studies.extend_study(engine, row, seeds, adaptive_from=_adaptive_from(spec))
 
 
@@ -222,7 +222,7 @@ def evaluate(
         now = studies.lock_study(connection, row.id)
         if now is None:
             raise HpoError(f"study {row.name} was deleted meanwhile")
-        added = protocol.add_final(connection, now, spec, label, params, wanted)
+        added = phases.add_final(connection, now, spec, label, params, wanted)
     return {"study": row.name, "epochs": spec.budget.epochs, "label": label, "added": added, "rounds": wanted}
 
 
@@ -260,13 +260,13 @@ def _configuration(
         paper, tuned = file.paper, file.tuned
     else:
         paper, tuned = spec.paper, dict(row.tuned["params"]) if row.tuned else None
-    chosen = label or (protocol.PAPER if tuned is None or tuned == paper else protocol.TUNED)
-    params = paper if chosen == protocol.PAPER or tuned is None else tuned
-    if file is None and tuned is None and chosen != protocol.PAPER:
+    chosen = label or (phases.PAPER if tuned is None or tuned == paper else phases.TUNED)
+    params = paper if chosen == phases.PAPER or tuned is None else tuned
+    if file is None and tuned is None and chosen != phases.PAPER:
         raise NotNow(
             f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label paper can be evaluated"
         )
-    if chosen == protocol.TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
+    if chosen == phases.TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
         raise NotNow(
             f"study {row.name} is still in phase {row.phase}: {chosen!r} will be its own winner; choose a --label"
         )
