@@ -21,7 +21,7 @@ from hpo.storage.engine import open_engine
 from hpo.study import operations
 from hpo.study.spec import builtin_spec
 from hpo.training.memory import keep_freed_memory
-from hpo.worker import Options, Worker
+from hpo.worker.worker import Options, Worker
 
 
 def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float]:

@@ -78,7 +78,7 @@ def worker(
     import torch
 
     from hpo.training.memory import keep_freed_memory
-    from hpo.worker import Options, Worker
+    from hpo.worker.worker import Options, Worker
 
     keep_freed_memory()
     torch.set_num_threads(threads)

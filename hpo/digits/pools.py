@@ -33,7 +33,7 @@ _CACHE_NAME = "digits-5000.bin"  # the images, then the labels, a byte a pixel a
 class FinalPermit:
     """Leave to open the test pool, for one attempt at one final slot.
 
-    Only hpo.worker makes one, and only after storage.slots.record_opening has returned True. It is a guard
+    Only hpo.worker.worker makes one, and only after storage.slots.record_opening has returned True. It is a guard
     rail against mistakes, not a lock: the record of openings is the one in the database.
     """
 

@@ -14,10 +14,10 @@ import pytest
 from commandline import DRAIN, Hpo, finish, train, wait_until
 from test_workers import check_exact
 
-from hpo.artifacts import Checkpoints, Folder
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write, open_engine
 from hpo.storage.slots import Slot
+from hpo.worker.stores import Checkpoints, Folder
 
 STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
 

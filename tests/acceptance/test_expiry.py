@@ -7,7 +7,7 @@ from test_workers import check_exact
 
 from hpo.storage import claims, slots
 from hpo.storage.engine import open_engine
-from hpo.worker import POLL_SECONDS
+from hpo.worker.worker import POLL_SECONDS
 
 
 def two_after_one(hpo: Hpo) -> None:

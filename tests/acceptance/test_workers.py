@@ -15,7 +15,6 @@ from commandline import DRAIN, PATIENCE, Hpo, Said, finish, train, wait_until
 from optuna.trial import TrialState
 from sqlalchemy import Engine
 
-from hpo.job import Draws, Job
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import BUSY_TIMEOUT, begin_read, open_engine
 from hpo.storage.optuna_storage import make_storage, open_optuna
@@ -23,7 +22,8 @@ from hpo.storage.schema import openings
 from hpo.storage.slots import Slot
 from hpo.study.search import Search
 from hpo.training.population import Task
-from hpo.worker import POLL_SECONDS
+from hpo.worker.job import Draws, Job
+from hpo.worker.worker import POLL_SECONDS
 
 
 def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) -> dict[str, list[Slot]]:

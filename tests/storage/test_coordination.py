@@ -8,11 +8,11 @@ import pytest
 from handmade import Maker, make, small_spec
 from sqlalchemy import Engine
 
-from hpo.artifacts import Spool
-from hpo.coordination import Coordinator, Held
 from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import open_optuna
 from hpo.study.search import Search
+from hpo.worker.coordinator import Coordinator, Held
+from hpo.worker.stores import Spool
 
 LEASE = 3.0
 

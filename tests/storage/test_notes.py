@@ -11,11 +11,11 @@ from sqlalchemy import Engine
 from hpo.analysis.comparison import compare
 from hpo.analysis.records import StudyResult
 from hpo.analysis.results import all_results, study_result
-from hpo.coordination import project
 from hpo.server import notes
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.study.search import Search
+from hpo.worker.coordinator import project
 
 
 def note(engine: Engine, name: str) -> str:

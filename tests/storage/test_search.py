@@ -18,7 +18,6 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
-from hpo.coordination import project
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import CachedHpoStorage, Report, open_optuna
 from hpo.storage.slots import Slot
@@ -27,6 +26,7 @@ from hpo.study import phases
 from hpo.study.search import CHANCE, Search, _sampler, distributions, fixed_trial
 from hpo.study.spec import HYPERPARAMETERS, MODELS, StudySpec, builtin_spec
 from hpo.training.seeds import derive
+from hpo.worker.coordinator import project
 
 STARTUP = 5
 EPOCHS = 9

@@ -61,11 +61,11 @@ def test_answers_are_unpacked_and_held_against_the_stored_accuracy() -> None:
 
 
 def test_packing_is_the_workers() -> None:
-    """One byte a pair, as hpo.job packs a prediction."""
+    """One byte a pair, as hpo.worker.job packs a prediction."""
     import torch
 
-    from hpo.job import pack
     from hpo.training.population import Prediction
+    from hpo.worker.job import pack
 
     draw = answers.pair_draws(LABELS)
     _, digits = draw(50, 4)

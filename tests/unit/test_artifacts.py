@@ -7,9 +7,9 @@ import boto3
 import pytest
 import torch
 
-from hpo.artifacts import Bucket, Checkpoint, Checkpoints, Damaged, Folder, NoArtifacts, Spool, default_folder
 from hpo.storage.engine import open_engine
 from hpo.training.population import LaneState
+from hpo.worker.stores import Bucket, Checkpoint, Checkpoints, Damaged, Folder, NoArtifacts, Spool, default_folder
 
 RECORD = {"train_loss": [0.5, 0.25], "validation_accuracy": [0.5, 0.75], "validation_loss": 0.3, "seconds": 1.5}
 

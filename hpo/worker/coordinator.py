@@ -15,7 +15,6 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from hpo.artifacts import Spool
 from hpo.errors import StudyNotFound
 from hpo.storage import slots, studies
 from hpo.storage.engine import is_transient, why_transient
@@ -23,6 +22,7 @@ from hpo.storage.optuna_storage import CachedHpoStorage, Report
 from hpo.storage.slots import Slot
 from hpo.study import phases
 from hpo.study.search import Search
+from hpo.worker.stores import Spool
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds between two tries while the database is away
 

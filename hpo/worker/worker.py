@@ -15,23 +15,23 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
-from hpo.artifacts import Checkpoints, Spool, places
-from hpo.coordination import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, project
-from hpo.device import choose_device
 from hpo.digits.pools import Digits, FinalPermit, to_network_images
-from hpo.errands import Background, errand
-from hpo.job import Draws, Job, finished, in_words
-from hpo.keeper import Keeper
 from hpo.server.notes import keep_notes, quietly
 from hpo.storage import claims, slots
 from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import open_optuna
 from hpo.study.search import Search
-from hpo.supply import Group, Ready, Supply
 from hpo.training import data
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
+from hpo.worker.checkpoints import Keeper
+from hpo.worker.coordinator import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, project
+from hpo.worker.device import choose_device
+from hpo.worker.fetcher import Group, Ready, Supply
+from hpo.worker.job import Draws, Job, finished, in_words
+from hpo.worker.stores import Checkpoints, Spool, places
+from hpo.worker.threads import Background, errand
 
 T = TypeVar("T")
 

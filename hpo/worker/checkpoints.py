@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import wait
 from functools import partial
 
-from hpo.artifacts import Checkpoint, Checkpoints
-from hpo.errands import errands
-from hpo.job import Job
 from hpo.training.population import LaneState
+from hpo.worker.job import Job
+from hpo.worker.stores import Checkpoint, Checkpoints
+from hpo.worker.threads import errands
 
 THREADS = 8  # checkpoints read or written at once: a bucket takes long for each
 SAVE_SECONDS = 10.0  # that the training waits for them to be written

@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
-from hpo.coordination import Coordinator, Held, unless_deleted
 from hpo.digits.pools import Digits
 from hpo.errors import LeaseLost
-from hpo.job import Job
-from hpo.keeper import Keeper
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.studies import StudyRow
 from hpo.study.search import Search, fixed_trial
 from hpo.study.spec import StudySpec
 from hpo.training.population import LaneState
+from hpo.worker.checkpoints import Keeper
+from hpo.worker.coordinator import Coordinator, Held, unless_deleted
+from hpo.worker.job import Job
 
 
 @dataclass(frozen=True)
