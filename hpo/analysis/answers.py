@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.analysis.records import PAPER, TUNED, StudyResult
 from hpo.analysis.stats import LEVEL, Interval
+from hpo.results.records import PAPER, TUNED, StudyResult
 
 DRAWS = 2000  # of the bootstrap
 _CHUNK = 50  # draws at once: 50 x 20 rounds x 1,000 pairs are 8 MB

@@ -13,7 +13,7 @@ from hpo.analysis.answers import ErrorGrid
 from hpo.analysis.comparison import PUBLISHED_LABEL
 from hpo.analysis.figures import BudgetCurve, Curve, RoundsGroup, Search, Trial
 from hpo.analysis.look import ACROSS, GREY, INK, cell, faint, figure_of, left_axes, panels, percents, safe, with_legend
-from hpo.analysis.records import PAPER, TUNED
+from hpo.results.records import PAPER, TUNED
 
 COLOURS = {"simple": "#0072B2", "ws": "#D55E00", "ws-aux": "#009E73"}
 TITLES = {PUBLISHED_LABEL: "published", PAPER: "paper's values", TUNED: "tuned"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.analysis.answers import CLASSES, RoundAnswers
-from hpo.analysis.records import StudyResult
+from hpo.results.records import StudyResult
 from hpo.study.spec import Model
 
 

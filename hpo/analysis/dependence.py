@@ -16,11 +16,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # h
 
 from hpo.analysis import surrogate as fits
 from hpo.analysis.figures import Search, Trial, search_data
-from hpo.analysis.records import StudyResult
 from hpo.analysis.sample import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
 from hpo.analysis.stats import LEVEL, holm
 from hpo.analysis.surrogate import Floats, Parts, Surrogate
 from hpo.analysis.walk import Walk, walk_of
+from hpo.results.records import StudyResult
 from hpo.study.spec import Model
 
 LEAST_R2 = 0.3  # cross-validated: below, the report says nothing about interactions

@@ -9,7 +9,7 @@ from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.gallery import Gallery
 from hpo.analysis.gather import Report
 from hpo.analysis.page import Bullets, Callout, PageImages, PageTable, Part, drawn, numbers, texts
-from hpo.analysis.records import StudyResult
+from hpo.results.records import StudyResult
 from hpo.study.spec import MODELS
 
 _COLOUR_NAMES = dict(zip(MODELS, ("blue", "orange", "green"), strict=True))  # of charts.COLOURS

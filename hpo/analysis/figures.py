@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison
-from hpo.analysis.records import PAPER, TUNED, Run, StudyResult
 from hpo.analysis.repeats import Repeats
 from hpo.analysis.stats import expected_maximum, t_interval
+from hpo.results.records import PAPER, TUNED, Run, StudyResult
 from hpo.study.spec import HYPERPARAMETERS, Model
 
 # --- Rounds: the paper's Figure 2 -------------------------------------------------------------------------

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.analysis.answers import Answers, Ints, RoundAnswers
-from hpo.analysis.records import StudyResult
 from hpo.digits.pools import AlreadyTested, Digits, to_network_images
+from hpo.results.records import StudyResult
 from hpo.study.spec import MODELS, Model
 
 SHOWN = 24  # pairs

@@ -14,11 +14,11 @@ from hpo.analysis.dependence import Dependence, dependence_of
 from hpo.analysis.gallery import Gallery, galleries_of
 from hpo.analysis.models_cost import Latencies, ModelCost, cost_of, latencies_of
 from hpo.analysis.provenance import Provenance, provenance_of
-from hpo.analysis.records import StudyResult
-from hpo.analysis.results import all_results, final_outputs
 from hpo.analysis.timeline import Timeline, timeline_of
 from hpo.analysis.tuning import Tuning, tuning_of
 from hpo.digits.pools import BUNDLED_DIGEST, Digits, load
+from hpo.results.queries import all_results, final_outputs
+from hpo.results.records import StudyResult
 from hpo.storage.engine import display_url
 from hpo.study.spec import MODELS
 

@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Literal
 
 from hpo.analysis import stats
-from hpo.analysis.records import PAPER, TUNED, StudyResult
+from hpo.results.records import PAPER, TUNED, StudyResult
 from hpo.study.spec import MODELS, Model
 
 Kind = Literal[

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpo.analysis.records import Opening, Run, StudyResult
 from hpo.digits.pools import BUNDLED_DIGEST
+from hpo.results.records import Opening, Run, StudyResult
 
 ERROR_LENGTH = 160  # characters of an error's last line
 

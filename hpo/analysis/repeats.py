@@ -11,7 +11,7 @@ from typing import Literal
 
 from hpo.analysis import stats
 from hpo.analysis.pairs import Setting, setting_of
-from hpo.analysis.records import PAPER, TUNED, StudyResult
+from hpo.results.records import PAPER, TUNED, StudyResult
 from hpo.study.spec import MODELS, Model
 
 

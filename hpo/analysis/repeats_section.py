@@ -8,9 +8,9 @@ from hpo.analysis import charts
 from hpo.analysis.cells import MINUS, NOTHING, interval_percent, interval_points, p_value, percent, signed, value
 from hpo.analysis.figures import repeats_data
 from hpo.analysis.page import Bullets, Column, PageFigure, PageTable
-from hpo.analysis.records import StudyResult
 from hpo.analysis.repeats import RepeatGroup, RepeatPair, Repeats
 from hpo.analysis.wording import repeat_sentences
+from hpo.results.records import StudyResult
 
 TITLE = "Would another search have found the same?"
 Part = str | Bullets | PageTable | PageFigure

@@ -19,9 +19,9 @@ from hpo.analysis.errors_section import naming_sentences
 from hpo.analysis.gallery import Gallery
 from hpo.analysis.gather import Report, gather
 from hpo.analysis.page import render
-from hpo.analysis.results import summary
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError
+from hpo.results.queries import summary
 
 HTML, JSON = "report.html", "report.json"
 

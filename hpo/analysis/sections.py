@@ -25,11 +25,11 @@ from hpo.analysis.gather import Report
 from hpo.analysis.page import Bullets, Callout, Column, PageTable, Part, Section, drawn, numbers, texts
 from hpo.analysis.pairs import Pair, Side
 from hpo.analysis.provenance import Provenance
-from hpo.analysis.records import StudyResult
 from hpo.analysis.repeats_section import TITLE as REPEATS
 from hpo.analysis.repeats_section import repeats_parts
 from hpo.analysis.timeline import Timeline
 from hpo.analysis.tuning_section import tuning_parts
+from hpo.results.records import StudyResult
 
 
 def sections_of(report: Report) -> list[Section]:

@@ -7,7 +7,7 @@ from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.dependence import Dependence
 from hpo.analysis.gather import Report
 from hpo.analysis.models_cost import ModelCost
-from hpo.analysis.records import StudyResult
+from hpo.results.records import StudyResult
 from hpo.study.spec import HYPERPARAMETERS
 
 Cell = str | int | float | None

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from hpo.analysis.cells import CONFIGURATIONS
 from hpo.analysis.comparison import Comparison, Summary, TableRow, compare
-from hpo.analysis.failures import optuna_name, setbacks, troubled
 from hpo.analysis.pairs import setting_of
 from hpo.analysis.provenance import last_line
-from hpo.analysis.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.analysis.wording import percent
+from hpo.results.failures import optuna_name, setbacks, troubled
+from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.study.spec import HYPERPARAMETERS
 
 NOTHING = "-"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpo.analysis.records import Run, RunState, StudyResult
+from hpo.results.records import Run, RunState, StudyResult
 from hpo.study.spec import Model
 
 MOST_WORKERS = 30  # rows of the picture

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hpo.analysis.records import PAPER, TUNED, Run, StudyResult
+from hpo.results.records import PAPER, TUNED, Run, StudyResult
 from hpo.study.spec import HYPERPARAMETERS
 
 

@@ -14,8 +14,8 @@ from hpo.analysis.pairs import (
     setting_differences,
     setting_of,
 )
-from hpo.analysis.records import PAPER, TUNED, StudyResult
 from hpo.analysis.repeats import RepeatPair, Repeats
+from hpo.results.records import PAPER, TUNED, StudyResult
 from hpo.study.spec import StudySpec
 
 DEFAULT_TRIALS, DEFAULT_EPOCHS, DEFAULT_ROUNDS = 100, 40, 20  # as shipped

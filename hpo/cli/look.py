@@ -77,9 +77,10 @@ def show(context: Context, name: str, number: int, form: str) -> None:
       hpo trial show ws 17 --format json
       hpo trial show ws:final 3
     """
-    from hpo.analysis import results, terminal
+    from hpo.analysis import terminal
+    from hpo.results import queries
 
-    found = results.trial(context.engine(), name, number)
+    found = queries.trial(context.engine(), name, number)
     if form == "json":
         print_json(found)
     else:

@@ -105,11 +105,12 @@ def list_(context: Context, form: str) -> None:
     Example:
       hpo study list --format json
     """
-    from hpo.analysis import results, terminal
+    from hpo.analysis import terminal
+    from hpo.results import queries
 
-    found = results.all_results(context.engine())
+    found = queries.all_results(context.engine())
     if form == "json":
-        print_json([results.summary(one) for one in found])
+        print_json([queries.summary(one) for one in found])
         return
     if not found:
         say("no studies yet: `hpo study create --model all` makes three")
@@ -130,11 +131,12 @@ def show(context: Context, name: str, form: str) -> None:
     Example:
       hpo study show ws --format json
     """
-    from hpo.analysis import results, terminal
+    from hpo.analysis import terminal
+    from hpo.results import queries
 
-    result = results.study_result(context.engine(), name)
+    result = queries.study_result(context.engine(), name)
     if form == "json":
-        print_json(results.summary(result))
+        print_json(queries.summary(result))
     else:
         print_table(terminal.study_detail(result))
 

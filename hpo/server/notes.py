@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from hpo.analysis.cells import NOTHING, percent, time, value
-from hpo.analysis.records import PAPER, FinalResult, StudyResult
-from hpo.analysis.results import all_results
 from hpo.analysis.tuning import Stage, tuning_of
+from hpo.results.queries import all_results
+from hpo.results.records import PAPER, FinalResult, StudyResult
 from hpo.storage import studies
 from hpo.storage.pages import Page, keep_pages
 

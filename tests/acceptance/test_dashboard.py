@@ -19,7 +19,7 @@ from browser import browse, console, needs_chromium
 from handmade import make, small_spec
 from sqlalchemy import Engine
 
-from hpo.analysis import results
+from hpo.results import queries
 from hpo.server.optuna_app import AddressError, serve
 from hpo.storage.engine import begin_write, open_engine
 
@@ -248,7 +248,7 @@ def test_notes_and_figures_stand_on_the_pages(
     assert sentence in page["note"]["body"]
     figures = {figure["id"]: json.loads(figure["graph_object"]) for figure in page["plotly_graph_objects"]}
     assert set(figures) == {"hpo-confirm", "hpo-final"}
-    tuned = results.study_result(engine, "ws").final[0]
+    tuned = queries.study_result(engine, "ws").final[0]
     assert [round(100 * v, 3) for v in tuned.test_values] in [trace.get("y") for trace in figures["hpo-final"]["data"]]
 
 

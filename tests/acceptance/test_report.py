@@ -14,10 +14,11 @@ from browser import browse, console, needs_chromium
 from handmade import make, packed_answers, small_spec
 from sqlalchemy import Engine
 
-from hpo.analysis import dependence, results
+from hpo.analysis import dependence
 from hpo.analysis.answers import pair_draws
 from hpo.analysis.report import ReportNotWritable, write_report
 from hpo.digits.pools import BUNDLED_DIGEST, load
+from hpo.results import queries
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
@@ -98,7 +99,7 @@ def test_the_three_forms_agree(whole: tuple[Engine, Path]) -> None:
     assert [(r["model"], r["configuration"]) for r in rows] == [
         (model, label) for model in MODELS for label in ("published", "paper", "tuned")
     ]
-    for one in results.all_results(engine):
+    for one in queries.all_results(engine):
         for final in one.final:
             (row,) = [r for r in rows if (r["study"], r["configuration"]) == (one.name, final.label)]
             assert float(row["test_mean"]) == final.test_mean
@@ -179,7 +180,7 @@ def test_every_opening_of_the_test_pool_is_listed(whole: tuple[Engine, Path]) ->
     engine, out = whole
     (table,) = re.findall(r"<details><summary>Every opening of pool B.*?</details>", (out / "report.html").read_text())
     rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in table.split("<tr")[2:]]
-    found = results.all_results(engine)
+    found = queries.all_results(engine)
     assert len(rows) == 11 * 5
     assert "Every opening of pool B (55)" in table
     labels = {str(run.slot_id): f"{run.label}, round {run.round}" for one in found for run in one.final_runs}

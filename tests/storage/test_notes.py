@@ -9,8 +9,8 @@ from handmade import Maker, make, small_spec
 from sqlalchemy import Engine
 
 from hpo.analysis.comparison import compare
-from hpo.analysis.records import StudyResult
-from hpo.analysis.results import all_results, study_result
+from hpo.results.queries import all_results, study_result
+from hpo.results.records import StudyResult
 from hpo.server import notes
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage, open_optuna

@@ -9,9 +9,9 @@ import pytest
 from handmade import make, small_spec
 from sqlalchemy import Engine
 
-from hpo.analysis import results
 from hpo.analysis.terminal import comparison_table, study_detail, study_table, trial_detail
 from hpo.errors import SchemaError, StudyNotFound
+from hpo.results import queries
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import open_engine
 from hpo.storage.optuna_storage import make_storage
@@ -33,7 +33,7 @@ def _text(renderable: object) -> str:
 def test_a_whole_study_on_both_databases(engine: Engine) -> None:
     """Every number of `study show` is recounted from the slots themselves."""
     maker = make(engine, small_spec("ws", trials=9, rounds=4))
-    summary = results.summary(results.study_result(engine, "ws"))
+    summary = queries.summary(queries.study_result(engine, "ws"))
     assert summary["phase"] == "done"
     assert summary["missing"] == []
     none = dict.fromkeys(("waiting", "running", "pruned", "diverged", "failed"), 0)
@@ -59,7 +59,7 @@ def test_a_whole_study_on_both_databases(engine: Engine) -> None:
 
 def test_where_the_papers_won_both_labels_have_its_rounds(sqlite_engine: Engine) -> None:
     make(sqlite_engine, small_spec("simple", trials=6, rounds=3), paper_is_best=True)
-    result = results.study_result(sqlite_engine, "simple")
+    result = queries.study_result(sqlite_engine, "simple")
     assert result.tuned is not None
     assert result.tuned.source == "paper"
     tuned, paper = result.final
@@ -72,7 +72,7 @@ def test_where_the_papers_won_both_labels_have_its_rounds(sqlite_engine: Engine)
 def test_the_ranking_is_the_protocols(sqlite_engine: Engine) -> None:
     """The winner that the protocol stored stands first, with the mean that it stored."""
     make(sqlite_engine, small_spec("ws", trials=8, rounds=1))
-    result = results.study_result(sqlite_engine, "ws")
+    result = queries.study_result(sqlite_engine, "ws")
     assert result.tuned is not None
     assert result.ranking[0].label == f"trial {result.tuned.source}"
     assert result.ranking[0].mean == pytest.approx(result.tuned.confirm_mean)
@@ -83,24 +83,24 @@ def test_the_ranking_is_the_protocols(sqlite_engine: Engine) -> None:
 
 def test_an_unfinished_study_says_what_is_missing(sqlite_engine: Engine) -> None:
     maker = make(sqlite_engine, small_spec("ws", trials=12, rounds=5), limit=7)
-    result = results.study_result(sqlite_engine, "ws")
+    result = queries.study_result(sqlite_engine, "ws")
     assert (result.trials.complete, result.trials.waiting, result.tuned, result.final) == (7, 5, None, ())
     text = "\n".join(result.missing)
     assert "5 of 12 trials are still to come" in text
     assert "confirm: has not started" in text
     maker.work(5 + 9 + 3)  # the search, confirm, and three of ten final rounds
-    result = results.study_result(sqlite_engine, "ws")
+    result = queries.study_result(sqlite_engine, "ws")
     assert [final.rounds for final in result.final] in ([0, 3], [3, 0])
     assert any(" of 5 rounds" in line for line in result.missing)
-    assert [f["rounds"] for f in results.summary(result)["final"]] == [3]
+    assert [f["rounds"] for f in queries.summary(result)["final"]] == [3]
     assert "still" not in "\n".join(result.missing)
 
 
 def test_one_round_has_no_standard_deviation(sqlite_engine: Engine) -> None:
     make(sqlite_engine, small_spec("ws", trials=0, rounds=1))
-    assert results.summary(results.study_result(sqlite_engine, "ws"))["final"] == []  # an evaluation: none asked
+    assert queries.summary(queries.study_result(sqlite_engine, "ws"))["final"] == []  # an evaluation: none asked
     make(sqlite_engine, small_spec("simple", trials=2, rounds=1))
-    final = results.summary(results.study_result(sqlite_engine, "simple"))["final"]
+    final = queries.summary(queries.study_result(sqlite_engine, "simple"))["final"]
     assert [one["test_std"] for one in final] == [None] * len(final)
     assert final[0]["test_mean"] == final[0]["test_values"][0]
 
@@ -118,7 +118,7 @@ def test_states_are_told_apart(sqlite_engine: Engine) -> None:
         state=state,
         fails=lambda slot: slot.kind == "search" and slot.idx == 5,
     )
-    result = results.study_result(sqlite_engine, "ws")
+    result = queries.study_result(sqlite_engine, "ws")
     t = result.trials
     assert (t.complete, t.pruned, t.diverged, t.failed, t.waiting, t.total) == (5, 1, 1, 1, 2, 10)
     assert result.best is not None
@@ -135,7 +135,7 @@ def test_failed_confirm_and_final_rounds_are_named(sqlite_engine: Engine) -> Non
         small_spec("ws", trials=6, rounds=3),
         fails=lambda slot: (slot.kind, slot.label, slot.round) in {("confirm", "paper", 1), ("final", "paper", 2)},
     )
-    result = results.study_result(sqlite_engine, "ws")
+    result = queries.study_result(sqlite_engine, "ws")
     assert result.phase == "final"
     paper = next(one for one in result.ranking if one.label == "paper")
     assert (paper.whole, paper.failed) == (False, 1)
@@ -185,8 +185,8 @@ def test_failures_are_told_apart(engine: Engine) -> None:
         lost = raise_in(engine)  # a final round
     maker.work()
 
-    result = results.study_result(engine, "ws")
-    told = {(one["study"], one["number"]): one for one in results.summary(result)["failures"]}
+    result = queries.study_result(engine, "ws")
+    told = {(one["study"], one["number"]): one for one in queries.summary(result)["failures"]}
     assert {key: (one["state"], one["setbacks"]) for key, one in told.items()} == {
         ("ws", 1): ("failed", ["raised twice, given up"]),
         ("ws", 2): ("failed", ["3 leases ended without a new epoch, given up"]),
@@ -201,31 +201,31 @@ def test_failures_are_told_apart(engine: Engine) -> None:
         (line,) = [line for line in text.splitlines() if line.startswith(f"{study} {number} ")]
         assert one["setbacks"][0] in line
         assert ("RuntimeError: [no] <kernel>" in line) == (one["error"] == TRACEBACK)
-        shown = _text(trial_detail(results.trial(engine, study, number)))
+        shown = _text(trial_detail(queries.trial(engine, study, number)))
         assert one["setbacks"][0] in shown
         assert ('File "x.py", line 1' in shown) == (one["error"] == TRACEBACK)
-    final = results.trial(engine, "ws:final", 0)
+    final = queries.trial(engine, "ws:final", 0)
     assert (final["kind"], final["label"], final["round"]) == ("final", lost.label, lost.round)
     assert f"{lost.label}, round {lost.round}" in _text(trial_detail(final))
-    assert results.trial(engine, "ws", 4)["setbacks"] == [
+    assert queries.trial(engine, "ws", 4)["setbacks"] == [
         "1 attempt ended early: given back, cut off after a new epoch, or before a resume"
     ]
-    with pytest.raises(results.TrialNotFound, match=r"study ws:final has no trial 40"):
-        results.trial(engine, "ws:final", 40)
+    with pytest.raises(queries.TrialNotFound, match=r"study ws:final has no trial 40"):
+        queries.trial(engine, "ws:final", 40)
     with pytest.raises(StudyNotFound, match=r"no study 'ws:fin'; there are ws$"):
-        results.trial(engine, "ws:fin", 0)
+        queries.trial(engine, "ws:fin", 0)
 
     assert operations.resume(engine, "ws") == 1
     maker.work()
-    result = results.study_result(engine, "ws")
+    result = queries.study_result(engine, "ws")
     assert (result.phase, result.missing[1:]) == ("done", ())
-    again = next(one for one in results.summary(result)["failures"] if one["study"] == "ws:final")
+    again = next(one for one in queries.summary(result)["failures"] if one["study"] == "ws:final")
     assert again["setbacks"][0] == "failed, queued again by `hpo study resume`"
 
 
 def test_many_failures_are_shown_in_part(sqlite_engine: Engine) -> None:
     make(sqlite_engine, small_spec("ws", trials=15), limit=15, fails=lambda slot: slot.idx > 2)
-    text = _text(study_detail(results.study_result(sqlite_engine, "ws")))
+    text = _text(study_detail(queries.study_result(sqlite_engine, "ws")))
     assert text.count("RuntimeError: out of <memory>") == 10
     assert "2 more: see `--format json`" in text
 
@@ -236,36 +236,36 @@ def test_openings_and_outputs(sqlite_engine: Engine) -> None:
         small_spec("ws", trials=3, rounds=2),
         outputs=lambda slot, value: bytes([slot.round or 0] * 5),
     )
-    result = results.study_result(sqlite_engine, "ws")
+    result = queries.study_result(sqlite_engine, "ws")
     assert len(result.openings) == len(result.final_runs)
     assert {o.slot_id for o in result.openings} == {run.slot_id for run in result.final_runs}
-    outputs = results.final_outputs(sqlite_engine, result.id)
+    outputs = queries.final_outputs(sqlite_engine, result.id)
     assert set(outputs) == {(run.label, run.round) for run in result.final_runs}
     assert outputs["paper", 1] == bytes([1] * 5)
 
 
 def test_one_trial(sqlite_engine: Engine) -> None:
     make(sqlite_engine, small_spec("ws", trials=4), limit=4)
-    found = results.trial(sqlite_engine, "ws", 2)
+    found = queries.trial(sqlite_engine, "ws", 2)
     assert found["number"] == 2
     assert len(found["validation_accuracy"]) == found["epochs"] == 6
     assert (found["seconds"], found["device_seconds"]) == (12.5, 3.125)
     json.dumps(found, allow_nan=False)
     assert "ws trial 2" in _text(trial_detail(found))
-    with pytest.raises(results.TrialNotFound, match=r"study ws has no trial 40; there are 0 to 3"):
-        results.trial(sqlite_engine, "ws", 40)
+    with pytest.raises(queries.TrialNotFound, match=r"study ws has no trial 40; there are 0 to 3"):
+        queries.trial(sqlite_engine, "ws", 40)
 
 
 def test_no_study_and_no_database(sqlite_engine: Engine, tmp_path: Path) -> None:
-    assert results.all_results(sqlite_engine) == []
+    assert queries.all_results(sqlite_engine) == []
     with pytest.raises(StudyNotFound, match="there are none"):
-        results.study_result(sqlite_engine, "ws")
+        queries.study_result(sqlite_engine, "ws")
     make(sqlite_engine, small_spec("ws"), limit=1)
     with pytest.raises(StudyNotFound, match=r"no study 'wx'; there are ws$"):
-        results.study_result(sqlite_engine, "wx")
+        queries.study_result(sqlite_engine, "wx")
     missing = tmp_path / "none.db"
     with pytest.raises(SchemaError, match="no database there yet"):
-        results.all_results(open_engine(f"sqlite:///{missing}"))
+        queries.all_results(open_engine(f"sqlite:///{missing}"))
     assert not missing.exists()
 
 
@@ -274,7 +274,7 @@ def test_tables_say_the_same_as_the_records(sqlite_engine: Engine) -> None:
     assert "no studies yet" in _text(study_table([]))
     make(sqlite_engine, small_spec("ws", trials=8, rounds=3))
     make(sqlite_engine, small_spec("simple", trials=8, rounds=3), limit=2)
-    found = results.all_results(sqlite_engine)
+    found = queries.all_results(sqlite_engine)
     tuned = found[0].final_of("tuned")
     assert tuned is not None
     assert tuned.test_mean is not None
@@ -294,6 +294,6 @@ def test_a_slot_that_was_read_half_way(sqlite_engine: Engine) -> None:
     """A running search slot has no value yet, and its study no best trial."""
     row = handmade.create(sqlite_engine, small_spec("ws", trials=2))
     claims.claim(sqlite_engine, 1, worker="w", lease_seconds=60, model="ws", study_ids=[row.id])
-    result = results.study_result(sqlite_engine, "ws")
+    result = queries.study_result(sqlite_engine, "ws")
     assert (result.trials.running, result.trials.waiting, result.best) == (1, 1, None)
-    assert results.summary(result)["best"] is None
+    assert queries.summary(result)["best"] is None

@@ -16,9 +16,9 @@ from hpo.analysis.dependence import Answer, Dependence, answer_of, dependence_of
 from hpo.analysis.dependence_section import dependence_parts, sentences
 from hpo.analysis.figures import Search, Trial
 from hpo.analysis.page import PageFigure
-from hpo.analysis.records import Run, StudyResult
 from hpo.analysis.sample import Coordinate, Sample, learned_least, sample_of
 from hpo.analysis.walk import Walk, best_of_grid, walk_of
+from hpo.results.records import Run, StudyResult
 from hpo.study.spec import HYPERPARAMETERS, builtin_spec
 
 

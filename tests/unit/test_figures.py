@@ -13,11 +13,11 @@ from hpo.analysis.dependence import dependence_of
 from hpo.analysis.page import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
 from hpo.analysis.pairs import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
 from hpo.analysis.provenance import last_line, provenance_of
-from hpo.analysis.records import Run, StudyResult
-from hpo.analysis.results import result_of
 from hpo.analysis.tuning import tuning_of
 from hpo.analysis.tuning_section import AT_LEAST, tuning_parts
 from hpo.digits.pools import BUNDLED_DIGEST
+from hpo.results.queries import result_of
+from hpo.results.records import Run, StudyResult
 from hpo.study.spec import StudySpec, builtin_spec
 
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}

@@ -12,9 +12,9 @@ from test_figures import run, study
 from hpo.analysis import pictures
 from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.gallery import Gallery, Recorded, galleries_of, hardest
-from hpo.analysis.records import Opening, StudyResult
 from hpo.digits import pools as digits_module
 from hpo.digits.pools import Digits, to_network_images
+from hpo.results.records import Opening, StudyResult
 
 LABELS = np.arange(40) % 10  # of pool B
 

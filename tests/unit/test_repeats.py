@@ -11,8 +11,8 @@ from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.figures import repeats_data
 from hpo.analysis.page import PageFigure, PageTable
-from hpo.analysis.records import StudyResult
 from hpo.analysis.repeats_section import missing_sentences, repeats_parts
+from hpo.results.records import StudyResult
 
 RNG = np.random.default_rng(5)
 

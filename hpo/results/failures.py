@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hpo.analysis.records import Run, StudyResult
+from hpo.results.records import Run, StudyResult
 from hpo.storage.claims import MAX_ATTEMPTS
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, select
 
-from hpo.analysis.failures import failures, setbacks
-from hpo.analysis.records import (
+from hpo.errors import HpoError, SchemaError, StudyNotFound
+from hpo.results.failures import failures, setbacks
+from hpo.results.records import (
     PAPER,
     TUNED,
     Best,
@@ -23,7 +24,6 @@ from hpo.analysis.records import (
     Tuned,
     mean,
 )
-from hpo.errors import HpoError, SchemaError, StudyNotFound
 from hpo.storage import slots
 from hpo.storage.engine import begin_read, display_url, is_missing
 from hpo.storage.schema import openings as openings_table
