@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hpo.analysis import stats, wording
 from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
-from hpo.analysis.pairs import Pair, Setting, Side, pairs_of, setting_of
+from hpo.analysis.pairwise import Pair, Setting, Side, pairs_of, setting_of
 from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.study.spec import MODELS, Model

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis import dependence_charts as charts
 from hpo.analysis.cells import NOTHING, p_value, percent, signed, value
-from hpo.analysis.dependence import LEAST_R2, LEAST_TRIALS, Answer, Counts, Dependence, PairStrength
+from hpo.analysis.dependence.encoding import RELATIVE_DECAY
+from hpo.analysis.dependence.interactions import LEAST_R2, LEAST_TRIALS, Answer, Counts, Dependence, PairStrength
+from hpo.analysis.dependence.one_at_a_time import SAME, Place, Walk
 from hpo.analysis.page import Bullets, Column, PageTable, Part, drawn, numbers, texts
-from hpo.analysis.sample import RELATIVE_DECAY
-from hpo.analysis.walk import SAME, Place, Walk
 
 TITLE = "Do the hyperparameters depend on each other?"
 

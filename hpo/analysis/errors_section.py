@@ -6,8 +6,8 @@ from hpo.analysis import charts, pictures
 from hpo.analysis.answers import Answers, ErrorGrid, error_grid, shown_label
 from hpo.analysis.cells import CONFIGURATIONS, NOTHING, percent
 from hpo.analysis.confusion import DigitConfusion
-from hpo.analysis.gallery import Gallery
 from hpo.analysis.gather import Report
+from hpo.analysis.hard_pairs import Gallery
 from hpo.analysis.page import Bullets, Callout, PageImages, PageTable, Part, drawn, numbers, texts
 from hpo.results.records import StudyResult
 from hpo.study.spec import MODELS

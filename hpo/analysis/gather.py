@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 from hpo.analysis.answers import Answers, DrawPairs, answers_of, pair_draws, shown_label
 from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
-from hpo.analysis.dependence import Dependence, dependence_of
-from hpo.analysis.gallery import Gallery, galleries_of
-from hpo.analysis.models_cost import Latencies, ModelCost, cost_of, latencies_of
+from hpo.analysis.dependence.interactions import Dependence, dependence_of
+from hpo.analysis.hard_pairs import Gallery, galleries_of
+from hpo.analysis.model_cost import Latencies, ModelCost, cost_of, latencies_of
 from hpo.analysis.provenance import Provenance, provenance_of
 from hpo.analysis.timeline import Timeline, timeline_of
 from hpo.analysis.tuning import Tuning, tuning_of

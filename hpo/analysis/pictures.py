@@ -9,7 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 from hpo.analysis.answers import CLASSES
 from hpo.analysis.charts import COLOURS, TITLES
 from hpo.analysis.confusion import DigitConfusion
-from hpo.analysis.gallery import DARKEST, Gallery, HardPair, Picture
+from hpo.analysis.hard_pairs import DARKEST, Gallery, HardPair, Picture
 from hpo.analysis.look import GREY, INK, cell, faint, figure_of, panels, safe, with_legend
 from hpo.analysis.page import PageImage
 from hpo.analysis.png import grey_png

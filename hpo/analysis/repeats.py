@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Literal
 
 from hpo.analysis import stats
-from hpo.analysis.pairs import Setting, setting_of
+from hpo.analysis.pairwise import Setting, setting_of
 from hpo.results.records import PAPER, TUNED, StudyResult
 from hpo.study.spec import MODELS, Model
 

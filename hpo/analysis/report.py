@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 from hpo.analysis import sections, tables
 from hpo.analysis.dependence_section import sentences
 from hpo.analysis.errors_section import naming_sentences
-from hpo.analysis.gallery import Gallery
 from hpo.analysis.gather import Report, gather
+from hpo.analysis.hard_pairs import Gallery
 from hpo.analysis.page import render
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError

@@ -23,7 +23,7 @@ from hpo.analysis.dependence_section import dependence_parts
 from hpo.analysis.errors_section import errors_parts
 from hpo.analysis.gather import Report
 from hpo.analysis.page import Bullets, Callout, Column, PageTable, Part, Section, drawn, numbers, texts
-from hpo.analysis.pairs import Pair, Side
+from hpo.analysis.pairwise import Pair, Side
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.repeats_section import TITLE as REPEATS
 from hpo.analysis.repeats_section import repeats_parts

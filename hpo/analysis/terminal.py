@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hpo.analysis.cells import CONFIGURATIONS
 from hpo.analysis.comparison import Comparison, Summary, TableRow, compare
-from hpo.analysis.pairs import setting_of
+from hpo.analysis.pairwise import setting_of
 from hpo.analysis.provenance import last_line
 from hpo.analysis.wording import percent
 from hpo.results.failures import optuna_name, setbacks, troubled

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis import charts
 from hpo.analysis.cells import CONFIGURATIONS, NOTHING, percent, signed, value
-from hpo.analysis.models_cost import BATCHES, Latencies, ModelCost
+from hpo.analysis.model_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.page import Bullets, PageTable, Part, numbers, texts
 from hpo.analysis.tuning import Spend, Tuning
 

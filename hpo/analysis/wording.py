@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis import stats
-from hpo.analysis.pairs import (
+from hpo.analysis.pairwise import (
     BETWEEN_PAPER,
     BETWEEN_TUNED,
     TUNING,

@@ -46,7 +46,7 @@ class FinalPermit:
 class AlreadyTested:
     """A few images of the test pool that final rounds have been tested on already.
 
-    Only hpo.analysis.gallery makes one, from rounds that are done and whose opening of the pool is on record, and
+    Only hpo.analysis.hard_pairs makes one, from rounds that are done and whose opening of the pool is on record, and
     only when no study in the database is still being tuned on these images. A guard rail as FinalPermit is.
     """
 

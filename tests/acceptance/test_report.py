@@ -14,8 +14,8 @@ from browser import browse, console, needs_chromium
 from handmade import make, packed_answers, small_spec
 from sqlalchemy import Engine
 
-from hpo.analysis import dependence
 from hpo.analysis.answers import pair_draws
+from hpo.analysis.dependence import interactions
 from hpo.analysis.report import ReportNotWritable, write_report
 from hpo.digits.pools import BUNDLED_DIGEST, load
 from hpo.results import queries
@@ -379,7 +379,7 @@ def test_a_paper_without_one_of_the_losses(
 ) -> None:
     """Its ratio of weights is infinite, 0 or nothing at all: page, figures and JSON stand it."""
     for name, repeats in (("CV_REPEATS", 2), ("CHECK_REPEATS", 2), ("PED_PERMUTATIONS", 20), ("NULL_REPEATS", 9)):
-        monkeypatch.setattr(dependence, name, repeats)
+        monkeypatch.setattr(interactions, name, repeats)
     tree = small_spec("ws-aux", trials=24, rounds=2).model_dump()
     tree["sampler"]["startup_trials"] = 24
     for name, weight in weights.items():

@@ -16,7 +16,7 @@ from test_figures import finals, study
 
 from hpo.analysis import answers, stats
 from hpo.analysis.answers import RoundAnswers
-from hpo.analysis.pairs import FAMILIES, pairs_of, setting_of
+from hpo.analysis.pairwise import FAMILIES, pairs_of, setting_of
 
 Floats = NDArray[np.float64]
 

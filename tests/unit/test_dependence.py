@@ -11,13 +11,14 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from test_figures import run, study
 
-from hpo.analysis import dependence, dependence_charts, surrogate
-from hpo.analysis.dependence import Answer, Dependence, answer_of, dependence_of, ped_anova
+from hpo.analysis import dependence_charts
+from hpo.analysis.dependence import interactions, surrogate
+from hpo.analysis.dependence.encoding import Coordinate, Sample, learned_least, sample_of
+from hpo.analysis.dependence.interactions import Answer, Dependence, answer_of, dependence_of, ped_anova
+from hpo.analysis.dependence.one_at_a_time import Walk, best_of_grid, walk_of
 from hpo.analysis.dependence_section import dependence_parts, sentences
 from hpo.analysis.figures import Search, Trial
 from hpo.analysis.page import PageFigure
-from hpo.analysis.sample import Coordinate, Sample, learned_least, sample_of
-from hpo.analysis.walk import Walk, best_of_grid, walk_of
 from hpo.results.records import Run, StudyResult
 from hpo.study.spec import HYPERPARAMETERS, builtin_spec
 
@@ -26,7 +27,7 @@ from hpo.study.spec import HYPERPARAMETERS, builtin_spec
 def _few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same questions, asked less often: 99 leave three pairs a corrected p of 0.03."""
     for name, repeats in (("CV_REPEATS", 2), ("CHECK_REPEATS", 2), ("PED_PERMUTATIONS", 20), ("NULL_REPEATS", 99)):
-        monkeypatch.setattr(dependence, name, repeats)
+        monkeypatch.setattr(interactions, name, repeats)
 
 
 Law = Callable[[surrogate.Floats], surrogate.Floats]  # points (T, K) to log-odds (T,)
@@ -139,14 +140,14 @@ def test_a_product_is_found_and_nothing_else(seed: int) -> None:
 
 def test_what_is_found_does_not_rub_off_on_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     """d does nothing at all, yet beside an additive null alone a and d seem to interact."""
-    monkeypatch.setattr(dependence, "NULL_REPEATS", 199)  # six pairs
+    monkeypatch.setattr(interactions, "NULL_REPEATS", 199)  # six pairs
 
     def clear() -> list[tuple[str, str]]:
         found = answer(lambda x: 6 * (x[:, 0] - 0.5) * (x[:, 2] - 0.5) + x[:, 1], k=4)
         return [(pair.a, pair.b) for pair in found.pairs if pair.clear]
 
     assert clear() == [("a", "c")]
-    monkeypatch.setattr(dependence, "KNOWN_MOST", 0)
+    monkeypatch.setattr(interactions, "KNOWN_MOST", 0)
     assert ("a", "d") in clear()
 
 

@@ -9,9 +9,9 @@ import pytest
 from hpo.analysis import charts, figures
 from hpo.analysis.cells import NOTHING
 from hpo.analysis.comparison import compare
-from hpo.analysis.dependence import dependence_of
+from hpo.analysis.dependence.interactions import dependence_of
 from hpo.analysis.page import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
-from hpo.analysis.pairs import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
+from hpo.analysis.pairwise import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
 from hpo.analysis.provenance import last_line, provenance_of
 from hpo.analysis.tuning import tuning_of
 from hpo.analysis.tuning_section import AT_LEAST, tuning_parts

@@ -11,7 +11,7 @@ from test_figures import run, study
 
 from hpo.analysis import pictures
 from hpo.analysis.answers import Answers, RoundAnswers
-from hpo.analysis.gallery import Gallery, Recorded, galleries_of, hardest
+from hpo.analysis.hard_pairs import Gallery, Recorded, galleries_of, hardest
 from hpo.digits import pools as digits_module
 from hpo.digits.pools import Digits, to_network_images
 from hpo.results.records import Opening, StudyResult

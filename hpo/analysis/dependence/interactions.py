@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis import surrogate as fits
+from hpo.analysis.dependence import surrogate as fits
+from hpo.analysis.dependence.encoding import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
+from hpo.analysis.dependence.one_at_a_time import Walk, walk_of
+from hpo.analysis.dependence.surrogate import Floats, Parts, Surrogate
 from hpo.analysis.figures import Search, Trial, search_data
-from hpo.analysis.sample import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
 from hpo.analysis.stats import LEVEL, holm
-from hpo.analysis.surrogate import Floats, Parts, Surrogate
-from hpo.analysis.walk import Walk, walk_of
 from hpo.results.records import StudyResult
 from hpo.study.spec import Model
 

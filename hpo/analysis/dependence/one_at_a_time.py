@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.analysis import surrogate as fits
-from hpo.analysis.sample import Coordinate, accuracy_of
-from hpo.analysis.surrogate import Floats, Surrogate
+from hpo.analysis.dependence import surrogate as fits
+from hpo.analysis.dependence.encoding import Coordinate, accuracy_of
+from hpo.analysis.dependence.surrogate import Floats, Surrogate
 
 PASSES = 20  # at most
 SAME = 0.001  # accuracies so close are called the same: two of 2,000 validation pairs
