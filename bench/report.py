@@ -58,7 +58,7 @@ def parts_of(url: str, out: Path) -> dict[str, float]:
         return done
 
     def imports() -> Any:
-        from hpo.analysis import comparison, gather, report
+        from hpo.analysis import comparison
         from hpo.server import notes
 
         return notes, comparison, dependence, gather, report, results

@@ -6,10 +6,11 @@ A row never stands without its epochs. Accuracies are fractions; words give perc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hpo.analysis import stats, wording
+from hpo.analysis import stats
 from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
 from hpo.analysis.pairwise import Pair, Setting, Side, pairs_of, setting_of
 from hpo.analysis.repeats import Repeats, repeats_of
+from hpo.report import sentences
 from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.study.spec import MODELS, Model
 
@@ -179,9 +180,9 @@ def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | Non
         settings=settings,
         pairs=pairs,
         repeats=repeats,
-        headlines=(*wording.headlines(results, pairs, settings), *wording.repeat_headlines(repeats)),
-        budget=wording.budget_label(result.spec for result in results),
-        cautions=tuple(wording.cautions(results, settings)),
+        headlines=(*sentences.headlines(results, pairs, settings), *sentences.repeat_headlines(repeats)),
+        budget=sentences.budget_label(result.spec for result in results),
+        cautions=tuple(sentences.cautions(results, settings)),
     )
 
 

@@ -34,9 +34,9 @@ def write_report(
     context: Context, engine: "Engine", out: Path, form: str, names: Collection[str] | None = None
 ) -> None:
     """Write the report; show its table, of the named studies alone, or print it as JSON."""
-    from hpo.analysis import report as reports
-    from hpo.analysis import terminal
-    from hpo.analysis.gather import gather
+    from hpo.report import terminal
+    from hpo.report import write as reports
+    from hpo.report.contents import gather
     from hpo.server import notes
 
     report = gather(engine, context.digits)
@@ -77,7 +77,7 @@ def show(context: Context, name: str, number: int, form: str) -> None:
       hpo trial show ws 17 --format json
       hpo trial show ws:final 3
     """
-    from hpo.analysis import terminal
+    from hpo.report import terminal
     from hpo.results import queries
 
     found = queries.trial(context.engine(), name, number)

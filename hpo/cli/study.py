@@ -105,7 +105,7 @@ def list_(context: Context, form: str) -> None:
     Example:
       hpo study list --format json
     """
-    from hpo.analysis import terminal
+    from hpo.report import terminal
     from hpo.results import queries
 
     found = queries.all_results(context.engine())
@@ -131,7 +131,7 @@ def show(context: Context, name: str, form: str) -> None:
     Example:
       hpo study show ws --format json
     """
-    from hpo.analysis import terminal
+    from hpo.report import terminal
     from hpo.results import queries
 
     result = queries.study_result(context.engine(), name)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from hpo.analysis.cells import NOTHING, percent, time, value
 from hpo.analysis.tuning import Stage, tuning_of
+from hpo.report.formats import NOTHING, percent, time, value
 from hpo.results.queries import all_results
 from hpo.results.records import PAPER, FinalResult, StudyResult
 from hpo.storage import studies
@@ -239,7 +239,7 @@ def _sentences(result: StudyResult, paired: "Paired | None") -> list[str]:
     """The headline sentences in which this study's model takes part."""
     if paired is None:
         return []
-    from hpo.analysis import wording
+    from hpo.report import sentences as wording
 
     own = [pair for pair in paired.pairs if result.id in (pair.a.study_id, pair.b.study_id)]
     return wording.headlines([result], own, paired.settings)
@@ -280,13 +280,14 @@ def _safe(text: str) -> str:
 
 def figures_of(result: StudyResult, comparison: "Comparison") -> dict[str, str]:
     """Small figures by id, as plotly's JSON; loads plotly."""
-    from hpo.analysis import charts, figures
+    from hpo.report import chart_data
+    from hpo.report.charts import rounds as charts
 
     drawn: dict[str, str] = {}
-    rounds = figures.rounds_of(result, comparison)
+    rounds = chart_data.rounds_of(result, comparison)
     if any(group.values for group in rounds):
         drawn["hpo-final"] = _small(charts.rounds_chart(rounds), "Final rounds, as of hpo report")
-    confirm = figures.confirm_data(result)
+    confirm = chart_data.confirm_data(result)
     if confirm:
         figure = charts.rounds_chart(confirm, "validation accuracy (%)")
         drawn["hpo-confirm"] = _small(figure, "Confirm rounds, as of hpo report")

@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 
 from hpo.analysis.answers import pair_draws
 from hpo.analysis.dependence import interactions
-from hpo.analysis.report import ReportNotWritable, write_report
 from hpo.digits.pools import BUNDLED_DIGEST, load
+from hpo.report.write import ReportNotWritable, write_report
 from hpo.results import queries
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine

@@ -9,8 +9,8 @@ import pytest
 from handmade import make, small_spec
 from sqlalchemy import Engine
 
-from hpo.analysis.terminal import comparison_table, study_detail, study_table, trial_detail
 from hpo.errors import SchemaError, StudyNotFound
+from hpo.report.terminal import comparison_table, study_detail, study_table, trial_detail
 from hpo.results import queries
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import open_engine

@@ -184,7 +184,7 @@ for module in pkgutil.iter_modules(hpo.training.__path__, "hpo.training."):
 
 def test_planning_loads_no_torch() -> None:
     """Creating and listing studies starts fast: only workers train."""
-    code = "import hpo.study.operations, hpo.cli.study, hpo.results.queries, hpo.analysis.terminal"
+    code = "import hpo.study.operations, hpo.cli.study, hpo.results.queries, hpo.report.terminal"
     assert "torch" not in loaded(code)
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from test_figures import PARAMS, finals, run, study
 
-from hpo.analysis import pictures
 from hpo.analysis.answers import RoundAnswers
 from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
-from hpo.analysis.errors_section import naming_sentences
+from hpo.report.charts import timeline
+from hpo.report.sections.errors import naming_sentences
 
 
 def answered(number: int, pairs: list[tuple[tuple[int, int], tuple[int, int], bool]]) -> RoundAnswers:
@@ -55,7 +55,7 @@ def test_without_a_mistake_there_is_one_sentence() -> None:
     perfect = confusion_of("s", "ws-aux", "paper", [answered(0, [((1, 2), (1, 2), True)])])
     (line,) = naming_sentences(perfect)
     assert line.endswith("100.00% of 2 digits are named right.")
-    assert pictures.confusion_chart([perfect]).data  # digits that never came are left blank
+    assert timeline.confusion_chart([perfect]).data  # digits that never came are left blank
 
 
 def test_only_who_is_told_to_name_digits_is_asked() -> None:
@@ -68,7 +68,7 @@ def test_only_who_is_told_to_name_digits_is_asked() -> None:
 
 
 def test_the_picture_shows_every_cell_once(found: DigitConfusion) -> None:
-    off, on = pictures.confusion_chart([found]).data
+    off, on = timeline.confusion_chart([found]).data
     assert (off.z[4][9], off.z[4][4], on.z[4][4], on.z[4][9]) == (50.0, None, 50.0, None)
     assert off.zmax == 100.0  # of 2 and 8
     assert list(off.z[0]) == [None] * 10  # no 0 came

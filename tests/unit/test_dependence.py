@@ -11,14 +11,14 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from test_figures import run, study
 
-from hpo.analysis import dependence_charts
 from hpo.analysis.dependence import interactions, surrogate
 from hpo.analysis.dependence.encoding import Coordinate, Sample, learned_least, sample_of
 from hpo.analysis.dependence.interactions import Answer, Dependence, answer_of, dependence_of, ped_anova
 from hpo.analysis.dependence.one_at_a_time import Walk, best_of_grid, walk_of
-from hpo.analysis.dependence_section import dependence_parts, sentences
-from hpo.analysis.figures import Search, Trial
-from hpo.analysis.page import PageFigure
+from hpo.report.chart_data import Search, Trial
+from hpo.report.charts import dependence
+from hpo.report.html import PageFigure
+from hpo.report.sections.dependence import dependence_parts, sentences
 from hpo.results.records import Run, StudyResult
 from hpo.study.spec import HYPERPARAMETERS, builtin_spec
 
@@ -320,11 +320,11 @@ def test_charts_draw_every_part() -> None:
     found = usual()
     assert found.answer is not None
     assert found.answer.contour is not None
-    bars = dependence_charts.importance_chart([found, found])
+    bars = dependence.importance_chart([found, found])
     assert sum(len(trace.x) for trace in bars.data if trace.type == "bar") == 2 * 3 * 3
-    matrix = dependence_charts.interactions_chart([found])
+    matrix = dependence.interactions_chart([found])
     assert [row.count(None) for row in matrix.data[0].z] == [1, 1, 1]
-    contours = dependence_charts.contours_chart([found])
+    contours = dependence.contours_chart([found])
     points = {trace.name: len(trace.x) for trace in contours.data if trace.type == "scatter"}
     assert points == {"random trials": 21, "the paper's values": 1, "one at a time, one pass": 1, "joint optimum": 1}
     names = [part.name for part in dependence_parts([found]) if isinstance(part, PageFigure)]

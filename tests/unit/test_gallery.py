@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from test_figures import run, study
 
-from hpo.analysis import pictures
 from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.hard_pairs import Gallery, Recorded, galleries_of, hardest
 from hpo.digits import pools as digits_module
 from hpo.digits.pools import Digits, to_network_images
+from hpo.report.charts import timeline
 from hpo.results.records import Opening, StudyResult
 
 LABELS = np.arange(40) % 10  # of pool B
@@ -147,7 +147,7 @@ def test_the_same_rounds_under_two_labels_count_once(digits: Digits) -> None:
 
 def test_the_pictures_are_the_images(digits: Digits) -> None:
     (found,) = gallery([finished(digits, "a", 1)], digits, answered([0, 1, 2, 3]))
-    shown = pictures.gallery_images(found)
+    shown = timeline.gallery_images(found)
     assert len(shown) == 4
     assert shown[0].above == "0 \N{LESS-THAN OR EQUAL TO} 1: yes"
     assert [text for text, _ in shown[0].below] == ["1 of 1"]

@@ -9,9 +9,9 @@ from test_figures import COURSE, PARAMS, finals, run, study
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, compare
-from hpo.analysis.figures import repeats_data
-from hpo.analysis.page import PageFigure, PageTable
-from hpo.analysis.repeats_section import missing_sentences, repeats_parts
+from hpo.report.chart_data import repeats_data
+from hpo.report.html import PageFigure, PageTable
+from hpo.report.sections.repeats import missing_sentences, repeats_parts
 from hpo.results.records import StudyResult
 
 RNG = np.random.default_rng(5)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_figures import run, study
 
-from hpo.analysis import pictures
 from hpo.analysis.timeline import long_pauses, pack, timeline_of
+from hpo.report.charts import timeline
 
 
 def at(idx: int, start: float, end: float | None, worker: str = "w", **changes: Any) -> Any:
@@ -92,7 +92,7 @@ def test_the_picture_has_a_bar_for_every_slot_and_a_mark_for_every_second_claim(
     found = timeline_of([study("ws", runs)])
     assert found is not None
     assert len(found.pauses) == 1
-    figure = pictures.timeline_chart(found)
+    figure = timeline.timeline_chart(found)
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert sum(len(trace.y) for trace in bars) == 4
     assert [trace.showlegend for trace in bars] == [True, False]

@@ -7,13 +7,13 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
 from hpo.analysis.answers import CLASSES
-from hpo.analysis.charts import COLOURS, TITLES
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.hard_pairs import DARKEST, Gallery, HardPair, Picture
-from hpo.analysis.look import GREY, INK, cell, faint, figure_of, panels, safe, with_legend
-from hpo.analysis.page import PageImage
-from hpo.analysis.png import grey_png
 from hpo.analysis.timeline import Bar, Timeline
+from hpo.report.charts.images import grey_png
+from hpo.report.charts.rounds import COLOURS, TITLES
+from hpo.report.charts.theme import GREY, INK, cell, faint, figure_of, panels, safe, with_legend
+from hpo.report.html import PageImage
 from hpo.study.spec import MODELS
 
 # --- Timeline ---------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from hpo.analysis.comparison import Comparison
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.dependence.interactions import Dependence
-from hpo.analysis.gather import Report
 from hpo.analysis.model_cost import ModelCost
+from hpo.report.contents import Report
 from hpo.results.records import StudyResult
 from hpo.study.spec import HYPERPARAMETERS
 

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis.cells import CONFIGURATIONS
 from hpo.analysis.comparison import Comparison, Summary, TableRow, compare
 from hpo.analysis.pairwise import setting_of
 from hpo.analysis.provenance import last_line
-from hpo.analysis.wording import percent
+from hpo.report.formats import CONFIGURATIONS
+from hpo.report.sentences import percent
 from hpo.results.failures import optuna_name, setbacks, troubled
 from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
 from hpo.study.spec import HYPERPARAMETERS

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpo.analysis import charts
-from hpo.analysis.cells import CONFIGURATIONS, NOTHING, percent, signed, value
 from hpo.analysis.model_cost import BATCHES, Latencies, ModelCost
-from hpo.analysis.page import Bullets, PageTable, Part, numbers, texts
 from hpo.analysis.tuning import Spend, Tuning
+from hpo.report.charts import rounds
+from hpo.report.formats import CONFIGURATIONS, NOTHING, percent, signed, value
+from hpo.report.html import Bullets, PageTable, Part, numbers, texts
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # as people call them
@@ -37,7 +37,7 @@ def _configurations(tuning: Sequence[Tuning]) -> PageTable:
         rows=tuple(
             (
                 one.study,
-                charts.PARAMETER_TITLES.get(p.name, p.name),
+                rounds.PARAMETER_TITLES.get(p.name, p.name),
                 value(p.paper),
                 value(p.best),
                 value(p.tuned),

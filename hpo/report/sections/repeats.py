@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hpo.analysis import charts
-from hpo.analysis.cells import MINUS, NOTHING, interval_percent, interval_points, p_value, percent, signed, value
-from hpo.analysis.figures import repeats_data
-from hpo.analysis.page import Bullets, Column, PageFigure, PageTable
 from hpo.analysis.repeats import RepeatGroup, RepeatPair, Repeats
-from hpo.analysis.wording import repeat_sentences
+from hpo.report.chart_data import repeats_data
+from hpo.report.charts import rounds
+from hpo.report.formats import MINUS, NOTHING, interval_percent, interval_points, p_value, percent, signed, value
+from hpo.report.html import Bullets, Column, PageFigure, PageTable
+from hpo.report.sentences import repeat_sentences
 from hpo.results.records import StudyResult
 
 TITLE = "Would another search have found the same?"
@@ -39,7 +39,7 @@ def repeats_parts(results: Sequence[StudyResult], repeats: Repeats) -> Iterable[
     yield PageFigure(
         name="repeats",
         caption="Test accuracy of every round of every repeat's tuned configuration.",
-        spec=_spec(charts.rounds_chart(repeats_data(repeats, results))),
+        spec=_spec(rounds.rounds_chart(repeats_data(repeats, results))),
     )
 
 
@@ -62,7 +62,7 @@ def missing_sentences(searched: Sequence[StudyResult], repeats: Repeats) -> Iter
 
 def _found(group: RepeatGroup) -> PageTable:
     names = tuple(group.repeats[0].params)
-    numbers = (*(charts.PARAMETER_TITLES.get(name, name) for name in names), "search %", "confirm %", "test %")
+    numbers = (*(rounds.PARAMETER_TITLES.get(name, name) for name in names), "search %", "confirm %", "test %")
     return PageTable(
         caption=f"{group.group}: what each of {len(group.repeats)} searches found",
         columns=(

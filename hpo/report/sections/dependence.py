@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpo.analysis import dependence_charts as charts
-from hpo.analysis.cells import NOTHING, p_value, percent, signed, value
 from hpo.analysis.dependence.encoding import RELATIVE_DECAY
 from hpo.analysis.dependence.interactions import LEAST_R2, LEAST_TRIALS, Answer, Counts, Dependence, PairStrength
 from hpo.analysis.dependence.one_at_a_time import SAME, Place, Walk
-from hpo.analysis.page import Bullets, Column, PageTable, Part, drawn, numbers, texts
+from hpo.report.charts import dependence as charts
+from hpo.report.formats import NOTHING, p_value, percent, signed, value
+from hpo.report.html import Bullets, Column, PageTable, Part, drawn, numbers, texts
 
 TITLE = "Do the hyperparameters depend on each other?"
 

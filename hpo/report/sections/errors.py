@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hpo.analysis import charts, pictures
 from hpo.analysis.answers import Answers, ErrorGrid, error_grid, shown_label
-from hpo.analysis.cells import CONFIGURATIONS, NOTHING, percent
 from hpo.analysis.confusion import DigitConfusion
-from hpo.analysis.gather import Report
 from hpo.analysis.hard_pairs import Gallery
-from hpo.analysis.page import Bullets, Callout, PageImages, PageTable, Part, drawn, numbers, texts
+from hpo.report.charts import rounds as charts
+from hpo.report.charts import timeline
+from hpo.report.contents import Report
+from hpo.report.formats import CONFIGURATIONS, NOTHING, percent
+from hpo.report.html import Bullets, Callout, PageImages, PageTable, Part, drawn, numbers, texts
 from hpo.results.records import StudyResult
 from hpo.study.spec import MODELS
 
@@ -86,7 +87,7 @@ def _by_names(confusions: Sequence[DigitConfusion]) -> Iterable[Part]:
         "confusion",
         "Which digits are taken for which by models that are trained to name them: percent of the true digit's images, "
         "both images of every pair, over all final rounds. The diagonal is what was named right.",
-        pictures.confusion_chart(confusions),
+        timeline.confusion_chart(confusions),
     )
 
 
@@ -134,5 +135,5 @@ def _by_pairs(gallery: Gallery) -> Iterable[Part]:
         f"round of one configuration ({', '.join(gallery.studies)}). Ranked by the share of trainings that were wrong, "
         "ties by how often the two images were part of wrong answers at all; of an image's pairs only the first is "
         f"shown. Of {gallery.met:,} pairs, {gallery.by_all:,} were answered wrongly by every training.",
-        images=pictures.gallery_images(gallery),
+        images=timeline.gallery_images(gallery),
     )

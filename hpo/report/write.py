@@ -13,14 +13,14 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from hpo.analysis import sections, tables
-from hpo.analysis.dependence_section import sentences
-from hpo.analysis.errors_section import naming_sentences
-from hpo.analysis.gather import Report, gather
 from hpo.analysis.hard_pairs import Gallery
-from hpo.analysis.page import render
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError
+from hpo.report import csv_tables, outline
+from hpo.report.contents import Report, gather
+from hpo.report.html import render
+from hpo.report.sections.dependence import sentences
+from hpo.report.sections.errors import naming_sentences
 from hpo.results.queries import summary
 
 HTML, JSON = "report.html", "report.json"
@@ -53,7 +53,7 @@ def write(report: Report, out: Path) -> ReportFiles:
 
     subtitle = f"Made {report.made_at} from {report.database}"
     texts = {
-        HTML: render("Fair comparison of architectures", subtitle, sections.sections_of(report), get_plotlyjs()),
+        HTML: render("Fair comparison of architectures", subtitle, outline.sections_of(report), get_plotlyjs()),
         JSON: json.dumps(as_json(report), indent=2, sort_keys=False, allow_nan=False) + "\n",
         **{f"{name}.csv": _csv(lines) for name, lines in _tables(report).items()},
     }
@@ -103,8 +103,8 @@ def _hardest(gallery: Gallery) -> dict[str, Any]:
     return {name: _plain(getattr(gallery, name)) for name in Gallery.__slots__ if name != "pictures"}
 
 
-def _tables(report: Report) -> dict[str, list[tables.Line]]:
-    return tables.of(report)
+def _tables(report: Report) -> dict[str, list[csv_tables.Line]]:
+    return csv_tables.of(report)
 
 
 def _plain(thing: Any) -> Any:
@@ -120,7 +120,7 @@ def _plain(thing: Any) -> Any:
     return thing
 
 
-def _csv(lines: Sequence[Mapping[str, tables.Cell]]) -> str:
+def _csv(lines: Sequence[Mapping[str, csv_tables.Cell]]) -> str:
     """Lines with the same keys as CSV; unknown values are empty."""
     text = io.StringIO()
     if lines:

@@ -2,8 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpo.analysis import charts, figures, pictures
-from hpo.analysis.cells import (
+from hpo.analysis.comparison import Comparison, TableRow
+from hpo.analysis.pairwise import Pair, Side
+from hpo.analysis.provenance import Provenance
+from hpo.analysis.timeline import Timeline
+from hpo.report import chart_data
+from hpo.report.charts import rounds as charts
+from hpo.report.charts import timeline as pictures
+from hpo.report.contents import Report
+from hpo.report.formats import (
     CONFIGURATIONS,
     MINUS,
     NOTHING,
@@ -17,18 +24,13 @@ from hpo.analysis.cells import (
     time,
     with_interval,
 )
-from hpo.analysis.comparison import Comparison, TableRow
-from hpo.analysis.dependence_section import TITLE as DEPENDENCE
-from hpo.analysis.dependence_section import dependence_parts
-from hpo.analysis.errors_section import errors_parts
-from hpo.analysis.gather import Report
-from hpo.analysis.page import Bullets, Callout, Column, PageTable, Part, Section, drawn, numbers, texts
-from hpo.analysis.pairwise import Pair, Side
-from hpo.analysis.provenance import Provenance
-from hpo.analysis.repeats_section import TITLE as REPEATS
-from hpo.analysis.repeats_section import repeats_parts
-from hpo.analysis.timeline import Timeline
-from hpo.analysis.tuning_section import tuning_parts
+from hpo.report.html import Bullets, Callout, Column, PageTable, Part, Section, drawn, numbers, texts
+from hpo.report.sections.dependence import TITLE as DEPENDENCE
+from hpo.report.sections.dependence import dependence_parts
+from hpo.report.sections.errors import errors_parts
+from hpo.report.sections.repeats import TITLE as REPEATS
+from hpo.report.sections.repeats import repeats_parts
+from hpo.report.sections.tuning import tuning_parts
 from hpo.results.records import StudyResult
 
 
@@ -94,7 +96,7 @@ def _accuracy(results: Sequence[StudyResult], comparison: Comparison) -> Iterabl
         "Intervals of means are Student's t, those of median and interquartile mean (IQM) BCa bootstrap, from "
         "10 rounds on. They speak of new seeds and draws from the same images."
     )
-    groups = figures.rounds_data(results, comparison)
+    groups = chart_data.rounds_data(results, comparison)
     yield drawn(
         "rounds",
         "Test accuracy of every round (the paper's Figure 2, made new). Points are rounds, hollow with the paper's "
@@ -198,7 +200,7 @@ def _side(side: Side) -> str:
 
 
 def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
-    searches = [search for result in results if (search := figures.search_data(result)).trials]
+    searches = [search for result in results if (search := chart_data.search_data(result)).trials]
     if not searches:
         return
     yield drawn(
@@ -207,7 +209,7 @@ def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
         "Triangles and crosses at the lower edge lie below it.",
         charts.history_chart(searches),
     )
-    budgets = [budget for search in searches if (budget := figures.budget_data(search)) is not None]
+    budgets = [budget for search in searches if (budget := chart_data.budget_data(search)) is not None]
     if budgets:
         yield drawn(
             "budget",
@@ -232,7 +234,7 @@ def _search(results: Sequence[StudyResult]) -> Iterable[Part]:
 
 
 def _curves(results: Sequence[StudyResult]) -> Iterable[Part]:
-    curves = [curve for result in results for curve in figures.curves_data(result)]
+    curves = [curve for result in results for curve in chart_data.curves_data(result)]
     if curves:
         yield drawn(
             "curves",

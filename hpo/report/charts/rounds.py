@@ -11,8 +11,20 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 
 from hpo.analysis.answers import ErrorGrid
 from hpo.analysis.comparison import PUBLISHED_LABEL
-from hpo.analysis.figures import BudgetCurve, Curve, RoundsGroup, Search, Trial
-from hpo.analysis.look import ACROSS, GREY, INK, cell, faint, figure_of, left_axes, panels, percents, safe, with_legend
+from hpo.report.chart_data import BudgetCurve, Curve, RoundsGroup, Search, Trial
+from hpo.report.charts.theme import (
+    ACROSS,
+    GREY,
+    INK,
+    cell,
+    faint,
+    figure_of,
+    left_axes,
+    panels,
+    percents,
+    safe,
+    with_legend,
+)
 from hpo.results.records import PAPER, TUNED
 
 COLOURS = {"simple": "#0072B2", "ws": "#D55E00", "ws-aux": "#009E73"}
