@@ -16,12 +16,12 @@ from hpo.errors import HpoError, UsageError
 
 COMMANDS = {  # name -> module and function; read on use alone
     "study": "hpo.cli.study:study",
-    "worker": "hpo.cli.work:worker",
-    "evaluate": "hpo.cli.work:evaluate",
+    "worker": "hpo.cli.worker:worker",
+    "evaluate": "hpo.cli.worker:evaluate",
     "run": "hpo.cli.run:run",
-    "report": "hpo.cli.look:report",
-    "trial": "hpo.cli.look:trial",
-    "dashboard": "hpo.cli.look:dashboard",
+    "report": "hpo.cli.report:report",
+    "trial": "hpo.cli.report:trial",
+    "dashboard": "hpo.cli.report:dashboard",
     "data": "hpo.cli.data:data",
     "db": "hpo.cli.db:db",
     "doctor": "hpo.cli.doctor:doctor",

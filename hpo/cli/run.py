@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.context import Context, console, format_option, pass_context, say
-from hpo.cli.look import write_report
+from hpo.cli.report import write_report
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
