@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import measure
 from bench.plain import PAPER, PlainLoop
 from bench.training import flops, pool, population, products
-from hpo.training import data, models
+from hpo.training import draws, models
 from hpo.training.population import Population, Task
 
 EPOCHS, PAIRS, BATCH, VALIDATION = 40, 1000, 100, 2000
@@ -69,10 +69,10 @@ def ceilings(device: torch.device) -> dict[str, float]:
     return {"tflops": 2 * n**3 / product / 1e12, "tb_s": 2 * 4 * m / moved / 1e12}
 
 
-def full(model: str, lanes: int, images: data.ImagePool, device: torch.device) -> Population:
+def full(model: str, lanes: int, images: draws.ImagePool, device: torch.device) -> Population:
     """A population with validation, as in a search."""
-    training, left = data.draw_training(images, 0, PAIRS)
-    validation = data.draw_validation(images, left, 0, VALIDATION)
+    training, left = draws.draw_training(images, 0, PAIRS)
+    validation = draws.draw_validation(images, left, 0, VALIDATION)
     made = Population(model, lanes, images.images, samples=18 * PAIRS, batch=BATCH, device=device)
     for lane in range(lanes):
         task = Task(key=lane, params=PAPER, seed=lane, epochs=10**9, training=training, validation=validation)
@@ -80,7 +80,7 @@ def full(model: str, lanes: int, images: data.ImagePool, device: torch.device) -
     return made
 
 
-def one_size(model: str, lanes: int, images: data.ImagePool, device: torch.device, repeats: int) -> dict[str, Any]:
+def one_size(model: str, lanes: int, images: draws.ImagePool, device: torch.device, repeats: int) -> dict[str, Any]:
     """Times of one size of population: of whole epochs, and of validation and launching within them."""
     made = full(model, lanes, images, device)
     epochs = seconds(made.train_epoch, device, repeats)
@@ -120,7 +120,7 @@ def _launching(made: Population, device: torch.device) -> float:
     return waits[0]
 
 
-def work(model: str, images: data.ImagePool, device: torch.device) -> dict[str, float]:
+def work(model: str, images: draws.ImagePool, device: torch.device) -> dict[str, float]:
     """Operations and bytes of one lane's step."""
     gflop = flops(products(population(model, 1, images, str(device), pairs=50))) / 1e9
     lanes = population(model, 1, images, str(device), pairs=50)
@@ -146,7 +146,7 @@ def main() -> None:
     results: dict[str, Any] = {"ceilings": top, "tf32": options.tf32, "models": {}}
     rows = []
     for model in options.models:
-        training, _ = data.draw_training(images, 0, PAIRS)
+        training, _ = draws.draw_training(images, 0, PAIRS)
         plain = PlainLoop(model, images.images, training, batch=BATCH, device=device)
         plain_epoch = seconds(plain.train_epoch, device, options.repeats)
         per_hour = 3600 / (measure.spread(plain_epoch)["median"] * EPOCHS)

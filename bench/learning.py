@@ -20,7 +20,7 @@ from bench.plain import PAPER, PlainLoop
 from hpo.analysis import stats
 from hpo.digits import pools
 from hpo.digits.pools import to_network_images
-from hpo.training import data, models
+from hpo.training import draws, models
 from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
 from hpo.training.seeds import derive
@@ -29,14 +29,14 @@ PAIRS, BATCH, TEST = 1000, 100, 500
 MARGIN = 0.015  # the population is taken for unharmed where the interval of the difference lies inside
 
 
-def draw(pool: data.ImagePool, round_: int) -> tuple[data.PairTable, data.PairTable]:
+def draw(pool: draws.ImagePool, round_: int) -> tuple[draws.PairTable, draws.PairTable]:
     """Training and test pairs of a round; no image is in both."""
     seed = derive(0, "bench learning", round_)
-    training, left = data.draw_training(pool, seed, PAIRS)
-    return training, data.draw_validation(pool, left, seed, TEST)
+    training, left = draws.draw_training(pool, seed, PAIRS)
+    return training, draws.draw_validation(pool, left, seed, TEST)
 
 
-def plain(model: str, pool: data.ImagePool, round_: int, epochs: int, device: str) -> float:
+def plain(model: str, pool: draws.ImagePool, round_: int, epochs: int, device: str) -> float:
     """Test accuracy of a round of the plain loop."""
     training, test = draw(pool, round_)
     torch.manual_seed(round_)
@@ -47,7 +47,7 @@ def plain(model: str, pool: data.ImagePool, round_: int, epochs: int, device: st
 
 
 def population(
-    model: str, pool: data.ImagePool, rounds: list[int], epochs: int, lanes: int, device: str
+    model: str, pool: draws.ImagePool, rounds: list[int], epochs: int, lanes: int, device: str
 ) -> dict[int, float]:
     """Test accuracies of rounds in a population."""
     made = Population(model, lanes, pool.images, samples=18 * PAIRS, batch=BATCH, device=device)
@@ -81,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     source = pools.load(None)
-    pool = data.ImagePool.from_numpy("A", to_network_images(source.pool_a_images()), source.pool_a_labels())
+    pool = draws.ImagePool.from_numpy("A", to_network_images(source.pool_a_images()), source.pool_a_labels())
     had = json.loads(options.json.read_text()) if options.json.exists() else {}
     found: dict[str, Any] = had.get("accuracy", {}) if had.get("epochs", options.epochs) == options.epochs else {}
 

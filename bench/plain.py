@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpo.training import data, models
+from hpo.training import draws, models
 
 PAPER = {"learning_rate": 3e-3, "weight_decay": 2.5e-5, "dropout": 0.15, "aux_weight": 1.0, "main_weight": 0.5}
 
@@ -33,7 +33,7 @@ class PlainLoop:
         self,
         name: str,
         images: Tensor,
-        table: data.PairTable,
+        table: draws.PairTable,
         *,
         params: Mapping[str, float] = PAPER,
         batch: int = 100,
@@ -45,7 +45,7 @@ class PlainLoop:
         self.adam = torch.optim.Adam(
             self.model.parameters(), lr=params["learning_rate"], weight_decay=params["weight_decay"]
         )
-        self.images = data.shifted(images[table.image], table.shift).to(self.device)  # (S, 2, 14, 14)
+        self.images = draws.shifted(images[table.image], table.shift).to(self.device)  # (S, 2, 14, 14)
         self.target, self.digit = table.target.to(self.device), table.digit.to(self.device)
 
     def train_epoch(self) -> float:
@@ -66,9 +66,9 @@ class PlainLoop:
         return total.item() * self.batch / len(self.images)
 
     @torch.no_grad()
-    def accuracy(self, images: Tensor, table: data.PairTable) -> float:
+    def accuracy(self, images: Tensor, table: draws.PairTable) -> float:
         """The fraction of right answers on a table of pairs over images (N, 14, 14)."""
         self.model.eval()
-        pairs = data.shifted(images[table.image], table.shift).to(self.device)
+        pairs = draws.shifted(images[table.image], table.shift).to(self.device)
         logits, _ = self.model(pairs)
         return float((logits.argmax(1) == table.target.to(self.device)).to(torch.float64).mean())

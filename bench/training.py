@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import measure
 from bench.plain import PAPER, PlainLoop
-from hpo.training import data, models
+from hpo.training import draws, models
 from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
 
@@ -25,15 +25,15 @@ PAIRS, BATCH = 200, 100  # 3,600 samples: 36 steps an epoch
 STEPS = 18 * PAIRS // BATCH
 
 
-def pool() -> data.ImagePool:
+def pool() -> draws.ImagePool:
     """Random images; what is in them does not matter for the time."""
-    images = torch.rand(3000, data.SIDE, data.SIDE, generator=torch.Generator().manual_seed(0))
-    return data.ImagePool(name="A", images=images, labels=torch.arange(3000) % 10)
+    images = torch.rand(3000, draws.SIDE, draws.SIDE, generator=torch.Generator().manual_seed(0))
+    return draws.ImagePool(name="A", images=images, labels=torch.arange(3000) % 10)
 
 
-def population(model: str, lanes: int, pool: data.ImagePool, device: str = "cpu", pairs: int = PAIRS) -> Population:
+def population(model: str, lanes: int, pool: draws.ImagePool, device: str = "cpu", pairs: int = PAIRS) -> Population:
     """A full population with the paper's configuration on every lane."""
-    training, _ = data.draw_training(pool, 0, pairs)
+    training, _ = draws.draw_training(pool, 0, pairs)
     full = Population(model, lanes, pool.images, samples=18 * pairs, batch=BATCH, device=device)
     for lane in range(lanes):
         full.start(lane, Task(key=lane, params=PAPER, seed=lane, epochs=10**9, training=training, validation=None))
@@ -76,7 +76,7 @@ def flops(recorded: list[tuple[Any, list[Tensor]]]) -> int:
 def measure_model(name: str, lanes: list[int], repeats: int) -> dict[str, Any]:
     """All cases of one model at the current number of threads."""
     images = pool()
-    training, _ = data.draw_training(images, 0, PAIRS)
+    training, _ = draws.draw_training(images, 0, PAIRS)
     plain = PlainLoop(name, images.images, training)
     recorded = products(population(name, 1, images))
 

@@ -75,7 +75,7 @@ def pair_draws(labels: Ints) -> DrawPairs:
     """Draw test pairs as the worker does, from pool B's labels (N,); loads torch."""
     import torch
 
-    from hpo.training.data import ImagePool, draw_test
+    from hpo.training.draws import ImagePool, draw_test
 
     pool = ImagePool(name="B", images=torch.empty(0), labels=torch.from_numpy(labels.astype(np.int64)))
 

@@ -136,7 +136,7 @@ def _pairs(pairs: int) -> "Tensor":
     """Inputs (pairs, 2, 14, 14) with something in them: time may depend on it where numbers are denormal."""
     import torch
 
-    from hpo.training.data import SIDE
+    from hpo.training.draws import SIDE
 
     return torch.linspace(0, 1, pairs * 2 * SIDE * SIDE).view(pairs, 2, SIDE, SIDE)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hpo.training import models, streams
-from hpo.training.data import PairTable
+from hpo.training.draws import PairTable
 from hpo.training.lockstep import Layout, Lockstep, losses
 from hpo.training.memory import is_out_of_memory
 from hpo.training.stacked import WindowTable, first_convolution, stack

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hpo.training.data import ImagePool, PairTable, draw_training
+from hpo.training.draws import ImagePool, PairTable, draw_training
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import Population, Task
 

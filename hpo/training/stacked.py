@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpo.training.data import SHIFTS, PairTable
+from hpo.training.draws import SHIFTS, PairTable
 from hpo.training.models import Dropout
 
 _ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805  # SELU (Klambauer et al., NeurIPS 2017)

@@ -20,7 +20,7 @@ from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
 from hpo.study.search import CHANCE
 from hpo.study.spec import StudySpec
-from hpo.training import data
+from hpo.training import draws
 from hpo.training.population import EpochReport, Population, Prediction, Task
 
 PACKAGES = ("hpo", "torch", "optuna", "numpy", "sqlalchemy")  # whose versions every outcome records
@@ -104,13 +104,13 @@ class Job:
 class Draws:
     """The draws of a data set's pool A, the last few kept: all trials of a search share theirs."""
 
-    def __init__(self, pool: data.ImagePool) -> None:
+    def __init__(self, pool: draws.ImagePool) -> None:
         self.pool = pool
         self._draw = functools.lru_cache(maxsize=4)(self._fresh)
 
-    def _fresh(self, seed: int, training: int, validation: int) -> tuple[data.PairTable, data.PairTable]:
-        samples, left = data.draw_training(self.pool, seed, training)
-        return samples, data.draw_validation(self.pool, left, seed, validation)
+    def _fresh(self, seed: int, training: int, validation: int) -> tuple[draws.PairTable, draws.PairTable]:
+        samples, left = draws.draw_training(self.pool, seed, training)
+        return samples, draws.draw_validation(self.pool, left, seed, validation)
 
     def task(self, job: Job) -> Task:
         """The population's task for a job; a final round has no validation."""
@@ -130,9 +130,9 @@ def finished(
     job: Job,
     population: Population,
     parameters: Tensor,
-    training: data.PairTable,
+    training: draws.PairTable,
     state: str,
-    test: Callable[[], tuple[data.ImagePool, data.PairTable]],
+    test: Callable[[], tuple[draws.ImagePool, draws.PairTable]],
 ) -> tuple[dict[str, Any], bytes | None]:
     """The outcome (and a final round's packed outputs) of a job that is complete, pruned or diverged.
 

@@ -21,7 +21,7 @@ from hpo.storage import claims, slots
 from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import open_optuna
 from hpo.study.search import Search
-from hpo.training import data
+from hpo.training import draws
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
@@ -75,7 +75,7 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self.storage = open_optuna(engine)
         images = to_network_images(digits.pool_a_images())
-        self.draws = Draws(data.ImagePool.from_numpy("A", images, digits.pool_a_labels()))
+        self.draws = Draws(draws.ImagePool.from_numpy("A", images, digits.pool_a_labels()))
         store, folder = places(engine, options.artifacts)
         self.spool = Spool(folder / "results", engine)
         self.keeper = Keeper(Checkpoints(store), options.checkpoint_seconds, say)
@@ -267,7 +267,7 @@ class Worker:
             return
         self.group = group
         self.population = None  # its memory is free before the next one's is asked for
-        samples = 2 * len(data.SHIFTS) * group.training_pairs
+        samples = 2 * len(draws.SHIFTS) * group.training_pairs
         lanes = self.options.lanes or self._lanes(group, samples)
         while self.population is None:
             try:
@@ -402,12 +402,12 @@ class Worker:
         self.background.ask(lambda: self.keeper.forget(job))
         self.say(f"{job.title}: {in_words(outcome, job.slot.kind)}")
 
-    def _test_pairs(self, job: Job) -> tuple[data.ImagePool, data.PairTable]:
+    def _test_pairs(self, job: Job) -> tuple[draws.ImagePool, draws.PairTable]:
         """The test pairs of a final round, whose opening of pool B is on record."""
         permit = FinalPermit(slot_id=job.slot.id, attempt=job.slot.attempt, worker=self.name)
         opened = self.digits.open_pool_b(permit)
-        pool = data.ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
-        return pool, data.draw_test(pool, job.draw_seed, job.spec.protocol.test_pairs)
+        pool = draws.ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
+        return pool, draws.draw_test(pool, job.draw_seed, job.spec.protocol.test_pairs)
 
     def _free(self, lane: int) -> Ready:
         assert self.population is not None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpo.training import data, models
+from hpo.training import draws, models
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
 
@@ -18,18 +18,18 @@ BATCH, PAIRS = 20, 10
 
 def population(model: str, device: str, lanes: int, dtype: torch.dtype = torch.float64) -> Population:
     """Lanes with unlike rates on random images, each with its own draw."""
-    images = torch.rand(60, data.SIDE, data.SIDE, generator=torch.Generator().manual_seed(3))
-    pool = data.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
+    images = torch.rand(60, draws.SIDE, draws.SIDE, generator=torch.Generator().manual_seed(3))
+    pool = draws.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
     made = Population(model, lanes, images, samples=18 * PAIRS, batch=BATCH, device=device, dtype=dtype)
     for lane in range(lanes):
-        training, left = data.draw_training(pool, lane, PAIRS)
+        training, left = draws.draw_training(pool, lane, PAIRS)
         task = Task(
             key=lane,
             params={**PARAMS, "learning_rate": 1e-3 * (lane + 1)},
             seed=lane,
             epochs=3,
             training=training,
-            validation=data.draw_validation(pool, left, lane, 30),
+            validation=draws.draw_validation(pool, left, lane, 30),
         )
         made.start(lane, task)
     return made

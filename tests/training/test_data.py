@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hpo.digits import pools
 from hpo.digits.pools import Digits, FinalPermit, to_network_images
-from hpo.training import data
-from hpo.training.data import NO_SHIFT, SHIFTS, ImagePool, PairTable
+from hpo.training import draws as data
+from hpo.training.draws import NO_SHIFT, SHIFTS, ImagePool, PairTable
 
 FEW = settings(deadline=None, max_examples=25)
 

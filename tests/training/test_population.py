@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hpo.training import data, models, population, streams
+from hpo.training import draws, models, population, streams
 from hpo.training.stacked import CannotStack, stack
 
 MIXED = [
@@ -25,33 +25,33 @@ TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-9}
 
 
 @pytest.fixture(scope="module")
-def pool() -> data.ImagePool:
+def pool() -> draws.ImagePool:
     """Random strokes on blank paper: ties in the pooling included, as real digits have them."""
     generator = torch.Generator().manual_seed(3)
-    images = torch.rand(60, data.SIDE, data.SIDE, generator=generator)
+    images = torch.rand(60, draws.SIDE, draws.SIDE, generator=generator)
     images *= F.avg_pool2d(torch.rand(60, 1, 14, 14, generator=generator), 5, 1, 2)[:, 0] > 0.52
-    return data.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
+    return draws.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
 
 
-def task(pool: data.ImagePool, params: dict[str, float], seed: int, epochs: int = 3) -> population.Task:
-    training, left = data.draw_training(pool, seed, PAIRS)
-    validation = data.draw_validation(pool, left, seed, 30)
+def task(pool: draws.ImagePool, params: dict[str, float], seed: int, epochs: int = 3) -> population.Task:
+    training, left = draws.draw_training(pool, seed, PAIRS)
+    validation = draws.draw_validation(pool, left, seed, 30)
     return population.Task(key=seed, params=params, seed=seed, epochs=epochs, training=training, validation=validation)
 
 
-def population_of(pool: data.ImagePool, model: str, lanes: int, **more: object) -> population.Population:
+def population_of(pool: draws.ImagePool, model: str, lanes: int, **more: object) -> population.Population:
     return population.Population(model, lanes, pool.images, samples=18 * PAIRS, batch=BATCH, **more)  # type: ignore[arg-type]
 
 
 def plain_training(
-    pool: data.ImagePool, name: str, task: population.Task, epochs: int, dtype: torch.dtype
+    pool: draws.ImagePool, name: str, task: population.Task, epochs: int, dtype: torch.dtype
 ) -> nn.Module:
     """The training as most people write it: a module, torch.optim.Adam, one batch after the other."""
     model = models.ARCHITECTURES[name]().to(dtype)
     model.load_state_dict(models.initial_parameters(model, task.seed))
     hyper = task.params
     adam = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
-    images = data.shifted(pool.images[task.training.image], task.training.shift).to(dtype)
+    images = draws.shifted(pool.images[task.training.image], task.training.shift).to(dtype)
     counters = streams.counters(models.decisions(model, BATCH) // 4)
     dropout_key = torch.tensor([streams.key(task.seed, "dropout")])
     order_key = torch.tensor([streams.key(task.seed, "order")])
@@ -81,7 +81,7 @@ def plain_training(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", list(models.ARCHITECTURES))
 def test_a_population_of_8_with_mixed_hyperparameters_equals_8_plain_trainings(
-    pool: data.ImagePool, name: str, dtype: torch.dtype
+    pool: draws.ImagePool, name: str, dtype: torch.dtype
 ) -> None:
     """After an epoch of nine steps (in float64 after three) every parameter of every lane is the plain loop's."""
     epochs = 3 if dtype == torch.float64 else 1  # in float32 rounding grows from step to step
@@ -100,7 +100,7 @@ def test_a_population_of_8_with_mixed_hyperparameters_equals_8_plain_trainings(
 
 
 @pytest.mark.parametrize("name", list(models.ARCHITECTURES))
-def test_predictions_are_the_plain_modules(pool: data.ImagePool, name: str) -> None:
+def test_predictions_are_the_plain_modules(pool: draws.ImagePool, name: str) -> None:
     """Loss, answers and digits of `predict`, and the epoch's validation, are those of the plain module."""
     one = task(pool, MIXED[0], seed=7)
     lanes = population_of(pool, name, 2, dtype=torch.float64)
@@ -122,7 +122,7 @@ def test_predictions_are_the_plain_modules(pool: data.ImagePool, name: str) -> N
         assert torch.equal(prediction.digits, digits.argmax(-1))
 
 
-def test_a_lane_refilled_midway_equals_a_fresh_trial(pool: data.ImagePool) -> None:
+def test_a_lane_refilled_midway_equals_a_fresh_trial(pool: draws.ImagePool) -> None:
     """Neighbours, lane, population size and what ran before leave no trace in a trial."""
     wanted = task(pool, MIXED[0], seed=42)
     alone = population_of(pool, "ws-aux", 1, dtype=torch.float64)
@@ -139,7 +139,7 @@ def test_a_lane_refilled_midway_equals_a_fresh_trial(pool: data.ImagePool) -> No
     torch.testing.assert_close(crowd.parameters[2], alone.parameters[0], rtol=1e-8, atol=1e-12)
 
 
-def test_a_saved_lane_goes_on_elsewhere(pool: data.ImagePool) -> None:
+def test_a_saved_lane_goes_on_elsewhere(pool: draws.ImagePool) -> None:
     """Continued from its state on another lane, a training ends where the undisturbed one does."""
     one = task(pool, MIXED[0], seed=9)
     undisturbed = population_of(pool, "ws", 1)
@@ -153,7 +153,7 @@ def test_a_saved_lane_goes_on_elsewhere(pool: data.ImagePool) -> None:
     assert torch.equal(undisturbed.parameters, elsewhere.parameters)
 
 
-def test_a_diverged_lane_is_reported_and_harms_no_neighbour(pool: data.ImagePool) -> None:
+def test_a_diverged_lane_is_reported_and_harms_no_neighbour(pool: draws.ImagePool) -> None:
     """An absurd learning rate ends in NaN in its own lane alone."""
     lanes = population_of(pool, "simple", 2)
     lanes.start(0, task(pool, {**MIXED[0], "learning_rate": 1e30}, seed=1))
@@ -168,7 +168,7 @@ def test_a_diverged_lane_is_reported_and_harms_no_neighbour(pool: data.ImagePool
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_a_lane_that_raises_harms_no_neighbour(pool: data.ImagePool, width: int) -> None:
+def test_a_lane_that_raises_harms_no_neighbour(pool: draws.ImagePool, width: int) -> None:
     """The others train the epoch once and are reported; the one that raises stays where it was."""
     healthy, lanes = population_of(pool, "ws-aux", 3), population_of(pool, "ws-aux", 3)
     tasks = [task(pool, MIXED[0], seed=seed) for seed in range(3)]
@@ -189,7 +189,7 @@ def test_a_lane_that_raises_harms_no_neighbour(pool: data.ImagePool, width: int)
     assert [report.epoch for report in lanes.train_epoch()] == [2, 2]
 
 
-def test_reports_say_when_a_task_is_done(pool: data.ImagePool) -> None:
+def test_reports_say_when_a_task_is_done(pool: draws.ImagePool) -> None:
     """`last` comes with the task's last epoch, and a stopped lane reports no more."""
     lanes = population_of(pool, "simple", 2)
     lanes.start(0, task(pool, MIXED[0], seed=1, epochs=2))
@@ -212,7 +212,7 @@ def test_running_statistics_are_refused() -> None:
         stack(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
 
 
-def test_an_epoch_given_up_leaves_no_trace(pool: data.ImagePool) -> None:
+def test_an_epoch_given_up_leaves_no_trace(pool: draws.ImagePool) -> None:
     """Stopped between two steps, nothing is reported and nothing has changed; trained again, it is the same epoch."""
     one = task(pool, MIXED[0], seed=9)
     disturbed, undisturbed = population_of(pool, "ws", 2), population_of(pool, "ws", 2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hpo.training import sizing
-from hpo.training.data import SIDE, ImagePool
+from hpo.training.draws import SIDE, ImagePool
 
 CPU = torch.device("cpu")
 

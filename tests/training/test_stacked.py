@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpo.training import data, models
-from hpo.training.data import SIDE, PairTable
+from hpo.training import draws, models
+from hpo.training.draws import SIDE, PairTable
 from hpo.training.stacked import CannotStack, StackedConvolution, StackedLinear, WindowTable, first_convolution, stack
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -78,7 +78,7 @@ def test_windows_are_squares_of_the_shifted_image(shift: int) -> None:
     windows = WindowTable(images, 5, 2)
     got = windows.gather(windows.corners(table))
     assert got.shape == (2, 2, 25, 36)
-    moved = data.shifted(images[table.image], table.shift)
+    moved = draws.shifted(images[table.image], table.shift)
     squares = moved.unfold(-2, 6, 2).unfold(-2, 6, 2).reshape(2, 2, 25, 36)
     assert torch.equal(got, squares)
 
@@ -101,7 +101,7 @@ def test_windows_and_first_convolution_equal_torch_on_shifted_images(
     out = twin(x)
     expected = []
     for lane, plain in enumerate(plains):
-        pairs = data.shifted(images[table.image[order[lane]]], table.shift[order[lane]])
+        pairs = draws.shifted(images[table.image[order[lane]]], table.shift[order[lane]])
         expected.append(plain(pairs if channels == 2 else pairs.view(-1, 1, SIDE, SIDE)))
     torch.testing.assert_close(out, torch.stack(expected), **EXACT)
     upstream = random(*out.shape, seed=1)
@@ -116,7 +116,7 @@ def test_one_image_at_every_corner_of_the_window_table() -> None:
     images = random(50, SIDE, SIDE)
     windows = WindowTable(images, 5, 2)
     image = torch.stack([torch.arange(50), torch.arange(50).flip(0)], dim=1)
-    table = PairTable(image=image, shift=torch.full_like(image, data.NO_SHIFT), digit=torch.zeros_like(image))
+    table = PairTable(image=image, shift=torch.full_like(image, draws.NO_SHIFT), digit=torch.zeros_like(image))
     got = windows.gather(windows.corners(table))
     assert torch.equal(got[:, :, 0], images[image][..., :6, :6].flatten(-2))
     assert torch.equal(got[:, :, -1], images[image][..., 8:, 8:].flatten(-2))
@@ -186,7 +186,7 @@ def test_ties_on_blank_paper_change_no_gradient(name: str, lanes: int) -> None:
     upstream, wanted = random(*logits.shape, seed=4), None if digits is None else random(*digits.shape, seed=5)
     total = (logits * upstream).sum() + (0 if wanted is None else (digits * wanted).sum())
     total.backward()
-    pairs = data.shifted(images[table.image], table.shift)
+    pairs = draws.shifted(images[table.image], table.shift)
     for lane, plain in enumerate(plains):
         own, said = plain(pairs)
         torch.testing.assert_close(logits[lane], own, **EXACT)
