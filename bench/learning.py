@@ -18,7 +18,7 @@ import torch
 from bench import measure
 from bench.plain import PAPER, PlainLoop
 from hpo.analysis import stats
-from hpo.digits import pools
+from hpo.digits import load
 from hpo.digits.pools import to_network_images
 from hpo.training import draws, models
 from hpo.training.memory import keep_freed_memory
@@ -80,7 +80,7 @@ def main() -> None:
     options = asked.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    source = pools.load(None)
+    source = load.load(None)
     pool = draws.ImagePool.from_numpy("A", to_network_images(source.pool_a_images()), source.pool_a_labels())
     had = json.loads(options.json.read_text()) if options.json.exists() else {}
     found: dict[str, Any] = had.get("accuracy", {}) if had.get("epochs", options.epochs) == options.epochs else {}

@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 
 from bench import backlog, claiming, measure, trial_cost
 from bench.databases import another, postgresql, sqlite
-from hpo.digits import pools
+from hpo.digits import load
 from hpo.digits.pools import Digits
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
@@ -182,7 +182,7 @@ def main() -> None:
     if options.quick:
         options.behind, options.claimers, options.adaptive = [100, 10_000], [1, 8], [100]
         options.seconds, options.turns, options.finished, options.trials = 2.0, 50, [100], 4
-    data = pools.load(None)
+    data = load.load(None)
     databases: dict[str, Database] = {
         "SQLite": sqlite,
         "PostgreSQL": lambda folder: postgresql(folder, max(options.claimers) + SPARE_CONNECTIONS),

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from bench import measure
 from bench.finished import finish
-from hpo.digits import pools
+from hpo.digits.load import load as load_digits
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.study.spec import MODELS, StudySpec, builtin_spec
@@ -59,21 +59,24 @@ def parts_of(url: str, out: Path) -> dict[str, float]:
 
     def imports() -> Any:
         from hpo.analysis import comparison
+        from hpo.analysis.dependence import interactions
+        from hpo.report import contents, write
+        from hpo.results import queries
         from hpo.server import notes
 
-        return notes, comparison, dependence, gather, report, results
+        return notes, comparison, interactions, contents, write, queries
 
-    notes, comparison, dependence, gather, report, results = part("imports (scipy, numpy)", imports)
+    notes, comparison, interactions, contents, write, queries = part("imports (scipy, numpy)", imports)
     engine = open_engine(url)
-    found = part("reading the database", lambda: results.all_results(engine))
-    read = part("reading answers (imports torch)", lambda: gather.read_answers(engine, found, gather.Images(None)))
+    found = part("reading the database", lambda: queries.all_results(engine))
+    read = part("reading answers (imports torch)", lambda: contents.read_answers(engine, found, contents.Images(None)))
     part("comparison: pairs", lambda: comparison.paired_of(found))
     part("comparison: and intervals", lambda: comparison.compare(found))
     part("comparison: and new images", lambda: comparison.compare(found, read[0]))
     for result in found:
-        part(f"dependence: {result.name}", lambda result=result: dependence.dependence_of(result))
-    whole = part("all of these again, and pictures, models' costs", lambda: gather.gather(engine))
-    part("figures, page, files (imports plotly)", lambda: report.write(whole, out))
+        part(f"dependence: {result.name}", lambda result=result: interactions.dependence_of(result))
+    whole = part("all of these again, and pictures, models' costs", lambda: contents.gather(engine))
+    part("figures, page, files (imports plotly)", lambda: write.write(whole, out))
     part("notes and figures for the dashboard", lambda: notes.keep_all(engine, whole.results, whole.comparison))
     return seconds
 
@@ -92,7 +95,7 @@ def main() -> None:
         url, out = f"sqlite:///{folder}/hpo.db", Path(folder) / "report"
         engine = open_engine(url)
         migrate.create_or_check(engine)
-        finish(engine, pools.load(None), [spec_of(model, options) for model in MODELS])
+        finish(engine, load_digits(None), [spec_of(model, options) for model in MODELS])
         engine.dispose()
         load = os.getloadavg()[0]
         runs = [run_report(url, out) for _ in range(options.runs)]

@@ -15,7 +15,7 @@ import torch
 
 from bench import measure
 from bench.databases import postgresql, sqlite
-from hpo.digits import pools
+from hpo.digits import load
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.study import operations
@@ -28,7 +28,7 @@ def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float
     """One worker's life on a new study: seconds, and the share of them in training."""
     engine = open_engine(url)
     migrate.create_or_check(engine)
-    data = pools.load(None)
+    data = load.load(None)
     spec = builtin_spec(options.model).with_options(trials=options.trials, epochs=options.epochs)
     operations.create(engine, data, [(spec, None)])
     worker = Worker(

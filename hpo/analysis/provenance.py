@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpo.digits.pools import BUNDLED_DIGEST
+from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.results.records import Opening, Run, StudyResult
 
 ERROR_LENGTH = 160  # characters of an error's last line

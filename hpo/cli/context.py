@@ -57,9 +57,9 @@ class Context:
     @functools.cached_property
     def digits(self) -> "Digits":
         """The images: bundled, or from --data."""
-        from hpo.digits import pools
+        from hpo.digits import load
 
-        return pools.load(self.data_dir)
+        return load.load(self.data_dir)
 
 
 pass_context = click.make_pass_decorator(Context)

@@ -11,7 +11,7 @@ import click
 from hpo.cli.context import Context, console, format_option, pass_context, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from hpo.digits.idx import Progress
+    from hpo.digits.download import Progress
 
 
 @click.group()
@@ -38,14 +38,14 @@ def fetch(context: Context, folder: Path | None, url: str | None) -> None:
       hpo data fetch mnist
       hpo --data mnist data info
     """
-    from hpo.digits import idx
+    from hpo.digits import download
     from hpo.errors import UsageError
 
     target = folder or context.data_dir
     if target is None:
         raise UsageError("where to? `hpo data fetch FOLDER`, or set --data or HPO_DATA_DIR")
     with _progress() as progress:
-        fetched = idx.fetch(target, url, progress=progress)
+        fetched = download.fetch(target, url, progress=progress)
     for one in fetched:
         come = f"{one.transferred:,} of its {one.size:,} bytes fetched" if one.transferred else "was there"
         say(f"{one.path}: {come}, checksum right")
@@ -84,9 +84,9 @@ def info(context: Context, form: str) -> None:
     Example:
       hpo data info --format json
     """
-    from hpo.digits import pools as digits
+    from hpo.digits.load import info as info_of
 
-    found = digits.info(context.data_dir)
+    found = info_of(context.data_dir)
     if form == "json":
         print_json({**dataclasses.asdict(found), "images": found.images})
         return

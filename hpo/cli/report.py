@@ -1,13 +1,12 @@
 """`hpo report`, `hpo trial`, `hpo dashboard`."""
 
-import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, print_table, say
+from hpo.cli.context import Context, format_option, pass_context, print_table, say
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -49,68 +48,3 @@ def write_report(
         print_table(terminal.comparison_table(found, report.comparison if same else None))
     say(f"report: {files.html.resolve()}")
     notes.quietly(lambda: notes.keep_all(engine, report.results, report.comparison), say)
-
-
-@click.group()
-def trial() -> None:
-    """Look at single trials.
-
-    \b
-    Example:
-      hpo trial show ws 17
-    """
-
-
-@trial.command(name="show")
-@click.argument("name")
-@click.argument("number", type=int)
-@format_option
-@pass_context
-def show(context: Context, name: str, number: int, form: str) -> None:
-    """Show one trial.
-
-    Its parameters, what came of it, and why it failed where it did. NAME means the study's search, NAME:confirm
-    and NAME:final its rounds; `hpo study show` has the numbers of those that failed.
-
-    \b
-    Example:
-      hpo trial show ws 17 --format json
-      hpo trial show ws:final 3
-    """
-    from hpo.report import terminal
-    from hpo.results import queries
-
-    found = queries.trial(context.engine(), name, number)
-    if form == "json":
-        print_json(found)
-    else:
-        print_table(terminal.trial_detail(found))
-
-
-@click.command()
-@click.option("--host", default="127.0.0.1", help="The address to listen on: this machine's own alone.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, help="The port to listen on.")
-@pass_context
-def dashboard(context: Context, host: str, port: int) -> None:
-    """Browse the studies in optuna-dashboard.
-
-    It listens on this machine alone, for it asks nobody for a password.
-
-    \b
-    Example:
-      hpo dashboard --port 8081
-    """
-    from hpo.server import notes
-    from hpo.server import optuna_app as server
-
-    engine = context.engine()
-
-    def ready(url: str) -> None:
-        say(f"dashboard: {url} (Ctrl-C ends it)")
-        meanwhile.start()
-
-    # Beside the first answers, for it takes seconds; not a daemon: what ends the process waits for it.
-    meanwhile = threading.Thread(target=lambda: notes.quietly(lambda: notes.keep_everything(engine), say))
-    server.serve(engine, host=host, port=port, ready=ready)
-    if meanwhile.ident is not None:
-        meanwhile.join()  # it needs the database, which is closed next

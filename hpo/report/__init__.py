@@ -1,2 +1,1 @@
-"""Presentation: what the analysis found, as sentences, tables and figures in HTML, CSV, JSON and on a terminal.
-"""
+"""Presentation: what the analysis found, as sentences, tables and figures in HTML, CSV, JSON and on a terminal."""

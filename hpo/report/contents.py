@@ -16,7 +16,9 @@ from hpo.analysis.model_cost import Latencies, ModelCost, cost_of, latencies_of
 from hpo.analysis.provenance import Provenance, provenance_of
 from hpo.analysis.timeline import Timeline, timeline_of
 from hpo.analysis.tuning import Tuning, tuning_of
-from hpo.digits.pools import BUNDLED_DIGEST, Digits, load
+from hpo.digits.bundled import BUNDLED_DIGEST
+from hpo.digits.load import load
+from hpo.digits.pools import Digits
 from hpo.results.queries import all_results, final_outputs
 from hpo.results.records import StudyResult
 from hpo.storage.engine import display_url

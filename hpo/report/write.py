@@ -21,7 +21,7 @@ from hpo.report.contents import Report, gather
 from hpo.report.html import render
 from hpo.report.sections.dependence import sentences
 from hpo.report.sections.errors import naming_sentences
-from hpo.results.queries import summary
+from hpo.results.summary import summary
 
 HTML, JSON = "report.html", "report.json"
 

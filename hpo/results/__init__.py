@@ -1,2 +1,1 @@
-"""The read model: what the database says of studies and their runs, as plain records.
-"""
+"""The read model: what the database says of studies and their runs, as plain records."""

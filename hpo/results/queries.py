@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, select
 
 from hpo.errors import HpoError, SchemaError, StudyNotFound
-from hpo.results.failures import failures, setbacks
+from hpo.results.failures import setbacks
 from hpo.results.records import (
     PAPER,
     TUNED,
@@ -310,62 +310,3 @@ def _loss(run: Run) -> float:
 
 
 # --- As JSON ----------------------------------------------------------------------------------------------
-
-
-def summary(result: StudyResult) -> dict[str, Any]:
-    """What `hpo study show NAME --format json` prints: plain types only, accuracies as fractions."""
-    best, tuned = result.best, result.tuned
-    return {
-        "name": result.name,
-        "model": result.model,
-        "phase": result.phase,
-        "paused": result.paused,
-        "seed": result.seed,
-        "repeat_group": result.repeat_group,
-        "spec_digest": result.spec_digest,
-        "data_digest": result.data_digest,
-        "epochs": result.spec.budget.epochs,
-        "trials": {**asdict(result.trials), "total": result.trials.total},
-        "best": None if best is None else _plain(best),
-        "tuned": None if tuned is None else _plain(tuned),
-        "confirm": [
-            {
-                "label": one.label,
-                "params": dict(one.params),
-                "rounds": one.rounds,
-                "values": list(one.values),
-                "mean": one.mean,
-                "failed": one.failed,
-            }
-            for one in result.ranking
-        ],
-        "final": [final_summary(one) for one in result.final if one.rounds],
-        "missing": list(result.missing),
-        "failures": failures(result),
-    }
-
-
-def final_summary(final: FinalResult) -> dict[str, Any]:
-    """One configuration's final rounds as plain types."""
-    return {
-        "label": final.label,
-        "params": dict(final.params),
-        "rounds": final.rounds,
-        "planned": final.planned,
-        "train_mean": final.train_mean,
-        "train_std": final.train_std,
-        "test_mean": final.test_mean,
-        "test_std": final.test_std,
-        "test_values": list(final.test_values),
-        "train_values": list(final.train_values),
-        "round_numbers": list(final.round_numbers),
-        "diverged": final.diverged,
-        "failed": final.failed,
-        "same_as": final.same_as,
-    }
-
-
-def _plain(record: Best | Tuned) -> dict[str, Any]:
-    return {
-        name: dict(value) if isinstance(value := getattr(record, name), Mapping) else value for name in record.__slots__
-    }

@@ -1,2 +1,1 @@
-"""What a browser sees: optuna-dashboard behind its guard, notes and figures on its study pages.
-"""
+"""What a browser sees: optuna-dashboard behind its guard, notes and figures on its study pages."""

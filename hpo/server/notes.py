@@ -239,10 +239,10 @@ def _sentences(result: StudyResult, paired: "Paired | None") -> list[str]:
     """The headline sentences in which this study's model takes part."""
     if paired is None:
         return []
-    from hpo.report import sentences as wording
+    from hpo.report import sentences
 
     own = [pair for pair in paired.pairs if result.id in (pair.a.study_id, pair.b.study_id)]
-    return wording.headlines([result], own, paired.settings)
+    return sentences.headlines([result], own, paired.settings)
 
 
 def _test(final: FinalResult | None) -> str:
@@ -281,15 +281,15 @@ def _safe(text: str) -> str:
 def figures_of(result: StudyResult, comparison: "Comparison") -> dict[str, str]:
     """Small figures by id, as plotly's JSON; loads plotly."""
     from hpo.report import chart_data
-    from hpo.report.charts import rounds as charts
+    from hpo.report.charts.rounds import rounds_chart
 
     drawn: dict[str, str] = {}
     rounds = chart_data.rounds_of(result, comparison)
     if any(group.values for group in rounds):
-        drawn["hpo-final"] = _small(charts.rounds_chart(rounds), "Final rounds, as of hpo report")
+        drawn["hpo-final"] = _small(rounds_chart(rounds), "Final rounds, as of hpo report")
     confirm = chart_data.confirm_data(result)
     if confirm:
-        figure = charts.rounds_chart(confirm, "validation accuracy (%)")
+        figure = rounds_chart(confirm, "validation accuracy (%)")
         drawn["hpo-confirm"] = _small(figure, "Confirm rounds, as of hpo report")
     return drawn
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+import hpo
 from hpo.errors import SpecError
 from hpo.study.spec_errors import explain, near, shown
 
@@ -253,7 +254,7 @@ def builtin_spec(model: str) -> StudySpec:
     """Return the spec that comes with hpo for a model; SpecError for an unknown model."""
     if model not in MODELS:
         raise SpecError(f"no model {shown(model)}; there are {', '.join(MODELS)}{near(model, MODELS)}")
-    here = Path(__file__).parent
+    here = Path(hpo.__file__).parent  # of all of hpo
     installed = here / "builtin_studies" / f"{model}.toml"  # a wheel's; a checkout's is at the root
     return load_spec(installed if installed.exists() else here.parent / "studies" / f"{model}.toml")
 

@@ -1,18 +1,63 @@
 """A worker's checkpoints. What goes wrong with them is said, and costs no more than the training since the last one."""
 
+import io
+import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import wait
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
 
 from hpo.training.population import LaneState
 from hpo.worker.job import Job
-from hpo.worker.stores import Checkpoint, Checkpoints
+from hpo.worker.stores import Store, opened, sealed
 from hpo.worker.threads import errands
 
 THREADS = 8  # checkpoints read or written at once: a bucket takes long for each
 SAVE_SECONDS = 10.0  # that the training waits for them to be written
 LOOK_SECONDS = 0.2  # between two looks whether to go on waiting
+_ARRAYS = ("parameters", "first_moment", "second_moment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A training at an epoch boundary."""
+
+    state: LaneState
+    record: Mapping[str, Any]  # what the job had noted by then
+
+
+class Checkpoints:
+    """Checkpoints by the digest of what makes a training."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def save(self, name: str, checkpoint: Checkpoint) -> None:
+        """Keep it in place of an earlier one."""
+        arrays = {array: getattr(checkpoint.state, array).numpy() for array in _ARRAYS}
+        about = json.dumps({"epoch": checkpoint.state.epoch, "record": checkpoint.record}).encode()
+        buffer = io.BytesIO()
+        np.savez(buffer, about=np.frombuffer(about, dtype=np.uint8), **arrays)
+        self._store.write(name, sealed(buffer.getvalue()))
+
+    def load(self, name: str) -> Checkpoint | None:
+        """The last one kept, or None; Damaged where it is not whole."""
+        content = self._store.read(name)
+        if content is None:
+            return None
+        with np.load(io.BytesIO(opened(f"checkpoint {name}", content)), allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            tensors = {array: torch.from_numpy(arrays[array]) for array in _ARRAYS}
+        return Checkpoint(state=LaneState(epoch=about["epoch"], **tensors), record=about["record"])
+
+    def remove(self, name: str) -> None:
+        """Forget it: the training is over."""
+        self._store.remove(name)
 
 
 class Keeper:

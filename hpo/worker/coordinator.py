@@ -8,21 +8,20 @@ waits, keeps everything, and tries again. Another does nothing but renew the lea
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine
 
-from hpo.errors import StudyNotFound
-from hpo.storage import slots, studies
+from hpo.storage import slots
 from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import CachedHpoStorage, Report
 from hpo.storage.slots import Slot
-from hpo.study import phases
+from hpo.study.projection import project, unless_deleted
 from hpo.study.search import Search
-from hpo.worker.stores import Spool
+from hpo.worker.spool import Spool
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds between two tries while the database is away
 
@@ -285,28 +284,3 @@ class Coordinator(threading.Thread):
 
 def _row(held: Held, epoch: int, value: float | None) -> Report:
     return Report(slot_id=held.slot.id, token=held.token, trial_id=held.slot.trial_id, epoch=epoch, value=value)
-
-
-def project(engine: Engine, search: Search) -> bool:
-    """Bring Optuna and the phase up to what the slots of a study say; repeatable, by any worker.
-
-    Returns whether the phase moved on. Nothing happens where the study is deleted meanwhile.
-    """
-    moved = False
-    with unless_deleted(engine, search):
-        for slot in slots.untold(engine, [search.row.id]):
-            search.tell(slot)
-            slots.mark_told(engine, slot)
-        while phases.advance(engine, studies.get_study_by_id(engine, search.row.id)):
-            moved = True
-    return moved
-
-
-@contextmanager
-def unless_deleted(engine: Engine, search: Search) -> Iterator[None]:
-    """What is no longer found is no error where the study is deleted meanwhile."""
-    try:
-        yield
-    except (StudyNotFound, KeyError):  # KeyError: Optuna's study or trial
-        if any(row.id == search.row.id for row in studies.list_studies(engine)):
-            raise

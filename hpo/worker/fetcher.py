@@ -10,11 +10,12 @@ from hpo.errors import LeaseLost
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.studies import StudyRow
+from hpo.study.projection import unless_deleted
 from hpo.study.search import Search, fixed_trial
 from hpo.study.spec import StudySpec
 from hpo.training.population import LaneState
 from hpo.worker.checkpoints import Keeper
-from hpo.worker.coordinator import Coordinator, Held, unless_deleted
+from hpo.worker.coordinator import Coordinator, Held
 from hpo.worker.job import Job
 
 

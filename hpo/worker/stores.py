@@ -5,30 +5,21 @@ noticed not to be. A checkpoint's name is a digest of all that makes a training 
 any worker of any database may go on from it. A result's folder belongs to one database.
 """
 
-import base64
 import hashlib
 import io
-import json
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-import torch
 from sqlalchemy import Engine
 
 from hpo.errors import HpoError
-from hpo.storage import slots
-from hpo.training.population import LaneState
 
 _HEAD = b"hpo 1 "
-_ARRAYS = ("parameters", "first_moment", "second_moment")
 _LEFT_ALONE = 86_400.0  # seconds until a half-written file is taken for that of a writer that was killed
 
 
@@ -152,95 +143,6 @@ def opened(name: str, content: bytes) -> bytes:
     if head != _HEAD + hashlib.sha256(body).hexdigest().encode():
         raise Damaged(f"{name}: the file is damaged (its digest does not fit) and is not used")
     return body
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A training at an epoch boundary."""
-
-    state: LaneState
-    record: Mapping[str, Any]  # what the job had noted by then
-
-
-class Checkpoints:
-    """Checkpoints by the digest of what makes a training."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def save(self, name: str, checkpoint: Checkpoint) -> None:
-        """Keep it in place of an earlier one."""
-        arrays = {array: getattr(checkpoint.state, array).numpy() for array in _ARRAYS}
-        about = json.dumps({"epoch": checkpoint.state.epoch, "record": checkpoint.record}).encode()
-        buffer = io.BytesIO()
-        np.savez(buffer, about=np.frombuffer(about, dtype=np.uint8), **arrays)
-        self._store.write(name, sealed(buffer.getvalue()))
-
-    def load(self, name: str) -> Checkpoint | None:
-        """The last one kept, or None; Damaged where it is not whole."""
-        content = self._store.read(name)
-        if content is None:
-            return None
-        with np.load(io.BytesIO(opened(f"checkpoint {name}", content)), allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            tensors = {array: torch.from_numpy(arrays[array]) for array in _ARRAYS}
-        return Checkpoint(state=LaneState(epoch=about["epoch"], **tensors), record=about["record"])
-
-    def remove(self, name: str) -> None:
-        """Forget it: the training is over."""
-        self._store.remove(name)
-
-
-class Spool:
-    """Results of finished trainings that the database has not confirmed yet."""
-
-    def __init__(self, folder: Path, engine: Engine) -> None:
-        """The folder serves several databases; each has a part of its own."""
-        url = engine.url.set(password=None)
-        if engine.dialect.name == "sqlite":
-            url = url.set(database=str(Path(str(url.database)).resolve()))
-        self._folder = Folder(folder / hashlib.sha256(str(url).encode()).hexdigest()[:16])
-        self._engine = engine
-
-    @property
-    def folder(self) -> Path:
-        """Where the results lie."""
-        return self._folder.folder
-
-    def put(self, slot_id: int, token: str, outcome: Mapping[str, Any], outputs: bytes | None) -> str:
-        """Keep a result; returns its name."""
-        name = f"{slot_id}-{token}.json"
-        packed = None if outputs is None else base64.b85encode(outputs).decode()
-        entry = {"slot": slot_id, "token": token, "outcome": outcome, "outputs": packed}
-        self._folder.write(name, sealed(json.dumps(entry).encode()))
-        return name
-
-    def remove(self, name: str) -> None:
-        """The database has it, or somebody else's."""
-        self._folder.remove(name)
-
-    def deliver(self, say: Callable[[str], None]) -> None:
-        """Store what workers that are gone have left, where nobody has taken their slots since."""
-        for name in self._names():
-            content = self._folder.read(name)
-            if content is None:  # its worker has stored it just now
-                continue
-            try:
-                entry = json.loads(opened(f"result {name}", content))
-            except Damaged as error:
-                say(str(error))
-                (self.folder / name).rename(self.folder / f"{name}.damaged")
-                continue
-            packed = entry["outputs"]
-            outputs = None if packed is None else base64.b85decode(packed)
-            if slots.finish(self._engine, entry["slot"], entry["token"], entry["outcome"], outputs):
-                say(f"slot {entry['slot']}: its result, kept by a worker that is gone, is stored")
-            else:
-                say(f"slot {entry['slot']}: another worker has it, the result that one kept is dropped")
-            self._folder.remove(name)
-
-    def _names(self) -> Iterator[str]:
-        return (path.name for path in sorted(self.folder.glob("*.json")))
 
 
 def places(engine: Engine, artifacts: str | None) -> tuple[Store, Path]:

@@ -20,17 +20,20 @@ from hpo.server.notes import keep_notes, quietly
 from hpo.storage import claims, slots
 from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import open_optuna
+from hpo.study.projection import project
 from hpo.study.search import Search
 from hpo.training import draws
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
-from hpo.worker.checkpoints import Keeper
-from hpo.worker.coordinator import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator, project
+from hpo.worker.checkpoints import Checkpoints, Keeper
+from hpo.worker.coordinator import FIRST_BACKOFF, LONGEST_BACKOFF, Coordinator
 from hpo.worker.device import choose_device
 from hpo.worker.fetcher import Group, Ready, Supply
-from hpo.worker.job import Draws, Job, finished, in_words
-from hpo.worker.stores import Checkpoints, Spool, places
+from hpo.worker.job import Draws, Job
+from hpo.worker.outcomes import finished, in_words
+from hpo.worker.spool import Spool
+from hpo.worker.stores import places
 from hpo.worker.threads import Background, errand
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from test_workers import check_exact
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write, open_engine
 from hpo.storage.slots import Slot
-from hpo.worker.stores import Checkpoints, Folder
+from hpo.worker.checkpoints import Checkpoints
+from hpo.worker.stores import Folder
 
 STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
 

@@ -16,7 +16,8 @@ from sqlalchemy import Engine
 
 from hpo.analysis.answers import pair_draws
 from hpo.analysis.dependence import interactions
-from hpo.digits.pools import BUNDLED_DIGEST, load
+from hpo.digits.bundled import BUNDLED_DIGEST
+from hpo.digits.load import load
 from hpo.report.write import ReportNotWritable, write_report
 from hpo.results import queries
 from hpo.storage import migrate

@@ -12,7 +12,7 @@ from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import open_optuna
 from hpo.study.search import Search
 from hpo.worker.coordinator import Coordinator, Held
-from hpo.worker.stores import Spool
+from hpo.worker.spool import Spool
 
 LEASE = 3.0
 

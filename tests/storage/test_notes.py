@@ -14,8 +14,8 @@ from hpo.results.records import StudyResult
 from hpo.server import notes
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage, open_optuna
+from hpo.study.projection import project
 from hpo.study.search import Search
-from hpo.worker.coordinator import project
 
 
 def note(engine: Engine, name: str) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from hpo.errors import SchemaError, StudyNotFound
 from hpo.report.terminal import comparison_table, study_detail, study_table, trial_detail
 from hpo.results import queries
+from hpo.results.summary import summary as summary_of
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import open_engine
 from hpo.storage.optuna_storage import make_storage
@@ -33,7 +34,7 @@ def _text(renderable: object) -> str:
 def test_a_whole_study_on_both_databases(engine: Engine) -> None:
     """Every number of `study show` is recounted from the slots themselves."""
     maker = make(engine, small_spec("ws", trials=9, rounds=4))
-    summary = queries.summary(queries.study_result(engine, "ws"))
+    summary = summary_of(queries.study_result(engine, "ws"))
     assert summary["phase"] == "done"
     assert summary["missing"] == []
     none = dict.fromkeys(("waiting", "running", "pruned", "diverged", "failed"), 0)
@@ -92,15 +93,15 @@ def test_an_unfinished_study_says_what_is_missing(sqlite_engine: Engine) -> None
     result = queries.study_result(sqlite_engine, "ws")
     assert [final.rounds for final in result.final] in ([0, 3], [3, 0])
     assert any(" of 5 rounds" in line for line in result.missing)
-    assert [f["rounds"] for f in queries.summary(result)["final"]] == [3]
+    assert [f["rounds"] for f in summary_of(result)["final"]] == [3]
     assert "still" not in "\n".join(result.missing)
 
 
 def test_one_round_has_no_standard_deviation(sqlite_engine: Engine) -> None:
     make(sqlite_engine, small_spec("ws", trials=0, rounds=1))
-    assert queries.summary(queries.study_result(sqlite_engine, "ws"))["final"] == []  # an evaluation: none asked
+    assert summary_of(queries.study_result(sqlite_engine, "ws"))["final"] == []  # an evaluation: none asked
     make(sqlite_engine, small_spec("simple", trials=2, rounds=1))
-    final = queries.summary(queries.study_result(sqlite_engine, "simple"))["final"]
+    final = summary_of(queries.study_result(sqlite_engine, "simple"))["final"]
     assert [one["test_std"] for one in final] == [None] * len(final)
     assert final[0]["test_mean"] == final[0]["test_values"][0]
 
@@ -186,7 +187,7 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     maker.work()
 
     result = queries.study_result(engine, "ws")
-    told = {(one["study"], one["number"]): one for one in queries.summary(result)["failures"]}
+    told = {(one["study"], one["number"]): one for one in summary_of(result)["failures"]}
     assert {key: (one["state"], one["setbacks"]) for key, one in told.items()} == {
         ("ws", 1): ("failed", ["raised twice, given up"]),
         ("ws", 2): ("failed", ["3 leases ended without a new epoch, given up"]),
@@ -219,7 +220,7 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     maker.work()
     result = queries.study_result(engine, "ws")
     assert (result.phase, result.missing[1:]) == ("done", ())
-    again = next(one for one in queries.summary(result)["failures"] if one["study"] == "ws:final")
+    again = next(one for one in summary_of(result)["failures"] if one["study"] == "ws:final")
     assert again["setbacks"][0] == "failed, queued again by `hpo study resume`"
 
 
@@ -296,4 +297,4 @@ def test_a_slot_that_was_read_half_way(sqlite_engine: Engine) -> None:
     claims.claim(sqlite_engine, 1, worker="w", lease_seconds=60, model="ws", study_ids=[row.id])
     result = queries.study_result(sqlite_engine, "ws")
     assert (result.trials.running, result.trials.waiting, result.best) == (1, 1, None)
-    assert queries.summary(result)["best"] is None
+    assert summary_of(result)["best"] is None

@@ -23,10 +23,10 @@ from hpo.storage.optuna_storage import CachedHpoStorage, Report, open_optuna
 from hpo.storage.slots import Slot
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
+from hpo.study.projection import project
 from hpo.study.search import CHANCE, Search, _sampler, distributions, fixed_trial
 from hpo.study.spec import HYPERPARAMETERS, MODELS, StudySpec, builtin_spec
 from hpo.training.seeds import derive
-from hpo.worker.coordinator import project
 
 STARTUP = 5
 EPOCHS = 9

@@ -65,7 +65,7 @@ def test_packing_is_the_workers() -> None:
     import torch
 
     from hpo.training.population import Prediction
-    from hpo.worker.job import pack
+    from hpo.worker.outcomes import pack
 
     draw = answers.pair_draws(LABELS)
     _, digits = draw(50, 4)

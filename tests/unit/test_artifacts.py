@@ -9,7 +9,9 @@ import torch
 
 from hpo.storage.engine import open_engine
 from hpo.training.population import LaneState
-from hpo.worker.stores import Bucket, Checkpoint, Checkpoints, Damaged, Folder, NoArtifacts, Spool, default_folder
+from hpo.worker.checkpoints import Checkpoint, Checkpoints
+from hpo.worker.spool import Spool
+from hpo.worker.stores import Bucket, Damaged, Folder, NoArtifacts, default_folder
 
 RECORD = {"train_loss": [0.5, 0.25], "validation_accuracy": [0.5, 0.75], "validation_loss": 0.3, "seconds": 1.5}
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from hpo.cli import doctor
 from hpo.cli.root import COMMANDS, root
-from hpo.digits import idx
+from hpo.digits import download
 from hpo.errors import HpoError, UsageError
 
 SLOW = ("importlib.metadata", "torch", "optuna", "sqlalchemy", "pydantic", "numpy", "scipy", "plotly", "rich")
@@ -222,7 +222,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def info(folder: Path | None) -> None:
         raise error
 
-    monkeypatch.setattr("hpo.digits.pools.info", info)
+    monkeypatch.setattr("hpo.digits.load.info", info)
 
 
 @pytest.mark.parametrize(
@@ -264,16 +264,16 @@ def test_a_closed_pipe_is_no_error() -> None:
 def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A bar a file on stderr, then what was fetched and what was there; stdout stays empty."""
 
-    def fetch(folder: Path, base_url: str | None, *, progress: idx.Progress) -> list[idx.Fetched]:
+    def fetch(folder: Path, base_url: str | None, *, progress: download.Progress) -> list[download.Fetched]:
         assert (folder, base_url) == (Path("here"), "http://mirror")
         progress("images.gz", 500, None)
         progress("images.gz", 1000, 1000)
         return [
-            idx.Fetched(path=folder / "images.gz", size=1000, transferred=600),
-            idx.Fetched(path=folder / "labels.gz", size=100, transferred=0),
+            download.Fetched(path=folder / "images.gz", size=1000, transferred=600),
+            download.Fetched(path=folder / "labels.gz", size=100, transferred=0),
         ]
 
-    monkeypatch.setattr(idx, "fetch", fetch)
+    monkeypatch.setattr(download, "fetch", fetch)
     result = hpo("data", "fetch", "here", "--url", "http://mirror")
     assert result.exit_code == 0
     assert result.stdout == ""

@@ -6,7 +6,7 @@ from test_figures import PARAMS, finals, run, study
 
 from hpo.analysis.answers import RoundAnswers
 from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
-from hpo.report.charts import timeline
+from hpo.report.charts import errors
 from hpo.report.sections.errors import naming_sentences
 
 
@@ -55,7 +55,7 @@ def test_without_a_mistake_there_is_one_sentence() -> None:
     perfect = confusion_of("s", "ws-aux", "paper", [answered(0, [((1, 2), (1, 2), True)])])
     (line,) = naming_sentences(perfect)
     assert line.endswith("100.00% of 2 digits are named right.")
-    assert timeline.confusion_chart([perfect]).data  # digits that never came are left blank
+    assert errors.confusion_chart([perfect]).data  # digits that never came are left blank
 
 
 def test_only_who_is_told_to_name_digits_is_asked() -> None:
@@ -68,7 +68,7 @@ def test_only_who_is_told_to_name_digits_is_asked() -> None:
 
 
 def test_the_picture_shows_every_cell_once(found: DigitConfusion) -> None:
-    off, on = timeline.confusion_chart([found]).data
+    off, on = errors.confusion_chart([found]).data
     assert (off.z[4][9], off.z[4][4], on.z[4][4], on.z[4][9]) == (50.0, None, 50.0, None)
     assert off.zmax == 100.0  # of 2 and 8
     assert list(off.z[0]) == [None] * 10  # no 0 came

@@ -15,7 +15,7 @@ from hpo.analysis.dependence import interactions, surrogate
 from hpo.analysis.dependence.encoding import Coordinate, Sample, learned_least, sample_of
 from hpo.analysis.dependence.interactions import Answer, Dependence, answer_of, dependence_of, ped_anova
 from hpo.analysis.dependence.one_at_a_time import Walk, best_of_grid, walk_of
-from hpo.report.chart_data import Search, Trial
+from hpo.analysis.search_history import Search, Trial
 from hpo.report.charts import dependence
 from hpo.report.html import PageFigure
 from hpo.report.sections.dependence import dependence_parts, sentences

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hpo import errors
-from hpo.digits import pools as module
-from hpo.digits.pools import MOST_SHOWN, AlreadyTested, Digits, FinalPermit, check_enough, info, load, to_network_images
+from hpo.digits import bundled as module
+from hpo.digits import pools
+from hpo.digits.load import info, load
+from hpo.digits.pools import MOST_SHOWN, AlreadyTested, Digits, FinalPermit, check_enough, to_network_images
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +79,7 @@ def test_digest_covers_images_labels_and_split(bundled: Digits) -> None:
     for changed in range(4):
         copies = [part.copy() for part in parts]
         copies[changed].flat[0] ^= 1
-        assert module._digest(*copies) != bundled.digest
+        assert pools._digest(*copies) != bundled.digest
 
 
 def test_nothing_that_is_handed_out_changes_the_set(bundled: Digits) -> None:
@@ -89,7 +91,7 @@ def test_nothing_that_is_handed_out_changes_the_set(bundled: Digits) -> None:
         bundled._images[0] = 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         bundled.digest = ""  # type: ignore[misc]  # the point of the test
-    assert module._digest(bundled._images, bundled._labels, bundled.pool_a, bundled.pool_b) == bundled.digest
+    assert pools._digest(bundled._images, bundled._labels, bundled.pool_a, bundled.pool_b) == bundled.digest
 
 
 def test_test_pool_opens_with_a_permit_only(bundled: Digits) -> None:

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from hpo.analysis import search_history
 from hpo.analysis.comparison import compare
 from hpo.analysis.dependence.interactions import dependence_of
 from hpo.analysis.pairwise import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
 from hpo.analysis.provenance import last_line, provenance_of
 from hpo.analysis.tuning import tuning_of
-from hpo.digits.pools import BUNDLED_DIGEST
+from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.report import chart_data
-from hpo.report.charts import rounds as charts
+from hpo.report.charts import search as charts
+from hpo.report.charts.rounds import rounds_chart
 from hpo.report.formats import NOTHING
 from hpo.report.html import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
 from hpo.report.sections.tuning import AT_LEAST, tuning_parts
@@ -322,7 +324,7 @@ def searched() -> StudyResult:
 
 
 def test_search_data_is_in_the_order_of_finishing() -> None:
-    found = chart_data.search_data(searched())
+    found = search_history.search_data(searched())
     assert [trial.number for trial in found.trials] == [5, 4, 3, 2, 1, 0]
     assert [trial.order for trial in found.trials] == [1, 2, 3, 4, 5, 6]
     assert math.isnan(found.incumbent[0])  # a diverged trial is no incumbent
@@ -339,10 +341,10 @@ def test_what_pruning_chose_is_no_sample(pruner: str, sample: tuple[float, ...])
     tree["pruner"]["name"] = pruner
     values = (0.8, 0.86, 0.87, 0.91, 0.92)
     found = study("ws", [run("search", i, value=v) for i, v in enumerate(values)], StudySpec.model_validate(tree))
-    search = chart_data.search_data(found)
+    search = search_history.search_data(found)
     assert [trial.random for trial in search.trials] == [False, True, True, True, True]
     assert tuple(trial.value for trial in search.trials if trial.unbiased) == sample
-    budget = chart_data.budget_data(search)
+    budget = search_history.budget_data(search)
     assert budget is not None
     assert (len(budget.random), budget.random[-1]) == (len(sample), pytest.approx(max(sample)))
     assert dependence_of(found).counts.random == len(sample)
@@ -370,7 +372,7 @@ def test_curves_are_means_with_their_range() -> None:
 
 def test_charts_draw_every_point() -> None:
     result = searched()
-    search = chart_data.search_data(result)
+    search = search_history.search_data(result)
     history = charts.history_chart([search])
     drawn = sum(len(trace.x) for trace in history.data if trace.mode == "markers")
     assert drawn == len(search.trials)
@@ -380,7 +382,7 @@ def test_charts_draw_every_point() -> None:
     lines = charts.parallel_chart(search)
     assert sum(list(trace.x).count(None) for trace in lines.data) == len(complete)
     results = [study("ws", finals("tuned", rounds(0.9)) + finals("x<y", [0.87, 0.88]))]
-    boxes = charts.rounds_chart(chart_data.rounds_data(results, compare(results)))
+    boxes = rounds_chart(chart_data.rounds_data(results, compare(results)))
     assert sum(len(trace.y) for trace in boxes.data if trace.type == "box") == 22
     assert "x&lt;y" in boxes.layout.xaxis.ticktext[2]
     many = charts.history_chart([search] * 7)

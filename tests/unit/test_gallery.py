@@ -13,7 +13,7 @@ from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.hard_pairs import Gallery, Recorded, galleries_of, hardest
 from hpo.digits import pools as digits_module
 from hpo.digits.pools import Digits, to_network_images
-from hpo.report.charts import timeline
+from hpo.report.charts import images
 from hpo.results.records import Opening, StudyResult
 
 LABELS = np.arange(40) % 10  # of pool B
@@ -81,7 +81,7 @@ def test_what_few_trainings_met_says_nothing() -> None:
 def digits() -> Digits:
     images = np.random.default_rng(1).integers(0, 256, (60, 28, 28), dtype=np.uint8)
     labels = np.concatenate([np.arange(20) % 10, LABELS]).astype(np.uint8)
-    return digits_module._digits("made up", images, labels, np.arange(20), np.arange(20, 60))
+    return digits_module.make_digits("made up", images, labels, np.arange(20), np.arange(20, 60))
 
 
 def finished(digits: Digits, name: str, id: int, opened: bool = True, **changes: Any) -> StudyResult:
@@ -147,7 +147,7 @@ def test_the_same_rounds_under_two_labels_count_once(digits: Digits) -> None:
 
 def test_the_pictures_are_the_images(digits: Digits) -> None:
     (found,) = gallery([finished(digits, "a", 1)], digits, answered([0, 1, 2, 3]))
-    shown = timeline.gallery_images(found)
+    shown = images.gallery_images(found)
     assert len(shown) == 4
     assert shown[0].above == "0 \N{LESS-THAN OR EQUAL TO} 1: yes"
     assert [text for text, _ in shown[0].below] == ["1 of 1"]

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpo.digits import idx as mnist
-from hpo.digits.idx import CHECKSUMS, MIRRORS, fetch
-from hpo.digits.pools import FinalPermit, info, load
+from hpo.digits import download
+from hpo.digits.download import CHECKSUMS, MIRRORS, fetch
+from hpo.digits.load import info, load
+from hpo.digits.pools import FinalPermit
 from hpo.errors import DataError
 
 NOISE = hashlib.shake_256(b"digits").digest(15 * 28 * 28)  # as good as random, the same everywhere
@@ -358,9 +359,9 @@ def test_the_next_mirror_is_tried(
 ) -> None:
     """One mirror being away is no reason to give up; all away are all named."""
     away = "http://127.0.0.1:9"  # the discard port: nothing listens
-    monkeypatch.setattr(mnist, "MIRRORS", (away, server.url))
+    monkeypatch.setattr(download, "MIRRORS", (away, server.url))
     assert len(fetch(tmp_path / "one", checksums=checksums)) == 4
-    monkeypatch.setattr(mnist, "MIRRORS", (away, away + "/x"))
+    monkeypatch.setattr(download, "MIRRORS", (away, away + "/x"))
     with pytest.raises(
         DataError, match=r"9/train.*no connection, or it broke off; .*9/x/train.*no connection"
     ) as caught:

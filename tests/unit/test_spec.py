@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import hpo
 from hpo.errors import SpecError, UsageError
-from hpo.study import spec as module
 from hpo.study.spec import HYPERPARAMETERS, MODELS, Protocol, StudySpec, builtin_spec, differences, load_spec, to_toml
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -127,7 +127,7 @@ def test_builtin_spec_from_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     inside = tmp_path / "hpo" / "builtin_studies"
     inside.mkdir(parents=True)
     (inside / "ws.toml").write_text((STUDIES / "ws.toml").read_text().replace("seed = 1", "seed = 77"))
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "hpo" / "spec.py"))
+    monkeypatch.setattr(hpo, "__file__", str(tmp_path / "hpo" / "__init__.py"))
     assert builtin_spec("ws").seed == 77
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.analysis.dependence.surrogate import Floats
-from hpo.report.chart_data import Search, Trial
+from hpo.analysis.search_history import Search, Trial
 
 ONE_ANSWER = 0.55  # accuracy of always saying yes: the share of digit 1 <= digit 2 where all ten digits are as frequent
 WEIGHT_RATIO, RELATIVE_DECAY = "weight_ratio", "relative_decay"  # main to auxiliary; decay to the loss weights' sum

@@ -18,8 +18,8 @@ from hpo.analysis.dependence import surrogate as fits
 from hpo.analysis.dependence.encoding import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
 from hpo.analysis.dependence.one_at_a_time import Walk, walk_of
 from hpo.analysis.dependence.surrogate import Floats, Parts, Surrogate
+from hpo.analysis.search_history import Search, Trial, search_data
 from hpo.analysis.stats import LEVEL, holm
-from hpo.report.chart_data import Search, Trial, search_data
 from hpo.results.records import StudyResult
 from hpo.study.spec import Model
 

@@ -6,8 +6,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 
 from hpo.analysis.dependence.encoding import RELATIVE_DECAY, WEIGHT_RATIO, Coordinate
 from hpo.analysis.dependence.interactions import Dependence
-from hpo.report.charts.rounds import COLOURS, PARAMETER_TITLES
-from hpo.report.charts.theme import INK, cell, left_axes, panels, percents, with_legend
+from hpo.report.charts.theme import COLOURS, INK, PARAMETER_TITLES, cell, left_axes, panels, percents, with_legend
 
 TITLES = {**PARAMETER_TITLES, WEIGHT_RATIO: "main : aux weight", RELATIVE_DECAY: "relative decay"}
 _STRENGTHS = [[0, "#ffffff"], [0.5, "#8fb8d8"], [1, "#1c6ea4"]]

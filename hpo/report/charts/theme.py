@@ -1,4 +1,8 @@
-"""The one look of all charts: size, fonts, grid, legend, panels side by side."""
+"""The one look of all charts: colours, titles, size, fonts, grid, legend, panels side by side.
+
+Colours are Okabe and Ito's, told apart by the colour-blind; what matters also differs in shape or dash, so
+that it survives a grey print. Everything is SVG: no WebGL, which prints poorly and is often missing.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,8 +10,25 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
+from hpo.analysis.comparison import PUBLISHED_LABEL
+from hpo.results.records import PAPER, TUNED
+
 GREY, INK = "#767676", "#222222"
 ACROSS = 3  # panels in a row
+COLOURS = {"simple": "#0072B2", "ws": "#D55E00", "ws-aux": "#009E73"}
+TITLES = {PUBLISHED_LABEL: "published", PAPER: "paper's values", TUNED: "tuned"}
+PARAMETER_TITLES = {
+    "learning_rate": "learning rate",
+    "weight_decay": "weight decay",
+    "dropout": "dropout",
+    "aux_weight": "aux weight",
+    "main_weight": "main weight",
+}
+
+
+def title(label: str) -> str:
+    """What a configuration is called in a chart."""
+    return TITLES.get(label, safe(label))
 
 
 def figure_of(height: int) -> go.Figure:

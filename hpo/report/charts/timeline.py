@@ -6,14 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis.answers import CLASSES
-from hpo.analysis.confusion import DigitConfusion
-from hpo.analysis.hard_pairs import DARKEST, Gallery, HardPair, Picture
 from hpo.analysis.timeline import Bar, Timeline
-from hpo.report.charts.images import grey_png
-from hpo.report.charts.rounds import COLOURS, TITLES
-from hpo.report.charts.theme import GREY, INK, cell, faint, figure_of, panels, safe, with_legend
-from hpo.report.html import PageImage
+from hpo.report.charts.theme import COLOURS, GREY, INK, faint, figure_of, safe, with_legend
 from hpo.study.spec import MODELS
 
 # --- Timeline ---------------------------------------------------------------------------------------------
@@ -132,77 +126,5 @@ def _long(seconds: float) -> str:
 
 # --- Digits taken for others ------------------------------------------------------------------------------
 
-_SHARES = [[0, "#ffffff"], [0.4, "#cfe1f0"], [1, "#74a9cf"]]  # pale: numbers stand on it
-_PALE = [[0, "#eeeeee"], [1, "#eeeeee"]]
-
-
-def confusion_chart(found: Sequence[DigitConfusion]) -> go.Figure:
-    """Named digit by true digit in percent of the true digit's images; the diagonal is grey, or it would drown all."""
-    figure = panels([f"{one.study}, {TITLES.get(one.label, safe(one.label))}" for one in found], 420, across=2)
-    if len(found) == 1:
-        figure.update_xaxes(domain=[0, 0.55])  # square cells
-        figure.update_annotations(x=0.275)
-    shares = [[_shares(one, i) for i in range(CLASSES)] for one in found]
-    others = [x for table in shares for i, row in enumerate(table) for j, x in enumerate(row) if i != j]
-    highest = max((x for x in others if x is not None), default=0) or 1.0
-    for index, (one, table) in enumerate(zip(found, shares, strict=True)):
-        off = [[None if i == j else x for j, x in enumerate(row)] for i, row in enumerate(table)]
-        on = [[x if i == j else None for j, x in enumerate(row)] for i, row in enumerate(table)]
-        for z, scale, top in ((off, _SHARES, highest), (on, _PALE, 100.0)):
-            figure.add_trace(_cells(one, z, scale, top), **cell(index, 2))
-    figure.update_xaxes(title="named", dtick=1, showgrid=False)
-    figure.update_yaxes(title="true digit", dtick=1, showgrid=False, autorange="reversed")
-    return figure
-
-
-def _shares(one: DigitConfusion, digit: int) -> list[float | None]:
-    total = sum(one.said[digit])
-    return [round(100 * n / total, 2) if total else None for n in one.said[digit]]
-
-
-def _cells(one: DigitConfusion, z: list[list[float | None]], scale: list[list[Any]], top: float) -> go.Heatmap:
-    digits = list(range(CLASSES))
-    return go.Heatmap(
-        x=digits,
-        y=digits,
-        z=z,
-        zmin=0,
-        zmax=top,
-        colorscale=scale,
-        showscale=False,
-        text=[["" if not x or x < 0.05 else f"{x:.1f}" for x in row] for row in z],
-        texttemplate="%{text}",
-        textfont={"size": 10, "color": INK},
-        customdata=one.said,
-        hovertemplate="%{y} named %{x}: %{z}%, %{customdata} images<extra></extra>",
-        hoverongaps=False,
-        xgap=1,
-        ygap=1,
-    )
-
 
 # --- The hardest pairs ------------------------------------------------------------------------------------
-
-_BETWEEN = 1  # pixels between a pair's images
-
-
-def gallery_images(gallery: Gallery) -> tuple[PageImage, ...]:
-    """Each pair as one picture, ink on paper; above its question, below how many trainings were wrong, by model."""
-    return tuple(
-        PageImage(
-            png=grey_png(_beside(*(gallery.pictures[image] for image in pair.images))),
-            above=_question(pair),
-            below=tuple((f"{one.wrong} of {one.trainings}", COLOURS[one.model]) for one in pair.counts),
-        )
-        for pair in gallery.pairs
-    )
-
-
-def _beside(left: Picture, right: Picture) -> list[list[int]]:
-    gap = (0,) * _BETWEEN
-    return [[DARKEST - ink for ink in (*a, *gap, *b)] for a, b in zip(left, right, strict=True)]
-
-
-def _question(pair: HardPair) -> str:
-    a, b = pair.digits
-    return f"{a} \N{LESS-THAN OR EQUAL TO} {b}: {'yes' if a <= b else 'no'}"

@@ -1,2 +1,1 @@
-"""The report's sections: each makes its parts (tables, figures, sentences) from the contents.
-"""
+"""The report's sections: each makes its parts (tables, figures, sentences) from the contents."""

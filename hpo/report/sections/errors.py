@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hpo.analysis.answers import Answers, ErrorGrid, error_grid, shown_label
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.hard_pairs import Gallery
-from hpo.report.charts import rounds as charts
-from hpo.report.charts import timeline
+from hpo.report.charts import errors, images
 from hpo.report.contents import Report
 from hpo.report.formats import CONFIGURATIONS, NOTHING, percent
 from hpo.report.html import Bullets, Callout, PageImages, PageTable, Part, drawn, numbers, texts
 from hpo.results.records import StudyResult
 from hpo.study.spec import MODELS
 
-_COLOUR_NAMES = dict(zip(MODELS, ("blue", "orange", "green"), strict=True))  # of charts.COLOURS
+_COLOUR_NAMES = dict(zip(MODELS, ("blue", "orange", "green"), strict=True))  # of theme.COLOURS
 
 
 def errors_parts(report: Report) -> Iterable[Part]:
@@ -72,7 +71,7 @@ def _by_digits(grids: Sequence[ErrorGrid]) -> Iterable[Part]:
         "errors",
         "Share of wrong answers by the pair's digits, over all final rounds. Digit 1 is right when it is at most "
         "digit 2, so on the diagonal and above it the right answer is yes.",
-        charts.errors_chart(grids),
+        errors.errors_chart(grids),
     )
 
 
@@ -87,7 +86,7 @@ def _by_names(confusions: Sequence[DigitConfusion]) -> Iterable[Part]:
         "confusion",
         "Which digits are taken for which by models that are trained to name them: percent of the true digit's images, "
         "both images of every pair, over all final rounds. The diagonal is what was named right.",
-        timeline.confusion_chart(confusions),
+        errors.confusion_chart(confusions),
     )
 
 
@@ -135,5 +134,5 @@ def _by_pairs(gallery: Gallery) -> Iterable[Part]:
         f"round of one configuration ({', '.join(gallery.studies)}). Ranked by the share of trainings that were wrong, "
         "ties by how often the two images were part of wrong answers at all; of an image's pairs only the first is "
         f"shown. Of {gallery.met:,} pairs, {gallery.by_all:,} were answered wrongly by every training.",
-        images=timeline.gallery_images(gallery),
+        images=images.gallery_images(gallery),
     )

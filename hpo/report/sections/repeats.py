@@ -6,7 +6,7 @@ from typing import Any
 
 from hpo.analysis.repeats import RepeatGroup, RepeatPair, Repeats
 from hpo.report.chart_data import repeats_data
-from hpo.report.charts import rounds
+from hpo.report.charts import rounds, theme
 from hpo.report.formats import MINUS, NOTHING, interval_percent, interval_points, p_value, percent, signed, value
 from hpo.report.html import Bullets, Column, PageFigure, PageTable
 from hpo.report.sentences import repeat_sentences
@@ -62,7 +62,7 @@ def missing_sentences(searched: Sequence[StudyResult], repeats: Repeats) -> Iter
 
 def _found(group: RepeatGroup) -> PageTable:
     names = tuple(group.repeats[0].params)
-    numbers = (*(rounds.PARAMETER_TITLES.get(name, name) for name in names), "search %", "confirm %", "test %")
+    numbers = (*(theme.PARAMETER_TITLES.get(name, name) for name in names), "search %", "confirm %", "test %")
     return PageTable(
         caption=f"{group.group}: what each of {len(group.repeats)} searches found",
         columns=(

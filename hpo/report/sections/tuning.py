@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis.model_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.tuning import Spend, Tuning
-from hpo.report.charts import rounds
+from hpo.report.charts import theme
 from hpo.report.formats import CONFIGURATIONS, NOTHING, percent, signed, value
 from hpo.report.html import Bullets, PageTable, Part, numbers, texts
 
@@ -37,7 +37,7 @@ def _configurations(tuning: Sequence[Tuning]) -> PageTable:
         rows=tuple(
             (
                 one.study,
-                rounds.PARAMETER_TITLES.get(p.name, p.name),
+                theme.PARAMETER_TITLES.get(p.name, p.name),
                 value(p.paper),
                 value(p.best),
                 value(p.tuned),

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpo.digits import pools
+from hpo.digits import load
 from hpo.digits.pools import Digits, FinalPermit, to_network_images
-from hpo.training import draws as data
+from hpo.training import draws
 from hpo.training.draws import NO_SHIFT, SHIFTS, ImagePool, PairTable
 
 FEW = settings(deadline=None, max_examples=25)
@@ -23,13 +23,13 @@ seeds = st.integers(0, 2**63 - 1)
 def pool_of(size: int, name: str = "A") -> ImagePool:
     """Blank images under labels that are in no order."""
     labels = torch.arange(size) * 7919 % 1009 % 10
-    return ImagePool(name=name, images=torch.zeros(size, data.SIDE, data.SIDE), labels=labels)
+    return ImagePool(name=name, images=torch.zeros(size, draws.SIDE, draws.SIDE), labels=labels)
 
 
 @pytest.fixture(scope="module")
 def bundled() -> Digits:
     """The real digits."""
-    return pools.load()
+    return load.load()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def moved(image: NDArray[np.float32], dy: int, dx: int) -> NDArray[np.float32]:
 def test_no_image_is_twice_in_a_training_draw(seed: int, pairs: int, more: int) -> None:
     """The training images are all different, the left-over ones are exactly the others."""
     pool = pool_of(2 * pairs + more)
-    samples, left = data.draw_training(pool, seed, pairs)
+    samples, left = draws.draw_training(pool, seed, pairs)
     base = samples.image[:pairs].flatten().tolist()
     assert len(set(base)) == 2 * pairs
     assert sorted(base + left.tolist()) == list(range(len(pool.labels)))
@@ -78,7 +78,7 @@ def test_no_image_is_twice_in_a_training_draw(seed: int, pairs: int, more: int) 
 @FEW
 def test_a_pair_becomes_eighteen_samples(seed: int, pairs: int) -> None:
     """Nine samples of a pair in its own order and nine swapped; in each half each image has every shift once."""
-    samples, _ = data.draw_training(pool_of(2 * pairs), seed, pairs)
+    samples, _ = draws.draw_training(pool_of(2 * pairs), seed, pairs)
     assert len(samples) == 18 * pairs == 2 * len(SHIFTS) * pairs
     half = 9 * pairs
     for pair in range(pairs):
@@ -95,7 +95,7 @@ def test_a_pair_becomes_eighteen_samples(seed: int, pairs: int) -> None:
 def test_the_two_images_of_a_pair_are_shifted_independently() -> None:
     """Of the 81 combinations each comes about as often; no pair shares its order of shifts with all others."""
     pairs = 1000
-    samples, _ = data.draw_training(pool_of(2 * pairs), 1, pairs)
+    samples, _ = draws.draw_training(pool_of(2 * pairs), 1, pairs)
     shift = samples.shift[: 9 * pairs]
     counts = torch.bincount(shift[:, 0] * 9 + shift[:, 1], minlength=81).to(torch.float64)
     expected = 9 * pairs / 81
@@ -109,7 +109,7 @@ def test_the_two_images_of_a_pair_are_shifted_independently() -> None:
 def test_targets_are_right_after_swapping(seed: int, pairs: int) -> None:
     """Digits stay with their images; the target is worked out anew, so that only equal digits keep theirs."""
     pool = pool_of(2 * pairs + 5)
-    samples, _ = data.draw_training(pool, seed, pairs)
+    samples, _ = draws.draw_training(pool, seed, pairs)
     assert torch.equal(samples.digit, pool.labels[samples.image])
     expected = [int(first <= second) for first, second in samples.digit.tolist()]
     assert samples.target.tolist() == expected
@@ -127,8 +127,8 @@ def test_targets_are_right_after_swapping(seed: int, pairs: int) -> None:
 def test_validation_goes_round_the_left_over_images_equally(seed: int, half: int, pairs: int) -> None:
     """Only left-over images, none paired with itself, none used more than once more than another."""
     pool = pool_of(2 * half + 20)
-    _, left = data.draw_training(pool, seed, 10)
-    table = data.draw_validation(pool, left, seed, pairs)
+    _, left = draws.draw_training(pool, seed, 10)
+    table = draws.draw_validation(pool, left, seed, pairs)
     assert len(table) == pairs
     assert set(table.image.flatten().tolist()) <= set(left.tolist())
     assert (table.image[:, 0] != table.image[:, 1]).all()
@@ -146,7 +146,7 @@ def test_an_odd_left_over_image_waits_for_the_next_round(seed: int, half: int, p
     """With an odd number one image misses each round, another one every time: still nobody meets itself."""
     pool = pool_of(2 * half + 1)
     left = torch.arange(2 * half + 1)
-    table = data.draw_validation(pool, left, seed, pairs)
+    table = draws.draw_validation(pool, left, seed, pairs)
     assert len(table) == pairs
     assert (table.image[:, 0] != table.image[:, 1]).all()
     for turn in table.image.split(half):
@@ -156,7 +156,7 @@ def test_an_odd_left_over_image_waits_for_the_next_round(seed: int, half: int, p
 def test_each_round_of_validation_makes_new_pairs() -> None:
     """The images go round in a new order: 500 images give 2,000 pairs with few repeated ones."""
     pool = pool_of(1000)
-    table = data.draw_validation(pool, torch.arange(1000), 5, 2000)
+    table = draws.draw_validation(pool, torch.arange(1000), 5, 2000)
     assert torch.equal(torch.bincount(table.image.flatten()), torch.full((1000,), 4))
     assert len({tuple(sorted(pair)) for pair in table.image.tolist()}) > 1980
 
@@ -169,7 +169,7 @@ def test_each_round_of_validation_makes_new_pairs() -> None:
 def test_no_image_is_twice_in_a_test_draw(seed: int, pairs: int, more: int) -> None:
     """Test pairs are unshifted, disjoint pairs; a pool of just enough images serves whole."""
     pool = pool_of(2 * pairs + more, "B")
-    table = data.draw_test(pool, seed, pairs)
+    table = draws.draw_test(pool, seed, pairs)
     used = table.image.flatten().tolist()
     assert len(table) == pairs
     assert len(set(used)) == 2 * pairs
@@ -182,9 +182,9 @@ def test_no_image_is_twice_in_a_test_draw(seed: int, pairs: int, more: int) -> N
 # --- The seed alone -----------------------------------------------------------------------------------------
 
 
-def draws(pool: ImagePool, seed: int) -> tuple[PairTable, PairTable, PairTable]:
-    samples, left = data.draw_training(pool, seed, 30)
-    return samples, data.draw_validation(pool, left, seed, 50), data.draw_test(pool, seed, 40)
+def all_draws(pool: ImagePool, seed: int) -> tuple[PairTable, PairTable, PairTable]:
+    samples, left = draws.draw_training(pool, seed, 30)
+    return samples, draws.draw_validation(pool, left, seed, 50), draws.draw_test(pool, seed, 40)
 
 
 @given(seeds)
@@ -193,10 +193,10 @@ def test_draws_are_a_function_of_the_seed_alone(seed: int) -> None:
     """The same seed gives the same draws whatever torch's and numpy's generators do; the next seed gives others."""
     pool = pool_of(100)
     torch.manual_seed(1)
-    first = draws(pool, seed)
+    first = all_draws(pool, seed)
     torch.manual_seed(2)
     torch.rand(3)
-    for one, again, other in zip(first, draws(pool, seed), draws(pool, (seed + 1) % 2**63), strict=True):
+    for one, again, other in zip(first, all_draws(pool, seed), all_draws(pool, (seed + 1) % 2**63), strict=True):
         assert same(one, again)
         assert not torch.equal(one.image, other.image)
 
@@ -207,7 +207,7 @@ def test_images_do_not_sway_a_draw(seed: int) -> None:
     """Draws are of indices: other pictures and labels under the same numbers make the same pairs."""
     pool = pool_of(100)
     other = ImagePool(name="A", images=torch.ones(100, 14, 14), labels=pool.labels.flip(0))
-    for one, another in zip(draws(pool, seed), draws(other, seed), strict=True):
+    for one, another in zip(all_draws(pool, seed), all_draws(other, seed), strict=True):
         assert torch.equal(one.image, another.image)
         assert torch.equal(one.shift, another.shift)
 
@@ -215,9 +215,9 @@ def test_images_do_not_sway_a_draw(seed: int) -> None:
 def test_training_validation_and_test_have_streams_of_their_own() -> None:
     """One seed keys all three draws of a round; equal pools of equal size are still drawn differently."""
     pool = pool_of(100)
-    samples, _ = data.draw_training(pool, 9, 50)
-    test = data.draw_test(pool, 9, 50)
-    validation = data.draw_validation(pool, torch.arange(100), 9, 50)
+    samples, _ = draws.draw_training(pool, 9, 50)
+    test = draws.draw_test(pool, 9, 50)
+    validation = draws.draw_validation(pool, torch.arange(100), 9, 50)
     tables = [samples.image[:50], test.image, validation.image]
     for i, one in enumerate(tables):
         for other in tables[:i]:
@@ -231,12 +231,12 @@ def digest(*tables: PairTable) -> str:
 
 def golden_draws() -> dict[str, str]:
     a, b = pool_of(3000), pool_of(2000, "B")
-    samples, left = data.draw_training(a, 2019, 1000)
-    validation = data.draw_validation(a, left, 2019, 2000)
+    samples, left = draws.draw_training(a, 2019, 1000)
+    validation = draws.draw_validation(a, left, 2019, 2000)
     return {
         "training": digest(samples),
         "validation": digest(validation),
-        "test": digest(data.draw_test(b, 2019, 1000)),
+        "test": digest(draws.draw_test(b, 2019, 1000)),
     }
 
 
@@ -263,7 +263,7 @@ def test_shifted_moves_pixels_and_fills_with_zeros(seed: int, shifts: list[int])
     """Equal to moving pixel by pixel in numpy; images without a zero show that what moves in is 0."""
     images = np.random.default_rng(seed).uniform(0.1, 1, (len(shifts), 14, 14)).astype(np.float32)
     expected = np.stack([moved(image, *SHIFTS[shift]) for image, shift in zip(images, shifts, strict=True)])
-    assert np.array_equal(data.shifted(torch.from_numpy(images), torch.tensor(shifts)).numpy(), expected)
+    assert np.array_equal(draws.shifted(torch.from_numpy(images), torch.tensor(shifts)).numpy(), expected)
 
 
 def test_shifted_takes_pairs_and_leaves_its_input_alone() -> None:
@@ -271,7 +271,7 @@ def test_shifted_takes_pairs_and_leaves_its_input_alone() -> None:
     images = torch.rand(5, 2, 14, 14, generator=torch.Generator().manual_seed(1))
     before = images.clone()
     shift = torch.tensor([[0, 1], [2, 3], [4, 5], [6, 7], [8, 4]])
-    out = data.shifted(images, shift)
+    out = draws.shifted(images, shift)
     for sample in range(5):
         for side in range(2):
             expected = moved(images[sample, side].numpy(), *SHIFTS[int(shift[sample, side])])
@@ -294,15 +294,15 @@ def test_shifting_makes_no_training_sample_into_a_test_image(pool_a: ImagePool, 
     """None of the 27,000 shifted images of pool A is an image of pool B: augmentation leaks nothing either."""
     test = {image.numpy().tobytes() for image in pool_b.images}
     for shift in range(len(SHIFTS)):
-        turned = data.shifted(pool_a.images, torch.full((len(pool_a.images),), shift))
+        turned = draws.shifted(pool_a.images, torch.full((len(pool_a.images),), shift))
         assert not test & {image.numpy().tobytes() for image in turned}
 
 
 def test_a_default_round_on_real_digits(pool_a: ImagePool, pool_b: ImagePool) -> None:
     """1,000 training pairs, 2,000 validation pairs of the 1,000 images left over, all of B as 1,000 test pairs."""
-    samples, left = data.draw_training(pool_a, 2019, 1000)
-    validation = data.draw_validation(pool_a, left, 2019, 2000)
-    test = data.draw_test(pool_b, 2019, 1000)
+    samples, left = draws.draw_training(pool_a, 2019, 1000)
+    validation = draws.draw_validation(pool_a, left, 2019, 2000)
+    test = draws.draw_test(pool_b, 2019, 1000)
     assert len(samples) == 18_000
     assert torch.equal(torch.bincount(validation.image.flatten(), minlength=3000)[left], torch.full((1000,), 4))
     assert sorted(test.image.flatten().tolist()) == list(range(2000))
@@ -314,13 +314,13 @@ def test_a_default_round_on_real_digits(pool_a: ImagePool, pool_b: ImagePool) ->
 
 def test_training_and_validation_pictures_never_meet(pool_a: ImagePool) -> None:
     """By pixels, not only by number, and under all shifts of the training images."""
-    samples, left = data.draw_training(pool_a, 1, 1000)
-    validation = data.draw_validation(pool_a, left, 1, 2000)
+    samples, left = draws.draw_training(pool_a, 1, 1000)
+    validation = draws.draw_validation(pool_a, left, 1, 2000)
     used = samples.image.flatten().unique()
     trained = {
         image.numpy().tobytes()
         for shift in range(len(SHIFTS))
-        for image in data.shifted(pool_a.images[used], torch.full((len(used),), shift))
+        for image in draws.shifted(pool_a.images[used], torch.full((len(used),), shift))
     }
     judged = {pool_a.images[i].numpy().tobytes() for i in validation.image.flatten().unique()}
     assert len(judged) == 1000

@@ -1,0 +1,101 @@
+"""A search's trials in order, and what its best would have been on a smaller budget."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from hpo.analysis.stats import expected_maximum
+from hpo.results.records import Run, StudyResult
+from hpo.study.spec import HYPERPARAMETERS, Model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One finished search trial."""
+
+    order: int  # from 1, as they finished
+    number: int
+    state: Literal["complete", "pruned", "diverged"]
+    random: bool  # proposed without looking at others
+    unbiased: bool  # random and out of the pruner's reach: no outcome chose it
+    paper: bool  # the paper's configuration
+    value: float  # validation accuracy after the last epoch trained
+    epochs: int
+    params: tuple[float, ...]  # in the order of Search.names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """All finished trials of one study's search."""
+
+    study: str
+    model: Model
+    names: tuple[str, ...]  # hyperparameters
+    ranges: tuple[tuple[float, float, bool], ...]  # low, high, log
+    trials: tuple[Trial, ...]  # as they finished
+    incumbent: tuple[float, ...]  # best complete value so far, after each trial; NaN before the first
+
+
+def search_data(result: StudyResult) -> Search:
+    """The search as it went."""
+    names = HYPERPARAMETERS[result.model]
+    done = [run for run in result.search if run.done and run.value is not None]
+    done.sort(key=lambda run: (run.finished_at or 0.0, run.idx))
+    trials = tuple(_trial(order, run, names, result) for order, run in enumerate(done, start=1))
+    best, incumbent = float("nan"), []
+    for trial in trials:
+        if trial.state == "complete" and not best >= trial.value:
+            best = trial.value
+        incumbent.append(best)
+    spaces = [result.spec.space[name] for name in names]
+    return Search(
+        study=result.name,
+        model=result.model,
+        names=names,
+        ranges=tuple((space.low, space.high, space.log) for space in spaces),
+        trials=trials,
+        incumbent=tuple(incumbent),
+    )
+
+
+def _trial(order: int, run: Run, names: Iterable[str], result: StudyResult) -> Trial:
+    params = run.params if run.params is not None else (result.spec.paper if run.idx == 0 else {})
+    state = run.state
+    assert state in ("complete", "pruned", "diverged")
+    assert run.value is not None
+    spec = result.spec
+    random = not run.adaptive and run.idx >= (1 if spec.tuned is None else 2)
+    return Trial(
+        order=order,
+        number=run.idx if run.number is None else run.number,
+        state=state,
+        random=random,
+        unbiased=random and (run.idx < spec.sampler.startup_trials or spec.pruner.name == "none"),
+        paper=run.idx == 0,
+        value=run.value,
+        epochs=run.epochs,
+        params=tuple(params.get(name, float("nan")) for name in names),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetCurve:
+    """What so many trials may be expected to find, and what this search found."""
+
+    study: str
+    model: Model
+    random: tuple[float, ...]  # expected best of 1, 2, ... random trials
+    observed: tuple[float, ...]  # the best complete trial after 1, 2, ... finished ones, NaN before the first
+
+
+def budget_data(search: Search) -> BudgetCurve | None:
+    """The expected best of the random trials that may not be pruned (of others the best survive); None below 2."""
+    independent = [trial.value for trial in search.trials if trial.unbiased]
+    if len(independent) < 2:
+        return None
+    return BudgetCurve(
+        study=search.study,
+        model=search.model,
+        random=tuple(expected_maximum(independent)),
+        observed=search.incumbent,
+    )

@@ -1,0 +1,40 @@
+"""`hpo dashboard`."""
+
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.context import Context, pass_context, say
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", help="The address to listen on: this machine's own alone.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, help="The port to listen on.")
+@pass_context
+def dashboard(context: Context, host: str, port: int) -> None:
+    """Browse the studies in optuna-dashboard.
+
+    It listens on this machine alone, for it asks nobody for a password.
+
+    \b
+    Example:
+      hpo dashboard --port 8081
+    """
+    from hpo.server import notes
+    from hpo.server import optuna_app as server
+
+    engine = context.engine()
+
+    def ready(url: str) -> None:
+        say(f"dashboard: {url} (Ctrl-C ends it)")
+        meanwhile.start()
+
+    # Beside the first answers, for it takes seconds; not a daemon: what ends the process waits for it.
+    meanwhile = threading.Thread(target=lambda: notes.quietly(lambda: notes.keep_everything(engine), say))
+    server.serve(engine, host=host, port=port, ready=ready)
+    if meanwhile.ident is not None:
+        meanwhile.join()  # it needs the database, which is closed next

@@ -1,0 +1,46 @@
+"""`hpo trial`: single trials."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.context import Context, format_option, pass_context, print_json, print_table
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.group()
+def trial() -> None:
+    """Look at single trials.
+
+    \b
+    Example:
+      hpo trial show ws 17
+    """
+
+
+@trial.command(name="show")
+@click.argument("name")
+@click.argument("number", type=int)
+@format_option
+@pass_context
+def show(context: Context, name: str, number: int, form: str) -> None:
+    """Show one trial.
+
+    Its parameters, what came of it, and why it failed where it did. NAME means the study's search, NAME:confirm
+    and NAME:final its rounds; `hpo study show` has the numbers of those that failed.
+
+    \b
+    Example:
+      hpo trial show ws 17 --format json
+      hpo trial show ws:final 3
+    """
+    from hpo.report import terminal
+    from hpo.results import queries
+
+    found = queries.trial(context.engine(), name, number)
+    if form == "json":
+        print_json(found)
+    else:
+        print_table(terminal.trial_detail(found))
