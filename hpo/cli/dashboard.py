@@ -1,14 +1,10 @@
 """`hpo dashboard`."""
 
 import threading
-from typing import TYPE_CHECKING
 
 import click
 
 from hpo.cli.context import Context, pass_context, say
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

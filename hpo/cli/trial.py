@@ -1,13 +1,8 @@
 """`hpo trial`: single trials."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from hpo.cli.context import Context, format_option, pass_context, print_json, print_table
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group()

@@ -113,9 +113,6 @@ def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[Round
     return groups
 
 
-# --- The search -------------------------------------------------------------------------------------------
-
-
 # --- Learning curves --------------------------------------------------------------------------------------
 
 

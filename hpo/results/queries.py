@@ -307,6 +307,3 @@ def _missing(
 
 def _loss(run: Run) -> float:
     return float("inf") if run.loss is None else run.loss
-
-
-# --- As JSON ----------------------------------------------------------------------------------------------

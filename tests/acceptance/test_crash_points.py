@@ -23,7 +23,7 @@ POINTS = {
     "parameters stored, but not in the slot": ("before.hpo.storage.slots:record_params", 2),
     "in the middle of a report": ("before.hpo.storage.optuna_storage:insert_if_absent", 2),
     "pool B opened, but no result": ("after.hpo.storage.slots:record_opening", 1),
-    "a result on disk alone": ("after.hpo.artifacts:Spool.put", 2),
+    "a result on disk alone": ("after.hpo.worker.spool:Spool.put", 2),
     "outcome stored, but untold": ("after.hpo.storage.slots:finish", 2),
     "half told": (f"before.{_STORAGE}.set_trial_system_attr", 2),
     "told, but unmarked": ("before.hpo.storage.slots:mark_told", 2),

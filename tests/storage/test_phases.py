@@ -394,7 +394,7 @@ def test_one_of_many_threads_moves_each_phase(
 _CALLER = """
 import sys, time
 from pathlib import Path
-from hpo import protocol
+from hpo.study import phases
 from hpo.storage.engine import open_engine
 from hpo.storage import studies
 url, study, folder, me = sys.argv[1:]
@@ -403,7 +403,7 @@ row = studies.get_study_by_id(engine, int(study))
 Path(folder, me).touch()
 while len(list(Path(folder).iterdir())) < 3:
     time.sleep(0.001)
-print(protocol.advance(engine, row))
+print(phases.advance(engine, row))
 """
 
 

@@ -229,13 +229,13 @@ def test_an_epoch_given_up_leaves_no_trace(pool: draws.ImagePool) -> None:
 OUT_OF_MEMORY = """
 import resource, torch
 from pathlib import Path
-from hpo.training import data
+from hpo.training import draws
 from hpo.training.population import Population, Task
 
 torch.set_num_threads(1)
-pool = data.ImagePool(name="A", images=torch.rand(300, 14, 14), labels=torch.arange(300) % 10)
-table, left = data.draw_training(pool, 0, 50)
-validation = data.draw_validation(pool, left, 0, 100)
+pool = draws.ImagePool(name="A", images=torch.rand(300, 14, 14), labels=torch.arange(300) % 10)
+table, left = draws.draw_training(pool, 0, 50)
+validation = draws.draw_validation(pool, left, 0, 100)
 params = {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.2, "aux_weight": 1.0, "main_weight": 1.0}
 
 def population(lanes):

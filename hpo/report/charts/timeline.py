@@ -10,8 +10,6 @@ from hpo.analysis.timeline import Bar, Timeline
 from hpo.report.charts.theme import COLOURS, GREY, INK, faint, figure_of, safe, with_legend
 from hpo.study.spec import MODELS
 
-# --- Timeline ---------------------------------------------------------------------------------------------
-
 _TALLEST = 900  # pixels of all rows
 _LANE, _ROW, _TALL_ROW = 7, 20, 120  # pixels: a lane, the lowest and the highest row
 _UNITS = ((7200.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))  # from, seconds, name
@@ -122,9 +120,3 @@ def _history(bar: Bar) -> str:
 def _long(seconds: float) -> str:
     unit, name = next((unit, name) for least, unit, name in _UNITS if seconds >= least)
     return f"{seconds / unit:.1f} {name}"
-
-
-# --- Digits taken for others ------------------------------------------------------------------------------
-
-
-# --- The hardest pairs ------------------------------------------------------------------------------------
