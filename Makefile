@@ -21,7 +21,7 @@ test: $(READY)  ## lint, types and all tests
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## 200 workers killed at random moments on SQLite and PostgreSQL, a table (about 20 minutes on 2 cores)
-	$(BIN)/python tests/acceptance/chaos.py
+	$(BIN)/python -m tests.support.chaos
 
 bench-training: $(READY)  ## ms a step: plain loop, population, matrix products alone (CPU, 10 minutes)
 	$(BIN)/python -m bench.training

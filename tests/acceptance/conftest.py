@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import Hpo
+
+from tests.support.commandline import Hpo
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import DRAIN, Hpo, finish, wait_until
 from sqlalchemy import Engine, select
 from sqlalchemy.engine import make_url
-from test_workers import check_exact, results
 
 from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.schema import slots
+from tests.support.commandline import DRAIN, Hpo, finish, wait_until
+from tests.support.exact import check_exact, results
 
 STUDY = {"trials": 3, "epochs": 40, "training_pairs": 5, "sampler": "random", "pruner": "none"}
 EXACT = {"search": 3, "confirm": 2, "rounds": 1}

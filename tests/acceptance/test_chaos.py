@@ -3,8 +3,8 @@
 import signal
 from pathlib import Path
 
-from chaos import SHORT, campaign, undisturbed
-from commandline import Hpo
+from tests.support.chaos import SHORT, campaign, undisturbed
+from tests.support.commandline import Hpo
 
 
 def test_a_little_chaos(hpo: Hpo, tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import boto3
 import pytest
-from commandline import DRAIN, Hpo, finish, train, wait_until
-from test_workers import check_exact
 
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write, open_engine
 from hpo.storage.slots import Slot
 from hpo.worker.checkpoints import Checkpoints
 from hpo.worker.stores import Folder
+from tests.support.commandline import DRAIN, Hpo, finish, train, wait_until
+from tests.support.exact import check_exact
 
 STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
 

@@ -9,7 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from commandline import DRAIN, PATIENCE, Hpo, finish, train
+
+from tests.support.commandline import DRAIN, PATIENCE, Hpo, finish, train
 
 
 def do_as_written(hpo: Hpo, line: str) -> None:

@@ -1,7 +1,7 @@
 """docker-compose.yml: what it promises is checked always, and run for real where an engine can.
 
 The real run builds the image, so it takes minutes; it needs an engine that answers and both base images
-(`docker pull`, or tests/standin_images.sh where nothing can be pulled).
+(`docker pull`, or tests/support/standin_images.sh where nothing can be pulled).
 """
 
 import json
@@ -127,7 +127,7 @@ def why_not() -> str | None:
         return "no Docker engine answers"
     for image in BASE_IMAGES:
         if subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode != 0:
-            return f"the image {image} is not here: docker pull it, or see tests/standin_images.sh"
+            return f"the image {image} is not here: docker pull it, or see tests/support/standin_images.sh"
     return None
 
 

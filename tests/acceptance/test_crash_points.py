@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import DRAIN, PATIENCE, Hpo
-from test_workers import check_exact, results
 
 from hpo.storage import slots, studies
 from hpo.storage.claims import MAX_ATTEMPTS
 from hpo.storage.engine import open_engine
+from tests.support import crash as crash_script
+from tests.support.commandline import DRAIN, PATIENCE, Hpo
+from tests.support.exact import check_exact, results
 
 STUDY = {"trials": 3, "epochs": 2, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
 EXACT = {"search": 3, "confirm": 2, "rounds": 1}
@@ -37,7 +38,7 @@ POINTS = {
 
 def crash(hpo: Hpo, point: str, times: int) -> None:
     """Run a draining worker that is killed at a point."""
-    script = Path(__file__).with_name("crash.py")
+    script = Path(crash_script.__file__)
     process = hpo.start_python(script, point, str(times), *DRAIN, "--lease", "1")
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == -9, err

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import browse, console, needs_chromium
-from handmade import make, small_spec
 from sqlalchemy import Engine
 
 from hpo.results import queries
 from hpo.server.optuna_app import AddressError, serve
 from hpo.storage.engine import begin_write, open_engine
+from tests.support.browser import browse, console, needs_chromium
+from tests.support.handmade import make, small_spec
 
 HPO = [sys.executable, "-m", "hpo"]
 START = 60  # seconds a process may take to start on a busy machine

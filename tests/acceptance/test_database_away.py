@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import DRAIN, Hpo, Said, finish, wait_until
-from server import Server
 from sqlalchemy import text
-from test_workers import check_exact
 
 from hpo.storage.engine import open_engine
+from tests.support.commandline import DRAIN, Hpo, Said, finish, wait_until
+from tests.support.exact import check_exact
+from tests.support.server import Server
 
 
 @pytest.fixture

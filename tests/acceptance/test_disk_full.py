@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import DRAIN, Hpo, Said, finish, wait_until
-from test_workers import check_exact
+
+from tests.support.commandline import DRAIN, Hpo, Said, finish, wait_until
+from tests.support.exact import check_exact
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 import signal
 
-from commandline import DRAIN, PATIENCE, Hpo, Said, finish, wait_until
-from test_workers import check_exact
-
 from hpo.storage import claims, slots
 from hpo.storage.engine import open_engine
 from hpo.worker.worker import POLL_SECONDS
+from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, finish, wait_until
+from tests.support.exact import check_exact
 
 
 def two_after_one(hpo: Hpo) -> None:

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from commandline import DRAIN, Hpo
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
-from test_workers import check_exact
 
 from hpo.storage.engine import begin_write, open_engine
+from tests.support.commandline import DRAIN, Hpo
+from tests.support.exact import check_exact
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -5,7 +5,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from commandline import DRAIN, Hpo, train
+
+from tests.support.commandline import DRAIN, Hpo, train
 
 # --- Bad input: the database --------------------------------------------------------------------------------
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import browse, console, needs_chromium
-from handmade import make, packed_answers, small_spec
 from sqlalchemy import Engine
 
 from hpo.analysis.answers import pair_draws
@@ -24,6 +22,8 @@ from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 from hpo.study.spec import MODELS, StudySpec
+from tests.support.browser import browse, console, needs_chromium
+from tests.support.handmade import make, packed_answers, small_spec
 
 TABLES = ("comparison", "pairs", "repeats", "rounds", "trials", "importance", "interactions", "confusion", "models")
 

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-from handmade import Maker, make, small_spec
 from sqlalchemy import Engine
 
 from hpo.storage import claims, slots
@@ -13,6 +12,7 @@ from hpo.storage.optuna_storage import open_optuna
 from hpo.study.search import Search
 from hpo.worker.coordinator import Coordinator, Held
 from hpo.worker.spool import Spool
+from tests.support.handmade import Maker, make, small_spec
 
 LEASE = 3.0
 

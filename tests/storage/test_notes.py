@@ -5,7 +5,6 @@ import json
 import optuna
 import optuna_dashboard
 import pytest
-from handmade import Maker, make, small_spec
 from sqlalchemy import Engine
 
 from hpo.analysis.comparison import compare
@@ -16,6 +15,7 @@ from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.study.projection import project
 from hpo.study.search import Search
+from tests.support.handmade import Maker, make, small_spec
 
 
 def note(engine: Engine, name: str) -> str:

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from statistics import fmean, stdev
 
-import handmade
 import pytest
-from handmade import make, small_spec
 from sqlalchemy import Engine
 
 from hpo.errors import SchemaError, StudyNotFound
@@ -20,6 +18,8 @@ from hpo.storage.slots import Slot
 from hpo.study import operations
 from hpo.study.search import fixed_trial
 from hpo.study.spec import StudySpec
+from tests.support import handmade
+from tests.support.handmade import make, small_spec
 
 
 def _text(renderable: object) -> str:

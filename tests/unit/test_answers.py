@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from handmade import packed_answers
 from numpy.typing import NDArray
-from test_figures import finals, run, study
 
 from hpo.analysis import answers, stats
 from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.comparison import Comparison, compare
+from tests.support.handmade import packed_answers
+from tests.support.results import finals, run, study
 
 LABELS = np.repeat(np.arange(10), 60)  # of a pool of 600 images
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from test_figures import PARAMS, finals, run, study
 
 from hpo.analysis.answers import RoundAnswers
 from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
 from hpo.report.charts import errors
 from hpo.report.sections.errors import naming_sentences
+from tests.support.results import PARAMS, finals, run, study
 
 
 def answered(number: int, pairs: list[tuple[tuple[int, int], tuple[int, int], bool]]) -> RoundAnswers:

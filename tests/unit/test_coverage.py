@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
-from test_figures import finals, study
 
 from hpo.analysis import answers, stats
 from hpo.analysis.answers import RoundAnswers
 from hpo.analysis.pairwise import FAMILIES, pairs_of, setting_of
+from tests.support.results import finals, study
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-from test_figures import run, study
 
 from hpo.analysis.dependence import interactions, surrogate
 from hpo.analysis.dependence.encoding import Coordinate, Sample, learned_least, sample_of
@@ -21,6 +20,7 @@ from hpo.report.html import PageFigure
 from hpo.report.sections.dependence import dependence_parts, sentences
 from hpo.results.records import Run, StudyResult
 from hpo.study.spec import HYPERPARAMETERS, builtin_spec
+from tests.support.results import run, study
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Comparison, wording, tuning and figures from hand-made records: no database."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,77 +18,11 @@ from hpo.report.charts.rounds import rounds_chart
 from hpo.report.formats import NOTHING
 from hpo.report.html import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
 from hpo.report.sections.tuning import AT_LEAST, tuning_parts
-from hpo.results.queries import result_of
-from hpo.results.records import Run, StudyResult
+from hpo.results.records import StudyResult
 from hpo.study.spec import StudySpec, builtin_spec
-
-PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}
-
-
-def run(kind: str, idx: int, **changes: Any) -> Run:
-    """A complete run, but for the changes."""
-    made: dict[str, Any] = {
-        "slot_id": idx,
-        "kind": kind,
-        "idx": idx,
-        "number": idx,
-        "label": None,
-        "round": None,
-        "state": "complete",
-        "adaptive": False,
-        "params": PARAMS,
-        "value": 0.9,
-        "loss": 0.2,
-        "train_accuracy": 0.99,
-        "epochs": 3,
-        "train_loss": (0.5, 0.3, 0.2),
-        "validation_accuracy": () if kind == "final" else (0.7, 0.8, 0.9),
-        "seconds": 10.0,
-        "device_seconds": 2.5,
-        "attempt": 1,
-        "expiries": 0,
-        "failures": 0,
-        "worker": "w",
-        "device": "cpu",
-        "versions": {"torch": "2.13.0"},
-        "git_commit": None,
-        "spec_digest": "s",
-        "data_digest": "d",
-        "slot_seed": idx,
-        "draw_seed": 1,
-        "error": None,
-        "started_at": 100.0 + idx,
-        "finished_at": 110.0 + idx,
-    }
-    return Run(**{**made, **changes})
-
-
-def study(model: str, runs: list[Run], spec: StudySpec | None = None, **changes: Any) -> StudyResult:
-    """A study with these runs."""
-    spec = spec or builtin_spec(model)
-    row = {
-        "id": 1,
-        "name": spec.name,
-        "model": model,
-        "phase": "done",
-        "paused": False,
-        "seed": 1,
-        "repeat_group": None,
-        "spec": spec.canonical(),
-        "spec_digest": "s",
-        "data_digest": "d",
-        "created_at": 0.0,
-        "tuned": {"params": PARAMS, "source": 7, "confirm_mean": 0.9},
-    }
-    return result_of(SimpleNamespace(**{**row, **changes}), runs)
-
-
-def finals(label: str, values: list[float], first: int = 0) -> list[Run]:
-    return [run("final", 100 + i, label=label, round=first + i, value=v) for i, v in enumerate(values)]
-
+from tests.support.results import COURSE, PARAMS, finals, run, study
 
 # Around a common course of the rounds, so that pairing helps.
-COURSE = [0.001 * ((7 * r) % 11 - 5) for r in range(20)]
 
 
 def rounds(level: float, wobble: float = 0.0005) -> list[float]:

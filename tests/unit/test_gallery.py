@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_figures import run, study
 
 from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.hard_pairs import Gallery, Recorded, galleries_of, hardest
@@ -15,6 +14,7 @@ from hpo.digits import pools as digits_module
 from hpo.digits.pools import Digits, to_network_images
 from hpo.report.charts import images
 from hpo.results.records import Opening, StudyResult
+from tests.support.results import run, study
 
 LABELS = np.arange(40) % 10  # of pool B
 

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-from test_figures import COURSE, PARAMS, finals, run, study
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, compare
@@ -13,6 +12,7 @@ from hpo.report.chart_data import repeats_data
 from hpo.report.html import PageFigure, PageTable
 from hpo.report.sections.repeats import missing_sentences, repeats_parts
 from hpo.results.records import StudyResult
+from tests.support.results import COURSE, PARAMS, finals, run, study
 
 RNG = np.random.default_rng(5)
 

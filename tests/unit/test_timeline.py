@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_figures import run, study
 
 from hpo.analysis.timeline import long_pauses, pack, timeline_of
 from hpo.report.charts import timeline
+from tests.support.results import run, study
 
 
 def at(idx: int, start: float, end: float | None, worker: str = "w", **changes: Any) -> Any:

@@ -1,6 +1,6 @@
 """Real workers killed, ended and frozen at random moments, and what must be true whatever befell them.
 
-    python tests/acceptance/chaos.py [--kills 200] [--seed 1] [--workers 3]
+    python -m tests.support.chaos [--kills 200] [--seed 1] [--workers 3]
 
 Campaigns, by turns on SQLite and on PostgreSQL, each with the next seed, until so many workers have been killed
 (SIGKILL). A seed decides who is struck, by what, how long after what and whether in a training; the machine decides the
@@ -23,11 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from commandline import DRAIN, PATIENCE, POLL, Hpo, Said, finish, wait_until
-from server import Server
 from sqlalchemy import Engine, Row, create_engine, select, text
 from sqlalchemy.engine import make_url
-from test_workers import check_exact, results
 
 from hpo.storage import slots as queue
 from hpo.storage import studies
@@ -35,6 +32,9 @@ from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import slots
 from hpo.storage.slots import Slot
+from tests.support.commandline import DRAIN, PATIENCE, POLL, Hpo, Said, finish, wait_until
+from tests.support.exact import check_exact, results
+from tests.support.server import Server
 
 LEASE = 2.0  # seconds
 LONGEST_PAUSE = 1.5  # seconds between the choice of a victim and the stroke

@@ -3,9 +3,9 @@
 # with Python, and one with Debian's PostgreSQL behind the official image's variables and volume path.
 # Needs root, debootstrap, a Docker engine, and pip as this machine has it set up; about three minutes.
 #
-#   tests/standin_images.sh && pytest tests/acceptance/test_compose.py
+#   tests/support/standin_images.sh && pytest tests/acceptance/test_compose.py
 set -eu
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

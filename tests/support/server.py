@@ -6,8 +6,9 @@ from typing import Any
 
 import psutil
 import pytest
-from commandline import wait_until
 from sqlalchemy.engine import make_url
+
+from tests.support.commandline import wait_until
 
 
 class Server:

@@ -1,0 +1,73 @@
+"""What every disturbed study must be in the end: exact, each trial told once, nothing opened in vain."""
+
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy import Engine
+
+from hpo.storage import slots, studies
+from hpo.storage.engine import begin_read, open_engine
+from hpo.storage.optuna_storage import make_storage
+from hpo.storage.schema import openings
+from hpo.storage.slots import Slot
+
+
+def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) -> dict[str, list[Slot]]:
+    """Assert that a study is done, every slot is, and Optuna has just these trials, each told what its slot says.
+
+    rounds are the final ones of each configuration: the paper's alone has some where it won.
+    """
+    engine = open_engine(url)
+    try:
+        row = studies.get_study(engine, name)
+        assert row.phase == "done"
+        assert row.tuned is not None
+        final = rounds if row.tuned["source"] == "paper" else 2 * rounds
+        found: dict[str, list[Slot]] = {}
+        for kind, asked in (("search", search), ("confirm", confirm), ("final", final)):
+            found[kind] = slots.list_slots(engine, row.id, kind)
+            _check_kind(engine, name if kind == "search" else f"{name}:{kind}", found[kind], asked)
+        _check_openings(engine, found)
+        return found
+    finally:
+        engine.dispose()
+
+
+def results(found: dict[str, list[Slot]]) -> list[list[tuple[Any, ...]]]:
+    """What every slot gave, in order; without the numbers of trials, which follow the order of first claims."""
+    return [[((s.label or "").rstrip("0123456789"), s.params, *values(s)) for s in own] for own in found.values()]
+
+
+def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int) -> None:
+    assert len(own) == asked
+    assert [slot.idx for slot in own] == list(range(asked))
+    assert all(slot.state == "done" and slot.told and slot.outcome for slot in own)
+    trials = optuna.load_study(study_name=optuna_name, storage=make_storage(engine)).get_trials(deepcopy=False)
+    assert sorted(trial._trial_id for trial in trials) == sorted(slot.trial_id for slot in own)
+    by_id = {trial._trial_id: trial for trial in trials}
+    for slot in own:
+        trial = by_id[slot.trial_id]
+        assert slot.outcome is not None
+        assert trial.number == slot.trial_number
+        assert trial.state == (TrialState.PRUNED if slot.result == "pruned" else TrialState.COMPLETE)
+        assert trial.value == slot.outcome["value"]
+        assert trial.params == slot.params
+        if slot.result != "diverged":  # each epoch's value once, none for a final round
+            assert trial.intermediate_values == dict(enumerate(slot.outcome["validation_accuracy"], start=1))
+        assert trial.user_attrs["record"]["seeds"] == slot.outcome["seeds"]
+        assert trial.user_attrs["result"]["worker"] == slot.worker == slot.outcome["worker"]
+
+
+def _check_openings(engine: Engine, found: dict[str, list[Slot]]) -> None:
+    """Pool B was opened for final slots alone, at least once for each."""
+    with begin_read(engine) as connection:
+        opened = {row.slot_id for row in connection.execute(openings.select())}
+    own = {slot.id for slots_of_kind in found.values() for slot in slots_of_kind}
+    assert opened & own == {slot.id for slot in found["final"]}
+
+
+def values(slot: Slot) -> tuple[Any, ...]:
+    """What a training gave, without when and where."""
+    assert slot.outcome is not None
+    return tuple(slot.outcome[name] for name in ("value", "loss", "train_accuracy", "train_loss", "seeds"))

@@ -1,0 +1,75 @@
+"""Results made by hand, as if read from a database."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from hpo.results.queries import result_of
+from hpo.results.records import Run, StudyResult
+from hpo.study.spec import StudySpec, builtin_spec
+
+PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}
+
+
+def run(kind: str, idx: int, **changes: Any) -> Run:
+    """A complete run, but for the changes."""
+    made: dict[str, Any] = {
+        "slot_id": idx,
+        "kind": kind,
+        "idx": idx,
+        "number": idx,
+        "label": None,
+        "round": None,
+        "state": "complete",
+        "adaptive": False,
+        "params": PARAMS,
+        "value": 0.9,
+        "loss": 0.2,
+        "train_accuracy": 0.99,
+        "epochs": 3,
+        "train_loss": (0.5, 0.3, 0.2),
+        "validation_accuracy": () if kind == "final" else (0.7, 0.8, 0.9),
+        "seconds": 10.0,
+        "device_seconds": 2.5,
+        "attempt": 1,
+        "expiries": 0,
+        "failures": 0,
+        "worker": "w",
+        "device": "cpu",
+        "versions": {"torch": "2.13.0"},
+        "git_commit": None,
+        "spec_digest": "s",
+        "data_digest": "d",
+        "slot_seed": idx,
+        "draw_seed": 1,
+        "error": None,
+        "started_at": 100.0 + idx,
+        "finished_at": 110.0 + idx,
+    }
+    return Run(**{**made, **changes})
+
+
+def study(model: str, runs: list[Run], spec: StudySpec | None = None, **changes: Any) -> StudyResult:
+    """A study with these runs."""
+    spec = spec or builtin_spec(model)
+    row = {
+        "id": 1,
+        "name": spec.name,
+        "model": model,
+        "phase": "done",
+        "paused": False,
+        "seed": 1,
+        "repeat_group": None,
+        "spec": spec.canonical(),
+        "spec_digest": "s",
+        "data_digest": "d",
+        "created_at": 0.0,
+        "tuned": {"params": PARAMS, "source": 7, "confirm_mean": 0.9},
+    }
+    return result_of(SimpleNamespace(**{**row, **changes}), runs)
+
+
+def finals(label: str, values: list[float], first: int = 0) -> list[Run]:
+    return [run("final", 100 + i, label=label, round=first + i, value=v) for i, v in enumerate(values)]
+
+
+COURSE = [0.001 * ((7 * r) % 11 - 5) for r in range(20)]
