@@ -16,6 +16,7 @@ from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.schema import slots
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
+from tests.support.fixtures import Postgres
 
 STUDY = {"trials": 3, "epochs": 40, "training_pairs": 5, "sampler": "random", "pruner": "none"}
 EXACT = {"search": 3, "confirm": 2, "rounds": 1}
@@ -94,7 +95,7 @@ def test_a_backup_of_sqlite(hpo: Hpo, back_up: Callable[[str, str], None]) -> No
     back_up_and_restore(hpo, f"sqlite:///{hpo.folder / 'restored.db'}", back_up)
 
 
-def test_a_backup_of_postgres(hpo_on_postgres: Hpo, postgres: Any) -> None:
+def test_a_backup_of_postgres(hpo_on_postgres: Hpo, postgres: Postgres) -> None:
     """`pg_dump` and `pg_restore`."""
     target = postgres.empty()
     back_up_and_restore(hpo_on_postgres, target, by_pg_dump)

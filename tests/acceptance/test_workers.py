@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import optuna
-import optuna_dashboard
+import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 import pytest
 import torch
 from optuna.trial import TrialState

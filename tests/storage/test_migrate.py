@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,12 +20,11 @@ from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import metadata
 from hpo.storage.slots import finish
 from hpo.storage.studies import NewStudy, create_study, delete_study
-
-Open = Callable[[str], Engine]
+from tests.support.fixtures import OpenDatabase, Postgres, Watch
 
 
 @pytest.fixture
-def empty(empty_url: str, open_database: Open) -> Engine:
+def empty(empty_url: str, open_database: OpenDatabase) -> Engine:
     return open_database(empty_url)
 
 
@@ -75,7 +73,7 @@ def test_optunas_tables_are_optunas(empty: Engine) -> None:
     assert row.schema_version == models.SCHEMA_VERSION
 
 
-def test_an_empty_database_is_filled_and_then_left_alone(empty: Engine, statements) -> None:
+def test_an_empty_database_is_filled_and_then_left_alone(empty: Engine, statements: Watch) -> None:
     """Made once; the second time it only looks."""
     with pytest.raises(SchemaError, match="hpo study create"):
         migrate.check(empty)
@@ -198,7 +196,9 @@ def test_a_failed_creation_leaves_nothing(empty: Engine, monkeypatch: pytest.Mon
     migrate.create_or_check(empty)
 
 
-def test_workers_need_no_right_to_make_tables(postgres_engine: Engine, postgres, open_database: Open) -> None:
+def test_workers_need_no_right_to_make_tables(
+    postgres_engine: Engine, postgres: Postgres, open_database: OpenDatabase
+) -> None:
     """A role that may read and write rows, and nothing else, is enough for everything but `hpo db upgrade`."""
     role = f"worker_{os.getpid()}"
     postgres.sql(f"CREATE ROLE {role} LOGIN")
@@ -232,7 +232,7 @@ def test_workers_need_no_right_to_make_tables(postgres_engine: Engine, postgres,
     postgres.sql(f"DROP ROLE {role}")
 
 
-def test_many_may_be_the_first(empty_url: str, open_database: Open) -> None:
+def test_many_may_be_the_first(empty_url: str, open_database: OpenDatabase) -> None:
     """On both databases, each with an engine of its own."""
     engines = [open_database(empty_url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:

@@ -18,12 +18,13 @@ from hpo.storage.engine import begin_write
 from hpo.storage.optuna_storage import CachedHpoStorage, HpoStorage, Report, make_storage, open_optuna
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from tests.support.fixtures import MakeStudy, Postgres, Watch
 
 RATE = FloatDistribution(1e-4, 1e-1, log=True)
 
 
 @pytest.fixture
-def study(make_study) -> StudyRow:
+def study(make_study: MakeStudy) -> StudyRow:
     return make_study(adaptive_from=None)
 
 
@@ -221,7 +222,9 @@ def test_a_lost_lease_beside_the_next_of_its_slot(engine: Engine, study: StudyRo
     assert storage.get_trial(trial_id).intermediate_values == {1: 0.5}
 
 
-def test_many_reports_are_one_transaction(engine: Engine, make_study, storage: CachedHpoStorage, statements) -> None:
+def test_many_reports_are_one_transaction(
+    engine: Engine, make_study: MakeStudy, storage: CachedHpoStorage, statements: Watch
+) -> None:
     """A population's epoch, or what piled up while the database was away: few statements, all or nothing."""
     make_study(trials=40, adaptive_from=None)
     claimed = claim(engine, 40)
@@ -233,7 +236,7 @@ def test_many_reports_are_one_transaction(engine: Engine, make_study, storage: C
     assert all(len(storage.get_trial(trial_id).intermediate_values) == 30 for trial_id in ids)
 
 
-def test_reading_takes_no_write_lock(sqlite_engine: Engine, make_study, statements) -> None:
+def test_reading_takes_no_write_lock(sqlite_engine: Engine, make_study: MakeStudy, statements: Watch) -> None:
     """Of all that samplers and the dashboard read, nothing begins with the write lock."""
     row = make_study(on=sqlite_engine)
     (slot,) = claim(sqlite_engine)
@@ -269,7 +272,7 @@ def test_reading_takes_no_write_lock(sqlite_engine: Engine, make_study, statemen
 
 
 def test_a_lost_database_is_transient(
-    postgres_engine: Engine, make_study, postgres, monkeypatch: pytest.MonkeyPatch
+    postgres_engine: Engine, make_study: MakeStudy, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut in the middle of binding: the error that worker's patience waits for, and nothing half done."""
     make_study(on=postgres_engine)

@@ -43,7 +43,7 @@ def rounds(label: str, *results: tuple[float, float] | str, **more: Any) -> list
         elif result == "diverged":
             given["outcome"] = outcome(0.5, None, "diverged")
         else:
-            given["outcome"] = outcome(*result)  # type: ignore[arg-type]
+            given["outcome"] = outcome(*result)
         found.append(slot(**given))
     return found
 
