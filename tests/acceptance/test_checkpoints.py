@@ -17,7 +17,7 @@ from hpo.storage.engine import begin_write, open_engine
 from hpo.storage.slots import Slot
 from hpo.worker.checkpoints import Checkpoints
 from hpo.worker.stores import Folder
-from tests.support.commandline import DRAIN, Hpo, finish, train, wait_until
+from tests.support.commandline import DRAIN, Hpo, finish, on_this_machine, train, wait_until
 from tests.support.exact import check_exact
 
 STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
@@ -151,7 +151,7 @@ def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch:
         worker.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         _, err = finish(worker, 143)
-        assert time.monotonic() - begun < 20  # ten seconds on a machine with nothing else to do
+        assert time.monotonic() - begun < on_this_machine(20)  # it takes ten where nothing else runs
     assert "no checkpoint: 40 of 40 take too long" in err
     assert err.count("given back") == 40
     assert hpo.running() == []

@@ -20,6 +20,7 @@ from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import metadata
 from hpo.storage.slots import finish
 from hpo.storage.studies import NewStudy, create_study, delete_study
+from tests.support.commandline import PATIENCE
 from tests.support.fixtures import OpenDatabase, Postgres, Watch
 
 
@@ -261,5 +262,5 @@ def test_two_processes_may_be_the_first(tmp_path: Path) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        _, problems = process.communicate(timeout=60)
+        _, problems = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, problems

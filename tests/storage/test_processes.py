@@ -6,6 +6,7 @@ import sys
 from sqlalchemy import Engine
 
 from hpo.storage import claims, slots
+from tests.support.commandline import PATIENCE
 from tests.support.fixtures import MakeStudy
 
 PULL = """
@@ -45,7 +46,7 @@ def test_processes_share_one_file(sqlite_engine: Engine, make_study: MakeStudy) 
         process.stdin.flush()
     done: list[tuple[int, int, int]] = []
     for process in pulling:
-        told, problems = process.communicate(timeout=120)
+        told, problems = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, problems
         lines = [[int(word) for word in line.split()] for line in told.splitlines()]
         done += [(slot_id, attempt, running) for slot_id, attempt, running in lines]
