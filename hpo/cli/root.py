@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 import hpo
+from hpo.cli import logs
 from hpo.cli.context import Context, say
 from hpo.errors import HpoError, UsageError
 
@@ -135,9 +136,21 @@ def _database_error(error: BaseException, context: Context | None) -> HpoError |
     show_envvar=True,
     help="A folder with MNIST's four IDX files (gz or not); without it the 5,000 bundled digits.",
 )
+@click.option("-v", "--verbose", count=True, help="Log more; may be repeated.")
+@click.option("-q", "--quiet", count=True, help="Log warnings alone; twice: errors alone.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "plain", "json"]),
+    default="auto",
+    envvar="HPO_LOG_FORMAT",
+    show_envvar=True,
+    help="How log lines look on stderr: auto is in colour on a terminal and plain elsewhere.",
+)
 @click.version_option(hpo.__version__, prog_name="hpo")
 @click.pass_context
-def root(ctx: click.Context, db: str, data_dir: str | None) -> None:
+def root(
+    ctx: click.Context, db: str, data_dir: str | None, verbose: int, quiet: int, log_format: logs.LogFormat
+) -> None:
     """Compare neural architectures fairly: tune each one jointly, confirm without luck, test once.
 
     \b
@@ -150,7 +163,8 @@ def root(ctx: click.Context, db: str, data_dir: str | None) -> None:
     """
     if ctx.get_parameter_source("db") is ParameterSource.DEFAULT and (file := os.environ.get("HPO_DATABASE_URL_FILE")):
         db = _url_in(Path(file))
-    ctx.obj = Context(db, data_dir)
+    ctx.obj = Context(db, data_dir, log_format=log_format, verbosity=verbose - quiet)
+    ctx.obj.log()
 
 
 def _url_in(file: Path) -> str:

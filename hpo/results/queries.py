@@ -18,7 +18,6 @@ from hpo.results.records import (
     FinalResult,
     Opening,
     Run,
-    RunState,
     StudyResult,
     TrialCounts,
     Tuned,
@@ -30,7 +29,7 @@ from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
-from hpo.study.spec import StudySpec
+from hpo.study.spec import StudySpec, spec_of
 
 
 class TrialNotFound(HpoError):
@@ -118,40 +117,46 @@ def _opening(row: Row[Any]) -> Opening:
 
 def run_of(slot: Slot) -> Run:
     """A slot as a run."""
-    outcome = slot.outcome or {}
-    state: RunState = outcome["state"] if slot.state == "done" else slot.state
+    common: dict[str, Any] = {
+        "slot_id": slot.id,
+        "kind": slot.kind,
+        "idx": slot.idx,
+        "number": slot.trial_number,
+        "label": slot.label,
+        "round": slot.round,
+        "adaptive": slot.adaptive,
+        "params": slot.params,
+        "attempt": slot.attempt,
+        "expiries": slot.expiries,
+        "failures": slot.failures,
+        "worker": slot.worker,
+        "slot_seed": slot.seed,
+        "error": slot.error,
+        "started_at": slot.started_at,
+        "finished_at": slot.finished_at,
+    }
+    outcome = slot.outcome
+    if outcome is None:
+        if slot.state == "done":
+            raise SchemaError(f"slot {slot.id} is done but has no outcome; restore the database from a backup")
+        return Run(state=slot.state, epochs=slot.epoch, **common)
     return Run(
-        slot_id=slot.id,
-        kind=slot.kind,
-        idx=slot.idx,
-        number=slot.trial_number,
-        label=slot.label,
-        round=slot.round,
-        state=state,
-        adaptive=slot.adaptive,
-        params=slot.params,
-        value=outcome.get("value"),
-        loss=outcome.get("loss"),
-        train_accuracy=outcome.get("train_accuracy"),
-        epochs=outcome.get("epochs", slot.epoch),
-        train_loss=tuple(outcome.get("train_loss", ())),
-        validation_accuracy=tuple(outcome.get("validation_accuracy", ())),
-        seconds=outcome.get("seconds"),
-        device_seconds=outcome.get("device_seconds"),
-        attempt=slot.attempt,
-        expiries=slot.expiries,
-        failures=slot.failures,
-        worker=slot.worker,
-        device=outcome.get("device"),
-        versions=outcome.get("versions", {}),
-        git_commit=outcome.get("git_commit"),
-        spec_digest=outcome.get("spec_digest"),
-        data_digest=outcome.get("data_digest"),
-        slot_seed=slot.seed,
-        draw_seed=outcome.get("seeds", {}).get("draw"),
-        error=slot.error,
-        started_at=slot.started_at,
-        finished_at=slot.finished_at,
+        state=outcome.state,
+        value=outcome.value,
+        loss=outcome.loss,
+        train_accuracy=outcome.train_accuracy,
+        epochs=outcome.epochs,
+        train_loss=outcome.train_loss,
+        validation_accuracy=outcome.validation_accuracy,
+        seconds=outcome.seconds,
+        device_seconds=outcome.device_seconds,
+        device=outcome.device,
+        versions=outcome.versions,
+        git_commit=outcome.git_commit,
+        spec_digest=outcome.spec_digest,
+        data_digest=outcome.data_digest,
+        draw_seed=outcome.seeds.draw,
+        **common,
     )
 
 
@@ -160,7 +165,7 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = ()) -> 
     by_kind: dict[str, list[Run]] = {"search": [], "confirm": [], "final": []}
     for run in runs:
         by_kind[run.kind].append(run)
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned)
     trials = TrialCounts(**_count(by_kind["search"]))
     ranking = _ranking(by_kind["confirm"])
