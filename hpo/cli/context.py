@@ -58,7 +58,7 @@ class Context:
         from hpo.storage.engine import is_missing
 
         engine = self.connect()
-        if is_missing(engine) or all(found is None for found, _ in migrate.versions(engine).values()):
+        if is_missing(engine) or all(version is None for version, _ in migrate.versions(engine).values()):
             return None
         migrate.check(engine)
         return engine

@@ -59,13 +59,13 @@ class Root(click.Group):
             sys.exit(error.exit_code)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "hpo"
-            say(f"hpo: {_one_line(error.format_message())}; `{path} --help` shows how")
+            say(f"hpo: {_in_a_line(error.format_message())}; `{path} --help` shows how")
             sys.exit(error.exit_code)
         except click.ClickException as error:
-            say(f"hpo: {_one_line(error.format_message())}")
+            say(f"hpo: {_in_a_line(error.format_message())}")
             sys.exit(error.exit_code)
         except HpoError as error:
-            say(f"hpo: {_one_line(str(error))}")
+            say(f"hpo: {_in_a_line(str(error))}")
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             say("hpo: interrupted")
@@ -73,7 +73,7 @@ class Root(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what a database or the system refuses becomes an HpoError."""
+        """Run the command; what the database or the system refuses becomes an HpoError."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -84,15 +84,15 @@ class Root(click.Group):
         except HpoError:
             raise
         except Exception as error:
-            told = _database_error(error, ctx.obj)
-            if told is None and isinstance(error, OSError) and error.strerror:
-                told = HpoError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-            if told is None:
+            known = _database_error(error, ctx.obj)
+            if known is None and isinstance(error, OSError) and error.strerror:
+                known = HpoError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+            if known is None:
                 raise
-            raise told from error
+            raise known from error
 
 
-def _one_line(message: str) -> str:
+def _in_a_line(message: str) -> str:
     return " ".join(message.split()).removesuffix(".")
 
 
@@ -112,8 +112,8 @@ def _database_error(error: BaseException, context: Context | None) -> HpoError |
     try:
         with translated(context.opened):
             raise cause
-    except HpoError as told:
-        return told
+    except HpoError as known:
+        return known
     except (DBAPIError, TimeoutError):
         return None
 

@@ -68,7 +68,7 @@ def claim(
     ticket: str | None = None,
     again: bool = False,
 ) -> list[Slot]:
-    """Take up to `n` slots of the model in one transaction, each under a lease and a token of its own.
+    """Take up to `n` slots of the model in one transaction, each under a lease with its own token.
 
     A token is the claim's ticket (see `new_ticket`) and the slot's id. Where the answer to a claim was lost, the
     claim may have been committed all the same: made once more with the same ticket and `again`, it returns what it
@@ -78,17 +78,17 @@ def claim(
     so that repeats interleave; adaptive search slots last, and only while fewer than their study's
     `in_flight` of them run. Paused studies are left out, and slots whose attempts are used up (see `sweep`).
     """
-    own_slots = [slots.c.model == model, *_among(slots.c.study_id, study_ids)]
-    own_studies = [studies.c.model == model, *_among(studies.c.id, study_ids)]
+    these_slots = [slots.c.model == model, *_among(slots.c.study_id, study_ids)]
+    these_studies = [studies.c.model == model, *_among(studies.c.id, study_ids)]
     ticket = ticket or new_ticket()
     claimed: list[Slot] = []
     with begin_write(engine) as connection:
         if again and (taken := _taken(connection, ticket, lease_seconds)):
             return taken
         for pick, wanted in (
-            (_pick_expired, own_slots),
-            (_pick_waiting, own_slots),
-            (_pick_adaptive, own_studies),
+            (_pick_expired, these_slots),
+            (_pick_waiting, these_slots),
+            (_pick_adaptive, these_studies),
         ):
             left = n - len(claimed)
             if left > 0 and (picked := pick(connection, wanted, left)) is not None:
