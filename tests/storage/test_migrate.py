@@ -22,6 +22,7 @@ from hpo.storage.slots import finish
 from hpo.storage.studies import NewStudy, create_study, delete_study
 from tests.support.commandline import PATIENCE
 from tests.support.fixtures import OpenDatabase, Postgres, Watch
+from tests.support.outcomes import outcome as outcome_of
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_workers_need_no_right_to_make_tables(
     create_study(engine, new)
     (slot,) = claim(engine, 1, worker="w", lease_seconds=60, model="ws")
     assert make_storage(engine).bind_trial(slot.id, slot.token or "").number == 0
-    assert finish(engine, slot.id, slot.token or "", {"state": "complete"})
+    assert finish(engine, slot.id, slot.token or "", outcome_of())
     delete_study(engine, "ws")
     change(postgres_engine, f"DROP OWNED BY {role}")
     postgres.sql(f"DROP ROLE {role}")
