@@ -97,11 +97,11 @@ def test_an_interrupted_training_equals_the_undisturbed_one(hpo: Hpo, number: si
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None
-    (resumed,) = slot.outcome["resumed_at"]
+    (resumed,) = slot.outcome.resumed_at
     assert 1 <= resumed < 60
-    assert other.outcome["resumed_at"] == []
+    assert other.outcome.resumed_at == ()
     for name in ("value", "loss", "train_accuracy", "train_loss", "validation_accuracy", "seeds", "epochs"):
-        assert slot.outcome[name] == other.outcome[name], name
+        assert getattr(slot.outcome, name) == getattr(other.outcome, name), name
     assert slot.attempt == 2
     assert list(Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()) == []
 
@@ -114,8 +114,8 @@ def test_another_worker_goes_on_from_a_bucket(hpo: Hpo, bucket: str, monkeypatch
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None
-    assert slot.outcome["resumed_at"]
-    assert slot.outcome["train_loss"] == other.outcome["train_loss"]
+    assert slot.outcome.resumed_at
+    assert slot.outcome.train_loss == other.outcome.train_loss
     assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="hpo")
     assert not (hpo.folder / "hpo.db.artifacts" / "checkpoints").exists()
 
@@ -137,7 +137,7 @@ def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:
     hpo(*DRAIN)
     found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
     assert found["search"][0].outcome is not None
-    assert found["search"][0].outcome["resumed_at"][0] >= reported + 3
+    assert found["search"][0].outcome.resumed_at[0] >= reported + 3
 
 
 def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,8 +168,8 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(hpo: Hpo) -> None:
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None
-    assert slot.outcome["resumed_at"] == []
-    assert slot.outcome["train_loss"] == other.outcome["train_loss"]
+    assert slot.outcome.resumed_at == ()
+    assert slot.outcome.train_loss == other.outcome.train_loss
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(hpo: Hpo) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, literal, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
 
@@ -21,10 +21,10 @@ from hpo.storage.engine import (
     begin_read,
     begin_write,
     display_url,
+    eight_hex_digits,
     file_system,
     is_missing,
     is_transient,
-    new_token,
     now,
     open_engine,
 )
@@ -240,13 +240,11 @@ def test_the_clock_is_the_databases(engine: Engine) -> None:
     assert before < first < second < time.time() + 0.01
 
 
-def test_tokens_differ_by_row(engine: Engine) -> None:
-    """One statement, a token a row."""
+def test_eight_hexadecimal_digits(engine: Engine) -> None:
+    """The same on both databases, up to the largest number that PostgreSQL's ids may have."""
     with begin_read(engine) as connection:
-        rows = text("SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3").columns().subquery("n")
-        tokens = set(connection.scalars(select(new_token()).select_from(rows)))
-    assert len(tokens) == 3
-    assert all(len(token) == 32 and token == token.lower() for token in tokens)
+        for number in (0, 1, 255, 2**31 - 1):
+            assert connection.scalar(select(eight_hex_digits(literal(number)))) == f"{number:08x}"
 
 
 def test_a_locked_database_is_transient(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
