@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.analysis.stats import LEVEL, Interval
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 
 DRAWS = 2000  # of the bootstrap
 _CHUNK = 50  # draws at once: 50 x 20 rounds x 1,000 pairs are 8 MB

@@ -11,7 +11,8 @@ from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
 from hpo.analysis.pairwise import Pair, Setting, Side, pairs_of, setting_of
 from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.report import sentences
-from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
+from hpo.results.records import FinalResult, StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, Model
 
 PUBLISHED_LABEL = "published"

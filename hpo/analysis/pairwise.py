@@ -15,7 +15,8 @@ from itertools import combinations
 from typing import Literal
 
 from hpo.analysis import stats
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, Model
 
 Kind = Literal[

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hpo.results.records import PAPER, TUNED, Run, StudyResult
+from hpo.results.records import Run, StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import HYPERPARAMETERS
 
 

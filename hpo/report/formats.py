@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hpo.results.records import PAPER, TUNED
+from hpo.study.labels import PAPER, TUNED
 
 if TYPE_CHECKING:  # they load scipy, which who shows a few numbers need not wait for
     from hpo.analysis.comparison import Summary

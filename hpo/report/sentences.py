@@ -15,7 +15,8 @@ from hpo.analysis.pairwise import (
     setting_of,
 )
 from hpo.analysis.repeats import RepeatPair, Repeats
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import StudySpec
 
 DEFAULT_TRIALS, DEFAULT_EPOCHS, DEFAULT_ROUNDS = 100, 40, 20  # as shipped

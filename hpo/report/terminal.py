@@ -16,7 +16,8 @@ from hpo.analysis.provenance import last_line
 from hpo.report.formats import CONFIGURATIONS
 from hpo.report.sentences import percent
 from hpo.results.failures import optuna_name, setbacks, troubled
-from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
+from hpo.results.records import FinalResult, StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import HYPERPARAMETERS
 
 NOTHING = "-"

@@ -16,9 +16,10 @@ from sqlalchemy import Engine
 from hpo.analysis.tuning import Stage, tuning_of
 from hpo.report.formats import NOTHING, percent, time, value
 from hpo.results.queries import all_results
-from hpo.results.records import PAPER, FinalResult, StudyResult
+from hpo.results.records import FinalResult, StudyResult
 from hpo.storage import studies
 from hpo.storage.pages import Page, keep_pages
+from hpo.study.labels import PAPER
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types

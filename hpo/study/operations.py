@@ -16,6 +16,7 @@ from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
 
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
@@ -260,13 +261,13 @@ def _configuration(
         paper, tuned = file.paper, file.tuned
     else:
         paper, tuned = spec.paper, dict(row.tuned["params"]) if row.tuned else None
-    chosen = label or (phases.PAPER if tuned is None or tuned == paper else phases.TUNED)
-    params = paper if chosen == phases.PAPER or tuned is None else tuned
-    if file is None and tuned is None and chosen != phases.PAPER:
+    chosen = label or (PAPER if tuned is None or tuned == paper else TUNED)
+    params = paper if chosen == PAPER or tuned is None else tuned
+    if file is None and tuned is None and chosen != PAPER:
         raise NotNow(
             f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label paper can be evaluated"
         )
-    if chosen == phases.TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
+    if chosen == TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
         raise NotNow(
             f"study {row.name} is still in phase {row.phase}: {chosen!r} will be its own winner; choose a --label"
         )

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.storage.slots import Slot
-from hpo.study.phases import PAPER, candidates, confirmed, round_seed, search_seeds
+from hpo.study.labels import PAPER
+from hpo.study.phases import candidates, confirmed, round_seed, search_seeds
 from hpo.study.spec import MODELS, StudySpec, builtin_spec
 
 FEW = settings(deadline=None, max_examples=60)
