@@ -11,7 +11,6 @@ from sqlalchemy import Engine
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
-from hpo.server import notes
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
@@ -67,11 +66,7 @@ def create(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> li
     another spec, whose difference is told.
     """
     check_new(engine, digits, plan, skip=skip)
-    made = [_create(engine, digits, spec, group, skip) for spec, group in plan]
-    new = [spec.name for (spec, _), one in zip(plan, made, strict=True) if one]
-    if new:
-        notes.quietly(lambda: notes.keep_notes(engine, new), lambda _: None)
-    return made
+    return [_create(engine, digits, spec, group, skip) for spec, group in plan]
 
 
 def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:
