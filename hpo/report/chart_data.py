@@ -1,6 +1,6 @@
-"""Figures' data: what each picture shows, as plain records; `charts.py` draws them.
+"""Chart data: what each figure shows, as plain records; `charts/` draws them.
 
-Accuracies are fractions here and percent in the pictures.
+Accuracies are fractions here and percent in the figures.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from hpo.study.spec import Model
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundsGroup:
-    """The rounds of one row of the table; a published row has a mean and a spread only."""
+    """The rounds of one row of the table; a published row has only a mean and a spread."""
 
     model: Model
     label: str
     study: str | None
     epochs: int
-    rounds: tuple[int, ...]  # numbers, of the values
+    rounds: tuple[int, ...]  # numbers of the values' rounds
     values: tuple[float, ...]  # test accuracies
     mean: float
     low: float  # of the mean's 95 % interval; published: mean - std
@@ -35,7 +35,7 @@ class RoundsGroup:
 
 
 def rounds_data(results: Sequence[StudyResult], comparison: Comparison) -> list[RoundsGroup]:
-    """One group a row of the comparison table, in its order."""
+    """One group per row of the comparison table, in its order."""
     numbers = {(r.name, final.label): final.round_numbers for r in results for final in r.final}
     groups = []
     for row in comparison.rows:
@@ -62,35 +62,35 @@ def rounds_data(results: Sequence[StudyResult], comparison: Comparison) -> list[
 
 
 def rounds_of(result: StudyResult, comparison: Comparison) -> list[RoundsGroup]:
-    """The groups of one study, and what was published of its model."""
+    """The groups of one study, and the published one of its model."""
     return [g for g in rounds_data([result], comparison) if g.study in (None, result.name) and g.model == result.model]
 
 
 def confirm_data(result: StudyResult) -> list[RoundsGroup]:
-    """One group a configuration of the confirm phase, best mean first: validation accuracies."""
+    """One group of validation accuracies per configuration of the confirm phase, best mean first."""
     groups = []
-    for one in result.ranking:
-        if one.mean is None:
+    for ranked in result.ranking:
+        if ranked.mean is None:
             continue
-        interval = t_interval(one.values)
+        interval = t_interval(ranked.values)
         groups.append(
             RoundsGroup(
                 model=result.model,
-                label=one.label,
+                label=ranked.label,
                 study=result.name,
                 epochs=result.spec.budget.epochs,
-                rounds=tuple(range(len(one.values))),
-                values=one.values,
-                mean=one.mean,
-                low=one.mean if interval is None else interval.low,
-                high=one.mean if interval is None else interval.high,
+                rounds=tuple(range(len(ranked.values))),
+                values=ranked.values,
+                mean=ranked.mean,
+                low=ranked.mean if interval is None else interval.low,
+                high=ranked.mean if interval is None else interval.high,
             )
         )
     return groups
 
 
 def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[RoundsGroup]:
-    """One group a repeat: the rounds of its tuned configuration."""
+    """One group per repeat: the rounds of its tuned configuration."""
     by_name, groups = {result.name: result for result in results}, []
     for group in repeats.groups:
         for repeat in group.repeats:
@@ -119,11 +119,11 @@ def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[Round
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """One configuration's way through the epochs, over its rounds."""
+    """The learning curve of one configuration, over its rounds."""
 
     study: str
     model: Model
-    label: str  # paper | tuned
+    label: str  # "paper" or "tuned"
     what: Literal["validation accuracy", "training loss"]
     runs: int
     mean: tuple[float, ...]  # by epoch, from 1
@@ -153,18 +153,18 @@ def _curve(
     what: Literal["validation accuracy", "training loss"],
     by_run: Sequence[Sequence[float | None]],
 ) -> Curve | None:
-    whole = [values for values in by_run if values and None not in values]
-    if not whole:
+    complete = [values for values in by_run if values and None not in values]
+    if not complete:
         return None
-    length = min(map(len, whole))
-    table = np.array([values[:length] for values in whole], dtype=np.float64)  # (runs, epochs)
+    length = min(map(len, complete))
+    table = np.array([values[:length] for values in complete], dtype=np.float64)  # (runs, epochs)
     mean, low, high = table.mean(axis=0), table.min(axis=0), table.max(axis=0)
     return Curve(
         study=result.name,
         model=result.model,
         label=label,
         what=what,
-        runs=len(whole),
+        runs=len(complete),
         mean=tuple(mean.tolist()),
         low=tuple(low.tolist()),
         high=tuple(high.tolist()),

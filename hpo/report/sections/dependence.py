@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis.dependence.encoding import RELATIVE_DECAY
 from hpo.analysis.dependence.interactions import LEAST_R2, LEAST_TRIALS, Answer, Dependence, PairStrength, SampleCounts
-from hpo.analysis.dependence.one_at_a_time import SAME, CoordinateSearch, Place
+from hpo.analysis.dependence.one_at_a_time import SAME, CoordinateSearch, Expectation
 from hpo.report.charts import dependence as charts
 from hpo.report.formats import NOTHING, p_value, percent, signed, value
 from hpo.report.html import Bullets, Column, PageTable, Part, drawn, numbers, texts
@@ -232,7 +232,7 @@ def _walk_table(good: Sequence[Dependence]) -> Iterable[Part]:
     )
 
 
-def _values(place: Place) -> str:
+def _values(place: Expectation) -> str:
     return ", ".join(f"{_title(name)} {value(x)}" for name, x in place.params.items())
 
 
