@@ -179,7 +179,8 @@ def test_what_the_models_cost(whole: tuple[Engine, Path]) -> None:
 def test_every_opening_of_the_test_pool_is_listed(whole: tuple[Engine, Path]) -> None:
     """With its slot, study, attempt, worker and time, folded on the screen."""
     engine, out = whole
-    (table,) = re.findall(r"<details><summary>Every opening of pool B.*?</details>", (out / "report.html").read_text())
+    page = (out / "report.html").read_text()
+    (table,) = re.findall(r"<details><summary>Every opening of pool B.*?</details>", page, re.DOTALL)
     rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in table.split("<tr")[2:]]
     found = queries.all_results(engine)
     assert len(rows) == 11 * 5
