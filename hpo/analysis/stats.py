@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # has no types
+from scipy import optimize  # type: ignore[import-untyped]  # has no types
+from scipy import stats as scipy_stats
 
 LEVEL = 0.95  # of every interval, unless told
 BCA_LEAST = 10  # rounds: below, a bootstrap interval covers far less than it says (a mean's 73 % at n = 3)
@@ -272,16 +273,16 @@ def detectable_difference(spread: float, n: int, power: float = 0.8, alpha: floa
         return None
     critical = float(scipy_stats.t.ppf(1 - alpha / 2, n - 1))
 
-    def found(shift: float) -> float:
-        return float(scipy_stats.nct.sf(critical, n - 1, shift) + scipy_stats.nct.cdf(-critical, n - 1, shift))
+    def excess(shift: float) -> float:
+        """The power at that noncentrality, minus the power asked for."""
+        # The lower tail as an upper one of the mirrored distribution: scipy's nct.cdf is often NaN that far out.
+        tails = scipy_stats.nct.sf(critical, n - 1, shift) + scipy_stats.nct.sf(critical, n - 1, -shift)
+        return float(tails) - power
 
-    low, high = 0.0, 1.0
-    while found(high) < power:
+    high = 1.0
+    while excess(high) < 0:
         high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if found(middle) < power else (low, middle)
-    return high * spread / math.sqrt(n)
+    return float(optimize.brentq(excess, 0.0, high)) * spread / math.sqrt(n)
 
 
 # --- A crossed table --------------------------------------------------------------------------------------

@@ -50,9 +50,7 @@ class PageTable:
     def __post_init__(self) -> None:
         wrong = next((row for row in self.rows if len(row) != len(self.columns)), None)
         if wrong is not None:
-            raise ValueError(
-                f"table {self.caption!r} has {len(self.columns)} columns and a row with {len(wrong)}"
-            )
+            raise ValueError(f"table {self.caption!r} has {len(self.columns)} columns and a row with {len(wrong)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
