@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.analysis.stats import LEVEL, Interval
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 
 DRAWS = 2000  # of the bootstrap
 _CHUNK = 50  # draws at once: 50 x 20 rounds x 1,000 pairs are 8 MB
@@ -89,10 +90,12 @@ def pair_draws(labels: Ints) -> DrawPairs:
 # --- New images -------------------------------------------------------------------------------------------
 
 
-Side = Mapping[int, RoundAnswers]  # round number -> answers
+AnswersByRound = Mapping[int, RoundAnswers]  # round number -> answers
 
 
-def crossed_intervals(sides: Sequence[tuple[Side, Side]], seed: int = 0, level: float = LEVEL) -> list[Interval | None]:
+def crossed_intervals(
+    sides: Sequence[tuple[AnswersByRound, AnswersByRound]], seed: int = 0, level: float = LEVEL
+) -> list[Interval | None]:
     """Intervals of the mean differences a - b for new seeds AND new images; None below two common rounds.
 
     Bootstrap over rounds and, crossed, over the images (not the pairs: an image serves in many): a draw weighs
@@ -118,7 +121,7 @@ def crossed_intervals(sides: Sequence[tuple[Side, Side]], seed: int = 0, level: 
 
 
 def _crossed_means(
-    sides: Sequence[tuple[Side, Side]], common: Sequence[int], rng: np.random.Generator
+    sides: Sequence[tuple[AnswersByRound, AnswersByRound]], common: Sequence[int], rng: np.random.Generator
 ) -> list[NDArray[np.float64]]:
     """The mean difference under every draw, (D,) for each of the sides."""
     first = sides[0][0]

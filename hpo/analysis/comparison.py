@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from hpo.analysis import stats
 from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
-from hpo.analysis.pairwise import Pair, Setting, Side, pairs_of, setting_of
+from hpo.analysis.pairwise import Pair, PairSide, Setting, pairs_of, setting_of
 from hpo.analysis.repeats import Repeats, repeats_of
-from hpo.report import sentences
-from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
+from hpo.results.records import FinalResult, StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, Model
 
 PUBLISHED_LABEL = "published"
@@ -55,8 +55,10 @@ class TableRow:
     rounds: int
     planned: int
     train: Summary
-    test: Summary
-    note: str = ""
+    test: Summary  # a diverged round counts at chance accuracy; the train values leave it out
+    diverged: int = 0  # rounds
+    failed: int = 0  # rounds
+    same_as: str | None = None  # the label of the configuration whose rounds these are too
 
 
 def published_row(model: Model) -> TableRow:
@@ -106,23 +108,10 @@ def _row(result: StudyResult, final: FinalResult, setting: int) -> TableRow:
         planned=final.planned,
         train=summarize(final.train_values),
         test=summarize(final.test_values),
-        note=_note(final),
+        diverged=final.diverged,
+        failed=final.failed,
+        same_as=final.same_as,
     )
-
-
-def _note(final: FinalResult) -> str:
-    notes = []
-    if final.same_as is not None:
-        notes.append("the paper's configuration won the confirm phase: the same rounds")
-    if final.rounds < final.planned:
-        notes.append(f"{final.rounds} of {final.planned} rounds")
-    if final.diverged:
-        notes.append(
-            f"{final.diverged} diverged, counted at chance accuracy in the test values and left out of the train ones"
-        )
-    if final.failed:
-        notes.append(f"{final.failed} failed")
-    return "; ".join(notes)
 
 
 # --- All of it ------------------------------------------------------------------------------------------
@@ -144,9 +133,6 @@ class Comparison:
     settings: tuple[Setting, ...]
     pairs: tuple[Pair, ...]
     repeats: Repeats
-    headlines: tuple[str, ...]
-    budget: str | None  # said on top where budgets are below the defaults
-    cautions: tuple[str, ...]  # what was not compared, and why
 
     @property
     def repeated(self) -> bool:
@@ -180,35 +166,26 @@ def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | Non
         settings=settings,
         pairs=pairs,
         repeats=repeats,
-        headlines=(*sentences.headlines(results, pairs, settings), *sentences.repeat_headlines(repeats)),
-        budget=sentences.budget_label(result.spec for result in results),
-        cautions=tuple(sentences.cautions(results, settings)),
     )
 
 
 def _with_images(pairs: Sequence[Pair], answers: Mapping[int, Answers]) -> list[Pair]:
     """Intervals for new images, where the answers are at hand and of the very rounds that the pair is over."""
 
-    def rounds(side: Side) -> Mapping[int, RoundAnswers]:
+    def rounds(side: PairSide) -> Mapping[int, RoundAnswers]:
         return answers[side.study_id].by_label.get(side.label, {}) if side.study_id in answers else {}
 
     sides = [(rounds(pair.a), rounds(pair.b)) for pair in pairs]
     without = [[r for r in p.rounds if r not in a or r not in b] for p, (a, b) in zip(pairs, sides, strict=True)]
     whole = [({}, {}) if lacking else both for both, lacking in zip(sides, without, strict=True)]
     return [
-        replace(pair, images=interval, note=_without_answers(pair, lacking, answers))
+        replace(pair, images=interval, unanswered=len(lacking) if _at_hand(pair, answers) else 0)
         for pair, interval, lacking in zip(pairs, crossed_intervals(whole), without, strict=True)
     ]
 
 
-def _without_answers(pair: Pair, rounds: Sequence[int], answers: Mapping[int, Answers]) -> str:
-    """Why there is no interval for new images; that a study's images are not at hand is said elsewhere."""
-    if not rounds or not {pair.a.study_id, pair.b.study_id} <= answers.keys():
-        return ""
-    return (
-        f"no interval for new images: of {len(rounds)} of {len(pair.rounds)} rounds there are no single answers "
-        "(a diverged round has none)"
-    )
+def _at_hand(pair: Pair, answers: Mapping[int, Answers]) -> bool:
+    return {pair.a.study_id, pair.b.study_id} <= answers.keys()
 
 
 def _rows(results: Sequence[StudyResult], settings: Sequence[Setting]) -> list[TableRow]:

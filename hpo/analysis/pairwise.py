@@ -15,20 +15,21 @@ from itertools import combinations
 from typing import Literal
 
 from hpo.analysis import stats
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, Model
 
-Kind = Literal[
+PairKind = Literal[
     "pairs of models, tuned",
     "pairs of models, the paper's configuration",
     "tuned against the paper's configuration",
 ]
-BETWEEN_TUNED: Kind = "pairs of models, tuned"
-BETWEEN_PAPER: Kind = "pairs of models, the paper's configuration"
-TUNING: Kind = "tuned against the paper's configuration"
+BETWEEN_TUNED: PairKind = "pairs of models, tuned"
+BETWEEN_PAPER: PairKind = "pairs of models, the paper's configuration"
+TUNING: PairKind = "tuned against the paper's configuration"
 
 Family = Literal["pairs of models", "tuned against the paper's configuration"]  # of Holm's correction
-FAMILIES: dict[Kind, Family] = {
+FAMILIES: dict[PairKind, Family] = {
     BETWEEN_TUNED: "pairs of models",
     BETWEEN_PAPER: "pairs of models",
     TUNING: "tuned against the paper's configuration",
@@ -47,16 +48,6 @@ class Setting:
     test_pairs: int
 
 
-_IN_WORDS = {  # fields of Setting
-    "data_digest": "images",
-    "protocol_seed": "protocol seed",
-    "epochs": "epochs",
-    "batch_size": "batch size",
-    "training_pairs": "training pairs",
-    "test_pairs": "test pairs",
-}
-
-
 def setting_of(result: StudyResult) -> Setting:
     """The setting of a study's final rounds."""
     spec = result.spec
@@ -70,24 +61,11 @@ def setting_of(result: StudyResult) -> Setting:
     )
 
 
-def setting_differences(a: Setting, b: Setting) -> list[str]:
-    """In which points two settings differ, in words."""
-    return [
-        f"{words} ({_short(getattr(a, name))} and {_short(getattr(b, name))})"
-        for name, words in _IN_WORDS.items()
-        if getattr(a, name) != getattr(b, name)
-    ]
-
-
-def _short(value: object) -> str:
-    return str(value)[:12]  # of a digest the beginning is enough
-
-
 # --- Pairs ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
+class PairSide:
     """One of the two that are compared."""
 
     model: Model
@@ -101,11 +79,11 @@ class Side:
 class Pair:
     """Two configurations over their common rounds: a minus b."""
 
-    kind: Kind
+    kind: PairKind
     family: Family  # in which p is corrected
     setting: int
-    a: Side
-    b: Side
+    a: PairSide
+    b: PairSide
     rounds: tuple[int, ...]  # numbers of the common rounds
     difference: stats.PairedDifference
     outperforming: stats.Outperforming
@@ -114,7 +92,7 @@ class Pair:
     pairing: stats.Pairing
     detectable: float | None  # the true difference that is clear 4 times in 5; None: none can be at so few rounds
     images: stats.Interval | None = None  # of the difference for new seeds and new images; needs all rounds' answers
-    note: str = ""  # why there is no such interval
+    unanswered: int = 0  # rounds without single answers although the images are at hand: one prevents that interval
 
     @property
     def clear(self) -> bool:
@@ -157,7 +135,7 @@ def pairs_of(results: Sequence[StudyResult], settings: Sequence[Setting], place:
     return _corrected(between) + _corrected(tuning)
 
 
-def _pair(kind: Kind, setting: int, one: tuple[StudyResult, str], other: tuple[StudyResult, str]) -> Pair | None:
+def _pair(kind: PairKind, setting: int, one: tuple[StudyResult, str], other: tuple[StudyResult, str]) -> Pair | None:
     a, b = (_by_round(*side) for side in (one, other))
     common = sorted(a.keys() & b.keys())
     if not common:
@@ -186,8 +164,8 @@ def _by_round(result: StudyResult, label: str) -> dict[int, float]:
     return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
 
 
-def _side(result: StudyResult, label: str, mean: float) -> Side:
-    return Side(model=result.model, label=label, study=result.name, study_id=result.id, mean=mean)
+def _side(result: StudyResult, label: str, mean: float) -> PairSide:
+    return PairSide(model=result.model, label=label, study=result.name, study_id=result.id, mean=mean)
 
 
 def _corrected(family: Sequence[Pair]) -> list[Pair]:

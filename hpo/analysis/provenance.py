@@ -18,7 +18,6 @@ class Provenance:
     model: str
     spec_digest: str
     data_digest: str
-    data: str  # in words
     study_seed: int  # keys the search's draws
     protocol_seed: int  # keys confirm and final
     created_at: float  # seconds since 1970
@@ -48,7 +47,6 @@ def provenance_of(result: StudyResult) -> Provenance:
         model=result.model,
         spec_digest=result.spec_digest,
         data_digest=result.data_digest,
-        data=data_in_words(result.data_digest),
         study_seed=result.seed,
         protocol_seed=result.spec.protocol.seed,
         created_at=result.created_at,
@@ -67,17 +65,6 @@ def provenance_of(result: StudyResult) -> Provenance:
         foreign=sum(_is_foreign(run, result) for run in done),
         commands=tuple(_commands(result)),
     )
-
-
-def data_in_words(digest: str) -> str:
-    """Which images these are, as far as the digest says."""
-    if digest == BUNDLED_DIGEST:
-        return (
-            "the bundled 5,000 MNIST digits (pool A 3,000, pool B 2,000): every test draw uses all of B, "
-            "re-paired, and training draws share two thirds of their images, so all intervals are "
-            "conditional on these pools"
-        )
-    return "images given with --data"
 
 
 def last_line(error: str | None) -> str:

@@ -11,7 +11,8 @@ from typing import Literal
 
 from hpo.analysis import stats
 from hpo.analysis.pairwise import Setting, setting_of
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, Model
 
 

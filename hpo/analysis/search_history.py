@@ -21,11 +21,11 @@ class Trial:
     paper: bool  # the paper's configuration
     value: float  # validation accuracy after the last epoch trained
     epochs: int
-    params: tuple[float, ...]  # in the order of Search.names
+    params: tuple[float, ...]  # in the order of SearchHistory.names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Search:
+class SearchHistory:
     """All finished trials of one study's search."""
 
     study: str
@@ -36,7 +36,7 @@ class Search:
     incumbent: tuple[float, ...]  # best complete value so far, after each trial; NaN before the first
 
 
-def search_data(result: StudyResult) -> Search:
+def search_data(result: StudyResult) -> SearchHistory:
     """The search as it went."""
     names = HYPERPARAMETERS[result.model]
     done = [run for run in result.search if run.done and run.value is not None]
@@ -48,7 +48,7 @@ def search_data(result: StudyResult) -> Search:
             best = trial.value
         incumbent.append(best)
     spaces = [result.spec.space[name] for name in names]
-    return Search(
+    return SearchHistory(
         study=result.name,
         model=result.model,
         names=names,
@@ -88,7 +88,7 @@ class BudgetCurve:
     observed: tuple[float, ...]  # the best complete trial after 1, 2, ... finished ones, NaN before the first
 
 
-def budget_data(search: Search) -> BudgetCurve | None:
+def budget_data(search: SearchHistory) -> BudgetCurve | None:
     """The expected best of the random trials that may not be pruned (of others the best survive); None below 2."""
     independent = [trial.value for trial in search.trials if trial.unbiased]
     if len(independent) < 2:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hpo.results.records import PAPER, TUNED, Run, StudyResult
+from hpo.results.records import Run, StudyResult
+from hpo.study.labels import PAPER, TUNED, ConfigurationLabel
 from hpo.study.spec import HYPERPARAMETERS
 
 
@@ -28,7 +29,7 @@ class Parameter:
 class Stage:
     """One configuration on its way: each number was measured on fresher data than the one before."""
 
-    label: Literal["paper", "tuned"]
+    label: ConfigurationLabel
     search: float | None  # validation accuracy of the one search trial
     confirm: float | None  # mean validation accuracy over fresh seeds and draws from pool A
     test: float | None  # mean test accuracy over pairs of pool B
@@ -59,11 +60,11 @@ class Tuning:
 
     study: str
     model: str
+    trials: int  # of the search; 0: nothing is searched
     source: Literal["paper"] | int | None  # of the tuned configuration; None: not confirmed yet
     parameters: tuple[Parameter, ...]
     stages: tuple[Stage, ...]  # paper's, then tuned where it is another
     spend: tuple[Spend, ...]  # search, confirm, final
-    verdict: str
 
 
 def tuning_of(result: StudyResult) -> Tuning:
@@ -71,11 +72,11 @@ def tuning_of(result: StudyResult) -> Tuning:
     return Tuning(
         study=result.name,
         model=result.model,
+        trials=result.trials.total,
         source=None if result.tuned is None else result.tuned.source,
         parameters=tuple(_parameters(result)),
         stages=tuple(_stages(result)),
         spend=tuple(_spend(result)),
-        verdict=_verdict(result),
     )
 
 
@@ -99,16 +100,16 @@ def _stages(result: StudyResult) -> Iterable[Stage]:
     confirmed = {one.label: one.mean for one in result.ranking if one.whole}
     by_number = {run.number: run.value for run in result.search if run.state == "complete"}
     paper_trial = next((run.value for run in result.search if run.idx == 0 and run.state == "complete"), None)
-    yield Stage(label="paper", search=paper_trial, confirm=confirmed.get(PAPER), test=_test(result, PAPER))
+    yield Stage(label=PAPER, search=paper_trial, confirm=confirmed.get(PAPER), test=_test(result, PAPER))
     if result.tuned is not None and result.tuned.source != PAPER:
         yield Stage(
-            label="tuned",
+            label=TUNED,
             search=by_number.get(int(result.tuned.source)),
             confirm=result.tuned.confirm_mean,
             test=_test(result, TUNED),
         )
     elif result.tuned is None and result.final_of(TUNED) is not None:  # found in another study, measured here
-        yield Stage(label="tuned", search=None, confirm=None, test=_test(result, TUNED))
+        yield Stage(label=TUNED, search=None, confirm=None, test=_test(result, TUNED))
 
 
 def _test(result: StudyResult, label: str) -> float | None:
@@ -142,13 +143,3 @@ def _by_device(done: Iterable[Run]) -> dict[str, float]:
             kind = (run.device or "cpu").split()[0].partition(":")[0]
             seconds[kind] = seconds.get(kind, 0.0) + run.device_seconds
     return seconds
-
-
-def _verdict(result: StudyResult) -> str:
-    if result.tuned is None:
-        if result.trials.total == 0:
-            return "Nothing was searched: only the paper's or a given configuration is measured."
-        return "No configuration is confirmed yet."
-    if result.tuned.source == PAPER:
-        return "The paper's configuration won the confirm phase: tuning brought nothing."
-    return f"Trial {result.tuned.source} of the search won the confirm phase."

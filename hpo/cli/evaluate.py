@@ -38,13 +38,15 @@ def evaluate(
       hpo evaluate ws-tuned.toml --study ws --label colleague
     """
     from hpo.errors import UsageError
+    from hpo.server.notes import update_notes
     from hpo.study import operations
 
     if config is None and name is None:
         raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
     file = None if config is None else operations.specs(model=None, path=config)[0]
-    done = operations.evaluate(
-        context.engine(create=file is not None),
+    engine = context.engine(create=file is not None)
+    evaluation = operations.evaluate(
+        engine,
         context.digits,
         file=file,
         name=name,
@@ -52,11 +54,13 @@ def evaluate(
         epochs=epochs,
         label=label,
     )
+    if evaluation["added"]:
+        update_notes(engine, [str(evaluation["study"])])
     if form == "json":
-        print_json(done)
+        print_json(evaluation)
         return
     say(
-        f"study {done['study']} ({done['epochs']} epochs): {done['added']} final rounds of {done['label']!r} added, "
-        f"{done['rounds']} asked for in all"
+        f"study {evaluation['study']} ({evaluation['epochs']} epochs): {evaluation['added']} final rounds of "
+        f"{evaluation['label']!r} added, {evaluation['rounds']} asked for in all"
     )
     say("next: `hpo worker --drain` runs them")

@@ -58,6 +58,7 @@ def create(
       hpo study create --model all
       hpo study create --file studies/ws.toml --name ws-long --trials 200
     """
+    from hpo.server.notes import update_notes
     from hpo.study import operations
 
     specs = operations.specs(model=model, path=path)
@@ -69,7 +70,9 @@ def create(
         there = context.engine_if_made()
         new = [True] * len(plan) if there is None else operations.check_new(there, context.digits, plan, skip_if_exists)
     else:
-        new = operations.create(context.engine(create=True), context.digits, plan, skip_if_exists)
+        engine = context.engine(create=True)
+        new = operations.create(engine, context.digits, plan, skip_if_exists)
+        update_notes(engine, [spec.name for (spec, _), created in zip(plan, new, strict=True) if created])
     states = {True: "would be created" if dry_run else "created", False: "exists"}
     made = [_described(spec, states[one]) for (spec, _), one in zip(plan, new, strict=True)]
     if form == "json":

@@ -12,7 +12,8 @@ import numpy as np
 from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison
 from hpo.analysis.repeats import Repeats
 from hpo.analysis.stats import t_interval
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import Model
 
 # --- Rounds: the paper's Figure 2 -------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from hpo.analysis.comparison import Comparison
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.dependence.interactions import Dependence
 from hpo.analysis.model_cost import ModelCost
-from hpo.report.contents import Report
+from hpo.report.contents import Contents
+from hpo.report.sentences import images_note, row_note
 from hpo.results.records import StudyResult
 from hpo.study.spec import HYPERPARAMETERS
 
@@ -16,7 +17,7 @@ Line = Mapping[str, Cell]
 _PARAMETERS = tuple(dict.fromkeys(name for names in HYPERPARAMETERS.values() for name in names))
 
 
-def of(report: Report) -> dict[str, list[Line]]:
+def of(report: Contents) -> dict[str, list[Line]]:
     """All tables by name; every line of a table has the same keys."""
     return {
         "comparison": _comparison(report.comparison),
@@ -57,7 +58,7 @@ def _comparison(comparison: Comparison) -> list[Line]:
                 "test_iqm": test.iqm,
                 "test_iqm_low": None if test.iqm_interval is None else test.iqm_interval.low,
                 "test_iqm_high": None if test.iqm_interval is None else test.iqm_interval.high,
-                "note": row.note,
+                "note": row_note(row),
             }
         )
     return lines
@@ -110,7 +111,7 @@ def _pairs(comparison: Comparison) -> list[Line]:
                 "correlation": pair.pairing.correlation,
                 "variance_ratio": pair.pairing.variance_ratio,
                 "detectable_difference": pair.detectable,
-                "note": pair.note,
+                "note": images_note(pair),
             }
         )
     return lines

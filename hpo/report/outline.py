@@ -1,6 +1,6 @@
 """The report's sections: which text, tables and figures stand where; `html.py` turns them into a page."""
 
-from hpo.report.contents import Report
+from hpo.report.contents import Contents
 from hpo.report.html import Callout, Section
 from hpo.report.sections.accuracy import accuracy_parts, headline_parts
 from hpo.report.sections.comparison import comparison_parts
@@ -14,7 +14,7 @@ from hpo.report.sections.search import curves_parts, search_parts
 from hpo.report.sections.tuning import tuning_parts
 
 
-def sections_of(report: Report) -> list[Section]:
+def sections_of(report: Contents) -> list[Section]:
     """All sections that have something to say, in their order."""
     results, comparison = report.results, report.comparison
     if not results:
@@ -22,7 +22,7 @@ def sections_of(report: Report) -> list[Section]:
         how = "`hpo study create --model all` makes three, `hpo worker --drain` runs them; `hpo run` does both."
         return [Section(title="Nothing to compare yet", parts=(Callout(text=nothing), how))]
     found = [
-        Section(title="Headline", parts=tuple(headline_parts(results, comparison))),
+        Section(title="Headline", parts=tuple(headline_parts(results, report.conclusions))),
         Section(title="Test accuracy", parts=tuple(accuracy_parts(results, comparison))),
         Section(title="Comparison, paired by round", parts=tuple(comparison_parts(comparison))),
         Section(title="Where comparing fails", parts=tuple(errors_parts(report))),

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
+from hpo.study.ranking import ConfirmResult
 from hpo.study.spec import Model, StudySpec
-
-PAPER, TUNED = "paper", "tuned"  # labels of configurations
 
 RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
 
@@ -105,23 +104,6 @@ class Tuned:
     params: Mapping[str, float]
     source: Literal["paper"] | int  # the paper's, or a trial number of the search
     confirm_mean: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfirmResult:
-    """One configuration's rounds of the confirm phase."""
-
-    label: str  # "paper" or "trial N"
-    params: Mapping[str, float]
-    values: tuple[float, ...]  # validation accuracies of the rounds done, by round
-    mean: float | None
-    rounds: int  # asked for
-    failed: int  # rounds that failed: one drops the configuration
-
-    @property
-    def whole(self) -> bool:
-        """Whether every round is done, so that it may win."""
-        return len(self.values) == self.rounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

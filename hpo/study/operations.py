@@ -11,11 +11,11 @@ from sqlalchemy import Engine
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
-from hpo.server import notes
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
 
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
@@ -66,11 +66,7 @@ def create(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> li
     another spec, whose difference is told.
     """
     check_new(engine, digits, plan, skip=skip)
-    made = [_create(engine, digits, spec, group, skip) for spec, group in plan]
-    new = [spec.name for (spec, _), one in zip(plan, made, strict=True) if one]
-    if new:
-        notes.quietly(lambda: notes.keep_notes(engine, new), lambda _: None)
-    return made
+    return [_create(engine, digits, spec, group, skip) for spec, group in plan]
 
 
 def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:
@@ -260,13 +256,13 @@ def _configuration(
         paper, tuned = file.paper, file.tuned
     else:
         paper, tuned = spec.paper, dict(row.tuned["params"]) if row.tuned else None
-    chosen = label or (phases.PAPER if tuned is None or tuned == paper else phases.TUNED)
-    params = paper if chosen == phases.PAPER or tuned is None else tuned
-    if file is None and tuned is None and chosen != phases.PAPER:
+    chosen = label or (PAPER if tuned is None or tuned == paper else TUNED)
+    params = paper if chosen == PAPER or tuned is None else tuned
+    if file is None and tuned is None and chosen != PAPER:
         raise NotNow(
             f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label paper can be evaluated"
         )
-    if chosen == phases.TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
+    if chosen == TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
         raise NotNow(
             f"study {row.name} is still in phase {row.phase}: {chosen!r} will be its own winner; choose a --label"
         )

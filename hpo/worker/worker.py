@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 from hpo.digits.pools import Digits, FinalPermit, to_network_images
-from hpo.server.notes import keep_notes, quietly
+from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
 from hpo.storage.engine import is_transient, why_transient
 from hpo.storage.optuna_storage import open_optuna
@@ -152,7 +152,7 @@ class Worker:
 
     def _moved(self, name: str) -> None:
         """A study's phase has moved on: its note is to say so."""
-        self.background.ask(lambda: quietly(lambda: keep_notes(self.engine, [name]), self.say))
+        self.background.ask(lambda: update_notes(self.engine, [name]))
 
     def _reach(self, act: Callable[[], T]) -> T | None:
         """Do what needs the database, or None where it does not answer: not before the next try is due."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.analysis.dependence.surrogate import Floats
-from hpo.analysis.search_history import Search, Trial
+from hpo.analysis.search_history import SearchHistory, Trial
 
 ONE_ANSWER = 0.55  # accuracy of always saying yes: the share of digit 1 <= digit 2 where all ten digits are as frequent
 WEIGHT_RATIO, RELATIVE_DECAY = "weight_ratio", "relative_decay"  # main to auxiliary; decay to the loss weights' sum
@@ -49,7 +49,7 @@ def learned_least(pairs: int) -> float:
     return ONE_ANSWER + 4 * math.sqrt(ONE_ANSWER * (1 - ONE_ANSWER) / pairs)
 
 
-def sample_of(trials: Sequence[Trial], search: Search, paper: Mapping[str, float], pairs: int) -> Sample:
+def sample_of(trials: Sequence[Trial], search: SearchHistory, paper: Mapping[str, float], pairs: int) -> Sample:
     """Trials as points and log-odds of accuracy; loss weights become ratios, on which no common factor acts.
 
     Multiplying both loss weights and the weight decay by one number is the same training under Adam (up to its

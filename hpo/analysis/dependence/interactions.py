@@ -16,9 +16,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # h
 
 from hpo.analysis.dependence import surrogate as fits
 from hpo.analysis.dependence.encoding import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
-from hpo.analysis.dependence.one_at_a_time import Walk, walk_of
+from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, coordinate_search
 from hpo.analysis.dependence.surrogate import Floats, Parts, Surrogate
-from hpo.analysis.search_history import Search, Trial, search_data
+from hpo.analysis.search_history import SearchHistory, Trial, search_data
 from hpo.analysis.stats import LEVEL, holm
 from hpo.results.records import StudyResult
 from hpo.study.spec import Model
@@ -109,7 +109,7 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
+class SampleCounts:
     """Which trials there are to learn from; rates are the lowest and highest learning rate."""
 
     random: int  # start-up trials with a result, the paper's left out
@@ -130,7 +130,7 @@ class Answer:
     pairs: tuple[PairStrength, ...]  # least likely by chance first, then by share
     contour: Contour | None  # of the strongest pair; None without a good fit
     effects: tuple[Effect, ...]
-    walk: Walk | None  # None without a good fit
+    coordinate_search: CoordinateSearch | None  # None without a good fit
     sensitivity: tuple[Sensitivity, ...]
 
     @property
@@ -145,7 +145,7 @@ class Dependence:
 
     study: str
     model: Model
-    counts: Counts
+    counts: SampleCounts
     answer: Answer | None  # None: too few trials
 
 
@@ -157,7 +157,7 @@ def dependence_of(result: StudyResult) -> Dependence:
     whole = [trial for trial in random if trial.state == "complete"]
     blank = [trial for trial in whole if trial.value <= least]
     learned = [trial for trial in whole if trial.value > least]
-    counts = Counts(
+    counts = SampleCounts(
         random=len(random),
         diverged=sum(trial.state == "diverged" for trial in random),
         blank=len(blank),
@@ -180,7 +180,7 @@ def dependence_of(result: StudyResult) -> Dependence:
     return Dependence(study=result.name, model=result.model, counts=counts, answer=answer)
 
 
-def _rates(search: Search, trials: Sequence[Trial]) -> tuple[float, float] | None:
+def _rates(search: SearchHistory, trials: Sequence[Trial]) -> tuple[float, float] | None:
     place = search.names.index("learning_rate")
     rates = [trial.params[place] for trial in trials]
     return (min(rates), max(rates)) if rates else None
@@ -204,7 +204,7 @@ def answer_of(sample: Sample, checks: Mapping[Check, Sample]) -> Answer | None:
         pairs=pairs,
         contour=_contour(sample, fitted, pairs[0]) if quality.good else None,
         effects=tuple(_effect(sample, parts, j) for j in range(len(sample.coordinates))),
-        walk=walk_of(fitted, sample.coordinates) if quality.good else None,
+        coordinate_search=coordinate_search(fitted, sample.coordinates) if quality.good else None,
         sensitivity=tuple(_check(what, other) for what, other in checks.items() if len(other.values) >= LEAST_TRIALS),
     )
 

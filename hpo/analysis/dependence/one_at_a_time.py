@@ -1,4 +1,4 @@
-"""Walk: one-at-a-time tuning as the paper did it, on the surrogate, against the joint optimum."""
+"""Coordinate search: one-at-a-time tuning as the paper did it, on the surrogate, against the joint optimum."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Walk:
+class CoordinateSearch:
     """One-at-a-time tuning from the paper's values, against the joint optimum, all on the surrogate."""
 
     order: tuple[str, ...]
@@ -46,7 +46,7 @@ class Walk:
         return self.joint.accuracy - self.repeated.accuracy
 
 
-def walk_of(fitted: Surrogate, coordinates: Sequence[Coordinate]) -> Walk:
+def coordinate_search(fitted: Surrogate, coordinates: Sequence[Coordinate]) -> CoordinateSearch:
     """Tune one coordinate after the other on the surrogate from the paper's values, and all of them at once."""
     grid = np.linspace(0, 1, fits.GRID)
     with np.errstate(divide="ignore"):  # a logarithm of 0 lies beyond the edge
@@ -67,7 +67,7 @@ def walk_of(fitted: Surrogate, coordinates: Sequence[Coordinate]) -> Walk:
 
     there = place(joint)
     slope = there.accuracy * (1 - there.accuracy)  # of accuracy over log-odds
-    return Walk(
+    return CoordinateSearch(
         order=tuple(c.name for c in coordinates),
         paper=place(start),
         moved=not np.allclose(papers, start),

@@ -16,7 +16,7 @@ from hpo.report.charts.theme import (
     title,
     with_legend,
 )
-from hpo.results.records import TUNED
+from hpo.study.labels import TUNED
 
 _LOSSES = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]  # labels on a logarithmic axis
 

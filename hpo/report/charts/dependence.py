@@ -159,7 +159,7 @@ def contours_chart(found: Sequence[Dependence]) -> go.Figure:
             ),
             **at,
         )
-        walk = answer.walk
+        walk = answer.coordinate_search
         places = [("random trials", [(a, b) for a, b, _ in contour.trials], "circle-open", COLOURS[one.model], 7)]
         if walk is not None:
             for name, place, symbol, size in (

@@ -15,7 +15,7 @@ from hpo.report.charts.theme import (
     percents,
     title,
 )
-from hpo.results.records import PAPER, TUNED
+from hpo.study.labels import PAPER, TUNED
 
 
 def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test accuracy (%)") -> go.Figure:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis.search_history import BudgetCurve, Search, Trial
+from hpo.analysis.search_history import BudgetCurve, SearchHistory, Trial
 from hpo.report.charts.theme import (
     COLOURS,
     GREY,
@@ -25,7 +25,7 @@ LEVELS = ("#c7c7c7", "#a6bddb", "#67a9cf", "#1c6ea4", "#08306b")  # worst to bes
 _LOWEST_SHOWN = 0.15  # below the best: what is lower stands at the edge, else it squeezes all the rest
 
 
-def history_chart(searches: Sequence[Search]) -> go.Figure:
+def history_chart(searches: Sequence[SearchHistory]) -> go.Figure:
     """Each search as it went: every finished trial, and the best complete one so far."""
     figure = panels([f"{search.study}" for search in searches], 340)
     for index, search in enumerate(searches):
@@ -69,7 +69,7 @@ def _kinds(model: str) -> list[tuple[str, str, str, Callable[[Trial], bool]]]:
     ]
 
 
-def _floor(search: Search) -> float:
+def _floor(search: SearchHistory) -> float:
     """The lowest accuracy that is drawn in its place."""
     values = [trial.value for trial in search.trials]
     best = max(values, default=1.0)
@@ -122,7 +122,7 @@ def budget_chart(curves: Sequence[BudgetCurve]) -> go.Figure:
     return with_legend(figure)
 
 
-def parallel_chart(search: Search) -> go.Figure:
+def parallel_chart(search: SearchHistory) -> go.Figure:
     """Parallel coordinates: one line a complete trial over its hyperparameters to its value, darker is better."""
     figure = figure_of(340)
     complete = sorted((t for t in search.trials if t.state == "complete"), key=lambda t: t.value)
@@ -171,7 +171,7 @@ def _height(value: float, low: float, high: float, log: bool) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def slices_chart(search: Search) -> go.Figure:
+def slices_chart(search: SearchHistory) -> go.Figure:
     """Each hyperparameter against the value of the complete trials, the others varying along."""
     names, ranges = list(search.names), list(search.ranges)
     columns = {name: [t.params[i] for t in search.trials] for i, name in enumerate(names)}

@@ -11,7 +11,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
 from hpo.analysis.comparison import PUBLISHED_LABEL
-from hpo.results.records import PAPER, TUNED
+from hpo.study.labels import PAPER, TUNED
 
 GREY, INK = "#767676", "#222222"
 ACROSS = 3  # panels in a row

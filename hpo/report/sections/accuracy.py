@@ -14,18 +14,19 @@ from hpo.report.formats import (
     with_interval,
 )
 from hpo.report.html import Bullets, Callout, PageTable, Part, drawn, numbers, texts
+from hpo.report.sentences import Conclusions, row_note
 from hpo.results.records import StudyResult
 
 
-def headline_parts(results: Sequence[StudyResult], comparison: Comparison) -> Iterable[Part]:
+def headline_parts(results: Sequence[StudyResult], conclusions: Conclusions) -> Iterable[Part]:
     """The sentences on top, and what is missing."""
-    if comparison.budget is not None:
-        yield Callout(text=comparison.budget)
-    if comparison.headlines:
-        yield Bullets(lines=comparison.headlines, lead=True)
+    if conclusions.budget is not None:
+        yield Callout(text=conclusions.budget)
+    if conclusions.headlines:
+        yield Bullets(lines=conclusions.headlines, lead=True)
     else:
         yield Callout(text="No two configurations have a final round in common yet: nothing is compared.")
-    for caution in comparison.cautions:
+    for caution in conclusions.cautions:
         yield Callout(text=caution)
     missing = tuple(f"{result.name}: {line}" for result in results for line in result.missing)
     if missing:
@@ -48,7 +49,9 @@ def accuracy_parts(results: Sequence[StudyResult], comparison: Comparison) -> It
         rows=tuple(_accuracy_cells(row, several, studies) for row in rows),
         groups=tuple(row.model for row in rows),
     )
-    notes = tuple(f"{row.study}, {CONFIGURATIONS.get(row.label, row.label)}: {row.note}" for row in rows if row.note)
+    notes = tuple(
+        f"{row.study}, {CONFIGURATIONS.get(row.label, row.label)}: {note}" for row in rows if (note := row_note(row))
+    )
     if notes:
         yield Bullets(lines=notes)
     yield (

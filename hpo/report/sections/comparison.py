@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from hpo.analysis.comparison import Comparison
-from hpo.analysis.pairwise import Pair, Side
+from hpo.analysis.pairwise import Pair, PairSide
 from hpo.report.formats import (
     MINUS,
     NOTHING,
@@ -12,6 +12,7 @@ from hpo.report.formats import (
     signed,
 )
 from hpo.report.html import Bullets, PageTable, Part, numbers, texts
+from hpo.report.sentences import images_note
 
 
 def comparison_parts(comparison: Comparison) -> Iterable[Part]:
@@ -29,7 +30,7 @@ def comparison_parts(comparison: Comparison) -> Iterable[Part]:
             columns=texts("A", "B") + numbers("rounds", *titles),
             rows=tuple(_pair_cells(pair) for pair in own),
         )
-        notes = tuple(f"{_side(pair.a)} and {_side(pair.b)}: {pair.note}." for pair in own if pair.note)
+        notes = tuple(f"{_side(pair.a)} and {_side(pair.b)}: {note}." for pair in own if (note := images_note(pair)))
         if notes:
             yield Bullets(lines=notes)
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
@@ -65,5 +66,5 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
     )
 
 
-def _side(side: Side) -> str:
+def _side(side: PairSide) -> str:
     return f"{side.model} {side.label}"

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis.dependence.encoding import RELATIVE_DECAY
-from hpo.analysis.dependence.interactions import LEAST_R2, LEAST_TRIALS, Answer, Counts, Dependence, PairStrength
-from hpo.analysis.dependence.one_at_a_time import SAME, Place, Walk
+from hpo.analysis.dependence.interactions import LEAST_R2, LEAST_TRIALS, Answer, Dependence, PairStrength, SampleCounts
+from hpo.analysis.dependence.one_at_a_time import SAME, CoordinateSearch, Place
 from hpo.report.charts import dependence as charts
 from hpo.report.formats import NOTHING, p_value, percent, signed, value
 from hpo.report.html import Bullets, Column, PageTable, Part, drawn, numbers, texts
@@ -108,8 +108,8 @@ def _surface_parts(good: Sequence[Dependence]) -> Iterable[Part]:
 def sentences(one: Dependence) -> list[str]:
     """What one study's trials say, in plain words; first the verdict."""
     lines = [_verdict(one)]
-    if one.answer is not None and one.answer.walk is not None:
-        lines.append(f"{one.study}: {_walk(one.answer.walk)}")
+    if one.answer is not None and one.answer.coordinate_search is not None:
+        lines.append(f"{one.study}: {_walk(one.answer.coordinate_search)}")
     lines += [f"{one.study}: {line}" for line in _left_out(one.counts)]
     if one.answer is not None and one.answer.redundant:
         lines.append(
@@ -145,7 +145,7 @@ def _verdict(one: Dependence) -> str:
     )
 
 
-def _walk(walk: Walk) -> str:
+def _walk(walk: CoordinateSearch) -> str:
     once, repeated = 100 * walk.lost_once, 100 * walk.lost_repeated
     joint = f"the joint optimum ({percent(walk.joint.accuracy, 1)}% expected)"
     if walk.lost_once <= SAME:
@@ -168,7 +168,7 @@ def _walk(walk: Walk) -> str:
     return said + "."
 
 
-def _left_out(counts: Counts) -> Iterable[str]:
+def _left_out(counts: SampleCounts) -> Iterable[str]:
     if counts.diverged:
         yield f"{counts.diverged} of {counts.random} random trials diverged and are left out."
     if counts.blank and counts.blank_rates is not None:
@@ -207,7 +207,7 @@ def _pair_cells(one: Dependence, pair: PairStrength) -> tuple[str, ...]:
 def _walk_table(good: Sequence[Dependence]) -> Iterable[Part]:
     rows, groups = [], []
     for one in good:
-        walk = _answer(one).walk
+        walk = _answer(one).coordinate_search
         assert walk is not None
         for label, place, lost in (
             ("the paper's values" + (" (moved into the range)" if walk.moved else ""), walk.paper, None),

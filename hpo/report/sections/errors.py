@@ -6,7 +6,7 @@ from hpo.analysis.answers import Answers, ErrorGrid, error_grid, shown_label
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.hard_pairs import Gallery
 from hpo.report.charts import errors, images
-from hpo.report.contents import Report
+from hpo.report.contents import Contents
 from hpo.report.formats import CONFIGURATIONS, NOTHING, percent
 from hpo.report.html import Bullets, Callout, PageImages, PageTable, Part, drawn, numbers, texts
 from hpo.results.records import StudyResult
@@ -15,7 +15,7 @@ from hpo.study.spec import MODELS
 _COLOUR_NAMES = dict(zip(MODELS, ("blue", "orange", "green"), strict=True))  # of theme.COLOURS
 
 
-def errors_parts(report: Report) -> Iterable[Part]:
+def errors_parts(report: Contents) -> Iterable[Part]:
     """The whole section; nothing where no final round has stored its answers."""
     yield from _by_digits(list(_grids(report.results, report.answers)))
     refused = sum(one.refused for one in report.answers.values())

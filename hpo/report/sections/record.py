@@ -11,6 +11,7 @@ from hpo.report.formats import (
     time,
 )
 from hpo.report.html import Column, PageTable, Part, drawn, numbers, texts
+from hpo.report.sentences import data_in_words
 from hpo.results.records import StudyResult
 
 
@@ -41,7 +42,7 @@ def record_parts(results: Sequence[StudyResult], provenance: Sequence[Provenance
     for one in provenance:
         lines = [
             ("spec digest", one.spec_digest),
-            ("data", one.data),
+            ("data", data_in_words(one.data_digest)),
             ("data digest", one.data_digest),
             ("seeds", f"search {one.study_seed}, confirm and final {one.protocol_seed}"),
             ("created", time(one.created_at)),

@@ -8,12 +8,11 @@ from hpo.analysis.repeats import RepeatGroup, RepeatPair, Repeats
 from hpo.report.chart_data import repeats_data
 from hpo.report.charts import rounds, theme
 from hpo.report.formats import MINUS, NOTHING, interval_percent, interval_points, p_value, percent, signed, value
-from hpo.report.html import Bullets, Column, PageFigure, PageTable
+from hpo.report.html import Bullets, Column, PageFigure, PageTable, Part
 from hpo.report.sentences import repeat_sentences
 from hpo.results.records import StudyResult
 
 TITLE = "Would another search have found the same?"
-Part = str | Bullets | PageTable | PageFigure
 
 
 def repeats_parts(results: Sequence[StudyResult], repeats: Repeats) -> Iterable[Part]:

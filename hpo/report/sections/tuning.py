@@ -7,6 +7,7 @@ from hpo.analysis.tuning import Spend, Tuning
 from hpo.report.charts import theme
 from hpo.report.formats import CONFIGURATIONS, NOTHING, percent, signed, value
 from hpo.report.html import Bullets, PageTable, Part, numbers, texts
+from hpo.report.sentences import tuning_verdict
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # as people call them
@@ -14,7 +15,7 @@ DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # as people call them
 
 def tuning_parts(tuning: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
     """The whole section."""
-    yield Bullets(lines=tuple(f"{one.study}: {one.verdict}" for one in tuning))
+    yield Bullets(lines=tuple(f"{one.study}: {tuning_verdict(one)}" for one in tuning))
     yield _configurations(tuning)
     yield _stages(tuning)
     yield (
