@@ -44,7 +44,7 @@ class PageTable:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
-    groups: tuple[str, ...] = ()  # one per row: a line is drawn where the group changes
+    grouped: bool = False  # a line is drawn where the first cell changes
     folded: bool = False  # shows only its caption until it is clicked; always unfolded in print
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class PageFigure:
         return int(self.spec.get("layout", {}).get("height", 400))
 
 
-def drawn(name: str, caption: str, figure: Any) -> PageFigure:
+def plotly_figure(name: str, caption: str, figure: Any) -> PageFigure:
     """A plotly figure as a part of the page."""
     return PageFigure(name=name, caption=caption, spec=figure.to_plotly_json())
 

@@ -54,7 +54,7 @@ def test_style_and_script_stand_in_the_file_as_written() -> None:
 def test_a_table_marks_numbers_and_where_a_group_begins() -> None:
     columns = (*texts("model"), *numbers("test %"), Column(title="note", long=True))
     rows = tuple((model, "90.0", "") for model in ("simple", "simple", "ws"))
-    page = page_of(PageTable(caption="Accuracy", columns=columns, rows=rows, groups=tuple(row[0] for row in rows)))
+    page = page_of(PageTable(caption="Accuracy", columns=columns, rows=rows, grouped=True))
     assert '<th>model</th><th class="number">test %</th><th class="long">note</th>' in page
     lines = [line for line in page.splitlines() if line.startswith("<tr")]
     assert [line.partition("<td")[0] for line in lines] == ["<tr>", "<tr>", '<tr class="first">']
