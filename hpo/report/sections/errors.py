@@ -94,7 +94,8 @@ def classification_sentences(confusion: DigitConfusion) -> Iterable[str]:
     """How well one configuration classifies the digits, and whether its wrong answers come from there."""
     which = f"{confusion.study}, {CONFIGURATIONS.get(confusion.label, confusion.label)}"
     worst = ", ".join(
-        f"{i} as {j} ({n} times, {100 * share:.1f}% of the {i}s)" for i, j, n, share in confusion.worst(5)
+        f"{i} as {j} ({n} {'time' if n == 1 else 'times'}, {100 * share:.1f}% of the {i}s)"
+        for i, j, n, share in confusion.worst(5)
     )
     yield (
         f"{which}: {percent(confusion.accuracy, 2)}% of {confusion.images:,} digits are classified correctly"
