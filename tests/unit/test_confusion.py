@@ -44,8 +44,8 @@ def test_where_wrong_answers_come_from(found: DigitConfusion) -> None:
     assert found.right_by_names == 4  # of 9 and 7, and of 2 and 8, the names' order is wrong
     text = "\n".join(classification_sentences(found))
     assert (
-        "s, tuned: 66.67% of 12 digits are classified correctly; the most frequent confusions are 4 as 9 (2 times, 50.0% "
-        "of the 4s), 2 as 8 (1 time, 100.0% of the 2s)" in text
+        "s, tuned: 66.67% of 12 digits are classified correctly; the most frequent confusions are 4 as 9 (2 times, "
+        "50.0% of the 4s), 2 as 8 (1 time, 100.0% of the 2s)" in text
     )
     assert "of 2 wrong answers, 1 (50%) came although both digits were classified correctly" in text
     assert "of 3 pairs with a misclassified digit, 2 (67%) were still answered correctly" in text
