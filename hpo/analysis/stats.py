@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # has no types
-from scipy.optimize import brentq  # type: ignore[import-untyped]
+from scipy import optimize  # type: ignore[import-untyped]  # has no types
+from scipy import stats as scipy_stats
 
 LEVEL = 0.95  # of every interval unless another is given
 BCA_LEAST = 10  # rounds: with fewer, a bootstrap interval covers far less than it claims (a mean's 73 % at n = 3)
@@ -273,14 +273,16 @@ def detectable_difference(spread: float, n: int, power: float = 0.8, alpha: floa
         return None
     critical = float(scipy_stats.t.ppf(1 - alpha / 2, n - 1))
 
-    def excess_power(shift: float) -> float:
-        detected = scipy_stats.nct.sf(critical, n - 1, shift) + scipy_stats.nct.cdf(-critical, n - 1, shift)
-        return float(detected) - power
+    def excess(shift: float) -> float:
+        """The power at that noncentrality, minus the power asked for."""
+        # The lower tail as an upper one of the mirrored distribution: scipy's nct.cdf is often NaN that far out.
+        tails = scipy_stats.nct.sf(critical, n - 1, shift) + scipy_stats.nct.sf(critical, n - 1, -shift)
+        return float(tails) - power
 
     high = 1.0
-    while excess_power(high) < 0:
+    while excess(high) < 0:
         high *= 2
-    return float(brentq(excess_power, 0.0, high)) * spread / math.sqrt(n)
+    return float(optimize.brentq(excess, 0.0, high)) * spread / math.sqrt(n)
 
 
 # --- A crossed table --------------------------------------------------------------------------------------

@@ -1,7 +1,4 @@
-"""Chart data: what each figure shows, as plain records; `charts/` draws them.
-
-Accuracies are fractions here and percent in the figures.
-"""
+"""The data of figures as plain records; `charts/` draws them. Accuracies are fractions here, percent in the figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from hpo.analysis import stats
 from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison
 from hpo.analysis.repeats import Repeats
-from hpo.analysis.stats import t_interval
 from hpo.results.records import StudyResult
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import Model
@@ -21,14 +18,14 @@ from hpo.study.spec import Model
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundsGroup:
-    """The rounds of one row of the table; a published row has only a mean and a spread."""
+    """The rounds of one configuration; of a published one only mean and standard deviation are known."""
 
     model: Model
     label: str
     study: str | None
     epochs: int
-    rounds: tuple[int, ...]  # numbers of the values' rounds
-    values: tuple[float, ...]  # test accuracies
+    rounds: tuple[int, ...]  # the numbers of the values' rounds
+    values: tuple[float, ...]  # accuracies, one per round
     mean: float
     low: float  # of the mean's 95 % interval; published: mean - std
     high: float
@@ -40,25 +37,42 @@ def rounds_data(results: Sequence[StudyResult], comparison: Comparison) -> list[
     groups = []
     for row in comparison.rows:
         mean, std = row.test.mean, row.test.std or 0.0
-        if mean is None:
-            continue
-        interval = row.test.interval
-        published = row.label == PUBLISHED_LABEL
-        low, high = (mean, mean) if interval is None else (interval.low, interval.high)
-        groups.append(
-            RoundsGroup(
-                model=row.model,
-                label=row.label,
-                study=row.study,
-                epochs=row.epochs,
-                rounds=numbers.get((row.study or "", row.label), ()),
-                values=row.test.values,
-                mean=mean,
-                low=mean - std if published else low,
-                high=mean + std if published else high,
+        if row.label == PUBLISHED_LABEL and mean is not None:
+            groups.append(
+                RoundsGroup(
+                    model=row.model,
+                    label=row.label,
+                    study=row.study,
+                    epochs=row.epochs,
+                    rounds=(),
+                    values=(),
+                    mean=mean,
+                    low=mean - std,
+                    high=mean + std,
+                )
             )
-        )
+        elif row.test.values:
+            rounds = numbers.get((row.study or "", row.label), ())
+            groups.append(_measured(row.model, row.label, row.study, row.epochs, rounds, row.test.values))
     return groups
+
+
+def _measured(
+    model: Model, label: str, study: str | None, epochs: int, rounds: tuple[int, ...], values: tuple[float, ...]
+) -> RoundsGroup:
+    """A group of at least one round, with the mean and its interval."""
+    average, interval = stats.mean(values), stats.t_interval(values)
+    return RoundsGroup(
+        model=model,
+        label=label,
+        study=study,
+        epochs=epochs,
+        rounds=rounds,
+        values=values,
+        mean=average,
+        low=average if interval is None else interval.low,
+        high=average if interval is None else interval.high,
+    )
 
 
 def rounds_of(result: StudyResult, comparison: Comparison) -> list[RoundsGroup]:
@@ -67,26 +81,13 @@ def rounds_of(result: StudyResult, comparison: Comparison) -> list[RoundsGroup]:
 
 
 def confirm_data(result: StudyResult) -> list[RoundsGroup]:
-    """One group of validation accuracies per configuration of the confirm phase, best mean first."""
-    groups = []
-    for ranked in result.ranking:
-        if ranked.mean is None:
-            continue
-        interval = t_interval(ranked.values)
-        groups.append(
-            RoundsGroup(
-                model=result.model,
-                label=ranked.label,
-                study=result.name,
-                epochs=result.spec.budget.epochs,
-                rounds=tuple(range(len(ranked.values))),
-                values=ranked.values,
-                mean=ranked.mean,
-                low=ranked.mean if interval is None else interval.low,
-                high=ranked.mean if interval is None else interval.high,
-            )
-        )
-    return groups
+    """Validation accuracies: one group per configuration of the confirm phase, best mean first."""
+    epochs = result.spec.budget.epochs
+    return [
+        _measured(result.model, c.label, result.name, epochs, tuple(range(len(c.values))), c.values)
+        for c in result.ranking
+        if c.values
+    ]
 
 
 def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[RoundsGroup]:
@@ -94,22 +95,12 @@ def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[Round
     by_name, groups = {result.name: result for result in results}, []
     for group in repeats.groups:
         for repeat in group.repeats:
-            final = by_name[repeat.study].final_of(TUNED)
-            assert final is not None
-            mean = sum(final.test_values) / final.rounds
-            interval = t_interval(final.test_values)
+            result = by_name[repeat.study]
+            final = result.final_of(TUNED)
+            assert final is not None  # a repeat is compared by it
+            epochs = result.spec.budget.epochs
             groups.append(
-                RoundsGroup(
-                    model=group.model,
-                    label=repeat.study,
-                    study=repeat.study,
-                    epochs=by_name[repeat.study].spec.budget.epochs,
-                    rounds=final.round_numbers,
-                    values=final.test_values,
-                    mean=mean,
-                    low=mean if interval is None else interval.low,
-                    high=mean if interval is None else interval.high,
-                )
+                _measured(group.model, repeat.study, repeat.study, epochs, final.round_numbers, final.test_values)
             )
     return groups
 
@@ -119,7 +110,7 @@ def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[Round
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """The learning curve of one configuration, over its rounds."""
+    """One configuration's learning curve, over its rounds."""
 
     study: str
     model: Model
@@ -127,12 +118,12 @@ class Curve:
     what: Literal["validation accuracy", "training loss"]
     runs: int
     mean: tuple[float, ...]  # by epoch, from 1
-    low: tuple[float, ...]  # the lowest round
+    low: tuple[float, ...]  # of the lowest round
     high: tuple[float, ...]
 
 
 def curves_data(result: StudyResult) -> list[Curve]:
-    """Validation accuracy from the confirm rounds, training loss from the final rounds, paper's and tuned."""
+    """Validation accuracy in the confirm rounds, training loss in the final rounds: the paper's and the tuned ones."""
     tuned = result.tuned
     curves = []
     sources = [(PAPER, PAPER)]

@@ -21,7 +21,7 @@ from hpo.report import csv_tables, outline
 from hpo.report.contents import Contents, gather
 from hpo.report.html import render
 from hpo.report.sections.dependence import sentences
-from hpo.report.sections.errors import naming_sentences
+from hpo.report.sections.errors import classification_sentences
 from hpo.report.sentences import data_in_words, images_note, row_note, tuning_verdict
 from hpo.results.summary import summary
 
@@ -93,7 +93,7 @@ def as_json(report: Contents) -> dict[str, Any]:
                 report.results, report.tuning, report.dependence, report.provenance, strict=True
             )
         ],
-        "naming": [{"sentences": list(naming_sentences(c)), **_plain(c)} for c in report.confusions],
+        "naming": [{"sentences": list(classification_sentences(c)), **_plain(c)} for c in report.confusions],
         "hardest_pairs": [_hardest(gallery) for gallery in report.galleries],
         "models": [_plain(cost) for cost in report.costs],
         "latency": None if report.latencies is None else _plain(report.latencies),
@@ -112,8 +112,8 @@ def _hardest(gallery: Gallery) -> dict[str, Any]:
     return {name: _plain(getattr(gallery, name)) for name in Gallery.__slots__ if name != "pictures"}
 
 
-def _tables(report: Contents) -> dict[str, list[csv_tables.Line]]:
-    return csv_tables.of(report)
+def _tables(report: Contents) -> dict[str, list[csv_tables.CsvRow]]:
+    return csv_tables.tables_of(report)
 
 
 def _plain(thing: Any) -> Any:

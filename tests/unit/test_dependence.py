@@ -312,8 +312,8 @@ def test_the_sentences_say_what_was_found() -> None:
     assert "3 of 26 random trials learned nothing" in text
     assert "redundant" not in text
     few = "\n".join(sentences(dependence_of(searched(random=12))))
-    assert "ws: no answer, too few trials to fit anything: 7 random ones learned something, 15 are needed." in few
-    assert "common scale is redundant" in "\n".join(sentences(dependence_of(searched("ws-aux"))))
+    assert "ws: no answer, too few trials to fit a surrogate: 7 random trials learned something, 15 are needed." in few
+    assert "common scale of the loss weights is redundant" in "\n".join(sentences(dependence_of(searched("ws-aux"))))
 
 
 def test_charts_draw_every_part() -> None:

@@ -16,7 +16,7 @@ from hpo.report import chart_data
 from hpo.report.charts import search as charts
 from hpo.report.charts.rounds import rounds_chart
 from hpo.report.formats import NOTHING
-from hpo.report.html import Column, PageFigure, PageImage, PageImages, PageTable, Section, render, script_json
+from hpo.report.html import PageTable
 from hpo.report.sections.tuning import AT_LEAST, tuning_parts
 from hpo.report.sentences import budget_warning, conclusions_of, row_note, tuning_verdict
 from hpo.results.records import StudyResult
@@ -329,29 +329,3 @@ def test_charts_draw_every_point() -> None:
     assert "x&lt;y" in boxes.layout.xaxis.ticktext[2]
     many = charts.history_chart([search] * 7)
     assert len({trace.xaxis for trace in many.data}) == 7
-
-
-def test_the_page_escapes_everything() -> None:
-    bad = '<script>alert("1")</script>'
-    page = render(
-        bad,
-        bad,
-        [
-            Section(
-                title=bad,
-                parts=(
-                    bad,
-                    PageTable(caption=bad, columns=(Column(title=bad),), rows=((bad,),)),
-                    PageImages(
-                        caption=bad, images=(PageImage(png=b"", above='" onload="x' + bad, below=((bad, bad),)),)
-                    ),
-                    PageFigure(name="f", caption=bad, spec={"data": [{"name": "</script>" + bad}]}),
-                ),
-            )
-        ],
-        "var plotly;",
-    )
-    assert "<script>alert" not in page
-    assert '" onload' not in page
-    assert page.count("</script>") == 3  # data, plotly, drawing
-    assert script_json({"a": "</script><!--&"}) == '{"a":"\\u003c/script\\u003e\\u003c!--\\u0026"}'

@@ -182,7 +182,7 @@ def test_without_repeats_the_section_says_what_is_missing() -> None:
     results = [study("ws", [run("search", 0), *finals("tuned", [0.9, 0.91])])]
     found = compare(results)
     (line,) = parts(results, found)
-    assert "Of ws one search was made" in str(line)
+    assert "Only one search was made of ws: " in str(line)
     assert "`hpo study create --model ws --name ws-repeat --repeat 5` would measure it" in str(line)
     assert found.repeats.groups == ()
     assert parts([study("ws", finals("paper", [0.9]))], found) == []  # nothing was searched
@@ -201,7 +201,7 @@ def test_repeats_of_one_model_do_not_hide_that_another_has_none() -> None:
     results = [*single, repeat("ws", 1, 0.88), repeat("ws", 2, 0.88, rounds=0)]
     waiting, left = missing_sentences(results, compare(results).repeats)
     assert waiting.endswith("yet: ws-1, ws-2.")
-    assert left.startswith("Of simple one search was made")
+    assert left.startswith("Only one search was made of simple: ")
     assert parts(results, compare(results)) == [waiting, left]
 
 
