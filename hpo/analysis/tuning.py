@@ -1,4 +1,4 @@
-"""Tuning: what the search chose, what is left of its promise on fresh data, and what it cost.
+"""Tuning: what the search chose, how that holds up on fresh data, and what it cost.
 
 Accuracies are fractions, durations seconds.
 """
@@ -14,7 +14,7 @@ from hpo.study.spec import HYPERPARAMETERS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """One hyperparameter: what could be chosen, and what was."""
+    """One hyperparameter: its range, and the values chosen."""
 
     name: str
     low: float
@@ -27,7 +27,7 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One configuration on its way: each number was measured on fresher data than the one before."""
+    """One configuration through the phases: each accuracy is measured on fresher data than the one before."""
 
     label: ConfigurationLabel
     search: float | None  # validation accuracy of the one search trial
@@ -36,7 +36,7 @@ class Stage:
 
     @property
     def optimism(self) -> float | None:
-        """What the search promised too much: its value minus the confirmed one."""
+        """By how much the search overestimated it: its value minus the confirmed one."""
         if self.search is None or self.confirm is None:
             return None
         return self.search - self.confirm
@@ -44,14 +44,14 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spend:
-    """What one phase cost; failed and lost attempts are not in it, nobody knows their length."""
+    """What one phase cost, without failed and lost attempts, whose durations are unknown."""
 
     phase: Literal["search", "confirm", "final"]
     runs: int  # with an outcome
     epochs: int  # trained in them
     seconds: float  # of a lane: lanes of one device run side by side
     device_seconds: Mapping[str, float]  # the devices' own, by kind of device ("cpu", "cuda")
-    untimed: int  # runs without these: of a version that did not measure them
+    untimed: int  # runs without them, made by a version that did not measure them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +61,14 @@ class Tuning:
     study: str
     model: str
     trials: int  # of the search; 0: nothing is searched
-    source: Literal["paper"] | int | None  # of the tuned configuration; None: not confirmed yet
+    source: Literal["paper"] | int | None  # of the tuned configuration; None before confirmation
     parameters: tuple[Parameter, ...]
-    stages: tuple[Stage, ...]  # paper's, then tuned where it is another
+    stages: tuple[Stage, ...]  # the paper's, then the tuned one where it differs
     spend: tuple[Spend, ...]  # search, confirm, final
 
 
 def tuning_of(result: StudyResult) -> Tuning:
-    """What tuning did, as far as it is known."""
+    """What tuning did, as far as is known."""
     return Tuning(
         study=result.name,
         model=result.model,
@@ -97,7 +97,7 @@ def _parameters(result: StudyResult) -> Iterable[Parameter]:
 
 
 def _stages(result: StudyResult) -> Iterable[Stage]:
-    confirmed = {one.label: one.mean for one in result.ranking if one.whole}
+    confirmed = {ranked.label: ranked.mean for ranked in result.ranking if ranked.whole}
     by_number = {run.number: run.value for run in result.search if run.state == "complete"}
     paper_trial = next((run.value for run in result.search if run.idx == 0 and run.state == "complete"), None)
     yield Stage(label=PAPER, search=paper_trial, confirm=confirmed.get(PAPER), test=_test(result, PAPER))
@@ -136,7 +136,7 @@ def _spend(result: StudyResult) -> Iterable[Spend]:
 
 
 def _by_device(done: Iterable[Run]) -> dict[str, float]:
-    """Seconds by the kind of device, which is the first word of its name: "cpu x86_64, ...", "cuda:0 NVIDIA ..."."""
+    """Seconds by kind of device, the beginning of its name: "cpu x86_64, ...", "cuda:0 NVIDIA ..."."""
     seconds: dict[str, float] = {}
     for run in done:
         if run.device_seconds is not None:

@@ -76,7 +76,7 @@ def _measured(
 
 
 def rounds_of(result: StudyResult, comparison: Comparison) -> list[RoundsGroup]:
-    """The groups of one study, and what was published of its model."""
+    """The groups of one study, and the published one of its model."""
     return [g for g in rounds_data([result], comparison) if g.study in (None, result.name) and g.model == result.model]
 
 
@@ -114,7 +114,7 @@ class Curve:
 
     study: str
     model: Model
-    label: str  # paper | tuned
+    label: str  # "paper" or "tuned"
     what: Literal["validation accuracy", "training loss"]
     runs: int
     mean: tuple[float, ...]  # by epoch, from 1
@@ -144,18 +144,18 @@ def _curve(
     what: Literal["validation accuracy", "training loss"],
     by_run: Sequence[Sequence[float | None]],
 ) -> Curve | None:
-    whole = [values for values in by_run if values and None not in values]
-    if not whole:
+    complete = [values for values in by_run if values and None not in values]
+    if not complete:
         return None
-    length = min(map(len, whole))
-    table = np.array([values[:length] for values in whole], dtype=np.float64)  # (runs, epochs)
+    length = min(map(len, complete))
+    table = np.array([values[:length] for values in complete], dtype=np.float64)  # (runs, epochs)
     mean, low, high = table.mean(axis=0), table.min(axis=0), table.max(axis=0)
     return Curve(
         study=result.name,
         model=result.model,
         label=label,
         what=what,
-        runs=len(whole),
+        runs=len(complete),
         mean=tuple(mean.tolist()),
         low=tuple(low.tolist()),
         high=tuple(high.tolist()),

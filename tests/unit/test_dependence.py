@@ -249,7 +249,7 @@ def test_loss_weights_enter_as_ratios_alone() -> None:
     assert [c.name for c in a.coordinates] == ["learning_rate", "relative_decay", "dropout", "weight_ratio"]
     assert [c.paper for c in a.coordinates] == pytest.approx([3e-3, 2.5e-5 / 2.5, 0.15, 0.5])
     ratio = a.coordinates[3]
-    assert ratio.value(float(a.points[2, 3])) == pytest.approx(trials[2]["main_weight"] / trials[2]["aux_weight"])
+    assert ratio.from_unit(float(a.points[2, 3])) == pytest.approx(trials[2]["main_weight"] / trials[2]["aux_weight"])
     moved = [{**one, "main_weight": one["main_weight"] * (1 + i)} for i, one in enumerate(trials)]
     assert sample_of(search_of(moved)[1], search, paper, 2000).points != pytest.approx(a.points)
 

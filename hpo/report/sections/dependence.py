@@ -14,7 +14,7 @@ from hpo.analysis.dependence.interactions import (
     PairStrength,
     SampleCounts,
 )
-from hpo.analysis.dependence.one_at_a_time import SAME, CoordinateSearch, Place
+from hpo.analysis.dependence.one_at_a_time import SAME, CoordinateSearch, Expectation
 from hpo.analysis.dependence.surrogate import GRID
 from hpo.report.charts import dependence as charts
 from hpo.report.formats import MINUS, NOTHING, p_value, percent, signed, value
@@ -248,7 +248,7 @@ def _coordinate_search_rows(dependence: Dependence) -> Iterable[tuple[str, ...]]
         yield dependence.study, label, percent(place.accuracy, 1), below, _values(place)
 
 
-def _values(place: Place) -> str:
+def _values(place: Expectation) -> str:
     return ", ".join(f"{_title(name)} {value(x)}" for name, x in place.params.items())
 
 
