@@ -269,7 +269,7 @@ def test_run_goes_on_after_ctrl_c(hpo: Hpo) -> None:
     out, err = finish(process, 130)
     assert out == ""
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == "stopped: the same command goes on where this ended"
+    assert err.splitlines()[-1] == "stopped: the same command continues from here"
     assert hpo.running() == []
     assert not Path(f"/proc/{worker}").exists()
     assert "given back" in (hpo.folder / "report" / "logs" / "worker-0.log").read_text()
@@ -287,7 +287,7 @@ def test_run_tells_what_failed(hpo: Hpo) -> None:
     hpo("study", "create", "--file", path)
     hpo("study", "pause", "ws")
     err = hpo("run", "--file", path, "--workers", "1", code=1).stderr
-    assert "`hpo study show ws` says what is missing" in err
+    assert "`hpo study show ws` shows what is missing" in err
     hpo.folder.joinpath("report", "logs", "worker-0.log").unlink()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("hpo.launch.local._device", lambda i: "cuda:7")

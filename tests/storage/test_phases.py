@@ -19,7 +19,8 @@ from hpo.storage.optuna_storage import make_storage
 from hpo.storage.slots import Kind, Slot
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
-from hpo.study.phases import PAPER, TUNED, ConfigurationDiffers, advance, round_seed
+from hpo.study.labels import PAPER, TUNED
+from hpo.study.phases import ConfigurationDiffers, advance, round_seed
 from hpo.study.spec import HYPERPARAMETERS, StudySpec, builtin_spec
 from tests.support.outcomes import outcome as outcome_of
 
