@@ -3,7 +3,7 @@
 import json
 
 import optuna
-import optuna_dashboard
+import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 import pytest
 from sqlalchemy import Engine
 
@@ -108,10 +108,10 @@ def test_who_has_read_earlier_does_not_write_last(engine: Engine, monkeypatch: p
     slower = make(engine, small_spec("ws", trials=6, rounds=3), limit=6 + 9 + 5)  # one final round is missing
     notes.write_notes(engine, ["ws"])
     assert note(engine, "ws").startswith("## ws: phase final")
-    read, reads = notes.all_results, []
+    reads: list[list[StudyResult]] = []
 
     def read_and_sleep(asked: Engine) -> list[StudyResult]:
-        found = read(asked)
+        found = all_results(asked)
         reads.append(found)
         if len(reads) == 1:
             slower.work()

@@ -191,7 +191,8 @@ def test_tuning_shows_the_optimism() -> None:
     runs += finals("paper", [0.84]) + finals("tuned", [0.89])
     found = tuning_of(study("ws", runs))
     paper, tuned = found.stages
-    assert (paper.search, paper.confirm, paper.test) == (0.85, pytest.approx(0.86), 0.84)
+    assert (paper.search, paper.test) == (0.85, 0.84)
+    assert paper.confirm == pytest.approx(0.86)
     assert (tuned.search, tuned.confirm, tuned.test) == (0.93, 0.9, 0.89)
     assert tuned.optimism == pytest.approx(0.03)
     assert next((p.name, p.paper, p.tuned) for p in found.parameters) == ("learning_rate", 3e-3, 1e-3)
@@ -288,14 +289,16 @@ def test_what_pruning_chose_is_no_sample(pruner: str, sample: tuple[float, ...])
     assert tuple(trial.value for trial in search.trials if trial.unbiased) == sample
     budget = search_history.budget_data(search)
     assert budget is not None
-    assert (len(budget.random), budget.random[-1]) == (len(sample), pytest.approx(max(sample)))
+    assert len(budget.random) == len(sample)
+    assert budget.random[-1] == pytest.approx(max(sample))
     assert dependence_of(found).counts.random == len(sample)
 
 
 def test_rounds_data_has_a_group_for_every_row() -> None:
     results = [study("ws", finals("tuned", rounds(0.9)) + finals("paper", [0.87]))]
     published, paper, tuned = chart_data.rounds_data(results, compare(results))
-    assert (published.values, published.low) == ((), pytest.approx(0.872 - 0.011))
+    assert published.values == ()
+    assert published.low == pytest.approx(0.872 - 0.011)
     assert (paper.values, paper.low, paper.high) == ((0.87,), 0.87, 0.87)
     assert tuned.rounds == tuple(range(20))
     assert tuned.low < tuned.mean < tuned.high
