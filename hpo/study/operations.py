@@ -1,9 +1,7 @@
 """What people do to studies: plan them, create, extend, resume, export, add final rounds."""
 
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -11,6 +9,7 @@ from sqlalchemy import Engine
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
+from hpo.files import write_atomically
 from hpo.server import notes
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
@@ -186,14 +185,10 @@ def tuned_spec(engine: Engine, name: str, label: str | None = None) -> StudySpec
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file beside and rename it; one line where that cannot be."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file; HpoError where that is not possible."""
     try:
-        beside.write_text(text)
-        beside.replace(path)
+        write_atomically(path, text)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise HpoError(f"cannot write {path}: {error.strerror}") from error
 
 

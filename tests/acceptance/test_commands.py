@@ -171,6 +171,19 @@ def test_export_of_other_configurations(hpo: Hpo) -> None:
     assert "leave --label out" in hpo.refused("study", "export", "ws", "--as-created", "--label", "paper", code=2)
 
 
+def test_export_follows_no_planted_link(hpo: Hpo) -> None:
+    """In a folder that others may write to: neither under a name of a temporary file nor under the file's own."""
+    hpo.create(trials=1)
+    victim, out = hpo.folder / "victim", hpo.folder / "out"
+    out.mkdir()
+    victim.write_text("precious")
+    for name in (f".ws.toml.{os.getpid()}", "ws.toml"):
+        (out / name).symlink_to(victim)
+    hpo("study", "export", "ws", "--as-created", "--out", out / "ws.toml")
+    assert victim.read_text() == "precious"
+    assert (out / "ws.toml").read_text() == hpo("study", "export", "ws", "--as-created").stdout
+
+
 def test_export_is_read_back(hpo: Hpo) -> None:
     """The tuned configuration as TOML starts another study, tried right after the paper's, and is evaluated."""
     hpo.create(trials=2)
