@@ -113,7 +113,6 @@ def _compare(row: StudyRow, spec: StudySpec, digits: Digits, skip: bool) -> None
 
 
 def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
-    startup = spec.sampler.startup_trials
     return NewStudy(
         name=spec.name,
         model=spec.model,
@@ -121,7 +120,6 @@ def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
         spec_digest=spec.digest,
         data_digest=digits.digest,
         seed=spec.seed,
-        startup_trials=startup,
         phase="search" if spec.budget.trials else "final",
         in_flight=spec.budget.in_flight,
         repeat_group=group,
