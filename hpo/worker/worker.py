@@ -23,6 +23,7 @@ from hpo.storage.optuna_storage import open_optuna
 from hpo.study.projection import project
 from hpo.study.search import Search
 from hpo.training import draws
+from hpo.training.augmentation import SAMPLES_PER_PAIR
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
@@ -270,7 +271,7 @@ class Worker:
             return
         self.group = group
         self.population = None  # its memory is free before the next one's is asked for
-        samples = 2 * len(draws.SHIFTS) * group.training_pairs
+        samples = SAMPLES_PER_PAIR * group.training_pairs
         lanes = self.options.lanes or self._lanes(group, samples)
         while self.population is None:
             try:
