@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.analysis.stats import LEVEL, Interval
+from hpo.digits.idx import CLASSES
 from hpo.results.records import PAPER, TUNED, StudyResult
 
 DRAWS = 2000  # of the bootstrap
 _CHUNK = 50  # draws at once: 50 x 20 rounds x 1,000 pairs are 8 MB
-CLASSES = 10
 
 Ints = NDArray[np.int64]
 DrawPairs = Callable[[int, int], tuple[Ints, Ints]]
