@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.analysis.stats import LEVEL, Interval
+from hpo.digits.idx import CLASSES
 from hpo.results.records import StudyResult
-from hpo.storage.outcome import CLASSES, unpack_answers
+from hpo.storage.outcome import unpack_answers
 from hpo.study.labels import PAPER, TUNED
 
 DRAWS = 2000  # of the bootstrap

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.analysis.answers import RoundAnswers
+from hpo.digits.idx import CLASSES
 from hpo.results.records import StudyResult
-from hpo.storage.outcome import CLASSES
 from hpo.study.spec import Model
 
 
@@ -58,10 +58,10 @@ class DigitConfusion:
 
 def names_digits(result: StudyResult, label: str) -> bool:
     """Whether that configuration is trained to name the digits; loads torch."""
-    from hpo.training.models import SAYS_DIGITS
+    from hpo.training.models import CLASSIFIES_DIGITS
 
     final = result.final_of(label)
-    return result.model in SAYS_DIGITS and final is not None and final.params.get("aux_weight", 0.0) > 0
+    return result.model in CLASSIFIES_DIGITS and final is not None and final.params.get("aux_weight", 0.0) > 0
 
 
 def confusion_of(study: str, model: Model, label: str, rounds: Sequence[RoundAnswers]) -> DigitConfusion:

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from hpo.analysis.dependence.interactions import Dependence
 from hpo.analysis.hard_pairs import Gallery
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError
+from hpo.files import write_atomically
 from hpo.report import csv_tables, outline
 from hpo.report.contents import Contents, gather
 from hpo.report.html import render
@@ -61,13 +60,14 @@ def write(report: Contents, out: Path) -> ReportFiles:
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        paths = {name: _write(out / name, text) for name, text in texts.items()}
+        for name, text in texts.items():
+            write_atomically(out / name, text)
     except OSError as error:
         raise ReportNotWritable(
             f"the report cannot be written to {out}: {error.strerror or error}; name another folder with --out"
         ) from error
-    written = tuple(path for name, path in paths.items() if name.endswith(".csv"))
-    return ReportFiles(html=paths[HTML], json=paths[JSON], csv=written)
+    csv_files = tuple(out / name for name in texts if name.endswith(".csv"))
+    return ReportFiles(html=out / HTML, json=out / JSON, csv=csv_files)
 
 
 def as_json(report: Contents) -> dict[str, Any]:
@@ -137,17 +137,3 @@ def _csv(lines: Sequence[Mapping[str, csv_tables.Cell]]) -> str:
         writer.writeheader()
         writer.writerows(lines)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> Path:
-    """Write a temporary file beside it and rename that: nobody reads half a report."""
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(beside, 0o644)  # mkstemp makes it private
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
-    return path

@@ -1,9 +1,7 @@
 """Operations on studies: plan, create, extend, resume, export, add final rounds."""
 
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -11,6 +9,7 @@ from sqlalchemy import Engine
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
+from hpo.files import write_atomically
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
@@ -110,7 +109,6 @@ def _compare(row: StudyRow, spec: StudySpec, digits: Digits, skip: bool) -> None
 
 
 def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
-    startup = spec.sampler.startup_trials
     return NewStudy(
         name=spec.name,
         model=spec.model,
@@ -118,7 +116,6 @@ def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
         spec_digest=spec.digest,
         data_digest=digits.digest,
         seed=spec.seed,
-        startup_trials=startup,
         phase="search" if spec.budget.trials else "final",
         in_flight=spec.budget.in_flight,
         repeat_group=group,
@@ -183,13 +180,9 @@ def tuned_spec(engine: Engine, name: str, label: str | None = None) -> StudySpec
 
 def write(path: Path, text: str) -> None:
     """Replace a file atomically; HpoError where that fails."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text)
-        beside.replace(path)
+        write_atomically(path, text)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise HpoError(f"cannot write {path}: {error.strerror}") from error
 
 

@@ -86,7 +86,7 @@ def test_all_models_at_once(hpo: Hpo) -> None:
     """`--model all` makes the three, or none."""
     hpo("study", "create", "--model", "ws", "--trials", "5")
     line = hpo.refused("study", "create", "--model", "all", "--trials", "6")
-    assert "budget.trials: 5 in the database, 6 asked" in line
+    assert "budget.trials: 5 in the database, 6 requested" in line
     assert [one["name"] for one in hpo.json("study", "list")] == ["ws"]
     made = hpo.json("study", "create", "--model", "all", "--trials", "5", "--skip-if-exists")
     assert {one["name"]: one["state"] for one in made} == {"simple": "created", "ws": "exists", "ws-aux": "created"}
@@ -113,8 +113,8 @@ def test_a_second_create(hpo: Hpo) -> None:
     other = ["study", "create", "--file", str(path), "--trials", "5", "--seed", "3"]
     for words in (other, [*other, "--skip-if-exists"], [*other, "--dry-run"]):
         line = hpo.refused(*words)
-        assert "budget.trials: 4 in the database, 5 asked" in line
-        assert "seed: 1 in the database, 3 asked" in line
+        assert "budget.trials: 4 in the database, 5 requested" in line
+        assert "seed: 1 in the database, 3 requested" in line
     assert hpo.show()["trials"]["total"] == 4
 
 
@@ -169,6 +169,19 @@ def test_export_of_other_configurations(hpo: Hpo) -> None:
         "study", "export", "ws", "--label", "mine", code=2
     )
     assert "leave --label out" in hpo.refused("study", "export", "ws", "--as-created", "--label", "paper", code=2)
+
+
+def test_export_follows_no_planted_link(hpo: Hpo) -> None:
+    """In a folder that others may write to: neither under a name of a temporary file nor under the file's own."""
+    hpo.create(trials=1)
+    victim, out = hpo.folder / "victim", hpo.folder / "out"
+    out.mkdir()
+    victim.write_text("precious")
+    for name in (f".ws.toml.{os.getpid()}", "ws.toml"):
+        (out / name).symlink_to(victim)
+    hpo("study", "export", "ws", "--as-created", "--out", out / "ws.toml")
+    assert victim.read_text() == "precious"
+    assert (out / "ws.toml").read_text() == hpo("study", "export", "ws", "--as-created").stdout
 
 
 def test_export_is_read_back(hpo: Hpo) -> None:

@@ -49,7 +49,6 @@ def create(engine: Engine, spec: StudySpec, phase: studies.Phase = "search") -> 
             spec_digest=spec.digest,
             data_digest="d" * 64,
             seed=spec.seed,
-            startup_trials=spec.sampler.startup_trials,
             in_flight=spec.budget.in_flight,
             trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
             adaptive_from=None,

@@ -281,8 +281,8 @@ def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert bar.startswith("images.gz")
     assert "1.0/1.0 kB" in bar
     assert lines == [
-        "here/images.gz: 600 of its 1,000 bytes fetched, checksum right",
-        "here/labels.gz: was there, checksum right",
+        "here/images.gz: 600 of 1,000 bytes fetched, checksum correct",
+        "here/labels.gz: already there, checksum correct",
         "MNIST is in here; use it with `hpo --data here ...` or HPO_DATA_DIR=here",
     ]
 
@@ -324,9 +324,9 @@ def test_doctor_names_what_mends(hpo: Hpo, tmp_path: Path, monkeypatch: pytest.M
     assert result.exit_code == 1
     found = {one["name"]: one for one in json.loads(result.stdout)}
     assert [found[name]["ok"] for name in ("versions", "device", "database", "data")] == [False, True, False, False]
-    assert found["versions"]["mend"] == "pip install 'optuna<5.1,>=5.0'"
-    assert found["database"]["mend"] == "hpo db upgrade"
-    assert found["data"]["mend"] == "hpo data fetch nowhere"
+    assert found["versions"]["fix"] == "pip install 'optuna<5.1,>=5.0'"
+    assert found["database"]["fix"] == "hpo db upgrade"
+    assert found["data"]["fix"] == "hpo data fetch nowhere"
     assert "BAD  data: nowhere" in hpo("--data", "nowhere", "doctor").stdout
 
 

@@ -7,13 +7,13 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 
 from hpo.analysis.answers import ErrorGrid
 from hpo.analysis.confusion import DigitConfusion
+from hpo.digits.idx import CLASSES
 from hpo.report.charts.theme import (
     INK,
     cell,
     panels,
     title,
 )
-from hpo.storage.outcome import CLASSES
 
 _SHARES = [[0, "#ffffff"], [0.4, "#cfe1f0"], [1, "#74a9cf"]]  # pale, for the numbers printed on it
 _PALE = [[0, "#eeeeee"], [1, "#eeeeee"]]
