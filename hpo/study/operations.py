@@ -16,7 +16,7 @@ from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
 from hpo.study.labels import PAPER, TUNED
-from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
+from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, spec_of
 
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -97,7 +97,7 @@ def _create(engine: Engine, digits: Digits, spec: StudySpec, group: str | None, 
 
 def _compare(row: StudyRow, spec: StudySpec, digits: Digits, skip: bool) -> None:
     """Raise StudyExists where the stored study differs, naming the differences; where it is the same, unless `skip`."""
-    lines = differences(StudySpec.from_canonical(row.spec), spec)
+    lines = differences(spec_of(row), spec)
     if row.data_digest != digits.digest:
         lines.append(f"data: digest {row.data_digest[:12]} in the database, {digits.digest[:12]} here")
     if lines:
@@ -135,7 +135,7 @@ def extend(engine: Engine, name: str, trials: int) -> int:
         raise UsageError(f"--trials must be at least 1, got {trials}")
     row = studies.get_study(engine, name)
     total = studies.counts(engine, row.id)["search"].total
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     seeds = phases.search_seeds(row.seed, total, total + trials)
     return studies.extend_study(engine, row, seeds, adaptive_from=_adaptive_from(spec))
 
@@ -155,7 +155,7 @@ def resume(engine: Engine, name: str) -> int:
 
 def created_spec(engine: Engine, name: str) -> StudySpec:
     """A study's spec as it was created; `create` makes the same study from it."""
-    return StudySpec.from_canonical(studies.get_study(engine, name).spec)
+    return spec_of(studies.get_study(engine, name))
 
 
 def tuned_spec(engine: Engine, name: str, label: str | None = None) -> StudySpec:
@@ -177,7 +177,7 @@ def tuned_spec(engine: Engine, name: str, label: str | None = None) -> StudySpec
             labels = ", ".join(sorted(map(str, by_label))) or "none yet"
             raise UsageError(f"study {name} has no final rounds of {label!r}; there are {labels}")
         params = by_label[label] or {}
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     return spec.model_copy(update={"tuned": dict(params)})
 
 
@@ -211,7 +211,7 @@ def evaluate(
     if label is not None and not _LABEL.fullmatch(label):
         raise UsageError(f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-'")
     row = _study_to_evaluate(engine, digits, file, name, rounds, epochs)
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     label, params = _configuration(row, spec, file, label)
     requested = rounds or spec.protocol.final_rounds
     with begin_write(engine) as connection:
@@ -236,7 +236,7 @@ def _study_to_evaluate(
         no_search = file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
         create(engine, digits, [(no_search, None)], skip=True)
     row = studies.get_study(engine, target)
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     if file is not None and file.model != spec.model:
         raise UsageError(
             f"study {target} is of model {spec.model}, but the file is of {file.model}: name another with --study"

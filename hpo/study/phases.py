@@ -12,11 +12,12 @@ from sqlalchemy import Connection, Engine
 from hpo.errors import HpoError
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
+from hpo.storage.outcome import Outcome
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.ranking import ConfirmResult, ConfirmRound, ranking
-from hpo.study.spec import StudySpec
+from hpo.study.spec import StudySpec, spec_of
 from hpo.training.seeds import derive
 
 
@@ -36,8 +37,13 @@ def search_seeds(seed: int, start: int, stop: int) -> list[int]:
 
 def candidates(found: Iterable[Slot], k: int) -> list[Slot]:
     """The best k complete search slots besides the paper's (slot 0); ties go to the lower loss."""
-    complete = [s for s in found if s.idx > 0 and s.outcome and s.outcome["state"] == "complete"]
-    return sorted(complete, key=lambda s: (-s.outcome["value"], s.outcome["loss"], s.idx))[:k]  # type: ignore[index]
+    complete = [(s, s.outcome) for s in found if s.idx > 0 and s.outcome and s.outcome.state == "complete"]
+    best = sorted(complete, key=lambda pair: (-pair[1].value, _loss(pair[1]), pair[0].idx))
+    return [slot for slot, _ in best[:k]]
+
+
+def _loss(outcome: Outcome) -> float:
+    return float("inf") if outcome.loss is None else outcome.loss
 
 
 def confirmed(rounds: Iterable[Slot]) -> list[ConfirmResult]:
@@ -46,12 +52,11 @@ def confirmed(rounds: Iterable[Slot]) -> list[ConfirmResult]:
 
 
 def _confirm_round(slot: Slot) -> ConfirmRound:
-    outcome = slot.outcome if slot.state == "done" and slot.outcome is not None else {"value": None, "loss": None}
     return ConfirmRound(
         label=slot.label or "",
         params=slot.params or {},
-        value=outcome["value"],
-        loss=outcome["loss"],
+        value=None if slot.outcome is None else slot.outcome.value,
+        loss=None if slot.outcome is None else slot.outcome.loss,
         failed=slot.state == "failed",
     )
 
@@ -77,7 +82,7 @@ def advance(engine: Engine, row: StudyRow) -> str | None:
         if any(slot.state in ("waiting", "running") for slot in found):
             return None
         step = {"search": _end_search, "confirm": _end_confirm, "final": _end_final}[now.phase]
-        return step(connection, now, StudySpec.from_canonical(now.spec), found)
+        return step(connection, now, spec_of(now), found)
 
 
 def _may_be_over(engine: Engine, row: StudyRow) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis.answers import CLASSES, ErrorGrid
+from hpo.analysis.answers import ErrorGrid
 from hpo.analysis.confusion import DigitConfusion
 from hpo.report.charts.theme import (
     INK,
@@ -13,6 +13,7 @@ from hpo.report.charts.theme import (
     panels,
     title,
 )
+from hpo.storage.outcome import CLASSES
 
 _SHARES = [[0, "#ffffff"], [0.4, "#cfe1f0"], [1, "#74a9cf"]]  # pale, for the numbers printed on it
 _PALE = [[0, "#eeeeee"], [1, "#eeeeee"]]

@@ -238,18 +238,18 @@ def _pair_cells(dependence: Dependence, pair: PairStrength) -> tuple[str, ...]:
 def _coordinate_search_rows(dependence: Dependence) -> Iterable[tuple[str, ...]]:
     search = _answer(dependence).coordinate_search
     assert search is not None  # there is one wherever the fit is good
-    for label, place, lost in (
+    for label, expected, lost in (
         ("the paper's values" + (" (moved into the range)" if search.moved else ""), search.paper, None),
         ("one at a time, one pass", search.once, search.lost_once),
         (f"one at a time, {search.passes} passes", search.repeated, search.lost_repeated),
         ("joint optimum", search.joint, None),
     ):
         below = NOTHING if lost is None else signed(-100 * lost, 2)
-        yield dependence.study, label, percent(place.accuracy, 1), below, _values(place)
+        yield dependence.study, label, percent(expected.accuracy, 1), below, _values(expected)
 
 
-def _values(place: Expectation) -> str:
-    return ", ".join(f"{_title(name)} {value(x)}" for name, x in place.params.items())
+def _values(expected: Expectation) -> str:
+    return ", ".join(f"{_title(name)} {value(x)}" for name, x in expected.params.items())
 
 
 def _name(pair: PairStrength) -> str:
