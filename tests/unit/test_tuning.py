@@ -20,7 +20,8 @@ def test_tuning_shows_the_optimism() -> None:
     runs += finals("paper", [0.84]) + finals("tuned", [0.89])
     tuning = tuning_of(study("ws", runs))
     paper, tuned = tuning.stages
-    assert (paper.search, paper.confirm, paper.test) == (0.85, pytest.approx(0.86), 0.84)
+    assert (paper.search, paper.test) == (0.85, 0.84)
+    assert paper.confirm == pytest.approx(0.86)
     assert (tuned.search, tuned.confirm, tuned.test) == (0.93, 0.9, 0.89)
     assert tuned.optimism == pytest.approx(0.03)
     assert next((p.name, p.paper, p.tuned) for p in tuning.parameters) == ("learning_rate", 3e-3, 1e-3)
