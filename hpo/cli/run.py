@@ -1,4 +1,4 @@
-"""`hpo run`: everything on this machine, from nothing to the report."""
+"""`hpo run`: everything on this machine, from an empty database to the report."""
 
 import signal
 import threading
@@ -50,8 +50,8 @@ def run(
 ) -> None:
     """Tune, confirm, evaluate and report on this machine.
 
-    Creates what is missing, starts workers, shows how far they are. After Ctrl-C or a reboot the same command
-    goes on where it was.
+    Creates what is missing, starts workers, shows their progress. After Ctrl-C or a reboot the same command
+    continues where it stopped.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def run(
     budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in _asked(model, paths)]
     specs = [spec.with_options(trials=trials, epochs=epochs, rounds=rounds) for spec in budgets]
     for spec in specs:
-        operations.check_data(context.digits, spec)  # before a database is made for nothing
+        operations.check_data(context.digits, spec)  # before a database is created for nothing
     engine = context.engine(create=True)
     new = operations.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
     update_notes(engine, [spec.name for spec, created in zip(specs, new, strict=True) if created])
@@ -84,7 +84,7 @@ def run(
     crew = local.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
     signals = _watch(engine, names, crew)
     if signals:
-        say("stopped: the same command goes on where this ended")
+        say("stopped: the same command continues from here")
         raise SystemExit(128 + signals[0])
     write_report(context, engine, out, form, names)
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
@@ -135,7 +135,7 @@ def _caught_signals(wake: threading.Event) -> Iterator[list[int]]:
 
 
 def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list[int]:
-    """Run the workers to their end and show progress; returns the signals that stopped them."""
+    """Run the workers until they end and show progress; returns the signals that stopped them."""
     from rich import progress as bars
 
     columns = (
@@ -158,7 +158,7 @@ def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list
                     break
                 wake.wait(POLL_SECONDS)
             if caught:
-                progress.console.print("stopping: the workers end their epoch and give their trials back")
+                progress.console.print("stopping: the workers finish their epoch and give their trials back")
         finally:
             crew.stop(hurry=lambda: len(caught) > 1)
         return caught
@@ -195,5 +195,5 @@ def _complete(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> b
     phases = {name: studies.get_study(engine, name).phase for name in names}
     for name, phase in phases.items():
         if phase != "done":
-            say(f"study {name} is not done but in phase {phase}; `hpo study show {name}` says what is missing")
+            say(f"study {name} is not done but in phase {phase}; `hpo study show {name}` shows what is missing")
     return not failures and all(phase == "done" for phase in phases.values())

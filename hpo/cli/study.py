@@ -183,7 +183,7 @@ def pause(context: Context, name: str) -> None:
 
     engine = context.engine()
     studies.set_paused(engine, studies.get_study(engine, name).id, True)
-    say(f"study {name}: paused; `hpo study resume {name}` goes on")
+    say(f"study {name}: paused; `hpo study resume {name}` continues it")
 
 
 @study.command()
@@ -201,7 +201,7 @@ def resume(context: Context, name: str) -> None:
     from hpo.study import operations
 
     requeued = operations.resume(context.engine(), name)
-    say(f"study {name}: goes on" + (f", {requeued} failed rounds queued again" if requeued else ""))
+    say(f"study {name}: continues" + (f", {requeued} failed rounds queued again" if requeued else ""))
 
 
 @study.command()

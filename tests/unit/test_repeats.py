@@ -1,10 +1,11 @@
 """Repeats of a search: the variance between searches, comparisons over repeats, and what is said of them."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats as scipy_stats
+from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, compare
@@ -18,7 +19,7 @@ from tests.support.results import COURSE, PARAMS, finals, run, study
 RNG = np.random.default_rng(5)
 
 
-def repeat(model: str, i: int, level: float, rounds: int = 20, **changes: object) -> StudyResult:
+def repeat(model: str, i: int, level: float, rounds: int = 20, **changes: Any) -> StudyResult:
     """The i-th repeat of a model's search: its tuned configuration reaches the level, the paper's 0.85."""
     luck = np.random.default_rng([i, len(model)]).normal(0, 0.001, 20)
     tuned = [level + c + x for c, x in zip(COURSE, luck, strict=True)][:rounds]
@@ -85,14 +86,14 @@ def test_the_estimate_is_unbiased_and_its_interval_covers(spread: float) -> None
     covered, estimates, p = 0, [], []
     for _ in range(worlds):
         table = rng.normal(0, spread, (5, 1)) + rng.normal(0, 3, 20) + rng.normal(0, 1, (5, 20))
-        found = stats.variance_components(table)  # type: ignore[arg-type]
+        found = stats.variance_components(table.tolist())
         assert found is not None
         covered += found.interval.low <= spread**2 <= found.interval.high
         by_search = table.mean(axis=1)  # the estimate before it is cut off at 0
         estimates.append(float(by_search.var(ddof=1)) - found.residual / 20)
         assert found.between == pytest.approx(max(0.0, estimates[-1]), abs=1e-9)
         p.append(found.p)
-    error = np.std(estimates) / math.sqrt(worlds)
+    error = float(np.std(estimates)) / math.sqrt(worlds)
     assert np.mean(estimates) == pytest.approx(spread**2, abs=4 * error)
     assert covered / worlds >= 0.935
     assert spread == 0 or covered / worlds <= 0.965
