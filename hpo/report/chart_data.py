@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 
 from hpo.analysis import stats
-from hpo.analysis.comparison import PUBLISHED_LABEL, Comparison
+from hpo.analysis.comparison import Comparison
 from hpo.analysis.repeats import Repeats
 from hpo.results.records import StudyResult
-from hpo.study.labels import PAPER, TUNED
+from hpo.study.labels import PAPER, PUBLISHED, TUNED
 from hpo.study.spec import Model
 
 # --- Rounds: the paper's Figure 2 -------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def rounds_data(results: Sequence[StudyResult], comparison: Comparison) -> list[
     groups = []
     for row in comparison.rows:
         mean, std = row.test.mean, row.test.std or 0.0
-        if row.label == PUBLISHED_LABEL and mean is not None:
+        if row.label == PUBLISHED and mean is not None:
             groups.append(
                 RoundsGroup(
                     model=row.model,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from hpo.study.labels import PAPER, TUNED
+from hpo.study.labels import PAPER, PUBLISHED, TUNED
 
 if TYPE_CHECKING:  # they load scipy, which takes a second
     from hpo.analysis.comparison import Summary
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # they load scipy, which takes a second
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 CONFIGURATIONS = {
-    "published": "paper, as published",  # comparison.PUBLISHED_LABEL
+    PUBLISHED: "paper, as published",
     PAPER: "paper's, re-run",
     TUNED: "tuned",
 }

@@ -1,4 +1,4 @@
-"""Labels of the two configurations that every study has; others are named by whoever adds their final rounds."""
+"""Labels of the configurations that every comparison has; others are named by whoever adds their final rounds."""
 
 from typing import Final, Literal
 
@@ -6,3 +6,4 @@ ConfigurationLabel = Literal["paper", "tuned"]
 
 PAPER: Final = "paper"
 TUNED: Final = "tuned"
+PUBLISHED: Final = "published"  # the paper's published accuracies, which no study measured

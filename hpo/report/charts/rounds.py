@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis.comparison import PUBLISHED_LABEL
 from hpo.report.chart_data import RoundsGroup
 from hpo.report.charts.theme import (
     COLOURS,
@@ -15,7 +14,7 @@ from hpo.report.charts.theme import (
     title,
     translucent,
 )
-from hpo.study.labels import TUNED
+from hpo.study.labels import PUBLISHED, TUNED
 
 
 def rounds_chart(groups: Sequence[RoundsGroup], quantity: str = "test accuracy (%)") -> go.Figure:
@@ -25,7 +24,7 @@ def rounds_chart(groups: Sequence[RoundsGroup], quantity: str = "test accuracy (
         place += 1.0 if before is None or before.model == group.model else 1.6
         name = title(group.label).replace(", ", ",<br>")  # narrow: nine groups stand side by side
         ticks.append((place, f"{group.model}<br>{name}<br>{group.epochs} epochs"))
-        colour = GREY if group.label == PUBLISHED_LABEL else COLOURS[group.model]
+        colour = GREY if group.label == PUBLISHED else COLOURS[group.model]
         if group.values:
             figure.add_trace(_box(group, place, colour))
             figure.add_trace(_points(group, place, colour))
@@ -75,7 +74,7 @@ def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
 
 
 def _mean(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
-    published = group.label == PUBLISHED_LABEL
+    published = group.label == PUBLISHED
     mean, low, high = (100 * x for x in (group.mean, group.low, group.high))
     measure = "mean ± std, as published" if published else "mean and its 95% interval"
     return go.Scatter(
