@@ -157,7 +157,7 @@ def test_help_loads_nothing_slow() -> None:
     """`hpo --help`, and the help of every command, load no torch, no Optuna, no database, not even numpy."""
     lines = [[], *(path.split() for path in ALL)]
     code = f"""
-from hpo.cli import main
+from hpo.cli.main import main
 for words in {lines!r}:
     sys.argv = ["hpo", *words, "--help"]
     try:
