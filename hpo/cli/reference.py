@@ -1,7 +1,7 @@
-"""The reference of all commands as Markdown, from the commands themselves: `python -m hpo.cli.reference > docs/cli.md`."""
+"""The reference of all commands as Markdown: `python -m hpo.cli.reference > docs/cli.md`."""
 
 import inspect
-import itertools
+import re
 from collections.abc import Iterator
 
 import click
@@ -24,23 +24,18 @@ def _section(command: click.Command, parent: click.Context | None) -> Iterator[s
     """A command's heading, usage, text, options and example, then those of the commands in it."""
     context = command.context_class(command, parent=parent, info_name=command.name, **command.context_settings)
     yield f"## {context.command_path}"
-    yield _code([command.get_usage(context).removeprefix("Usage: ")])
+    yield "    " + command.get_usage(context).removeprefix("Usage: ")
     text, _, example = inspect.cleandoc(command.help or "").partition("\b\n")
     yield text.strip()
     if options := [_option(option, context) for option in command.params if isinstance(option, click.Option)]:
         yield "\n".join(filter(None, options))
-    for title, lines in itertools.groupby(example.splitlines(), lambda line: not line.startswith(" ")):
-        yield "\n".join(lines) if title else _code([line.strip() for line in lines])
+    indented = re.sub(r"^  ", "    ", example, flags=re.MULTILINE)
+    yield re.sub(r"^(Example.*)$", r"\n\1\n", indented, flags=re.MULTILINE).strip()
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None
             yield from _section(below, context)
-
-
-def _code(lines: list[str]) -> str:
-    """Lines as they are, in an indented block."""
-    return "\n".join(f"    {line}".rstrip() for line in lines)
 
 
 def _option(option: click.Option, context: click.Context) -> str:
