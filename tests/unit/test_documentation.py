@@ -78,7 +78,7 @@ def test_every_folder_of_the_house_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"])
 def test_files_in_documents_exist(name: str) -> None:
     """A path in code, like `storage/engine.py`, is a file of this project or of hpo/."""
-    for span in re.findall(r"`([\w./-]+\.(?:py|toml|txt|md|yml|yaml|css|js|html))`", (ROOT / name).read_text()):
+    for span in re.findall(r"`([a-z0-9_./-]+\.(?:py|toml|txt|md|yml|yaml|css|js|html))`", (ROOT / name).read_text()):
         places = (ROOT, ROOT / "hpo", ROOT / "hpo/storage", ROOT / "hpo/training")
         assert any((place / span).exists() for place in places), f"{name}: {span}"
 
