@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, bindparam, insert, select, text, update
 
 from bench.databases import run_apart
+from bench.outcomes import outcome
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.schema import slots
 from hpo.storage.studies import StudyRow
@@ -45,11 +46,11 @@ _WAITING = text(
 
 def finish_slots(engine: Engine, count: int, studies: int) -> None:
     """Add so many done and told slots, spread over the first so many studies; PostgreSQL then knows its tables."""
-    outcome = json.dumps({"state": "complete", "value": 0.9, "padding": ""})
-    outcome = outcome[:-2] + "x" * (OUTCOME_LENGTH - len(outcome)) + outcome[-2:]
+    missing = OUTCOME_LENGTH - len(outcome(worker="").to_json())
+    padded = outcome(worker="x" * missing).to_json()
     with begin_write(engine) as connection:
         _untimed(connection)
-        connection.execute(_FINISHED, {"count": count, "studies": studies, "first": 1, "outcome": outcome})
+        connection.execute(_FINISHED, {"count": count, "studies": studies, "first": 1, "outcome": padded})
     tidy(engine)
 
 
@@ -137,7 +138,7 @@ def _finish_some(connection: Connection, row: StudyRow, spec: StudySpec, some: A
                 "trial": trial_id,
                 "number": s.idx,
                 "values": json.dumps(trial["params"], sort_keys=True),
-                "whole": json.dumps(trial["outcome"]),
+                "whole": trial["outcome"],
             }
             for s, trial, trial_id in zip(some, drawn, ids, strict=True)
         ],
@@ -175,36 +176,20 @@ def _trial(spec: StudySpec, index: int, rng: np.random.Generator) -> dict[str, A
     epochs = spec.budget.epochs // 2 if how == "pruned" else spec.budget.epochs
     final = 0.88 - 0.2 * float(np.mean((shares - 0.4) ** 2)) + 0.01 * rng.standard_normal()
     curve = [final - 0.3 * 0.8**epoch for epoch in range(1, epochs + 1)]
-    outcome = {
-        "state": how,
-        "value": curve[-1],
-        "loss": 0.5,
-        "train_accuracy": 0.99,
-        "epochs": epochs,
-        "seconds": 100.0,
-        "attempt": 1,
-        "worker": "bench:1:000000",
-        "device": "cpu x86_64, 1 thread(s)",
-        "git_commit": "0" * 40,
-        "train_loss": [1 - value for value in curve],
-        "validation_accuracy": curve,
-        "seeds": {"draw": 1, "slot": 2**62 + index},
-        "spec_digest": spec.digest,
-        "data_digest": "0" * 64,
-        "versions": {"hpo": "0.1.0", "numpy": "2.4.6", "optuna": "5.0.0", "torch": "2.13.0"},
-    }
+    ended = outcome(curve, state=how, seeds={"draw": 1, "slot": 2**62 + index}, spec_digest=spec.digest)
+    fields = ended.model_dump(mode="json")
     numbers = ("state", "loss", "train_accuracy", "epochs", "seconds", "attempt", "worker", "device")
     record = ("seeds", "versions", "git_commit", "spec_digest", "data_digest")
     told = {
-        "result": {name: outcome[name] for name in numbers},
-        "train_accuracy": outcome["train_accuracy"],
-        "loss_curve": outcome["train_loss"],
-        "record": {name: outcome[name] for name in record},
+        "result": {name: fields[name] for name in numbers},
+        "train_accuracy": ended.train_accuracy,
+        "loss_curve": fields["train_loss"],
+        "record": {name: fields[name] for name in record},
     }
     return {
         "how": how,
         "params": params,
-        "outcome": outcome,
+        "outcome": ended.to_json(),
         "trial_values": [{"objective": 0, "value": curve[-1], "value_type": "FINITE"}],
         "trial_params": [
             {

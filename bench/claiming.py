@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select
 
+from bench.outcomes import outcome
 from hpo.errors import DatabaseUnreachable
 from hpo.storage import claims, slots
 from hpo.storage.engine import begin_read, open_engine
@@ -152,7 +153,7 @@ def one(engine: Engine, study_ids: Sequence[int]) -> slots.Slot | None:
 
 def end(engine: Engine, slot: slots.Slot) -> None:
     """Finish a claimed slot."""
-    assert slots.finish(engine, slot.id, slot.token or "", {"state": "complete", "value": 0.5})
+    assert slots.finish(engine, slot.id, slot.token or "", outcome())
 
 
 def in_turns(

@@ -5,7 +5,6 @@ Accuracies follow a law with an interaction in it: many searches have one, and t
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from sqlalchemy import Engine
@@ -14,6 +13,7 @@ from hpo.analysis.answers import DrawPairs, pair_draws
 from hpo.digits.pools import Digits
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage
+from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.study import operations, phases
 from hpo.study.spec import HYPERPARAMETERS, StudySpec
@@ -79,11 +79,11 @@ def _accuracy(spec: StudySpec, params: dict[str, float]) -> float:
     return max(0.5, LEVEL[spec.model] + GAIN - 0.03 * rate**2 - 0.1 * dropout**2 - 0.08 * rate * dropout)
 
 
-def _outcome(spec: StudySpec, row: studies.StudyRow, slot: Slot, state: str, value: float) -> dict[str, Any]:
+def _outcome(spec: StudySpec, row: studies.StudyRow, slot: Slot, state: str, value: float) -> Outcome:
     epochs = spec.budget.epochs if state == "complete" else spec.budget.epochs // 2
     at = [epoch / epochs for epoch in range(1, epochs + 1)]
     rising = [round(value * (1 - 0.3 * math.exp(-6 * x)), 4) for x in at]
-    return {
+    fields = {
         "state": state,
         "value": value,
         "loss": round(1.2 - value, 4),
@@ -101,6 +101,7 @@ def _outcome(spec: StudySpec, row: studies.StudyRow, slot: Slot, state: str, val
         "data_digest": row.data_digest,
         "seeds": {"slot": slot.seed, "draw": slot.seed},
     }
+    return Outcome.from_fields(fields, f"slot {slot.id}")
 
 
 def _answers(slot: Slot, value: float, draw: DrawPairs, pairs: int) -> bytes:

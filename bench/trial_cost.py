@@ -10,10 +10,11 @@ import psutil
 from sqlalchemy import Connection, Engine, event, text
 
 from bench import backlog
+from bench.outcomes import outcome
 from hpo.digits.pools import Digits
 from hpo.storage import claims, migrate, slots, studies
 from hpo.storage.engine import begin_read, open_engine
-from hpo.storage.optuna_storage import Report, open_optuna
+from hpo.storage.optuna_storage import EpochRecord, open_optuna
 from hpo.study import operations, phases
 from hpo.study.search import Search
 from hpo.study.spec import builtin_spec
@@ -126,13 +127,12 @@ def _go_through(engine: Engine, search: Search, storage: Any, watch: Stopwatch) 
     curve = [0.9 - 0.3 * 0.8**epoch for epoch in range(1, epochs + 1)]  # better than most: never stopped
     for epoch, value in enumerate(curve, start=1):
         with watch.step("report"):
-            report = Report(slot_id=slot.id, token=token, trial_id=bound.trial_id, epoch=epoch, value=value)
+            report = EpochRecord(slot_id=slot.id, token=token, trial_id=bound.trial_id, epoch=epoch, value=value)
             assert not storage.report([report], LEASE)
         with watch.step("prune"):
             search.should_prune(slot, epoch)
-    outcome = {"state": "complete", "value": curve[-1], "train_loss": curve, "validation_accuracy": curve}
     with watch.step("finish"):
-        assert slots.finish(engine, slot.id, token, outcome)
+        assert slots.finish(engine, slot.id, token, outcome(curve))
     with watch.step("tell"):
         for ended in slots.untold(engine, [row.id]):
             search.tell(ended)

@@ -21,7 +21,8 @@ from hpo.storage.engine import open_engine
 from hpo.study import operations
 from hpo.study.spec import builtin_spec
 from hpo.training.memory import keep_freed_memory
-from hpo.worker.worker import Options, Worker
+from hpo.worker.options import Options
+from hpo.worker.worker import Worker
 
 
 def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float]:
@@ -35,7 +36,6 @@ def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float
         engine,
         data,
         Options(device=options.device, lanes=options.lanes, max_trials=options.trials, artifacts=folder),
-        say=lambda line: None,
     )
     worker.run()
     engine.dispose()

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from hpo.analysis.stats import LEVEL, Interval
 from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.storage.outcome import CLASSES, unpack_answers
 
 DRAWS = 2000  # of the bootstrap
 _CHUNK = 50  # draws at once: 50 x 20 rounds x 1,000 pairs are 8 MB
-CLASSES = 10
 
 Ints = NDArray[np.int64]
 DrawPairs = Callable[[int, int], tuple[Ints, Ints]]
@@ -50,8 +50,7 @@ def answers_of(result: StudyResult, outputs: Mapping[tuple[str, int], bytes], dr
         if run.state != "complete" or not packed or run.value is None:
             continue
         images, digits = draw(run.slot_seed, len(packed))
-        code = np.frombuffer(packed, dtype=np.uint8).astype(np.int64)
-        answer, said = code % 2, np.stack([code // 2 // CLASSES, code // 2 % CLASSES], axis=1)
+        answer, said = unpack_answers(packed, f"slot {run.slot_id}")
         correct = answer == (digits[:, 0] <= digits[:, 1])
         if abs(float(correct.mean()) - run.value) > 1e-6:
             refused += 1

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.analysis.answers import CLASSES, RoundAnswers
+from hpo.analysis.answers import RoundAnswers
 from hpo.results.records import StudyResult
+from hpo.storage.outcome import CLASSES
 from hpo.study.spec import Model
 
 

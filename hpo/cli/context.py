@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpo.cli import logs
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from sqlalchemy import Engine
@@ -20,9 +22,16 @@ PIPE_WIDTH = 140  # columns where the output is no terminal
 class Context:
     """The global options, opened on demand."""
 
-    def __init__(self, url: str, data_dir: str | None) -> None:
+    def __init__(
+        self, url: str, data_dir: str | None, *, log_format: logs.LogFormat = "auto", verbosity: int = 0
+    ) -> None:
         self.url, self.data_dir = url, Path(data_dir) if data_dir else None
+        self.log_format, self.verbosity = log_format, verbosity
         self.opened: Engine | None = None  # for the words of an error
+
+    def log(self, worker: str = "") -> None:
+        """Install the log as the global options ask; `worker` is a short name that stands in every line."""
+        logs.install(self.log_format, self.verbosity, worker)
 
     def connect(self) -> "Engine":
         """The database as it is, its schema unchecked; closed when the command ends."""
@@ -49,7 +58,7 @@ class Context:
         from hpo.storage.engine import is_missing
 
         engine = self.connect()
-        if is_missing(engine) or all(found is None for found, _ in migrate.versions(engine).values()):
+        if is_missing(engine) or all(version is None for version, _ in migrate.versions(engine).values()):
             return None
         migrate.check(engine)
         return engine

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 import hpo
+from hpo.cli import logs
 from hpo.cli.context import Context, say
 from hpo.errors import HpoError, UsageError
 
@@ -58,13 +59,13 @@ class Root(click.Group):
             sys.exit(error.exit_code)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "hpo"
-            say(f"hpo: {_one_line(error.format_message())}; `{path} --help` shows how")
+            say(f"hpo: {_in_a_line(error.format_message())}; `{path} --help` shows how")
             sys.exit(error.exit_code)
         except click.ClickException as error:
-            say(f"hpo: {_one_line(error.format_message())}")
+            say(f"hpo: {_in_a_line(error.format_message())}")
             sys.exit(error.exit_code)
         except HpoError as error:
-            say(f"hpo: {_one_line(str(error))}")
+            say(f"hpo: {_in_a_line(str(error))}")
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             say("hpo: interrupted")
@@ -72,7 +73,7 @@ class Root(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what a database or the system refuses becomes an HpoError."""
+        """Run the command; what the database or the system refuses becomes an HpoError."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -83,15 +84,15 @@ class Root(click.Group):
         except HpoError:
             raise
         except Exception as error:
-            told = _database_error(error, ctx.obj)
-            if told is None and isinstance(error, OSError) and error.strerror:
-                told = HpoError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-            if told is None:
+            known = _database_error(error, ctx.obj)
+            if known is None and isinstance(error, OSError) and error.strerror:
+                known = HpoError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+            if known is None:
                 raise
-            raise told from error
+            raise known from error
 
 
-def _one_line(message: str) -> str:
+def _in_a_line(message: str) -> str:
     return " ".join(message.split()).removesuffix(".")
 
 
@@ -111,8 +112,8 @@ def _database_error(error: BaseException, context: Context | None) -> HpoError |
     try:
         with translated(context.opened):
             raise cause
-    except HpoError as told:
-        return told
+    except HpoError as known:
+        return known
     except (DBAPIError, TimeoutError):
         return None
 
@@ -135,9 +136,21 @@ def _database_error(error: BaseException, context: Context | None) -> HpoError |
     show_envvar=True,
     help="A folder with MNIST's four IDX files (gz or not); without it the 5,000 bundled digits.",
 )
+@click.option("-v", "--verbose", count=True, help="Log more; may be repeated.")
+@click.option("-q", "--quiet", count=True, help="Log warnings alone; twice: errors alone.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "plain", "json"]),
+    default="auto",
+    envvar="HPO_LOG_FORMAT",
+    show_envvar=True,
+    help="How log lines look on stderr: auto is in colour on a terminal and plain elsewhere.",
+)
 @click.version_option(hpo.__version__, prog_name="hpo")
 @click.pass_context
-def root(ctx: click.Context, db: str, data_dir: str | None) -> None:
+def root(
+    ctx: click.Context, db: str, data_dir: str | None, verbose: int, quiet: int, log_format: logs.LogFormat
+) -> None:
     """Compare neural architectures fairly: tune each one jointly, confirm without luck, test once.
 
     \b
@@ -150,7 +163,8 @@ def root(ctx: click.Context, db: str, data_dir: str | None) -> None:
     """
     if ctx.get_parameter_source("db") is ParameterSource.DEFAULT and (file := os.environ.get("HPO_DATABASE_URL_FILE")):
         db = _url_in(Path(file))
-    ctx.obj = Context(db, data_dir)
+    ctx.obj = Context(db, data_dir, log_format=log_format, verbosity=verbose - quiet)
+    ctx.obj.log()
 
 
 def _url_in(file: Path) -> str:

@@ -1,11 +1,15 @@
-"""`hpo worker` and `hpo evaluate`."""
+"""`hpo worker`."""
 
+import logging
 import os
 import sys
 
 import click
 
-from hpo.cli.context import Context, pass_context, say
+from hpo.cli.context import Context, pass_context
+from hpo.worker.options import CHECKPOINT_SECONDS, LEASE_SECONDS, Options
+
+logger = logging.getLogger(__name__)
 
 
 def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -28,7 +32,7 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
 @click.option(
     "--lease",
     type=click.FloatRange(min=1),
-    default=60.0,
+    default=LEASE_SECONDS,
     help="Seconds until a silent worker's slots go to others.",
 )
 @click.option(
@@ -41,8 +45,8 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
 @click.option(
     "--checkpoint",
     type=click.FloatRange(min=0),
-    default=60.0,
-    help="Seconds between two checkpoints of what is in work.",
+    default=CHECKPOINT_SECONDS,
+    help="Seconds between two checkpoints of what is in training.",
 )
 @pass_context
 def worker(
@@ -71,13 +75,13 @@ def worker(
 
     engine = context.engine()
     for name in names:
-        studies.get_study(engine, name)  # a slip is told before the slow imports
+        studies.get_study(engine, name)  # a misspelt name is refused before the slow imports
     digits = context.digits
 
     import torch
 
     from hpo.training.memory import keep_freed_memory
-    from hpo.worker.worker import Options, Worker
+    from hpo.worker.worker import Worker
 
     keep_freed_memory()
     torch.set_num_threads(threads)
@@ -91,11 +95,13 @@ def worker(
         artifacts=artifacts,
         checkpoint_seconds=checkpoint,
     )
-    one = Worker(engine, digits, options, say)
-    one.listen()
-    say(f"worker {one.name}: {one.device}; Ctrl-C ends it")
-    code = one.run()
-    say(f"{one.trials} trial(s) in {one.seconds:.0f} s, {one.training_seconds / one.seconds:.0%} of it training")
+    running = Worker(engine, digits, options)
+    context.log(running.short_name)
+    running.listen()
+    logger.info("worker %s: %s; Ctrl-C ends it", running.name, running.device)
+    code = running.run()
+    share = running.training_seconds / running.seconds
+    logger.info("%d trial(s) in %.0f s, %.0f%% of it training", running.trials, running.seconds, 100 * share)
     if code:  # threads may still wait for a database or a bucket, and an orderly end would break them off inside of C++
         sys.stdout.flush()
         sys.stderr.flush()

@@ -18,7 +18,6 @@ from hpo.results.records import (
     FinalResult,
     Opening,
     Run,
-    RunState,
     StudyResult,
     TrialCounts,
     Tuned,
@@ -30,7 +29,7 @@ from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
-from hpo.study.spec import StudySpec
+from hpo.study.spec import StudySpec, spec_of
 
 
 class TrialNotFound(HpoError):
@@ -42,12 +41,12 @@ class TrialNotFound(HpoError):
 
 def study_result(engine: Engine, name: str) -> StudyResult:
     """Everything about the study of that name; StudyNotFound where there is none."""
-    found = _read(engine, name)
-    if not found:
+    results = _read(engine, name)
+    if not results:
         names = sorted(result.name for result in _read(engine, None))
         there = f"there are {', '.join(names)}" if names else "there are none; `hpo study create` makes one"
         raise StudyNotFound(f"no study {name!r}; {there}")
-    return found[0]
+    return results[0]
 
 
 def all_results(engine: Engine) -> list[StudyResult]:
@@ -63,12 +62,12 @@ def trial(engine: Engine, name: str, number: int) -> dict[str, Any]:
     ours, _, kind = name.partition(":")
     result = study_result(engine, ours if kind in ("confirm", "final") else name)
     runs = {"confirm": result.confirm, "final": result.final_runs}.get(kind, result.search)
-    found = [run for run in runs if run.number == number]
-    if not found:
+    run = next((run for run in runs if run.number == number), None)
+    if run is None:
         known = sorted(run.number for run in runs if run.number is not None)
         there = f"there are {known[0]} to {known[-1]}" if known else "none has begun yet"
         raise TrialNotFound(f"study {name} has no trial {number}; {there}")
-    return {"study": name, "model": result.model, **asdict(found[0]), "setbacks": setbacks(found[0])}
+    return {"study": name, "model": result.model, **asdict(run), "setbacks": setbacks(run)}
 
 
 def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]:
@@ -76,10 +75,10 @@ def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]
 
     One byte a test pair: answer + 2 * (10 * digit 1 + digit 2), the digits as the model says them, else 0.
     """
-    found = slots.list_slots(engine, study_id, "final", with_outputs=True)
+    finals = slots.list_slots(engine, study_id, "final", with_outputs=True)
     return {
         (slot.label, slot.round): slot.outputs
-        for slot in found
+        for slot in finals
         if slot.outputs is not None and slot.label is not None and slot.round is not None
     }
 
@@ -94,21 +93,21 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
     with begin_read(engine) as connection:
         rows = connection.execute(which).all()
         ids = [row.id for row in rows]
-        own_slots = select(*slots.columns()).where(slots_table.c.study_id.in_(ids))
-        found = [slots.from_row(row) for row in connection.execute(own_slots.order_by(slots_table.c.idx))]
-        own_openings = (
+        slots_of_these = select(*slots.columns()).where(slots_table.c.study_id.in_(ids))
+        read = [slots.from_row(row) for row in connection.execute(slots_of_these.order_by(slots_table.c.idx))]
+        openings_of_these = (
             select(openings_table, slots_table.c.study_id)
             .join(slots_table, slots_table.c.id == openings_table.c.slot_id)
             .where(slots_table.c.study_id.in_(ids))
             .order_by(openings_table.c.id)
         )
-        opened = connection.execute(own_openings).all()
+        opened = connection.execute(openings_of_these).all()
     runs: dict[int, list[Run]] = {study_id: [] for study_id in ids}
     openings: dict[int, list[Opening]] = {study_id: [] for study_id in ids}
-    for slot in found:
+    for slot in read:
         runs[slot.study_id].append(run_of(slot))
-    for one in opened:
-        openings[one.study_id].append(_opening(one))
+    for opening in opened:
+        openings[opening.study_id].append(_opening(opening))
     return [result_of(row, runs[row.id], openings[row.id]) for row in rows]
 
 
@@ -118,40 +117,46 @@ def _opening(row: Row[Any]) -> Opening:
 
 def run_of(slot: Slot) -> Run:
     """A slot as a run."""
-    outcome = slot.outcome or {}
-    state: RunState = outcome["state"] if slot.state == "done" else slot.state
+    common: dict[str, Any] = {
+        "slot_id": slot.id,
+        "kind": slot.kind,
+        "idx": slot.idx,
+        "number": slot.trial_number,
+        "label": slot.label,
+        "round": slot.round,
+        "adaptive": slot.adaptive,
+        "params": slot.params,
+        "attempt": slot.attempt,
+        "expiries": slot.expiries,
+        "failures": slot.failures,
+        "worker": slot.worker,
+        "slot_seed": slot.seed,
+        "error": slot.error,
+        "started_at": slot.started_at,
+        "finished_at": slot.finished_at,
+    }
+    outcome = slot.outcome
+    if outcome is None:
+        if slot.state == "done":
+            raise SchemaError(f"slot {slot.id} is done but has no outcome; restore the database from a backup")
+        return Run(state=slot.state, epochs=slot.epoch, **common)
     return Run(
-        slot_id=slot.id,
-        kind=slot.kind,
-        idx=slot.idx,
-        number=slot.trial_number,
-        label=slot.label,
-        round=slot.round,
-        state=state,
-        adaptive=slot.adaptive,
-        params=slot.params,
-        value=outcome.get("value"),
-        loss=outcome.get("loss"),
-        train_accuracy=outcome.get("train_accuracy"),
-        epochs=outcome.get("epochs", slot.epoch),
-        train_loss=tuple(outcome.get("train_loss", ())),
-        validation_accuracy=tuple(outcome.get("validation_accuracy", ())),
-        seconds=outcome.get("seconds"),
-        device_seconds=outcome.get("device_seconds"),
-        attempt=slot.attempt,
-        expiries=slot.expiries,
-        failures=slot.failures,
-        worker=slot.worker,
-        device=outcome.get("device"),
-        versions=outcome.get("versions", {}),
-        git_commit=outcome.get("git_commit"),
-        spec_digest=outcome.get("spec_digest"),
-        data_digest=outcome.get("data_digest"),
-        slot_seed=slot.seed,
-        draw_seed=outcome.get("seeds", {}).get("draw"),
-        error=slot.error,
-        started_at=slot.started_at,
-        finished_at=slot.finished_at,
+        state=outcome.state,
+        value=outcome.value,
+        loss=outcome.loss,
+        train_accuracy=outcome.train_accuracy,
+        epochs=outcome.epochs,
+        train_loss=outcome.train_loss,
+        validation_accuracy=outcome.validation_accuracy,
+        seconds=outcome.seconds,
+        device_seconds=outcome.device_seconds,
+        device=outcome.device,
+        versions=outcome.versions,
+        git_commit=outcome.git_commit,
+        spec_digest=outcome.spec_digest,
+        data_digest=outcome.data_digest,
+        draw_seed=outcome.seeds.draw,
+        **common,
     )
 
 
@@ -160,7 +165,7 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = ()) -> 
     by_kind: dict[str, list[Run]] = {"search": [], "confirm": [], "final": []}
     for run in runs:
         by_kind[run.kind].append(run)
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned)
     trials = TrialCounts(**_count(by_kind["search"]))
     ranking = _ranking(by_kind["confirm"])
@@ -237,26 +242,26 @@ def _ranking(confirm: Iterable[Run]) -> tuple[ConfirmResult, ...]:
 
 
 def _final(runs: Iterable[Run], tuned: Tuned | None) -> tuple[FinalResult, ...]:
-    found = [_final_of(label, own) for label, own in _by_label(runs).items()]
-    by_label = {result.label: result for result in found}
+    results = [_final_of(label, group) for label, group in _by_label(runs).items()]
+    by_label = {result.label: result for result in results}
     if tuned is not None and tuned.source == PAPER and PAPER in by_label and TUNED not in by_label:
         paper = by_label[PAPER]
         same = {name: getattr(paper, name) for name in FinalResult.__slots__}
-        found.append(FinalResult(**{**same, "label": TUNED, "same_as": PAPER}))
-    return tuple(sorted(found, key=lambda f: {TUNED: 0, PAPER: 1}.get(f.label, 2)))
+        results.append(FinalResult(**{**same, "label": TUNED, "same_as": PAPER}))
+    return tuple(sorted(results, key=lambda f: {TUNED: 0, PAPER: 1}.get(f.label, 2)))
 
 
-def _final_of(label: str, own: Sequence[Run]) -> FinalResult:
-    done = [run for run in own if run.done and run.value is not None]
+def _final_of(label: str, runs: Sequence[Run]) -> FinalResult:
+    done = [run for run in runs if run.done and run.value is not None]
     return FinalResult(
         label=label,
-        params=own[0].params or {},
-        planned=len(own),
+        params=runs[0].params or {},
+        planned=len(runs),
         round_numbers=tuple(run.round or 0 for run in done),
         train_values=tuple(run.train_accuracy for run in done),
         test_values=tuple(float(run.value or 0.0) for run in done),
-        diverged=sum(run.state == "diverged" for run in own),
-        failed=sum(run.state == "failed" for run in own),
+        diverged=sum(run.state == "diverged" for run in runs),
+        failed=sum(run.state == "failed" for run in runs),
     )
 
 
@@ -265,7 +270,7 @@ def _by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
     by_label: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda r: r.idx):
         by_label.setdefault(run.label or "", []).append(run)
-    return {label: sorted(own, key=lambda r: r.round or 0) for label, own in by_label.items()}
+    return {label: sorted(group, key=lambda r: r.round or 0) for label, group in by_label.items()}
 
 
 def _missing(

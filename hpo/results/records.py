@@ -4,7 +4,7 @@ Accuracies and values are fractions, times are seconds since 1970, durations are
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -28,25 +28,25 @@ class Run:
     state: RunState
     adaptive: bool  # search: its parameters depend on earlier results
     params: Mapping[str, float] | None
-    value: float | None  # search, confirm: validation accuracy; final: test accuracy; diverged: chance
-    loss: float | None  # cross entropy with the value
-    train_accuracy: float | None
+    value: float | None = None  # search, confirm: validation accuracy; final: test accuracy; diverged: chance
+    loss: float | None = None  # cross entropy with the value
+    train_accuracy: float | None = None
     epochs: int  # trained
-    train_loss: tuple[float | None, ...]  # by epoch; None where it was not finite
-    validation_accuracy: tuple[float, ...]  # by epoch; empty in final rounds
-    seconds: float | None  # in a lane: lanes of one device train side by side
-    device_seconds: float | None  # the device's own: each epoch's time shared among the lanes that trained in it
+    train_loss: tuple[float | None, ...] = ()  # by epoch; None where it was not finite
+    validation_accuracy: tuple[float, ...] = ()  # by epoch; empty in final rounds
+    seconds: float | None = None  # in a lane: lanes of one device train side by side
+    device_seconds: float | None = None  # the device's own: each epoch's time shared among the lanes that trained in it
     attempt: int  # claims so far
     expiries: int  # leases that expired without progress
     failures: int  # exceptions in the model's code
     worker: str | None
-    device: str | None
-    versions: Mapping[str, str]
-    git_commit: str | None
-    spec_digest: str | None
-    data_digest: str | None
+    device: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    spec_digest: str | None = None
+    data_digest: str | None = None
     slot_seed: int
-    draw_seed: int | None
+    draw_seed: int | None = None
     error: str | None  # why it failed, last time, with the traceback; stays where another attempt went well
     started_at: float | None
     finished_at: float | None

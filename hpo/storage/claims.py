@@ -3,6 +3,7 @@
 The database's clock alone judges leases. `slots.py` has what the holder of a lease may do.
 """
 
+import secrets
 from collections.abc import Collection
 from typing import Any
 
@@ -23,11 +24,13 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from hpo.storage.engine import begin_read, begin_write, new_token, now
+from hpo.storage.engine import begin_read, begin_write, eight_hex_digits, now
 from hpo.storage.schema import slots, studies
 from hpo.storage.slots import PRIORITY, RUNNING, WAITING, Slot, columns, from_row
 
+TICKET_LENGTH = 24  # hexadecimal digits; with a slot's id in eight more it is a token
 MAX_ATTEMPTS = 3  # leases that may expire without any new epoch before the slot fails
 
 _expired = RUNNING & (slots.c.lease_expires < now())
@@ -49,6 +52,11 @@ _first_adaptive = _of_study(func.min(slots.c.idx), WAITING, slots.c.adaptive)
 _room = studies.c.in_flight - _of_study(func.count(), RUNNING, slots.c.adaptive)
 
 
+def new_ticket() -> str:
+    """A random name for one claim."""
+    return secrets.token_hex(TICKET_LENGTH // 2)
+
+
 def claim(
     engine: Engine,
     n: int,
@@ -57,25 +65,34 @@ def claim(
     lease_seconds: float,
     model: str,
     study_ids: Collection[int] | None = None,
+    ticket: str | None = None,
+    again: bool = False,
 ) -> list[Slot]:
-    """Take up to `n` slots of the model in one transaction, each under a lease and a token of its own.
+    """Take up to `n` slots of the model in one transaction, each under a lease with its own token.
+
+    A token is the claim's ticket (see `new_ticket`) and the slot's id. Where the answer to a claim was lost, the
+    claim may have been committed all the same: made once more with the same ticket and `again`, it returns what it
+    took and still holds, its leases prolonged, and only where that is nothing does it take slots now.
 
     Expired leases first (their attempt counts one more), then what waits: final, confirm, search, by index,
     so that repeats interleave; adaptive search slots last, and only while fewer than their study's
     `in_flight` of them run. Paused studies are left out, and slots whose attempts are used up (see `sweep`).
     """
-    own_slots = [slots.c.model == model, *_among(slots.c.study_id, study_ids)]
-    own_studies = [studies.c.model == model, *_among(studies.c.id, study_ids)]
+    these_slots = [slots.c.model == model, *_among(slots.c.study_id, study_ids)]
+    these_studies = [studies.c.model == model, *_among(studies.c.id, study_ids)]
+    ticket = ticket or new_ticket()
     claimed: list[Slot] = []
     with begin_write(engine) as connection:
+        if again and (taken := _taken(connection, ticket, lease_seconds)):
+            return taken
         for pick, wanted in (
-            (_pick_expired, own_slots),
-            (_pick_waiting, own_slots),
-            (_pick_adaptive, own_studies),
+            (_pick_expired, these_slots),
+            (_pick_waiting, these_slots),
+            (_pick_adaptive, these_studies),
         ):
             left = n - len(claimed)
             if left > 0 and (picked := pick(connection, wanted, left)) is not None:
-                claimed += _lease(connection, picked, worker, lease_seconds)
+                claimed += _lease(connection, picked, ticket, worker, lease_seconds)
     return claimed
 
 
@@ -186,7 +203,7 @@ def _pick_adaptive(connection: Connection, wanted: list[ColumnElement[bool]], n:
     return chosen.order_by(queue.c.idx, queue.c.study_id).limit(n)
 
 
-def _lease(connection: Connection, picked: Select[int], worker: str, seconds: float) -> list[Slot]:
+def _lease(connection: Connection, picked: Select[int], ticket: str, worker: str, seconds: float) -> list[Slot]:
     """Give the picked slots to the worker: the claim's one conditional statement."""
     chosen = picked.cte("picked")  # a WITH, for PostgreSQL may evaluate a plain subquery more than once
     given = (
@@ -198,11 +215,28 @@ def _lease(connection: Connection, picked: Select[int], worker: str, seconds: fl
             expiries=slots.c.expiries + case((RUNNING, _fruitless), else_=0),
             lease_epoch=slots.c.epoch,
             worker=worker[:200],  # host names may be long
-            token=new_token(),
+            token=literal(ticket) + eight_hex_digits(slots.c.id),
             lease_expires=now() + seconds,
             started_at=func.coalesce(slots.c.started_at, now()),
         )
         .returning(*columns())
     )
-    claimed = [from_row(row) for row in connection.execute(given)]
-    return sorted(claimed, key=lambda slot: (PRIORITY[slot.kind], slot.idx, slot.study_id))
+    return _in_order(connection, given)
+
+
+def _taken(connection: Connection, ticket: str, seconds: float) -> list[Slot]:
+    """The slots that an earlier claim with this ticket took, as far as they still run under it."""
+    taken = (
+        update(slots)
+        .where(RUNNING, func.substr(slots.c.token, 1, TICKET_LENGTH) == ticket)
+        .values(lease_expires=now() + seconds)
+        .returning(*columns())
+    )
+    return _in_order(connection, taken)
+
+
+def _in_order(connection: Connection, claimed: ReturningUpdate[Any]) -> list[Slot]:
+    return sorted(
+        (from_row(row) for row in connection.execute(claimed)),
+        key=lambda slot: (PRIORITY[slot.kind], slot.idx, slot.study_id),
+    )

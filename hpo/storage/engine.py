@@ -85,21 +85,21 @@ def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"  # now() is the transaction's start
 
 
-class new_token(FunctionElement[str]):
-    """A random token as SQL, another one for each row: 32 hexadecimal digits."""
+class eight_hex_digits(FunctionElement[str]):
+    """A whole number as SQL writes it in eight hexadecimal digits."""
 
-    type = String(32)
+    type = String(8)
     inherit_cache = True
 
 
-@compiles(new_token, "sqlite")
-def _new_token_sqlite(element: new_token, compiler: Any, **options: Any) -> str:
-    return "lower(hex(randomblob(16)))"
+@compiles(eight_hex_digits, "sqlite")
+def _eight_hex_digits_sqlite(element: eight_hex_digits, compiler: Any, **options: Any) -> str:
+    return f"printf('%08x', {compiler.process(element.clauses, **options)})"
 
 
-@compiles(new_token, "postgresql")
-def _new_token_postgresql(element: new_token, compiler: Any, **options: Any) -> str:
-    return "replace(gen_random_uuid()::text, '-', '')"
+@compiles(eight_hex_digits, "postgresql")
+def _eight_hex_digits_postgresql(element: eight_hex_digits, compiler: Any, **options: Any) -> str:
+    return f"lpad(to_hex({compiler.process(element.clauses, **options)}), 8, '0')"
 
 
 def insert_if_absent(dialect: Dialect, table: Table) -> Insert:

@@ -61,7 +61,7 @@ class Bound:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class EpochRecord:
     """One epoch of one slot's training."""
 
     slot_id: int
@@ -158,7 +158,7 @@ class HpoStorage(RDBStorage):
         )
         return Bound(trial_id=int(trial.trial_id), number=int(trial.number), created=True)
 
-    def report(self, reports: Sequence[Report], lease_seconds: float) -> set[Lease]:
+    def report(self, reports: Sequence[EpochRecord], lease_seconds: float) -> set[Lease]:
         """Store epochs and prolong leases in one transaction; returns the leases that were lost.
 
         A value that is stored already stays as it is: after a restart an epoch is reported again. NaN and
@@ -210,7 +210,7 @@ class CachedHpoStorage(_CachedStorage):
         """See HpoStorage.bind_trial."""
         return self.backend.bind_trial(slot_id, token, template)
 
-    def report(self, reports: Sequence[Report], lease_seconds: float) -> set[Lease]:
+    def report(self, reports: Sequence[EpochRecord], lease_seconds: float) -> set[Lease]:
         """See HpoStorage.report."""
         return self.backend.report(reports, lease_seconds)
 

@@ -35,11 +35,11 @@ from sqlalchemy import (
 
 from hpo.errors import StudyNotFound, UsageError
 from hpo.storage.engine import begin_read, begin_write, now
+from hpo.storage.outcome import Outcome, OutcomeState
 from hpo.storage.schema import UNTOLD, openings, slots, studies
 
 Kind = Literal["search", "confirm", "final"]
 State = Literal["waiting", "running", "done", "failed"]
-Result = Literal["complete", "pruned", "diverged"]
 Lease = tuple[int, str]  # slot id, token
 
 PRIORITY: dict[str, int] = {"final": 0, "confirm": 1, "search": 2}  # what is nearest to the end goes first
@@ -61,7 +61,7 @@ class Slot:
     adaptive: bool  # a search slot whose parameters depend on earlier results
     seed: int  # 63 bits
     state: State
-    result: Result | None  # of a done slot
+    result: OutcomeState | None  # of a done slot
     label: str | None  # confirm, final: whose configuration
     params: dict[str, float] | None  # the configuration, for a search slot once asked
     round: int | None  # confirm, final: the round's number from 0
@@ -74,7 +74,7 @@ class Slot:
     worker: str | None  # the last one
     token: str | None  # of the present lease; a done slot keeps it, so that finish can be repeated
     lease_expires: float | None  # seconds since 1970
-    outcome: dict[str, Any] | None  # the whole result
+    outcome: Outcome | None  # the whole result
     outputs: bytes | None  # final: packed answers per test pair; only read where asked for
     error: str | None  # why it failed, last time; stays where another attempt went well
     told: bool  # Optuna's trial says so too
@@ -139,8 +139,9 @@ def columns(with_outputs: bool = False) -> list[ColumnElement[Any]]:
 def from_row(row: Row[*tuple[Any, ...]]) -> Slot:
     """A row of `columns()` as a record."""
     values = dict(row._mapping)
-    for name in ("params", "outcome"):
-        values[name] = None if values[name] is None else json.loads(values[name])
+    params, outcome = values["params"], values["outcome"]
+    values["params"] = None if params is None else json.loads(params)
+    values["outcome"] = None if outcome is None else Outcome.from_json(outcome, f"slot {row.id}")
     return Slot(**values)
 
 
@@ -207,15 +208,12 @@ def record_params(engine: Engine, slot_id: int, token: str, params: Mapping[str,
     return _change(engine, slot_id, token, params=json.dumps(dict(params), sort_keys=True))
 
 
-def finish(engine: Engine, slot_id: int, token: str, outcome: Mapping[str, Any], outputs: bytes | None = None) -> bool:
+def finish(engine: Engine, slot_id: int, token: str, outcome: Outcome, outputs: bytes | None = None) -> bool:
     """Store the whole result; False where the lease was lost, then the result is to be dropped.
 
     May be repeated: where an earlier call with this token was committed but its answer lost, True again.
     """
-    result = outcome["state"]
-    if result not in get_args(Result):
-        raise ValueError(f"an outcome's state is one of {get_args(Result)}, not {result!r}")
-    done = {"state": "done", "result": result, "outcome": json.dumps(outcome, sort_keys=True)}
+    done = {"state": "done", "result": outcome.state, "outcome": outcome.to_json()}
     if _change(engine, slot_id, token, **done, outputs=outputs, lease_expires=None, finished_at=now()):
         return True
     ours = select(slots.c.id).where(slots.c.id == slot_id, slots.c.token == token, DONE)

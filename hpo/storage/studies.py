@@ -144,11 +144,11 @@ def counts(engine: Engine, study_id: int) -> dict[Kind, Counts]:
         .where(slots.c.study_id == study_id)
         .group_by(slots.c.kind, state)
     )
-    found: dict[Kind, dict[str, int]] = {"search": {}, "confirm": {}, "final": {}}
+    by_kind: dict[Kind, dict[str, int]] = {"search": {}, "confirm": {}, "final": {}}
     with begin_read(engine) as connection:
         for row in connection.execute(by_state):
-            found[row.kind][row.state] = row.n
-    return {kind: Counts(**states) for kind, states in found.items()}
+            by_kind[row.kind][row.state] = row.n
+    return {kind: Counts(**states) for kind, states in by_kind.items()}
 
 
 # --- Making and deleting ----------------------------------------------------------------------------------

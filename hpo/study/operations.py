@@ -16,7 +16,7 @@ from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
-from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec
+from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, spec_of
 
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -101,7 +101,7 @@ def _create(engine: Engine, digits: Digits, spec: StudySpec, group: str | None, 
 
 def _compare(row: StudyRow, spec: StudySpec, digits: Digits, skip: bool) -> None:
     """Raise StudyExists, with what differs, where a study of this name is another one; else unless `skip`."""
-    lines = differences(StudySpec.from_canonical(row.spec), spec)
+    lines = differences(spec_of(row), spec)
     if row.data_digest != digits.digest:
         lines.append(f"data: digest {row.data_digest[:12]} in the database, {digits.digest[:12]} here")
     if lines:
@@ -139,7 +139,7 @@ def extend(engine: Engine, name: str, trials: int) -> int:
         raise UsageError(f"--trials must be at least 1, got {trials}")
     row = studies.get_study(engine, name)
     have = studies.counts(engine, row.id)["search"].total
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     seeds = phases.search_seeds(row.seed, have, have + trials)
     return studies.extend_study(engine, row, seeds, adaptive_from=_adaptive_from(spec))
 
@@ -159,7 +159,7 @@ def resume(engine: Engine, name: str) -> int:
 
 def created_spec(engine: Engine, name: str) -> StudySpec:
     """A study's spec as it was created: what `create` makes the same study of."""
-    return StudySpec.from_canonical(studies.get_study(engine, name).spec)
+    return spec_of(studies.get_study(engine, name))
 
 
 def tuned_spec(engine: Engine, name: str, label: str | None = None) -> StudySpec:
@@ -181,7 +181,7 @@ def tuned_spec(engine: Engine, name: str, label: str | None = None) -> StudySpec
             there = ", ".join(sorted(str(one) for one in by_label)) or "none yet"
             raise UsageError(f"study {name} has no final rounds of {label!r}; there are {there}")
         params = by_label[label] or {}
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     return spec.model_copy(update={"tuned": dict(params)})
 
 
@@ -215,7 +215,7 @@ def evaluate(
     if label is not None and not _LABEL.fullmatch(label):
         raise UsageError(f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-'")
     row = _study_to_evaluate(engine, digits, file, name, rounds, epochs)
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     label, params = _configuration(row, spec, file, label)
     wanted = rounds or spec.protocol.final_rounds
     with begin_write(engine) as connection:
@@ -240,7 +240,7 @@ def _study_to_evaluate(
         alone = file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
         create(engine, digits, [(alone, None)], skip=True)
     row = studies.get_study(engine, target)
-    spec = StudySpec.from_canonical(row.spec)
+    spec = spec_of(row)
     if file is not None and file.model != spec.model:
         raise UsageError(
             f"study {target} is of model {spec.model}, the file of {file.model}: name another with --study"

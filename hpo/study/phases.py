@@ -8,16 +8,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from sqlalchemy import Connection, Engine
 
 from hpo.errors import HpoError
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
+from hpo.storage.outcome import Outcome
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
-from hpo.study.spec import StudySpec
+from hpo.study.spec import StudySpec, spec_of
 from hpo.training.seeds import derive
 
 PAPER, TUNED = "paper", "tuned"  # labels of configurations
@@ -50,8 +50,9 @@ def search_seeds(seed: int, start: int, stop: int) -> list[int]:
 
 def candidates(found: Iterable[Slot], k: int) -> list[Slot]:
     """The best k complete search slots besides the paper's (slot 0); ties go to the lower loss."""
-    complete = [s for s in found if s.idx > 0 and s.outcome and s.outcome["state"] == "complete"]
-    return sorted(complete, key=lambda s: (-s.outcome["value"], s.outcome["loss"], s.idx))[:k]  # type: ignore[index]
+    complete = [(s, s.outcome) for s in found if s.idx > 0 and s.outcome and s.outcome.state == "complete"]
+    best = sorted(complete, key=lambda pair: (-pair[1].value, _loss(pair[1]), pair[0].idx))
+    return [slot for slot, _ in best[:k]]
 
 
 def confirmed(rounds: Iterable[Slot]) -> list[Confirmed]:
@@ -66,8 +67,8 @@ def confirmed(rounds: Iterable[Slot]) -> list[Confirmed]:
         Confirmed(
             label=label,
             params=own[0].params or {},
-            values=[s.outcome["value"] for s in own if s.outcome],
-            mean=fmean(s.outcome["value"] for s in own if s.outcome),
+            values=[s.outcome.value for s in own if s.outcome],
+            mean=fmean(s.outcome.value for s in own if s.outcome),
             loss=fmean(_loss(s.outcome) for s in own if s.outcome),
         )
         for label, own in by_label.items()
@@ -76,8 +77,8 @@ def confirmed(rounds: Iterable[Slot]) -> list[Confirmed]:
     return sorted(whole, key=lambda c: (-c.mean, c.loss, c.label != PAPER, c.label))
 
 
-def _loss(outcome: Mapping[str, Any]) -> float:
-    return float("inf") if outcome["loss"] is None else float(outcome["loss"])
+def _loss(outcome: Outcome) -> float:
+    return float("inf") if outcome.loss is None else outcome.loss
 
 
 def _rounds(
@@ -101,7 +102,7 @@ def advance(engine: Engine, row: StudyRow) -> str | None:
         if any(slot.state in ("waiting", "running") for slot in found):
             return None
         step = {"search": _end_search, "confirm": _end_confirm, "final": _end_final}[now.phase]
-        return step(connection, now, StudySpec.from_canonical(now.spec), found)
+        return step(connection, now, spec_of(now), found)
 
 
 def _may_be_over(engine: Engine, row: StudyRow) -> bool:

@@ -19,9 +19,10 @@ from optuna.storages import BaseStorage
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
-from hpo.study.spec import HYPERPARAMETERS, StudySpec
+from hpo.study.spec import HYPERPARAMETERS, StudySpec, spec_of
 from hpo.training.seeds import derive
 
 CHANCE = 0.5  # validation accuracy that a diverged trial is told with
@@ -112,7 +113,7 @@ class Search:
     """One study of ours as Optuna sees it."""
 
     def __init__(self, storage: BaseStorage, row: StudyRow) -> None:
-        self.row, self.spec = row, StudySpec.from_canonical(row.spec)
+        self.row, self.spec = row, spec_of(row)
         self._storage = storage
         self._space = distributions(self.spec)
         self._pruner = _pruner(self.spec)
@@ -160,45 +161,47 @@ class Search:
             self._tell(slot, slot.trial_id, frozen)
 
     def _tell(self, slot: Slot, trial_id: int, frozen: FrozenTrial) -> None:
-        outcome: Mapping[str, Any] = slot.outcome or {}
-        number = frozen.number
-        for epoch, value in _values(outcome).items():
+        number, outcome = frozen.number, slot.outcome
+        for epoch, value in ({} if outcome is None else _values(outcome)).items():
             if epoch not in frozen.intermediate_values:
                 self._storage.set_trial_intermediate_value(trial_id, epoch, value)
-        for name, value in _attributes(slot, outcome).items():
+        for name, value in (_error(slot) if outcome is None else _attributes(outcome)).items():
             self._storage.set_trial_user_attr(trial_id, name, value)
         study = self._study(slot)
-        if slot.state == "failed":
+        if outcome is None:  # the slot failed
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             return
-        diverged = outcome["state"] == "diverged"
+        diverged = outcome.state == "diverged"
         # As Trial.set_constraint does, which warns where a teller that broke off has set it already.
         self._storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:diverged", 1.0 if diverged else 0.0)
-        if outcome["state"] == "pruned":
+        if outcome.state == "pruned":
             study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
-            study.tell(number, outcome["value"], skip_if_finished=True)
+            study.tell(number, outcome.value, skip_if_finished=True)
 
 
-def _values(outcome: Mapping[str, Any]) -> dict[int, float]:
+def _values(outcome: Outcome) -> dict[int, float]:
     """The values that a trial is to show, by epoch; the one in which it diverged has none.
 
     A worker that dies may leave an epoch on disk (in a checkpoint, in a result) that it has not reported.
     """
-    values = outcome.get("validation_accuracy", [])
-    shown = outcome["epochs"] - 1 if values and outcome["state"] == "diverged" else len(values)
+    values = outcome.validation_accuracy
+    shown = outcome.epochs - 1 if values and outcome.state == "diverged" else len(values)
     return dict(enumerate(values[:shown], start=1))
 
 
-def _attributes(slot: Slot, outcome: Mapping[str, Any]) -> dict[str, Any]:
+def _error(slot: Slot) -> dict[str, Any]:
+    """The attributes of a failed slot's trial."""
+    return {"error": (slot.error or "")[-2000:], "attempt": slot.attempt}
+
+
+def _attributes(outcome: Outcome) -> dict[str, Any]:
     """A few JSON attributes, for each costs a write: what a person looks for in the dashboard."""
-    if slot.state == "failed":
-        return {"error": (slot.error or "")[-2000:], "attempt": slot.attempt}
-    numbers = ("state", "loss", "train_accuracy", "epochs", "seconds", "attempt", "worker", "device")
-    record = ("seeds", "versions", "git_commit", "spec_digest", "data_digest")
+    numbers = {"state", "loss", "train_accuracy", "epochs", "seconds", "attempt", "worker", "device"}
+    record = {"seeds", "versions", "git_commit", "spec_digest", "data_digest"}
     return {
-        "result": {name: outcome.get(name) for name in numbers},
-        "train_accuracy": outcome.get("train_accuracy"),
-        "loss_curve": outcome.get("train_loss"),
-        "record": {name: outcome.get(name) for name in record},
+        "result": outcome.model_dump(mode="json", include=numbers),
+        "train_accuracy": outcome.train_accuracy,
+        "loss_curve": list(outcome.train_loss),
+        "record": outcome.model_dump(mode="json", include=record),
     }

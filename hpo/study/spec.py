@@ -1,10 +1,12 @@
 """StudySpec: all that a studies/*.toml may say, checked, with one canonical form and a digest."""
 
+import functools
 import hashlib
 import json
 import math
 import re
 import tomllib
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -257,6 +259,24 @@ def builtin_spec(model: str) -> StudySpec:
     here = Path(hpo.__file__).parent  # of all of hpo
     installed = here / "builtin_studies" / f"{model}.toml"  # a wheel's; a checkout's is at the root
     return load_spec(installed if installed.exists() else here.parent / "studies" / f"{model}.toml")
+
+
+class StoredSpec(typing.Protocol):
+    """A row that holds a study's spec."""
+
+    @property
+    def spec(self) -> str:
+        """What canonical() wrote."""
+
+
+def spec_of(row: StoredSpec) -> StudySpec:
+    """The spec of a study's row; SpecError where it is damaged. A text is parsed once in a process."""
+    return _parsed(row.spec)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> StudySpec:
+    return StudySpec.from_canonical(text)
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:

@@ -1,7 +1,8 @@
-"""A worker's checkpoints. What goes wrong with them is said, and costs no more than the training since the last one."""
+"""A worker's checkpoints. What goes wrong with them is logged, and costs no more than the training since the last."""
 
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import wait
@@ -15,11 +16,12 @@ import torch
 from hpo.training.population import LaneState
 from hpo.worker.job import Job
 from hpo.worker.stores import Store, opened, sealed
-from hpo.worker.threads import errands
+from hpo.worker.threads import in_threads
 
 THREADS = 8  # checkpoints read or written at once: a bucket takes long for each
 SAVE_SECONDS = 10.0  # that the training waits for them to be written
-LOOK_SECONDS = 0.2  # between two looks whether to go on waiting
+POLL_SECONDS = 0.2  # between two questions whether to go on waiting
+logger = logging.getLogger(__name__)
 _ARRAYS = ("parameters", "first_moment", "second_moment")
 
 
@@ -28,7 +30,7 @@ class Checkpoint:
     """A training at an epoch boundary."""
 
     state: LaneState
-    record: Mapping[str, Any]  # what the job had noted by then
+    record: Mapping[str, Any]  # what the job had recorded by then
 
 
 class Checkpoints:
@@ -60,12 +62,12 @@ class Checkpoints:
         self._store.remove(name)
 
 
-class Keeper:
-    """Saves, finds and forgets the checkpoints of jobs."""
+class Checkpointer:
+    """Saves, loads and removes the checkpoints of jobs."""
 
-    def __init__(self, checkpoints: Checkpoints, seconds: float, say: Callable[[str], None]) -> None:
+    def __init__(self, checkpoints: Checkpoints, seconds: float) -> None:
         """`seconds` from one round of checkpoints to the next."""
-        self._checkpoints, self._seconds, self._say = checkpoints, seconds, say
+        self._checkpoints, self._seconds = checkpoints, seconds
         self._last = time.monotonic()
 
     @property
@@ -81,15 +83,15 @@ class Keeper:
     ) -> None:
         """Keep trainings where they are, at an epoch boundary; waits for so many seconds at most, or until `stop`."""
         now = [(job.digest, Checkpoint(state=state, record=job.record())) for job, state in states if state.epoch]
-        kept = errands([partial(self._save, *one) for one in now], THREADS)
+        writes = in_threads([partial(self._save, *checkpoint) for checkpoint in now], THREADS)
         deadline = time.monotonic() + seconds
-        while (late := wait(kept, LOOK_SECONDS).not_done) and time.monotonic() < deadline and not stop():
+        while (late := wait(writes, POLL_SECONDS).not_done) and time.monotonic() < deadline and not stop():
             pass
-        problems = {problem for one in kept if one not in late and (problem := one.result()) is not None}
+        problems = {problem for write in writes if write not in late and (problem := write.result()) is not None}
         if late:
-            problems.add(f"{len(late)} of {len(kept)} take too long")
+            problems.add(f"{len(late)} of {len(writes)} take too long")
         for problem in sorted(problems):
-            self._say(f"no checkpoint: {problem}")
+            logger.warning("no checkpoint: %s", problem)
         self._last = time.monotonic()
 
     def _save(self, name: str, checkpoint: Checkpoint) -> str | None:
@@ -99,26 +101,25 @@ class Keeper:
             return str(error)
         return None
 
-    def load_all(self, jobs: Sequence[Job]) -> list[LaneState | None]:
-        """`load` of many."""
-        return [one.result() for one in errands([partial(self.load, job) for job in jobs], THREADS)]
+    def load_all(self, jobs: Sequence[Job]) -> None:
+        """`load` for many."""
+        for loaded in in_threads([partial(self.load, job) for job in jobs], THREADS):
+            loaded.result()
 
-    def load(self, job: Job) -> LaneState | None:
-        """Where an earlier attempt got to, its record taken over; None: from the start."""
+    def load(self, job: Job) -> None:
+        """Let the job go on where an earlier attempt got to, if it left a checkpoint."""
         try:
             kept = self._checkpoints.load(job.digest)
         except Exception as error:
-            self._say(f"{job.title}: begins anew: {error}")
-            return None
-        if kept is None:
-            return None
-        job.go_on(kept.state.epoch, kept.record)
-        self._say(f"{job.title}: goes on after epoch {kept.state.epoch}")
-        return kept.state
+            logger.warning("%s: begins anew: %s", job.title, error)
+            return
+        if kept is not None:
+            job.resume(kept.state, kept.record)
+            logger.info("%s: goes on after epoch %d", job.title, kept.state.epoch)
 
-    def forget(self, job: Job) -> None:
+    def remove(self, job: Job) -> None:
         """Its training is over, its result kept."""
         try:
             self._checkpoints.remove(job.digest)
         except Exception as error:
-            self._say(f"{job.title}: its checkpoint stays: {error}")
+            logger.warning("%s: its checkpoint stays: %s", job.title, error)

@@ -5,46 +5,39 @@ decided (`lost`, `stopped`). One thread works through it in order, in batches; w
 waits, keeps everything, and tries again. Another does nothing but renew the leases, however long the first takes.
 """
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from sqlalchemy import Engine
 
 from hpo.storage import slots
-from hpo.storage.engine import is_transient, why_transient
-from hpo.storage.optuna_storage import CachedHpoStorage, Report
-from hpo.storage.slots import Slot
+from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord
+from hpo.storage.outcome import Outcome
 from hpo.study.projection import project, unless_deleted
 from hpo.study.search import Search
+from hpo.worker.backoff import FIRST_PAUSE, Backoff
+from hpo.worker.claim import Claim
 from hpo.worker.spool import Spool
 
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds between two tries while the database is away
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """A slot that this worker holds."""
-
-    slot: Slot
-    token: str
-    search: Search
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Epoch:
-    held: Held
+    claim: Claim
     epoch: int
     value: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _End:
-    held: Held
+    claim: Claim
     act: Callable[[], bool]  # the conditional statement; False: the lease was lost
 
 
@@ -64,17 +57,17 @@ class Coordinator(threading.Thread):
         storage: CachedHpoStorage,
         spool: Spool,
         lease_seconds: float,
-        say: Callable[[str], None],
-        moved: Callable[[str], None],
+        phase_moved: Callable[[str], None],
     ) -> None:
-        """`moved` is told the name of a study whose phase has moved on."""
+        """`phase_moved` is called with the name of a study whose phase has moved on."""
         super().__init__(name="coordinator", daemon=True)
-        self._engine, self._storage, self._lease, self._say = engine, storage, lease_seconds, say
-        self._spool, self._moved = spool, moved
+        self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
+        self._spool, self._phase_moved = spool, phase_moved
+        self._backoff = Backoff()
         self._hurry, self._over = threading.Event(), threading.Event()
         self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
         # By token: a worker that lost a slot may be the one that takes it up again.
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, Claim] = {}
         self._lost: set[str] = set()
         self._stopped: set[str] = set()
         self._pending, self._closing = 0, False
@@ -83,59 +76,55 @@ class Coordinator(threading.Thread):
 
     # -- the training thread's side ------------------------------------------------------------------------
 
-    def hold(self, held: Held) -> None:
-        """From now on keep this slot's lease alive."""
+    def hold(self, claim: Claim) -> None:
+        """From now on keep this claim's lease alive; called again when its slot's trial is bound."""
         with self._changed:
-            self._held[held.token] = held
+            self._held[claim.token] = claim
 
-    def report(self, held: Held, epoch: int, value: float | None) -> None:
+    def report(self, claim: Claim, epoch: int, value: float | None) -> None:
         """An epoch is done; value is what Optuna's trial is to show for it, if anything."""
-        self._put(_Epoch(held=held, epoch=epoch, value=value))
+        self._put(_Epoch(claim=claim, epoch=epoch, value=value))
 
-    def finish(self, held: Held, outcome: dict[str, Any], outputs: bytes | None) -> None:
+    def finish(self, claim: Claim, outcome: Outcome, outputs: bytes | None) -> None:
         """The slot has its whole outcome: on disk when this returns, in the database when that answers."""
-        kept = self._keep(held, outcome, outputs)
+        kept = self._keep(claim, outcome, outputs)
 
         def act() -> bool:
-            stored = slots.finish(self._engine, held.slot.id, held.token, outcome, outputs)
+            stored = slots.finish(self._engine, *claim.lease, outcome, outputs)
             if kept is not None:
                 self._spool.remove(kept)
             return stored
 
-        self._put(_End(held=held, act=act))
+        self._put(_End(claim=claim, act=act))
 
-    def _keep(self, held: Held, outcome: dict[str, Any], outputs: bytes | None) -> str | None:
+    def _keep(self, claim: Claim, outcome: Outcome, outputs: bytes | None) -> str | None:
         try:
-            return self._spool.put(held.slot.id, held.token, outcome, outputs)
+            return self._spool.put(claim.lease, outcome, outputs)
         except OSError as error:
-            self._say(f"slot {held.slot.id}: its result is in memory alone until the database has it: {error}")
+            logger.warning("%s: its result is in memory alone until the database has it: %s", claim.title, error)
             return None
 
-    def fail(self, held: Held, error: str) -> None:
+    def fail(self, claim: Claim, error: str) -> None:
         """The model's code raised; the slot is retried once."""
+        self._put(_End(claim=claim, act=lambda: slots.fail(self._engine, *claim.lease, error, retry=True)))
 
-        def act() -> bool:
-            return slots.fail(self._engine, held.slot.id, held.token, error, retry=True)
-
-        self._put(_End(held=held, act=act))
-
-    def release(self, held: Held) -> None:
+    def release(self, claim: Claim) -> None:
         """Give the slot back, for another worker to go on."""
-        self._put(_End(held=held, act=lambda: slots.release(self._engine, held.slot.id, held.token)))
+        self._put(_End(claim=claim, act=lambda: slots.release(self._engine, *claim.lease)))
 
     def release_all(self) -> None:
         """Give back every slot that is held when what was handed over before is stored, in one statement."""
         self._put(_ReleaseAll())
 
-    def lost(self, held: Held) -> bool:
+    def lost(self, claim: Claim) -> bool:
         """Whether this lease is lost: drop what its lane does."""
         with self._changed:
-            return held.token in self._lost
+            return claim.token in self._lost
 
-    def stopped(self, held: Held) -> bool:
+    def stopped(self, claim: Claim) -> bool:
         """Whether the pruner has stopped the slot's trial."""
         with self._changed:
-            return held.token in self._stopped
+            return claim.token in self._stopped
 
     def settle(self, seconds: float | None = None) -> bool:
         """Wait until everything handed over is stored; False if the time ran out first."""
@@ -181,23 +170,23 @@ class Coordinator(threading.Thread):
 
     def _work(self) -> None:
         while (batch := self._collect()) is not None:
-            self._turn(batch)
+            self._process(batch)
             with self._changed:
                 self._pending -= len(batch)
                 self._changed.notify_all()
 
-    def _turn(self, batch: Sequence[_Event]) -> None:
+    def _process(self, batch: Sequence[_Event]) -> None:
         reports = [event for event in batch if isinstance(event, _Epoch)]
-        self._patiently(lambda: self._store(reports))
-        to_tell: dict[int, Search] = {}  # by study
+        self._insist(partial(self._store, reports))
+        ended: dict[int, Search] = {}  # by study
         for event in batch:
             if isinstance(event, _End):
-                self._patiently(lambda event=event: self._end(event, to_tell))  # type: ignore[misc]
+                self._insist(partial(self._end, event, ended))
             elif isinstance(event, _ReleaseAll):
-                self._patiently(self._release_held)
+                self._insist(self._release_held)
         # Once for all that ended together, and after they are stored: this takes long.
-        for search in to_tell.values():
-            self._patiently(lambda search=search: self._project(search))  # type: ignore[misc]
+        for search in ended.values():
+            self._insist(partial(self._project, search))
 
     def _collect(self) -> list[_Event] | None:
         """All events at hand, of which there is at least one; None at the end of all."""
@@ -216,15 +205,15 @@ class Coordinator(threading.Thread):
 
     def _renew(self) -> None:
         """Keep the leases alive; what goes wrong with that on the way goes wrong with the other thread's work too."""
-        while not self._over.wait(self._lease / 4):
+        while not self._over.wait(self._lease_seconds / 4):
             with self._changed:
                 held = list(self._held.values())
             with suppress(Exception):
-                self._report([_row(one, 0, None) for one in held])
+                self._report([_row(claim, 0, None) for claim in held])
 
-    def _report(self, rows: Sequence[Report]) -> None:
+    def _report(self, rows: Sequence[EpochRecord]) -> None:
         with self._reporting:  # two updates of the same rows could wait for each other
-            lost = self._storage.report(rows, self._lease)
+            lost = self._storage.report(rows, self._lease_seconds)
         with self._changed:
             for _, token in lost:
                 self._lost.add(token)
@@ -232,55 +221,50 @@ class Coordinator(threading.Thread):
 
     def _store(self, reports: Sequence[_Epoch]) -> None:
         """Store the epochs, which renews these leases, in one transaction; then ask the pruner."""
-        self._report([_row(event.held, event.epoch, event.value) for event in reports])
-        newest = {event.held.token: event for event in reports if event.value is not None}
+        self._report([_row(event.claim, event.epoch, event.value) for event in reports])
+        newest = {event.claim.token: event for event in reports if event.value is not None}
         for token, event in newest.items():
-            search = event.held.search
+            search = event.claim.search
             with unless_deleted(self._engine, search):
-                if not self.lost(event.held) and search.should_prune(event.held.slot, event.epoch):
+                if not self.lost(event.claim) and search.should_prune(event.claim.slot, event.epoch):
                     with self._changed:
                         self._stopped.add(token)
 
-    def _end(self, event: _End, to_tell: dict[int, Search]) -> None:
+    def _end(self, event: _End, ended: dict[int, Search]) -> None:
         """Store an end; may be repeated."""
-        held = event.held
+        claim = event.claim
         with self._changed:
-            self._held.pop(held.token, None)
+            self._held.pop(claim.token, None)
         happened = event.act()
         with self._changed:
-            self._stopped.discard(held.token)
-            self._lost.discard(held.token)
+            self._stopped.discard(claim.token)
+            self._lost.discard(claim.token)
         if happened:
-            to_tell[held.search.row.id] = held.search
+            ended[claim.study.id] = claim.search
         else:
-            self._say(f"slot {held.slot.id}: its lease was lost, its result is dropped")
+            logger.warning("slot %d: its lease was lost, its result is dropped", claim.slot.id)
 
     def _release_held(self) -> None:
         with self._changed:
             held = list(self._held.values())
         with self._reporting:
-            slots.release_all(self._engine, [(one.slot.id, one.token) for one in held])
+            slots.release_all(self._engine, [claim.lease for claim in held])
         with self._changed:
             self._held.clear()
 
     def _project(self, search: Search) -> None:
         if project(self._engine, search):
-            self._moved(search.row.name)
+            self._phase_moved(search.row.name)
 
-    def _patiently(self, act: Callable[[], None]) -> None:
+    def _insist(self, act: Callable[[], None]) -> None:
         """Do it; while the database is away, wait and do it again."""
-        pause = FIRST_BACKOFF
-        while True:
-            try:
-                return act()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._say(f"the database does not answer, trying again in {pause:g} s: {why_transient(error)}")
-                if self._hurry.wait(pause):
-                    time.sleep(FIRST_BACKOFF / 4)
-                pause = min(2 * pause, LONGEST_BACKOFF)
+        self._backoff.insist(act, self._pause)
+
+    def _pause(self, seconds: float) -> None:
+        if self._hurry.wait(seconds):
+            time.sleep(FIRST_PAUSE / 4)
 
 
-def _row(held: Held, epoch: int, value: float | None) -> Report:
-    return Report(slot_id=held.slot.id, token=held.token, trial_id=held.slot.trial_id, epoch=epoch, value=value)
+def _row(claim: Claim, epoch: int, value: float | None) -> EpochRecord:
+    slot_id, token = claim.lease
+    return EpochRecord(slot_id=slot_id, token=token, trial_id=claim.slot.trial_id, epoch=epoch, value=value)

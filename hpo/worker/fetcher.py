@@ -1,6 +1,7 @@
 """What a worker trains next: slots claimed, their trials bound, their parameters asked for, ready for a lane."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
@@ -12,11 +13,13 @@ from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.studies import StudyRow
 from hpo.study.projection import unless_deleted
 from hpo.study.search import Search, fixed_trial
-from hpo.study.spec import StudySpec
-from hpo.training.population import LaneState
-from hpo.worker.checkpoints import Keeper
-from hpo.worker.coordinator import Coordinator, Held
+from hpo.study.spec import spec_of
+from hpo.worker.checkpoints import Checkpointer
+from hpo.worker.claim import Claim
+from hpo.worker.coordinator import Coordinator
 from hpo.worker.job import Job
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,20 +33,11 @@ class Group:
     @classmethod
     def of(cls, row: StudyRow) -> "Group":
         """The group that a study belongs to."""
-        protocol = StudySpec.from_canonical(row.spec).protocol
+        protocol = spec_of(row).protocol
         return cls(row.model, protocol.training_pairs, protocol.batch_size)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """A slot that only needs a lane."""
-
-    job: Job
-    held: Held
-    state: LaneState | None = None  # of its checkpoint, where there is one
-
-
-class Supply:
+class Fetcher:
     """Claims slots for a worker; everything here asks the database."""
 
     def __init__(
@@ -51,19 +45,21 @@ class Supply:
         engine: Engine,
         storage: CachedHpoStorage,
         coordinator: Coordinator,
-        keeper: Keeper,
+        checkpointer: Checkpointer,
         digits: Digits,
         *,
         worker: str,
         study_names: Sequence[str],
         lease_seconds: float,
-        say: Callable[[str], None],
     ) -> None:
         """`study_names` are the studies to serve; none: all."""
         self._engine, self._storage, self._coordinator, self._digits = engine, storage, coordinator, digits
-        self._keeper = keeper
-        self._worker, self._names, self._lease, self._say = worker, study_names, lease_seconds, say
+        self._checkpointer = checkpointer
+        self._worker, self._names, self._lease_seconds = worker, study_names, lease_seconds
         self._other_data: set[str] = set()
+        # What a try that broke off has left: a claim whose answer did not come, and claims that are not ready yet.
+        self._unanswered: tuple[Group, str] | None = None  # its ticket
+        self._unprepared: list[Claim] = []
 
     def rows(self) -> list[StudyRow]:
         """The studies to serve that were made with the data at hand."""
@@ -74,7 +70,7 @@ class Supply:
         for row in rows:
             if row.data_digest != self._digits.digest and row.name not in self._other_data:
                 self._other_data.add(row.name)
-                self._say(f"study {row.name} was made with other data than {self._digits.source}: left alone")
+                logger.warning("study %s was made with other data than %s: left alone", row.name, self._digits.source)
         return [row for row in rows if row.data_digest == self._digits.digest]
 
     def claimable(self, rows: Sequence[StudyRow]) -> list[str]:
@@ -99,53 +95,81 @@ class Supply:
         """Whether there is something to claim for a group."""
         return bool(self.claimable([row for row in rows if Group.of(row) == group]))
 
-    def fetch(self, group: Group, lanes: int, *, if_its_turn: bool) -> list[Ready]:
-        """Up to so many slots of a group; with `if_its_turn` none where another group has waited for its turn."""
+    def fetch(self, group: Group, lanes: int, *, if_its_turn: bool) -> list[Job]:
+        """Up to so many slots of a group, ready for a lane; with `if_its_turn` none where another group's turn is due.
+
+        Where the database breaks off on the way, what is claimed by then stays claimed, and the next call goes on
+        with it.
+        """
         rows = self.rows()
-        if if_its_turn and self.choose(rows) != group:
-            return []
-        own = {row.id: row for row in rows if Group.of(row) == group}
-        if not own:
-            return []
+        self._recover(group)
+        if not self._unprepared:
+            if if_its_turn and self.choose(rows) != group:
+                return []
+            self._claim(group, lanes, rows, claims.new_ticket())
+        jobs = []
+        while self._unprepared:
+            job = self._prepare(self._unprepared[0])
+            self._unprepared.pop(0)
+            if job is not None:
+                jobs.append(job)
+        self._checkpointer.load_all(jobs)
+        return jobs
+
+    def settle(self) -> None:
+        """Learn what a claim took whose answer did not come: held from now on, it can be released."""
+        if self._unanswered is not None:
+            left, ticket = self._unanswered
+            self._claim(left, 0, self.rows(), ticket)
+
+    def _recover(self, group: Group) -> None:
+        """Take up what an earlier try left; what is of another group than this one goes back."""
+        self.settle()
+        for claim in [claim for claim in self._unprepared if Group.of(claim.study) != group]:
+            self._coordinator.release(claim)
+            self._unprepared.remove(claim)
+
+    def _claim(self, group: Group, lanes: int, rows: Sequence[StudyRow], ticket: str) -> None:
+        """Claim up to so many slots; with the ticket of a claim whose answer did not come, what that one took."""
+        studies_of_group = {row.id: row for row in rows if Group.of(row) == group}
+        if not studies_of_group:
+            self._unanswered = None
+            return
+        again = self._unanswered is not None
+        self._unanswered = (group, ticket)
         claimed = claims.claim(
             self._engine,
             lanes,
             worker=self._worker,
-            lease_seconds=self._lease,
+            lease_seconds=self._lease_seconds,
             model=group.model,
-            study_ids=list(own),
+            study_ids=list(studies_of_group),
+            ticket=ticket,
+            again=again,
         )
-        helds = [
-            Held(slot=slot, token=slot.token or "", search=Search(self._storage, own[slot.study_id]))
-            for slot in claimed
-        ]
-        for held in helds:
-            self._coordinator.hold(held)
-        try:
-            ready = [one for one in map(self._prepare, helds) if one is not None]
-        except BaseException:
-            for held in helds:  # once the database answers again
-                self._coordinator.release(held)
-            raise
-        states = self._keeper.load_all([one.job for one in ready])
-        return [replace(one, state=state) for one, state in zip(ready, states, strict=True)]
+        self._unanswered = None
+        for slot in claimed:
+            claim = Claim(slot=slot, search=Search(self._storage, studies_of_group[slot.study_id]))
+            self._coordinator.hold(claim)
+            self._unprepared.append(claim)
 
-    def _prepare(self, held: Held) -> Ready | None:
+    def _prepare(self, claim: Claim) -> Job | None:
         """Bind the slot to its trial and ask for its parameters; None where the lease is lost already."""
-        slot, token, search = held.slot, held.token, held.search
+        slot, search = claim.slot, claim.search
         template = None
         if slot.kind != "search":
             template = fixed_trial(search.spec, slot.params or {}, slot.label or "", slot.round or 0)
-        ready = None
+        job = None
         try:
             with unless_deleted(self._engine, search):
-                bound = self._storage.bind_trial(slot.id, token, template)
+                bound = self._storage.bind_trial(*claim.lease, template)
                 slot = replace(slot, trial_id=bound.trial_id, trial_number=bound.number)
                 params = search.ask(slot) if slot.kind == "search" else slot.params or {}
-                if slot.params is None and not slots.record_params(self._engine, slot.id, token, params):
-                    raise LeaseLost(f"slot {slot.id}: the lease was lost before it began")
-                job = Job(slot=slot, row=search.row, spec=search.spec, params=params)
-                ready = Ready(job=job, held=replace(held, slot=slot))
+                if slot.params is None and not slots.record_params(self._engine, *claim.lease, params):
+                    raise LeaseLost(f"slot {slot.id}: the lease was lost before its training began")
+                claim = replace(claim, slot=slot)
+                self._coordinator.hold(claim)
+                job = Job(claim=claim, params=params)
         except LeaseLost as error:
-            self._say(str(error))
-        return ready
+            logger.warning("%s", error)
+        return job

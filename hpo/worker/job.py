@@ -1,4 +1,4 @@
-"""One slot's training: from the slot to the population's task, and from its end to the outcome to store."""
+"""One training of this worker: what it was given, what it has given so far, and the population's task for it."""
 
 import functools
 import hashlib
@@ -8,21 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpo.storage.slots import Slot
-from hpo.storage.studies import StudyRow
-from hpo.study.spec import StudySpec
 from hpo.training import draws
-from hpo.training.population import EpochReport, Task
+from hpo.training.population import EpochReport, LaneState, Task
+from hpo.worker.claim import Claim
 
 
 @dataclass(kw_only=True)
 class Job:
-    """A slot in a lane: what it was given and what it has given so far."""
+    """A claim in training."""
 
-    slot: Slot
-    row: StudyRow
-    spec: StudySpec
+    claim: Claim
     params: Mapping[str, float]
+    state: LaneState | None = None  # where it begins: a checkpoint's, None from the start
     started: float = field(default_factory=time.monotonic)
     train_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
@@ -32,16 +29,19 @@ class Job:
     resumed_at: list[int] = field(default_factory=list)  # epochs where it went on from a checkpoint
 
     @property
-    def draw_seed(self) -> int:
-        """The search's draws are the study's; a round's are its own, shared by all models and labels."""
-        return self.row.seed if self.slot.kind == "search" else self.slot.seed
+    def title(self) -> str:
+        """The claim's name for people."""
+        return self.claim.title
 
     @property
-    def title(self) -> str:
-        """What people call it, for example "ws:final tuned round 3"."""
-        if self.slot.kind == "search":
-            return f"{self.row.name} trial {self.slot.trial_number}"
-        return f"{self.row.name}:{self.slot.kind} {self.slot.label} round {self.slot.round}"
+    def epochs(self) -> int:
+        """How many it is to train."""
+        return self.claim.spec.budget.epochs
+
+    @property
+    def trained(self) -> bool:
+        """Whether the state that it begins with is that after its last epoch: only its test is left."""
+        return self.state is not None and self.state.epoch >= self.epochs
 
     @property
     def seconds(self) -> float:
@@ -51,15 +51,15 @@ class Job:
     @property
     def digest(self) -> str:
         """Of all that makes this training what it is: equal digests are equal trainings, in any database."""
-        makes = [
-            self.row.spec_digest,
-            self.row.data_digest,
-            self.slot.kind,
-            self.draw_seed,
-            self.slot.seed,
+        identity = [
+            self.claim.study.spec_digest,
+            self.claim.study.data_digest,
+            self.claim.slot.kind,
+            self.claim.draw_seed,
+            self.claim.slot.seed,
             sorted(self.params.items()),
         ]
-        return hashlib.sha256(json.dumps(makes).encode()).hexdigest()[:40]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, as it is now."""
@@ -72,16 +72,17 @@ class Job:
             "resumed_at": self.resumed_at,
         }
 
-    def go_on(self, epoch: int, record: Mapping[str, Any]) -> None:
-        """Take over what an earlier attempt had noted by an epoch."""
+    def resume(self, state: LaneState, record: Mapping[str, Any]) -> None:
+        """Go on where an earlier attempt was, with what it had recorded."""
+        self.state = state
         self.train_loss = list(record["train_loss"])
         self.validation_accuracy = list(record["validation_accuracy"])
         self.validation_loss = record["validation_loss"]
         self.seconds_before = record["seconds"]
-        self.device_seconds = record.get("device_seconds", 0.0)  # checkpoints made before had none
-        self.resumed_at = [*record["resumed_at"], epoch]
+        self.device_seconds = record.get("device_seconds", 0.0)  # checkpoints made before 0.1.0 have none
+        self.resumed_at = [*record["resumed_at"], state.epoch]
 
-    def note(self, report: EpochReport, device_seconds: float) -> None:
+    def add_epoch(self, report: EpochReport, device_seconds: float) -> None:
         """Keep an epoch's numbers, and its share of the device's time."""
         self.device_seconds += device_seconds
         self.train_loss.append(report.train_loss)
@@ -103,13 +104,13 @@ class Draws:
 
     def task(self, job: Job) -> Task:
         """The population's task for a job; a final round has no validation."""
-        protocol = job.spec.protocol
-        training, validation = self._draw(job.draw_seed, protocol.training_pairs, protocol.validation_pairs)
+        claim, protocol = job.claim, job.claim.spec.protocol
+        training, validation = self._draw(claim.draw_seed, protocol.training_pairs, protocol.validation_pairs)
         return Task(
-            key=job.slot.id,
+            key=claim.slot.id,
             params=job.params,
-            seed=job.slot.seed,
-            epochs=job.spec.budget.epochs,
+            seed=claim.slot.seed,
+            epochs=job.epochs,
             training=training,
-            validation=None if job.slot.kind == "final" else validation,
+            validation=None if claim.slot.kind == "final" else validation,
         )

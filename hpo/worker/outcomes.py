@@ -7,12 +7,12 @@ import subprocess
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 import hpo
+from hpo.storage.outcome import Outcome, OutcomeState, Seeds, pack_answers
 from hpo.study.search import CHANCE
 from hpo.training import draws
 from hpo.training.population import Population, Prediction
@@ -21,72 +21,69 @@ from hpo.worker.job import Job
 PACKAGES = ("torch", "optuna", "numpy", "sqlalchemy")  # whose versions every outcome records, beside hpo's own
 
 
-def finished(
+def outcome_of(
     job: Job,
     population: Population,
     parameters: Tensor,
     training: draws.PairTable,
-    state: str,
+    state: OutcomeState,
     test: Callable[[], tuple[draws.ImagePool, draws.PairTable]],
-) -> tuple[dict[str, Any], bytes | None]:
-    """The outcome (and a final round's packed outputs) of a job that is complete, pruned or diverged.
+) -> tuple[Outcome, bytes | None]:
+    """The outcome (and a final round's packed answers) of a job that is complete, pruned or diverged.
 
     parameters (n,) are what its training ended with; training its samples, over the population's images.
     `test` opens pool B and draws the test pairs; it is called for a complete final round alone.
     """
-    value, loss, train_accuracy, outputs = CHANCE, None, None, None
+    claim = job.claim
+    value, loss, train_accuracy, answers = CHANCE, None, None, None
     if state == "complete":
         train_accuracy = population.predict(parameters, training).accuracy
-    if state != "diverged" and job.slot.kind != "final":
+    if state != "diverged" and claim.slot.kind != "final":
         value, loss = job.validation_accuracy[-1], job.validation_loss
     elif state == "complete":
         pool, pairs = test()
         prediction = population.predict(parameters, pairs, population.cut(pool.images))
-        value, loss, outputs = prediction.accuracy, prediction.loss, pack(prediction)
-    outcome = {
-        "state": state,
-        "value": value,
-        "loss": loss,
-        "train_accuracy": train_accuracy,
-        "epochs": len(job.train_loss),
-        "train_loss": [_finite(x) for x in job.train_loss],
-        "validation_accuracy": job.validation_accuracy,
-        "seconds": round(job.seconds, 3),
-        "device_seconds": round(job.device_seconds, 3),
-        "resumed_at": job.resumed_at,
-        "attempt": job.slot.attempt,
-        "worker": job.slot.worker,
-        "device": device_name(population),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "spec_digest": job.row.spec_digest,
-        "data_digest": job.row.data_digest,
-        "seeds": {"slot": job.slot.seed, "draw": job.draw_seed},
-    }
-    return outcome, outputs
+        value, loss, answers = prediction.accuracy, prediction.loss, _packed(prediction)
+    outcome = Outcome(
+        state=state,
+        value=value,
+        loss=loss,
+        train_accuracy=train_accuracy,
+        epochs=len(job.train_loss),
+        train_loss=tuple(_finite(x) for x in job.train_loss),
+        validation_accuracy=tuple(job.validation_accuracy),
+        seconds=round(job.seconds, 3),
+        device_seconds=round(job.device_seconds, 3),
+        resumed_at=tuple(job.resumed_at),
+        attempt=claim.slot.attempt,
+        worker=claim.slot.worker,
+        device=device_name(population),
+        versions=versions(),
+        git_commit=git_commit(),
+        spec_digest=claim.study.spec_digest,
+        data_digest=claim.study.data_digest,
+        seeds=Seeds(slot=claim.slot.seed, draw=claim.draw_seed),
+    )
+    return outcome, answers
 
 
-def pack(prediction: Prediction) -> bytes:
-    """One byte a test pair: answer + 2 * (10 * digit 1 + digit 2), digits 0 where the model says none."""
-    code = prediction.answer.numpy().astype(np.uint8)
-    if prediction.digits is not None:
-        digits = prediction.digits.numpy()
-        code = code + 2 * (10 * digits[:, 0] + digits[:, 1]).astype(np.uint8)
-    return code.tobytes()
-
-
-def in_words(outcome: dict[str, Any], kind: str) -> str:
+def summary_of(outcome: Outcome, kind: str) -> str:
     """An outcome on one line: how it ended, accuracies, epochs, time."""
-    words = [outcome["state"]]
-    if outcome["train_accuracy"] is not None:
-        words.append(f"train {outcome['train_accuracy']:.2%}")
-    if outcome["state"] != "diverged":
-        words.append(f"{'test' if kind == 'final' else 'validation'} {outcome['value']:.2%}")
-    return ", ".join([*words, f"{outcome['epochs']} epochs", f"{outcome['seconds']:.0f} s"])
+    parts: list[str] = [outcome.state]
+    if outcome.train_accuracy is not None:
+        parts.append(f"train {outcome.train_accuracy:.2%}")
+    if outcome.state != "diverged":
+        parts.append(f"{'test' if kind == 'final' else 'validation'} {outcome.value:.2%}")
+    return ", ".join([*parts, f"{outcome.epochs} epochs", f"{outcome.seconds:.0f} s"])
+
+
+def _packed(prediction: Prediction) -> bytes:
+    digits = prediction.digits
+    return pack_answers(prediction.answer.numpy(), None if digits is None else digits.numpy())
 
 
 def _finite(x: float) -> float | None:
-    return x if np.isfinite(x) else None  # JSON has no NaN
+    return x if np.isfinite(x) else None
 
 
 def device_name(population: Population) -> str:
@@ -111,12 +108,12 @@ def versions() -> dict[str, str]:
 @functools.cache
 def git_commit() -> str | None:
     """The commit of the code that runs, "+" behind it where files differ; HPO_GIT_COMMIT in images without git."""
-    if told := os.environ.get("HPO_GIT_COMMIT"):
-        return told
-    here = Path(hpo.__file__).parent  # of all of hpo
+    if given := os.environ.get("HPO_GIT_COMMIT"):
+        return given
+    package = Path(hpo.__file__).parent
     try:
-        commit = _git(here, "rev-parse", "HEAD")
-        return commit + ("+" if _git(here, "status", "--porcelain", "--", ".") else "")
+        commit = _git(package, "rev-parse", "HEAD")
+        return commit + ("+" if _git(package, "status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

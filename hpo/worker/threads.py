@@ -1,4 +1,8 @@
-"""Work beside the training, on threads that the end of the process does not wait for."""
+"""Work beside the training, on threads that the end of the process does not wait for.
+
+Not a ThreadPoolExecutor: the interpreter joins its threads at exit, and one of them may wait for a database that
+does not answer.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -9,22 +13,22 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def errand(act: Callable[[], T]) -> Future[T]:
+def in_thread(act: Callable[[], T]) -> Future[T]:
     """Do it on a thread of its own."""
-    return errands([act], 1)[0]
+    return in_threads([act], 1)[0]
 
 
-def errands(acts: Sequence[Callable[[], T]], threads: int) -> list[Future[T]]:
+def in_threads(acts: Sequence[Callable[[], T]], threads: int) -> list[Future[T]]:
     """Do them in order on so many threads."""
     results: list[Future[T]] = [Future() for _ in acts]
-    todo: SimpleQueue[tuple[Callable[[], T], Future[T]]] = SimpleQueue()
+    waiting: SimpleQueue[tuple[Callable[[], T], Future[T]]] = SimpleQueue()
     for pair in zip(acts, results, strict=True):
-        todo.put(pair)
+        waiting.put(pair)
 
     def run() -> None:
         while True:
             try:
-                act, result = todo.get_nowait()
+                act, result = waiting.get_nowait()
             except Empty:
                 return
             try:
@@ -33,7 +37,7 @@ def errands(acts: Sequence[Callable[[], T]], threads: int) -> list[Future[T]]:
                 result.set_exception(error)
 
     for _ in range(min(threads, len(acts))):
-        threading.Thread(target=run, name="errand", daemon=True).start()
+        threading.Thread(target=run, name="beside", daemon=True).start()
     return results
 
 
@@ -41,16 +45,16 @@ class Background:
     """What nobody waits for, done one after the other."""
 
     def __init__(self) -> None:
-        self._todo: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._pending = 0
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="background", daemon=True).start()
 
-    def ask(self, act: Callable[[], None]) -> None:
+    def submit(self, act: Callable[[], None]) -> None:
         """Have it done; it must not raise."""
         with self._changed:
             self._pending += 1
-        self._todo.put(act)
+        self._waiting.put(act)
 
     def settle(self, seconds: float) -> bool:
         """Wait until all of it is done; False if the time ran out first."""
@@ -59,7 +63,7 @@ class Background:
 
     def _run(self) -> None:
         while True:
-            act = self._todo.get()
+            act = self._waiting.get()
             try:
                 act()
             finally:

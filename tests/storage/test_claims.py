@@ -1,6 +1,7 @@
 """Which slots a worker gets: order, the limit on adaptive ones, expiry; both databases."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from sqlalchemy import Engine, text, update
 
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import begin_read, begin_write
-from hpo.storage.optuna_storage import Report, make_storage
+from hpo.storage.optuna_storage import EpochRecord, make_storage
 from hpo.storage.schema import slots as table
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from tests.support.outcomes import outcome as outcome_of
 
 
 def claim(engine: Engine, n: int = 100, lease_seconds: float = 60, model: str = "ws", **options: Any) -> list[Slot]:
@@ -25,7 +27,7 @@ def places(claimed: list[Slot], *rows: StudyRow) -> list[str]:
 
 
 def finish(engine: Engine, slot: Slot) -> None:
-    assert slots.finish(engine, slot.id, slot.token or "", {"state": "complete", "value": 0.5})
+    assert slots.finish(engine, slot.id, slot.token or "", outcome_of(value=0.5))
 
 
 def advance_epoch(engine: Engine, slot: Slot, epoch: int) -> None:
@@ -120,7 +122,7 @@ def test_attempts_are_used_up_by_expiries_without_progress(engine: Engine, make_
     failed = slots.get_slot(engine, slot.id)
     assert (failed.state, failed.expiries, failed.attempt) == ("failed", 3, 3)
     assert failed.error == "the lease expired 3 times without a new epoch; last worker: w"
-    assert not slots.finish(engine, slot.id, slot.token, {"state": "complete"})
+    assert not slots.finish(engine, slot.id, slot.token, outcome_of())
     assert claims.sweep(engine) == []
 
 
@@ -245,7 +247,7 @@ def test_no_statement_reads_all_slots(engine: Engine, make_study, statements) ->
     with statements(engine) as sent:
         one, two, *_ = claim(engine)
         bound = storage.bind_trial(one.id, one.token)
-        report = Report(slot_id=one.id, token=one.token, trial_id=bound.trial_id, epoch=1, value=0.5)
+        report = EpochRecord(slot_id=one.id, token=one.token, trial_id=bound.trial_id, epoch=1, value=0.5)
         storage.report([report], 60)
         slots.renew(engine, [(one.id, one.token), (two.id, two.token)], 60)
         finish(engine, one)
@@ -308,3 +310,38 @@ def _reads_all(engine: Engine, statement: str, given: Any) -> bool:
 def _seq_scans(node: dict[str, Any]) -> bool:
     here = node["Node Type"] == "Seq Scan" and node["Relation Name"] == "hpo_slots"
     return here or any(_seq_scans(child) for child in node.get("Plans", []))
+
+
+def test_a_claim_made_again_returns_what_it_took(engine: Engine, make_study) -> None:
+    """An answer was lost: the same ticket gives the same slots and tokens, claimed once, their leases prolonged."""
+    make_study(trials=6, adaptive_from=None)
+    ticket = claims.new_ticket()
+    first = claim(engine, 2, lease_seconds=5, ticket=ticket)
+    again = claim(engine, 2, lease_seconds=600, ticket=ticket, again=True)
+    assert [(slot.id, slot.token, slot.attempt) for slot in again] == [(s.id, s.token, 1) for s in first]
+    assert all((b.lease_expires or 0) > (a.lease_expires or 0) + 500 for a, b in zip(first, again, strict=True))
+    assert len({slot.token for slot in first}) == 2
+    assert all(slot.token and slot.token.startswith(ticket) and len(slot.token) == 32 for slot in first)
+
+
+def test_a_claim_that_never_happened_is_made_when_it_is_made_again(engine: Engine, make_study) -> None:
+    """The connection was cut before the commit: nothing was taken, so slots are taken now."""
+    make_study(trials=6, adaptive_from=None)
+    ticket = claims.new_ticket()
+    again = claim(engine, 2, ticket=ticket, again=True)
+    assert [slot.attempt for slot in again] == [1, 1]
+    assert claim(engine, 2, ticket=ticket, again=True) == [
+        replace(slot, lease_expires=now.lease_expires)
+        for slot, now in zip(again, (slots.get_slot(engine, s.id) for s in again), strict=True)
+    ]
+
+
+def test_a_claim_made_again_leaves_to_others_what_they_have(engine: Engine, make_study) -> None:
+    """What expired meanwhile and went to another, or is finished, is not returned."""
+    make_study(trials=3, adaptive_from=None)
+    ticket = claims.new_ticket()
+    claimed = claim(engine, 3, lease_seconds=-1, ticket=ticket)
+    (taken,) = claim(engine, 1)
+    done, kept = (slot for slot in claimed if slot.id != taken.id)
+    finish(engine, done)
+    assert [slot.id for slot in claim(engine, 3, ticket=ticket, again=True)] == [kept.id]

@@ -21,6 +21,7 @@ from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import metadata
 from hpo.storage.slots import finish
 from hpo.storage.studies import NewStudy, create_study, delete_study
+from tests.support.outcomes import outcome as outcome_of
 
 Open = Callable[[str], Engine]
 
@@ -226,7 +227,7 @@ def test_workers_need_no_right_to_make_tables(postgres_engine: Engine, postgres,
     create_study(engine, new)
     (slot,) = claim(engine, 1, worker="w", lease_seconds=60, model="ws")
     assert make_storage(engine).bind_trial(slot.id, slot.token or "").number == 0
-    assert finish(engine, slot.id, slot.token or "", {"state": "complete"})
+    assert finish(engine, slot.id, slot.token or "", outcome_of())
     delete_study(engine, "ws")
     change(postgres_engine, f"DROP OWNED BY {role}")
     postgres.sql(f"DROP ROLE {role}")

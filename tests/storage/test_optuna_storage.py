@@ -15,9 +15,10 @@ from sqlalchemy import Engine
 from hpo.errors import DatabaseUnreachable, LeaseLost
 from hpo.storage import claims, slots
 from hpo.storage.engine import begin_write
-from hpo.storage.optuna_storage import CachedHpoStorage, HpoStorage, Report, make_storage, open_optuna
+from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord, HpoStorage, make_storage, open_optuna
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from tests.support.outcomes import outcome as outcome_of
 
 RATE = FloatDistribution(1e-4, 1e-1, log=True)
 
@@ -36,8 +37,8 @@ def claim(engine: Engine, n: int = 1, lease_seconds: float = 60) -> list[Slot]:
     return claims.claim(engine, n, worker="w", lease_seconds=lease_seconds, model="ws")
 
 
-def report(slot: Slot, trial_id: int, epoch: int, value: float | None = 0.5) -> Report:
-    return Report(slot_id=slot.id, token=slot.token or "", trial_id=trial_id, epoch=epoch, value=value)
+def report(slot: Slot, trial_id: int, epoch: int, value: float | None = 0.5) -> EpochRecord:
+    return EpochRecord(slot_id=slot.id, token=slot.token or "", trial_id=trial_id, epoch=epoch, value=value)
 
 
 def test_a_trial_is_made_when_its_slot_is_bound(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
@@ -206,7 +207,7 @@ def test_lost_slots_report_nothing(engine: Engine, study: StudyRow, storage: Cac
     assert storage.get_trial(ids[0]).intermediate_values == {}
     assert storage.get_trial(ids[1]).intermediate_values == {1: 0.5}
     assert slots.get_slot(engine, stale.id) == fresh
-    slots.finish(engine, held.id, held.token, {"state": "complete"})
+    slots.finish(engine, held.id, held.token, outcome_of())
     assert storage.report([report(held, ids[1], 2)], 60) == {(held.id, held.token)}, "nothing is added to what is done"
 
 

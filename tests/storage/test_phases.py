@@ -21,6 +21,7 @@ from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
 from hpo.study.phases import PAPER, TUNED, ConfigurationDiffers, advance, round_seed
 from hpo.study.spec import HYPERPARAMETERS, StudySpec, builtin_spec
+from tests.support.outcomes import outcome as outcome_of
 
 Result = tuple[float, float] | str  # accuracy and loss, or "pruned", "diverged", "failed"
 Law = Callable[[Slot], Result]
@@ -77,7 +78,7 @@ def end(engine: Engine, slot: Slot, result: Result) -> None:
         return
     state = result if isinstance(result, str) else "complete"
     value, loss = (0.5, None) if isinstance(result, str) else result
-    assert slots.finish(engine, slot.id, slot.token, {"state": state, "value": value, "loss": loss})
+    assert slots.finish(engine, slot.id, slot.token, outcome_of(state, value, loss=loss))
 
 
 def work(engine: Engine, row: StudyRow, law: Law) -> int:

@@ -11,6 +11,7 @@ PULL = """
 import sys
 from hpo.storage import claims, slots
 from hpo.storage.engine import open_engine
+from tests.support.outcomes import outcome
 
 engine = open_engine(sys.argv[1])
 sys.stdin.readline()
@@ -18,7 +19,7 @@ while claims.any_open(engine):
     for slot in claims.claim(engine, 2, worker=sys.argv[2], lease_seconds=60, model="ws"):
         found = slots.list_slots(engine, slot.study_id)
         running = sum(other.adaptive and other.state == "running" for other in found)
-        if slots.finish(engine, slot.id, slot.token, {"state": "complete"}):
+        if slots.finish(engine, slot.id, slot.token, outcome()):
             print(slot.id, slot.attempt, running)
 """
 

@@ -40,21 +40,21 @@ def test_a_whole_study_on_both_databases(engine: Engine) -> None:
     none = dict.fromkeys(("waiting", "running", "pruned", "diverged", "failed"), 0)
     assert summary["trials"] == {**none, "complete": 9, "total": 9}
     search = [s for s in slots.list_slots(engine, maker.row.id, "search") if s.outcome]
-    best = max(search, key=lambda s: s.outcome["value"] if s.outcome else 0)
+    best = max(search, key=lambda s: s.outcome.value if s.outcome else 0)
     assert best.outcome is not None
-    expected = {"number": best.trial_number, "value": best.outcome["value"], "params": best.params}
+    expected = {"number": best.trial_number, "value": best.outcome.value, "params": best.params}
     assert summary["best"] == expected
     row = studies.get_study(engine, "ws")
     assert summary["tuned"] == row.tuned
     assert [final["label"] for final in summary["final"]] == ["tuned", "paper"]
     for final in summary["final"]:
         own = [s for s in slots.list_slots(engine, maker.row.id, "final") if s.label == final["label"]]
-        values = [s.outcome["value"] for s in sorted(own, key=lambda s: s.round or 0) if s.outcome]
+        values = [s.outcome.value for s in sorted(own, key=lambda s: s.round or 0) if s.outcome]
         assert final["test_values"] == values
         assert final["rounds"] == 4
         assert final["test_mean"] == pytest.approx(fmean(values))
         assert final["test_std"] == pytest.approx(stdev(values))
-        assert final["train_mean"] == pytest.approx(fmean(s.outcome["train_accuracy"] for s in own if s.outcome))
+        assert final["train_mean"] == pytest.approx(fmean(s.outcome.train_accuracy or 0.0 for s in own if s.outcome))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 

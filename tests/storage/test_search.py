@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
 from hpo.storage import claims, slots, studies
-from hpo.storage.optuna_storage import CachedHpoStorage, Report, open_optuna
+from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord, open_optuna
+from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
@@ -27,6 +28,7 @@ from hpo.study.projection import project
 from hpo.study.search import CHANCE, Search, _sampler, distributions, fixed_trial
 from hpo.study.spec import HYPERPARAMETERS, MODELS, StudySpec, builtin_spec
 from hpo.training.seeds import derive
+from tests.support.outcomes import outcome
 
 STARTUP = 5
 EPOCHS = 9
@@ -75,7 +77,7 @@ class Worker:
         assert slot.token is not None
         assert slot.trial_id is not None
         rows = [
-            Report(slot_id=slot.id, token=slot.token, trial_id=slot.trial_id, epoch=epoch, value=value)
+            EpochRecord(slot_id=slot.id, token=slot.token, trial_id=slot.trial_id, epoch=epoch, value=value)
             for epoch, value in values.items()
         ]
         assert self.storage.report(rows, 600.0) == set()
@@ -117,26 +119,22 @@ def accuracy(params: Mapping[str, float]) -> float:
     return 0.9 - 0.05 * abs(math.log10(params["learning_rate"]) + 3) - 0.2 * abs(params["dropout"] - 0.2)
 
 
-def outcome_of(slot: Slot, state: str, value: float, epochs: int) -> dict[str, Any]:
-    """As job.finished makes it."""
-    return {
-        "state": state,
-        "value": CHANCE if state == "diverged" else value,
-        "loss": None if state == "diverged" else 0.25,
-        "train_accuracy": 0.97 if state == "complete" else None,
-        "epochs": epochs,
-        "train_loss": [1 / epoch for epoch in range(1, epochs + 1)],
-        "validation_accuracy": [0.1 * epoch for epoch in range(1, epochs + 1)],
-        "seconds": 12.5,
-        "attempt": slot.attempt,
-        "worker": slot.worker,
-        "device": "cpu x86_64, 1 thread(s)",
-        "versions": {"hpo": "0.1.0", "torch": "2.13.0", "optuna": "5.0.0", "python": "3.11.2"},
-        "git_commit": "0123456789abcdef",
-        "spec_digest": "5" * 64,
-        "data_digest": "d" * 64,
-        "seeds": {"slot": slot.seed, "draw": 1},
-    }
+def outcome_of(slot: Slot, state: str, value: float, epochs: int) -> Outcome:
+    """As a worker makes it."""
+    return outcome(
+        state,
+        CHANCE if state == "diverged" else value,
+        epochs=epochs,
+        train_accuracy=0.97 if state == "complete" else None,
+        train_loss=[1 / epoch for epoch in range(1, epochs + 1)],
+        validation_accuracy=[0.1 * epoch for epoch in range(1, epochs + 1)],
+        attempt=slot.attempt,
+        worker=slot.worker,
+        seconds=12.5,
+        device="cpu x86_64, 1 thread(s)",
+        git_commit="0123456789abcdef",
+        seeds={"slot": slot.seed, "draw": 1},
+    )
 
 
 def start(engine: Engine, spec: StudySpec) -> Worker:
@@ -575,8 +573,7 @@ def test_a_trial_keeps_everything_about_its_training(engine: Engine) -> None:
     slot = one_slot(worker)
     ended = worker.finish(slot, value=0.8)
     kept = told(worker, slot).user_attrs
-    outcome = ended.outcome
-    assert outcome is not None
+    assert ended.outcome is not None
     assert kept["result"] == {
         "state": "complete",
         "loss": 0.25,
@@ -588,12 +585,12 @@ def test_a_trial_keeps_everything_about_its_training(engine: Engine) -> None:
         "device": "cpu x86_64, 1 thread(s)",
     }
     assert kept["train_accuracy"] == 0.97
-    assert kept["loss_curve"] == outcome["train_loss"]
+    assert kept["loss_curve"] == list(ended.outcome.train_loss)
     assert kept["record"] == {
         "seeds": {"slot": slot.seed, "draw": 1},
-        "versions": outcome["versions"],
+        "versions": ended.outcome.versions,
         "git_commit": "0123456789abcdef",
-        "spec_digest": "5" * 64,
+        "spec_digest": ended.outcome.spec_digest,
         "data_digest": "d" * 64,
     }
     assert len(kept) <= 4  # each costs a write

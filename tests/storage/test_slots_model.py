@@ -21,9 +21,11 @@ from sqlalchemy import Engine
 
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import begin_write
-from hpo.storage.optuna_storage import Report, make_storage
+from hpo.storage.optuna_storage import EpochRecord, make_storage
+from hpo.storage.outcome import Outcome
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from tests.support.outcomes import outcome as outcome_of
 
 LIVE, EXPIRED = 3600.0, -1.0  # seconds from now
 IN_FLIGHT = (1, 3)
@@ -50,7 +52,7 @@ class Expected:
     epoch: int = 0
     lease_epoch: int = 0
     told: bool = False
-    outcome: dict[str, str] | None = None
+    outcome: Outcome | None = None
     token: str | None = None
     expired: bool = False
     tokens: list[str] = field(default_factory=lambda: [NOBODY])  # all that ever were, and one that never was
@@ -192,7 +194,7 @@ class Queue(RuleBasedStateMachine):
     def report(self, number: int, which: int, epoch: int, seconds: float) -> None:
         slot = self._pick(number)
         token, holds = self._token(slot, which)
-        row = Report(slot_id=slot.id, token=token, trial_id=0, epoch=epoch, value=None)
+        row = EpochRecord(slot_id=slot.id, token=token, trial_id=0, epoch=epoch, value=None)
         lost = make_storage(self.engine).report([row], seconds)
         assert lost == (set() if holds else {(slot.id, token)})
         if holds:
@@ -204,9 +206,10 @@ class Queue(RuleBasedStateMachine):
         slot = self._pick(number)
         token, holds = self._token(slot, which)
         repeated = slot.state == "done" and token == slot.token
-        assert slots.finish(self.engine, slot.id, token, {"state": result}) == (holds or repeated)
+        outcome = outcome_of(result)
+        assert slots.finish(self.engine, slot.id, token, outcome) == (holds or repeated)
         if holds:
-            slot.outcome = {"state": result}
+            slot.outcome = outcome
             self._ended(slot, "done")
 
     @precondition(_something_runs)

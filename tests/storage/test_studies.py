@@ -14,6 +14,7 @@ from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.storage.slots import NewSlot
 from hpo.storage.studies import Counts
+from tests.support.outcomes import outcome as outcome_of
 
 
 def rows_everywhere(engine: Engine) -> dict[str, int]:
@@ -145,7 +146,7 @@ def test_delete_takes_everything_of_it(engine: Engine, make_study) -> None:
         storage.set_trial_user_attr(bound.trial_id, "key", "value")
         storage.set_trial_intermediate_value(bound.trial_id, 1, 0.5)
         storage.set_trial_state_values(bound.trial_id, TrialState.COMPLETE, [0.5])
-        slots.finish(engine, slot.id, slot.token or "", {"state": "complete"})
+        slots.finish(engine, slot.id, slot.token or "", outcome_of())
     storage.set_study_user_attr(made.search_study_id, "key", "value")
     studies.delete_study(engine, "ws")
     assert rows_everywhere(engine) == before
@@ -163,7 +164,7 @@ def test_delete_waits_for_running_slots_unless_forced(engine: Engine, make_study
     with pytest.raises(StudyBusy, match="1 slots are running"):
         studies.delete_study(engine, "ws")
     studies.delete_study(engine, "ws", force=True)
-    assert not slots.finish(engine, slot.id, slot.token or "", {"state": "complete"})
+    assert not slots.finish(engine, slot.id, slot.token or "", outcome_of())
     assert slots.renew(engine, [(slot.id, slot.token or "")], 60) == set()
 
 
@@ -216,7 +217,7 @@ def test_counts(engine: Engine, make_study) -> None:
     made = make_study(trials=8, adaptive_from=None)
     claimed = claims.claim(engine, 6, worker="w", lease_seconds=60, model="ws")
     for slot, state in zip(claimed, ("complete", "complete", "pruned", "diverged"), strict=False):
-        slots.finish(engine, slot.id, slot.token or "", {"state": state})
+        slots.finish(engine, slot.id, slot.token or "", outcome_of(state))
     slots.fail(engine, claimed[4].id, claimed[4].token or "", "broken", retry=False)
     counted = studies.counts(engine, made.id)
     expected = Counts(waiting=2, running=1, complete=2, pruned=1, diverged=1, failed=1)

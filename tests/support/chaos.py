@@ -246,7 +246,7 @@ def campaign(hpo: Hpo, seed: int, *, workers: int, strokes: int, exact: dict[str
     everybody = [slot for own in found.values() for slot in own]
     tally.attempts = sum(slot.attempt for slot in everybody)
     tally.expiries = sum(slot.expiries for slot in everybody)
-    tally.resumed = sum(len((slot.outcome or {})["resumed_at"]) for slot in everybody)
+    tally.resumed = sum(len(slot.outcome.resumed_at) for slot in everybody if slot.outcome)
     return tally
 
 
@@ -279,7 +279,7 @@ def _check_epochs(slot: Slot) -> None:
     """All of them, none twice; `check_exact` has compared them with Optuna's."""
     epochs = STUDY["epochs"]
     assert slot.outcome is not None
-    assert slot.outcome["epochs"] == len(slot.outcome["train_loss"]) == epochs
+    assert slot.outcome.epochs == epochs
     assert len(slot.outcome["validation_accuracy"]) == (0 if slot.kind == "final" else epochs)
     resumed = slot.outcome["resumed_at"]
     assert all(1 <= epoch <= epochs for epoch in resumed)

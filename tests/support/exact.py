@@ -51,12 +51,12 @@ def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int) -
         assert slot.outcome is not None
         assert trial.number == slot.trial_number
         assert trial.state == (TrialState.PRUNED if slot.result == "pruned" else TrialState.COMPLETE)
-        assert trial.value == slot.outcome["value"]
+        assert trial.value == slot.outcome.value
         assert trial.params == slot.params
         if slot.result != "diverged":  # each epoch's value once, none for a final round
-            assert trial.intermediate_values == dict(enumerate(slot.outcome["validation_accuracy"], start=1))
-        assert trial.user_attrs["record"]["seeds"] == slot.outcome["seeds"]
-        assert trial.user_attrs["result"]["worker"] == slot.worker == slot.outcome["worker"]
+            assert trial.intermediate_values == dict(enumerate(slot.outcome.validation_accuracy, start=1))
+        assert trial.user_attrs["record"]["seeds"] == slot.outcome.seeds.model_dump()
+        assert trial.user_attrs["result"]["worker"] == slot.worker == slot.outcome.worker
 
 
 def _check_openings(engine: Engine, found: dict[str, list[Slot]]) -> None:
@@ -70,4 +70,4 @@ def _check_openings(engine: Engine, found: dict[str, list[Slot]]) -> None:
 def values(slot: Slot) -> tuple[Any, ...]:
     """What a training gave, without when and where."""
     assert slot.outcome is not None
-    return tuple(slot.outcome[name] for name in ("value", "loss", "train_accuracy", "train_loss", "seeds"))
+    return tuple(getattr(slot.outcome, name) for name in ("value", "loss", "train_accuracy", "train_loss", "seeds"))

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage
+from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
@@ -106,7 +107,7 @@ class Maker:
         if slot.kind == "final":
             slots.record_opening(self.engine, slot.id, slot.token, slot.worker)
         outcome = self._outcome(slot, params or {}, rng)
-        packed = self.outputs(slot, outcome["value"]) if self.outputs and slot.kind == "final" else None
+        packed = self.outputs(slot, outcome.value) if self.outputs and slot.kind == "final" else None
         assert slots.finish(self.engine, slot.id, slot.token, outcome, packed)
 
     def _draw(self, rng: np.random.Generator) -> dict[str, float]:
@@ -126,14 +127,14 @@ class Maker:
         loss = 0.03 * (lr + 2.8) ** 2 + 0.1 * (dropout - 0.3) ** 2
         return max(0.5, LEVEL[self.spec.model] + (0.0 if self.paper_is_best else GAIN) - loss)
 
-    def _outcome(self, slot: Slot, params: dict[str, float], rng: np.random.Generator) -> dict[str, Any]:
+    def _outcome(self, slot: Slot, params: dict[str, float], rng: np.random.Generator) -> Outcome:
         state = self.state(slot)
         epochs = self.spec.budget.epochs if state == "complete" else max(1, self.spec.budget.epochs // 2)
         # Rounds of one number share their draw, so part of the noise is common to all configurations.
         shared = np.random.default_rng(slot.round or 0).normal(0, 0.006)
         value = round(min(1.0, self.accuracy(params) + shared + rng.normal(0, 0.004)), 3)
         rising = [round(value * (1 - 0.3 * math.exp(-1.5 * e / epochs * 4)), 4) for e in range(1, epochs + 1)]
-        return {
+        fields = {
             "state": state,
             "value": 0.5 if state == "diverged" else value,
             "loss": None if state == "diverged" else round(1.2 - value, 4),
@@ -152,6 +153,7 @@ class Maker:
             "data_digest": self.row.data_digest,
             "seeds": {"slot": slot.seed, "draw": slot.seed},
         }
+        return Outcome.from_fields(fields, f"slot {slot.id}")
 
 
 def packed_answers(draw: Callable[[int, int], Any], pairs: int) -> Callable[[Slot, float], bytes]:

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hpo.analysis import answers, stats
 from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.comparison import Comparison, compare
+from hpo.storage.outcome import UnreadableOutcome, pack_answers, unpack_answers
 from tests.support.handmade import packed_answers
 from tests.support.results import finals, run, study
 
@@ -60,23 +63,24 @@ def test_answers_are_unpacked_and_held_against_the_stored_accuracy() -> None:
     assert np.array_equal(found.by_label["tuned"][0].said, found.by_label["tuned"][0].digits)
 
 
-def test_packing_is_the_workers() -> None:
-    """One byte a pair, as hpo.worker.job packs a prediction."""
-    import torch
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9), st.integers(0, 9)), max_size=50))
+def test_packed_answers_come_back(pairs: list[tuple[int, int, int]]) -> None:
+    """One byte a pair, whatever was answered and whatever digits were named."""
+    table = np.array(pairs, dtype=np.int64).reshape(-1, 3)
+    packed = pack_answers(table[:, 0], table[:, 1:])
+    assert len(packed) == len(pairs)
+    answer, digits = unpack_answers(packed, "slot 1")
+    assert np.array_equal(answer, table[:, 0])
+    assert np.array_equal(digits, table[:, 1:])
+    answer, digits = unpack_answers(pack_answers(table[:, 0], None), "slot 1")
+    assert np.array_equal(answer, table[:, 0])
+    assert not digits.any()
 
-    from hpo.training.population import Prediction
-    from hpo.worker.outcomes import pack
 
-    draw = answers.pair_draws(LABELS)
-    _, digits = draw(50, 4)
-    answer = torch.tensor([1, 0, 1, 0])
-    said = torch.tensor([[0, 0], [9, 9], [1, 8], [7, 2]])
-    packed = pack(Prediction(answer=answer, digits=said, accuracy=0.0, loss=0.0))
-    right = answer.numpy() == (digits[:, 0] <= digits[:, 1])
-    one = run("final", 0, label="x", round=0, slot_seed=50, value=float(right.mean()))
-    found = answers.answers_of(study("ws-aux", [one]), {("x", 0): packed}, draw).by_label["x"][0]
-    assert np.array_equal(found.correct, right)
-    assert np.array_equal(found.said, said.numpy())
+def test_bytes_that_are_no_answers_are_refused() -> None:
+    """199 is the highest code: answer 1, digits 9 and 9."""
+    with pytest.raises(UnreadableOutcome, match="slot 7: its packed answers hold 200"):
+        unpack_answers(bytes([199, 200]), "slot 7")
 
 
 def test_new_images_widen_the_interval_where_images_matter() -> None:

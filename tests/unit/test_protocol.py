@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hpo.storage.slots import Slot
 from hpo.study.phases import PAPER, candidates, confirmed, round_seed, search_seeds
 from hpo.study.spec import MODELS, StudySpec, builtin_spec
+from tests.support.outcomes import outcome as outcome_of
 
 FEW = settings(deadline=None, max_examples=60)
 _ids = count(1)
@@ -25,12 +26,9 @@ def slot(**given: Any) -> Slot:
     return Slot(**(values | given))
 
 
-def outcome(value: float, loss: float | None, state: str = "complete") -> dict[str, Any]:
-    return {"state": state, "value": value, "loss": loss}
-
-
 def searched(idx: int, value: float = 0.9, loss: float | None = 0.3, state: str = "complete") -> Slot:
-    return slot(idx=idx, trial_number=idx, params={"learning_rate": 10.0**-idx}, outcome=outcome(value, loss, state))
+    ended = outcome_of(state, value, loss=loss)
+    return slot(idx=idx, trial_number=idx, params={"learning_rate": 10.0**-idx}, outcome=ended)
 
 
 def rounds(label: str, *results: tuple[float, float] | str, **more: Any) -> list[Slot]:
@@ -41,9 +39,10 @@ def rounds(label: str, *results: tuple[float, float] | str, **more: Any) -> list
         if result == "failed":
             given |= {"state": "failed", "error": "out of memory"}
         elif result == "diverged":
-            given["outcome"] = outcome(0.5, None, "diverged")
-        else:
-            given["outcome"] = outcome(*result)  # type: ignore[arg-type]
+            given["outcome"] = outcome_of("diverged", 0.5)
+        elif not isinstance(result, str):
+            value, loss = result
+            given["outcome"] = outcome_of(value=value, loss=loss)
         found.append(slot(**given))
     return found
 
@@ -103,7 +102,7 @@ def test_candidates_are_a_function_of_the_set(
     shuffled = rows.copy()
     shuffler.shuffle(shuffled)
     assert candidates(shuffled, k) == chosen
-    eligible = [s for s in rows if s.idx > 0 and s.outcome and s.outcome["state"] == "complete"]
+    eligible = [s for s in rows if s.idx > 0 and s.outcome and s.outcome.state == "complete"]
     assert len(chosen) == min(k, len(eligible))
     for left in eligible:
         if left not in chosen:
@@ -114,7 +113,9 @@ def _worse(one: Slot, other: Slot) -> bool:
     """Not better than the other, in accuracy or, at the same accuracy, in loss."""
     assert one.outcome is not None
     assert other.outcome is not None
-    return (-one.outcome["value"], one.outcome["loss"]) >= (-other.outcome["value"], other.outcome["loss"])
+    assert one.outcome.loss is not None
+    assert other.outcome.loss is not None
+    return (-one.outcome.value, one.outcome.loss) >= (-other.outcome.value, other.outcome.loss)
 
 
 # --- Confirmed ----------------------------------------------------------------------------------------------

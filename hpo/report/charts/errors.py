@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis.answers import CLASSES, ErrorGrid
+from hpo.analysis.answers import ErrorGrid
 from hpo.analysis.confusion import DigitConfusion
 from hpo.report.charts.theme import (
     INK,
@@ -15,6 +15,7 @@ from hpo.report.charts.theme import (
     safe,
     title,
 )
+from hpo.storage.outcome import CLASSES
 
 
 def errors_chart(grids: Sequence[ErrorGrid]) -> go.Figure:

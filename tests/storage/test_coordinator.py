@@ -1,4 +1,4 @@
-"""The coordinator's threads: leases live on however long a result takes, and what is held at the end is given back."""
+"""The coordinator's threads: leases live on however long a result takes, and what is claim at the end is given back."""
 
 import threading
 import time
@@ -10,18 +10,19 @@ from sqlalchemy import Engine
 from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import open_optuna
 from hpo.study.search import Search
-from hpo.worker.coordinator import Coordinator, Held
+from hpo.worker.claim import Claim
+from hpo.worker.coordinator import Coordinator
 from hpo.worker.spool import Spool
 from tests.support.handmade import Maker, make, small_spec
 
 LEASE = 3.0
 
 
-def take(maker: Maker, seconds: float) -> list[Held]:
+def take(maker: Maker, seconds: float) -> list[Claim]:
     """All that can be claimed of a study."""
     search = Search(open_optuna(maker.engine), maker.row)
     found = claims.claim(maker.engine, 9, worker="w", lease_seconds=seconds, model=maker.spec.model)
-    return [Held(slot=slot, token=slot.token or "", search=search) for slot in found]
+    return [Claim(slot=slot, search=search) for slot in found]
 
 
 def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_path: Path) -> None:
@@ -34,36 +35,36 @@ def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_p
         go_on.wait(60)
 
     spool = Spool(tmp_path, engine)
-    coordinator = Coordinator(engine, open_optuna(engine), spool, LEASE, print, moved)
+    coordinator = Coordinator(engine, open_optuna(engine), spool, LEASE, moved)
     coordinator.start()
     ending, training = take(ends, 600), take(trains, LEASE)
     assert len(ending) == len(training) == 3
-    for held in training:
-        coordinator.hold(held)
-    for held in ending:
-        ends._one(held.slot)
-        outcome = slots.get_slot(engine, held.slot.id).outcome
+    for claim in training:
+        coordinator.hold(claim)
+    for claim in ending:
+        ends._one(claim.slot)
+        outcome = slots.get_slot(engine, claim.slot.id).outcome
         assert outcome is not None
-        coordinator.finish(held, outcome, None)
+        coordinator.finish(claim, outcome, None)
     assert told.wait(60)
     time.sleep(1.5 * LEASE)
     assert take(trains, LEASE) == []
-    assert not any(coordinator.lost(held) for held in training)
+    assert not any(coordinator.lost(claim) for claim in training)
     go_on.set()
     coordinator.release_all()
     assert coordinator.close(lambda: 60.0)
     assert coordinator.crash is None
-    assert [slots.get_slot(engine, held.slot.id).state for held in training] == ["waiting"] * 3
-    assert [slots.get_slot(engine, held.slot.id).expiries for held in training] == [0] * 3
+    assert [slots.get_slot(engine, claim.slot.id).state for claim in training] == ["waiting"] * 3
+    assert [slots.get_slot(engine, claim.slot.id).expiries for claim in training] == [0] * 3
 
 
 def test_a_result_handed_over_before_the_end_is_stored_not_released(engine: Engine, tmp_path: Path) -> None:
     """In the order of the calls: what was finished is done, the rest waits for others."""
     maker = make(engine, small_spec("ws", trials=3), limit=0)
-    coordinator = Coordinator(engine, open_optuna(engine), Spool(tmp_path, engine), 600.0, print, print)
+    coordinator = Coordinator(engine, open_optuna(engine), Spool(tmp_path, engine), 600.0, print)
     done, *rest = take(maker, 600)
-    for held in (done, *rest):
-        coordinator.hold(held)
+    for claim in (done, *rest):
+        coordinator.hold(claim)
     maker._one(done.slot)
     outcome = slots.get_slot(engine, done.slot.id).outcome
     assert outcome is not None
@@ -71,7 +72,7 @@ def test_a_result_handed_over_before_the_end_is_stored_not_released(engine: Engi
     coordinator.release_all()
     coordinator.start()
     assert coordinator.close(lambda: 60.0)
-    states = [slots.get_slot(engine, held.slot.id).state for held in (done, *rest)]
+    states = [slots.get_slot(engine, claim.slot.id).state for claim in (done, *rest)]
     assert states == ["done", "waiting", "waiting"]
     assert slots.untold(engine) == []
 
@@ -83,5 +84,5 @@ def test_only_leases_that_hold_are_given_back(engine: Engine, lost: bool) -> Non
     (first, *_) = take(maker, -1 if lost else 600)
     if lost:
         take(maker, 600)  # another worker
-    slots.release_all(engine, [(first.slot.id, first.token)])
+    slots.release_all(engine, [first.lease])
     assert slots.get_slot(engine, first.slot.id).state == ("running" if lost else "waiting")

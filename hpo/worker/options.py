@@ -1,0 +1,21 @@
+"""How a worker runs; loads nothing, so that the command line can tell the defaults."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEASE_SECONDS = 60.0  # until the slots of a worker that is not heard of go to others
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints of all lanes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a worker runs."""
+
+    study_names: Sequence[str] = ()  # none: all studies
+    device: str = "auto"  # auto | cpu | cuda | cuda:1
+    lanes: int | None = None  # None: chosen by the device
+    drain: bool = False  # end when nothing is left
+    max_trials: int | None = None  # end after so many
+    lease_seconds: float = LEASE_SECONDS
+    artifacts: str | None = None  # a folder or s3://BUCKET for checkpoints; None: `default_folder`
+    checkpoint_seconds: float = CHECKPOINT_SECONDS

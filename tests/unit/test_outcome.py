@@ -1,0 +1,84 @@
+"""The outcome's stored text: what was written comes back, what makes no sense is refused by name."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.storage.outcome import FORMAT, NewerOutcome, Outcome, UnreadableOutcome
+from tests.support.outcomes import outcome
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(value=finite, losses=st.lists(st.none() | finite, min_size=1, max_size=5), resumed=st.lists(st.integers(0, 5)))
+def test_what_was_written_comes_back(value: float, losses: list[float | None], resumed: list[int]) -> None:
+    """Every field, floats to the last bit."""
+    made = outcome(value=value, epochs=len(losses), train_loss=losses, resumed_at=resumed)
+    assert Outcome.from_json(made.to_json(), "slot 1") == made
+    assert json.loads(made.to_json())["format"] == FORMAT
+
+
+def test_what_was_added_later_has_a_default() -> None:
+    """The first databases know no format, no device seconds and no resumed trainings."""
+    stored = json.loads(outcome().to_json())
+    for name in ("format", "device_seconds", "resumed_at"):
+        del stored[name]
+    read = Outcome.from_json(json.dumps(stored), "slot 1")
+    assert (read.device_seconds, read.resumed_at) == (None, ())
+
+
+def test_a_newer_format_is_refused_by_name() -> None:
+    """Reading half of it would be guessing."""
+    stored = json.loads(outcome().to_json()) | {"format": FORMAT + 1, "something": "new"}
+    with pytest.raises(
+        NewerOutcome, match=f"slot 7: its outcome has format {FORMAT + 1}, this hpo reads formats up to"
+    ):
+        Outcome.from_json(json.dumps(stored), "slot 7")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"state": "good"}, "state: "),
+        ({"value": None}, "value: "),
+        ({"value": "0.9"}, "value: "),
+        ({"value": float("nan")}, "value: "),
+        ({"epochs": -1}, "epochs: "),
+        ({"epochs": 2}, "2 epochs, but 1 training losses"),
+        ({"validation_accuracy": [0.5, 0.5]}, "1 epochs, but 2 validation accuracies"),
+        ({"attempt": 0}, "attempt: "),
+        ({"seconds": -1.0}, "seconds: "),
+        ({"seeds": {"slot": 1}}, "seeds.draw: "),
+        ({"unknown": 1}, "unknown: "),
+        ({"format": "x"}, "which no hpo has written"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(change: dict[str, Any], problem: str) -> None:
+    """One line: which slot, which field, what is wrong with it."""
+    stored = json.loads(outcome().to_json()) | change
+    with pytest.raises(UnreadableOutcome) as error:
+        Outcome.from_json(json.dumps(stored), "slot 7")
+    assert str(error.value).startswith("slot 7: its outcome ")
+    assert problem in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "missing", sorted(set(json.loads(outcome().to_json())) - {"format", "device_seconds", "resumed_at"})
+)
+def test_every_field_has_to_be_there(missing: str) -> None:
+    """But for those that a newer version has added."""
+    stored = json.loads(outcome().to_json())
+    del stored[missing]
+    with pytest.raises(UnreadableOutcome, match=f"{missing}: Field required"):
+        Outcome.from_json(json.dumps(stored), "slot 7")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
+def test_what_is_no_record_is_refused(text: str) -> None:
+    """Cut short, or something else altogether."""
+    with pytest.raises(UnreadableOutcome, match="slot 7: its outcome is not"):
+        Outcome.from_json(text, "slot 7")
