@@ -59,7 +59,7 @@ class Tour:
     def place(self, name: str) -> Path:
         """The folder of this name."""
         path = self.folder / name
-        path.mkdir(exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         return path
 
     def type(self, line: str, where: str, code: int = 0) -> str:
