@@ -168,9 +168,6 @@ def test_printing_is_seen(code: str) -> None:
 
 # --- Dependencies -------------------------------------------------------------------------------------------
 
-WITHOUT_IMPORT = {  # declared, though no module of ours imports it
-    "psycopg": "SQLAlchemy's driver for postgresql+psycopg://",
-}
 RELEASED_WITH = {  # two halves of one thing: the second pins the first
     "pydantic-core": "pydantic",
     "botocore": "boto3",
@@ -204,7 +201,7 @@ def test_what_is_imported_is_declared() -> None:
     extra = names(PROJECT["optional-dependencies"]["s3"])
     undeclared = {name: place for name, place in used.items() if name not in declared | extra}
     assert undeclared == {}
-    assert declared - used.keys() == WITHOUT_IMPORT.keys()
+    assert declared - used.keys() == set()
 
 
 def test_what_tests_import_is_declared() -> None:
