@@ -57,9 +57,10 @@ class Fetcher:
         self._checkpointer = checkpointer
         self._worker, self._names, self._lease_seconds = worker, study_names, lease_seconds
         self._other_data: set[str] = set()
-        # What a try that broke off has left: a claim whose answer did not come, and claims that are not ready yet.
+        # What a call that broke off has left: a claim whose answer did not come, claims not yet ready, and ready ones.
         self._unanswered: tuple[Group, str] | None = None  # its ticket
         self._unprepared: list[Claim] = []
+        self._ready: list[Job] = []
 
     def rows(self) -> list[StudyRow]:
         """The studies to serve that were made with the data at hand."""
@@ -103,16 +104,16 @@ class Fetcher:
         """
         rows = self.rows()
         self._recover(group)
-        if not self._unprepared:
+        if not self._unprepared and not self._ready:
             if if_its_turn and self.choose(rows) != group:
                 return []
             self._claim(group, lanes, rows, claims.new_ticket())
-        jobs = []
         while self._unprepared:
             job = self._prepare(self._unprepared[0])
             self._unprepared.pop(0)
             if job is not None:
-                jobs.append(job)
+                self._ready.append(job)
+        jobs, self._ready = self._ready, []
         self._checkpointer.load_all(jobs)
         return jobs
 
@@ -125,9 +126,11 @@ class Fetcher:
     def _recover(self, group: Group) -> None:
         """Take up what an earlier try left; what is of another group than this one goes back."""
         self.settle()
-        for claim in [claim for claim in self._unprepared if Group.of(claim.study) != group]:
-            self._coordinator.release(claim)
-            self._unprepared.remove(claim)
+        for claim in [*self._unprepared, *(job.claim for job in self._ready)]:
+            if Group.of(claim.study) != group:
+                self._coordinator.release(claim)
+        self._unprepared = [claim for claim in self._unprepared if Group.of(claim.study) == group]
+        self._ready = [job for job in self._ready if Group.of(job.claim.study) == group]
 
     def _claim(self, group: Group, lanes: int, rows: Sequence[StudyRow], ticket: str) -> None:
         """Claim up to so many slots; with the ticket of a claim whose answer did not come, what that one took."""
