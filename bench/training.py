@@ -8,6 +8,7 @@ floor is the population's own matrix products at P = 1, recorded from a step and
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from hpo.training.population import Population, Task
 
 PAIRS, BATCH = 200, 100  # 3,600 samples: 36 steps an epoch
 STEPS = 18 * PAIRS // BATCH
+
+Product = tuple[Any, list[Tensor]]  # operation, operands
 
 
 def pool() -> draws.ImagePool:
@@ -46,8 +49,8 @@ class _Products(TorchDispatchMode):
     NAMES = ("mm", "bmm", "addmm", "baddbmm")
 
     def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[Any, list[Tensor]]] = []
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no annotations
+        self.seen: list[Product] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in self.NAMES:
@@ -56,15 +59,16 @@ class _Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def products(lanes: Population) -> list[tuple[Any, list[Tensor]]]:
+def products(lanes: Population) -> list[Product]:
     """The matrix products of one step of a population: (operation, operands)."""
     with _Products() as recorder:
         lanes.train_epoch()
-    one = len(recorder.seen) // (lanes.samples // lanes.batch)
-    return recorder.seen[:one]
+    in_a_step = len(recorder.seen) // (lanes.samples // lanes.batch)
+    seen: list[Product] = recorder.seen
+    return seen[:in_a_step]
 
 
-def flops(recorded: list[tuple[Any, list[Tensor]]]) -> int:
+def flops(recorded: list[Product]) -> int:
     """Floating point operations of recorded products, a multiply-add being two."""
     total = 0
     for _, operands in recorded:
@@ -85,10 +89,9 @@ def measure_model(name: str, lanes: list[int], repeats: int) -> dict[str, Any]:
             for operation, operands in recorded:
                 operation(*operands)
 
-    cases = {"plain": lambda: void(plain.train_epoch), "floor": floor}
+    cases: dict[str, Callable[[], object]] = {"plain": plain.train_epoch, "floor": floor}
     for p in lanes:
-        full = population(name, p, images)
-        cases[f"P={p}"] = lambda full=full: void(full.train_epoch)
+        cases[f"P={p}"] = population(name, p, images).train_epoch
     trials = {"plain": 1, "floor": 1} | {f"P={p}": p for p in lanes}
     seconds = measure.in_turns(cases, repeats)
     each = {case: [1000 * s / STEPS / trials[case] for s in times] for case, times in seconds.items()}
@@ -97,11 +100,6 @@ def measure_model(name: str, lanes: list[int], repeats: int) -> dict[str, Any]:
         "faster_than_plain": {case: measure.ratios(each["plain"], each[case]) for case in each if case != "plain"},
         "product_gflop": flops(recorded) / 1e9,
     }
-
-
-def void(act: Any) -> None:
-    """Run it for its time alone."""
-    act()
 
 
 def main() -> None:

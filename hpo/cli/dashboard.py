@@ -30,7 +30,7 @@ def dashboard(context: Context, host: str, port: int) -> None:
         meanwhile.start()
 
     # Beside the first answers, for it takes seconds; not a daemon: what ends the process waits for it.
-    meanwhile = threading.Thread(target=lambda: notes.quietly(lambda: notes.keep_everything(engine), say))
+    meanwhile = threading.Thread(target=lambda: notes.update_all_pages(engine))
     server.serve(engine, host=host, port=port, ready=ready)
     if meanwhile.ident is not None:
         meanwhile.join()  # it needs the database, which is closed next

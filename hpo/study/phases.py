@@ -5,9 +5,7 @@ transaction of its own; whoever finishes a slot and whoever finds nothing to cla
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, Engine
 
@@ -17,25 +15,14 @@ from hpo.storage.engine import begin_write
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from hpo.study.labels import PAPER, TUNED
+from hpo.study.ranking import ConfirmResult, ConfirmRound, ranking
 from hpo.study.spec import StudySpec, spec_of
 from hpo.training.seeds import derive
-
-PAPER, TUNED = "paper", "tuned"  # labels of configurations
 
 
 class ConfigurationDiffers(HpoError):
     """A label stands for one configuration within a study."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confirmed:
-    """One configuration's rounds of the confirm phase."""
-
-    label: str
-    params: Mapping[str, float]
-    values: Sequence[float]  # validation accuracies, one a round
-    mean: float
-    loss: float  # mean validation loss, for ties
 
 
 def round_seed(spec: StudySpec, kind: str, number: int) -> int:
@@ -55,30 +42,23 @@ def candidates(found: Iterable[Slot], k: int) -> list[Slot]:
     return [slot for slot, _ in best[:k]]
 
 
-def confirmed(rounds: Iterable[Slot]) -> list[Confirmed]:
-    """Configurations whose rounds are all done, best mean first; one with a failed round is dropped.
-
-    Ties go to the lower loss, then to the paper's. A diverged round counts at chance accuracy.
-    """
-    by_label: dict[str, list[Slot]] = {}
-    for slot in rounds:
-        by_label.setdefault(slot.label or "", []).append(slot)
-    whole = [
-        Confirmed(
-            label=label,
-            params=own[0].params or {},
-            values=[s.outcome.value for s in own if s.outcome],
-            mean=fmean(s.outcome.value for s in own if s.outcome),
-            loss=fmean(_loss(s.outcome) for s in own if s.outcome),
-        )
-        for label, own in by_label.items()
-        if all(s.state == "done" for s in own)
-    ]
-    return sorted(whole, key=lambda c: (-c.mean, c.loss, c.label != PAPER, c.label))
-
-
 def _loss(outcome: Outcome) -> float:
     return float("inf") if outcome.loss is None else outcome.loss
+
+
+def confirmed(rounds: Iterable[Slot]) -> list[ConfirmResult]:
+    """The configurations that may win, best first; a diverged round counts at chance accuracy."""
+    return [result for result in ranking(map(_confirm_round, rounds)) if result.whole]
+
+
+def _confirm_round(slot: Slot) -> ConfirmRound:
+    return ConfirmRound(
+        label=slot.label or "",
+        params=slot.params or {},
+        value=None if slot.outcome is None else slot.outcome.value,
+        loss=None if slot.outcome is None else slot.outcome.loss,
+        failed=slot.state == "failed",
+    )
 
 
 def _rounds(
@@ -128,10 +108,10 @@ def _end_search(connection: Connection, row: StudyRow, spec: StudySpec, found: l
 
 
 def _end_confirm(connection: Connection, row: StudyRow, spec: StudySpec, found: list[Slot]) -> str | None:
-    ranking = confirmed(found)
-    if not ranking or not studies.set_phase(connection, row.id, "confirm", "final"):
+    whole = confirmed(found)
+    if not whole or not studies.set_phase(connection, row.id, "confirm", "final"):
         return None  # every configuration failed: `hpo study resume` requeues
-    winner = ranking[0]
+    winner = whole[0]
     source = PAPER if winner.label == PAPER else int(winner.label.removeprefix("trial "))
     studies.set_tuned(
         connection, row.id, {"params": dict(winner.params), "source": source, "confirm_mean": winner.mean}

@@ -14,8 +14,9 @@ from sqlalchemy.engine import make_url
 
 from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.schema import slots
-from tests.support.commandline import DRAIN, Hpo, finish, wait_until
+from tests.support.commandline import DRAIN, PATIENCE, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
+from tests.support.fixtures import Postgres
 
 STUDY = {"trials": 3, "epochs": 40, "training_pairs": 5, "sampler": "random", "pruner": "none"}
 EXACT = {"search": 3, "confirm": 2, "rounds": 1}
@@ -30,12 +31,12 @@ def by_shell(source: str, target: str) -> None:
     """SQLite's own command line."""
     if shutil.which("sqlite3") is None:
         pytest.skip("sqlite3 is not installed here")
-    subprocess.run(["sqlite3", path_of(source), f".backup '{path_of(target)}'"], check=True, timeout=60)
+    subprocess.run(["sqlite3", path_of(source), f".backup '{path_of(target)}'"], check=True, timeout=PATIENCE)
 
 
 def by_vacuum(source: str, target: str) -> None:
     """The statement, as any client of SQLite can send it."""
-    with contextlib.closing(sqlite3.connect(path_of(source), timeout=60)) as connection:
+    with contextlib.closing(sqlite3.connect(path_of(source), timeout=PATIENCE)) as connection:
         connection.execute("VACUUM INTO ?", (str(path_of(target)),))
 
 
@@ -47,7 +48,7 @@ def by_pg_dump(source: str, target: str) -> None:
 
     def tool(name: str, url: str, *words: str) -> None:
         plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        subprocess.run([tools / name, *words, f"--dbname={plain}"], check=True, timeout=60)
+        subprocess.run([tools / name, *words, f"--dbname={plain}"], check=True, timeout=PATIENCE)
 
     tool("pg_dump", source, "--format=custom", "--file=hpo.dump")
     tool("pg_restore", target, "--exit-on-error", "--no-owner", "hpo.dump")
@@ -94,7 +95,7 @@ def test_a_backup_of_sqlite(hpo: Hpo, back_up: Callable[[str, str], None]) -> No
     back_up_and_restore(hpo, f"sqlite:///{hpo.folder / 'restored.db'}", back_up)
 
 
-def test_a_backup_of_postgres(hpo_on_postgres: Hpo, postgres: Any) -> None:
+def test_a_backup_of_postgres(hpo_on_postgres: Hpo, postgres: Postgres) -> None:
     """`pg_dump` and `pg_restore`."""
     target = postgres.empty()
     back_up_and_restore(hpo_on_postgres, target, by_pg_dump)

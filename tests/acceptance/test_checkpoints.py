@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-import boto3
+import boto3  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from hpo.storage import slots, studies
@@ -17,7 +17,7 @@ from hpo.storage.engine import begin_write, open_engine
 from hpo.storage.slots import Slot
 from hpo.worker.checkpoints import Checkpoints
 from hpo.worker.stores import Folder
-from tests.support.commandline import DRAIN, Hpo, finish, train, wait_until
+from tests.support.commandline import DRAIN, Hpo, finish, on_this_machine, train, wait_until
 from tests.support.exact import check_exact
 
 STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
@@ -33,9 +33,10 @@ class Relay(socketserver.ThreadingTCPServer):
         self.is_cut = False
         threading.Thread(target=self.serve_forever).start()
 
-    def __exit__(self, *error: object) -> None:
+    def server_close(self) -> None:
+        """As the end of a `with` does it: the loop of its thread ends first."""
         self.shutdown()
-        super().__exit__(*error)
+        super().server_close()
 
 
 class Passing(socketserver.BaseRequestHandler):
@@ -96,11 +97,11 @@ def test_an_interrupted_training_equals_the_undisturbed_one(hpo: Hpo, number: si
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None
-    (resumed,) = slot.outcome["resumed_at"]
+    (resumed,) = slot.outcome.resumed_at
     assert 1 <= resumed < 60
-    assert other.outcome["resumed_at"] == []
+    assert other.outcome.resumed_at == ()
     for name in ("value", "loss", "train_accuracy", "train_loss", "validation_accuracy", "seeds", "epochs"):
-        assert slot.outcome[name] == other.outcome[name], name
+        assert getattr(slot.outcome, name) == getattr(other.outcome, name), name
     assert slot.attempt == 2
     assert list(Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()) == []
 
@@ -113,8 +114,8 @@ def test_another_worker_goes_on_from_a_bucket(hpo: Hpo, bucket: str, monkeypatch
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None
-    assert slot.outcome["resumed_at"]
-    assert slot.outcome["train_loss"] == other.outcome["train_loss"]
+    assert slot.outcome.resumed_at
+    assert slot.outcome.train_loss == other.outcome.train_loss
     assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="hpo")
     assert not (hpo.folder / "hpo.db.artifacts" / "checkpoints").exists()
 
@@ -136,7 +137,7 @@ def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:
     hpo(*DRAIN)
     found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
     assert found["search"][0].outcome is not None
-    assert found["search"][0].outcome["resumed_at"][0] >= reported + 3
+    assert found["search"][0].outcome.resumed_at[0] >= reported + 3
 
 
 def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +151,7 @@ def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch:
         worker.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         _, err = finish(worker, 143)
-        assert time.monotonic() - begun < 20  # ten seconds on a machine with nothing else to do
+        assert time.monotonic() - begun < on_this_machine(20)  # it takes ten where nothing else runs
     assert "no checkpoint: 40 of 40 take too long" in err
     assert err.count("given back") == 40
     assert hpo.running() == []
@@ -167,8 +168,8 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(hpo: Hpo) -> None:
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None
-    assert slot.outcome["resumed_at"] == []
-    assert slot.outcome["train_loss"] == other.outcome["train_loss"]
+    assert slot.outcome.resumed_at == ()
+    assert slot.outcome.train_loss == other.outcome.train_loss
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(hpo: Hpo) -> None:

@@ -71,7 +71,7 @@ def test_the_whole_way(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_come_after_the_file(hpo: Hpo) -> None:
     """File, then the command's own options; the digest tells what the study is."""
     path = hpo.study(trials=4)
-    words = ["study", "create", "--file", path, "--dry-run"]
+    words = ["study", "create", "--file", str(path), "--dry-run"]
     (plain,) = hpo.json(*words)
     options = ["--name", "x", "--trials", "6", "--epochs", "2", "--rounds", "5", "--seed", "9"]
     (changed,) = hpo.json(*words, *options)
@@ -110,7 +110,7 @@ def test_a_second_create(hpo: Hpo) -> None:
     path = hpo.folder / "ws.toml"
     assert "--skip-if-exists" in hpo.refused("study", "create", "--file", path)
     assert "exists" in hpo("study", "create", "--file", path, "--skip-if-exists").stderr
-    other = ["study", "create", "--file", path, "--trials", "5", "--seed", "3"]
+    other = ["study", "create", "--file", str(path), "--trials", "5", "--seed", "3"]
     for words in (other, [*other, "--skip-if-exists"], [*other, "--dry-run"]):
         line = hpo.refused(*words)
         assert "budget.trials: 4 in the database, 5 asked" in line
@@ -259,7 +259,8 @@ def test_evaluate_what(hpo: Hpo) -> None:
 
 def test_run_goes_on_after_ctrl_c(hpo: Hpo) -> None:
     """Interrupted it stops its workers and gives their trials back; started again it ends with the report."""
-    words = ["run", "--file", hpo.study(trials=2, epochs=10, confirm_rounds=1, rounds=1), "--workers", "1"]
+    path = hpo.study(trials=2, epochs=10, confirm_rounds=1, rounds=1)
+    words = ["run", "--file", str(path), "--workers", "1"]
     process = hpo.start(*words)
     _, worker = hpo.freeze_in_training()
     process.send_signal(signal.SIGINT)
@@ -269,7 +270,7 @@ def test_run_goes_on_after_ctrl_c(hpo: Hpo) -> None:
     out, err = finish(process, 130)
     assert out == ""
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == "stopped: the same command goes on where this ended"
+    assert err.splitlines()[-1] == "stopped: the same command continues from here"
     assert hpo.running() == []
     assert not Path(f"/proc/{worker}").exists()
     assert "given back" in (hpo.folder / "report" / "logs" / "worker-0.log").read_text()
@@ -287,7 +288,7 @@ def test_run_tells_what_failed(hpo: Hpo) -> None:
     hpo("study", "create", "--file", path)
     hpo("study", "pause", "ws")
     err = hpo("run", "--file", path, "--workers", "1", code=1).stderr
-    assert "`hpo study show ws` says what is missing" in err
+    assert "`hpo study show ws` shows what is missing" in err
     hpo.folder.joinpath("report", "logs", "worker-0.log").unlink()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("hpo.launch.local._device", lambda i: "cuda:7")

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # ships no types
+
+from tests.support.commandline import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
@@ -49,8 +51,8 @@ def environment(**extra: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    parsed: dict[str, Any] = yaml.safe_load(FILE.read_text())
-    return parsed["services"]  # type: ignore[no-any-return]
+    parsed: dict[str, Any] = yaml.safe_load(FILE.read_text())["services"]
+    return parsed
 
 
 def test_only_the_dashboard_is_published_and_only_here(services: dict[str, Any]) -> None:
@@ -83,7 +85,7 @@ def test_file_is_valid(compose: list[str]) -> None:
     """Both generations of Compose read it, with every profile."""
     command = [*compose, "--file", str(FILE), "--profile", "cpu", "--profile", "gpu", "--profile", "cli", "config"]
     read = subprocess.run(
-        command, env=environment(HPO_DB_PASSWORD=PASSWORD), capture_output=True, text=True, timeout=60
+        command, env=environment(HPO_DB_PASSWORD=PASSWORD), capture_output=True, text=True, timeout=PATIENCE
     )
     assert read.returncode == 0, read.stderr
     assert set(yaml.safe_load(read.stdout)["services"]) >= {"db", "migrate", "worker", "worker-cpu", "cli"}
@@ -97,7 +99,9 @@ def test_up_without_the_password_stops(compose: list[str], given: dict[str, str]
     copy = tmp_path / FILE.name  # away from a .env beside the real one
     copy.write_text(FILE.read_text())
     nowhere = environment(DOCKER_HOST=f"unix://{tmp_path}/none.sock", **given)
-    up = subprocess.run([*compose, "up", "-d"], cwd=tmp_path, env=nowhere, capture_output=True, text=True, timeout=60)
+    up = subprocess.run(
+        [*compose, "up", "-d"], cwd=tmp_path, env=nowhere, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert up.returncode != 0
     assert "set HPO_DB_PASSWORD in the environment or in the file .env" in up.stderr
 
@@ -109,7 +113,7 @@ def test_password_from_a_file(compose: list[str], tmp_path: Path) -> None:
     (tmp_path / FILE.name).write_text(FILE.read_text())
     (tmp_path / ".env").write_text(f"HPO_DB_PASSWORD='{PASSWORD}'\n")
     read = subprocess.run(
-        [*compose, "config"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+        [*compose, "config"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE
     )
     assert read.returncode == 0, read.stderr
     database = yaml.safe_load(read.stdout)["services"]["db"]["environment"]

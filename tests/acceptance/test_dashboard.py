@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +20,10 @@ from hpo.results import queries
 from hpo.server.optuna_app import AddressError, serve
 from hpo.storage.engine import begin_write, open_engine
 from tests.support.browser import browse, console, needs_chromium
+from tests.support.commandline import PATIENCE, wait_until
 from tests.support.handmade import make, small_spec
 
 HPO = [sys.executable, "-m", "hpo"]
-START = 60  # seconds a process may take to start on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The URL of a SQLite database that holds the study `ws`."""
     url = f"sqlite:///{tmp_path_factory.mktemp('dashboard')}/hpo.db"
     create = [*HPO, "--db", url, "study", "create", "--model", "ws", "--trials", "2", "--epochs", "1"]
-    subprocess.run(create, check=True, capture_output=True, timeout=START)
+    subprocess.run(create, check=True, capture_output=True, timeout=PATIENCE)
     return url
 
 
@@ -49,7 +48,7 @@ def dashboard(database: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     command = [*HPO, "--db", database, "dashboard", "--port", str(free_port())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        too_long = threading.Timer(START, process.kill)  # ends the reading below
+        too_long = threading.Timer(PATIENCE, process.kill)  # ends the reading below
         too_long.start()
         try:
             told = []
@@ -74,7 +73,7 @@ def free_port() -> int:
 
 def ask(port: int, path: str, method: str = "GET", body: object = None, **headers: str) -> tuple[int, str]:
     """Send one request, with just these headers (`_` for `-`); returns status and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     content = None if body is None else json.dumps(body)
     try:
@@ -112,7 +111,7 @@ def test_page_and_studies(port: int) -> None:
 
 def test_page_cannot_be_framed(port: int) -> None:
     """Another site's page cannot show ours in a frame and so borrow the user's clicks."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", "/dashboard")
     answer = connection.getresponse()
     answer.read()
@@ -186,7 +185,7 @@ def test_reads_do_not_wait_for_a_writer(port: int, database: str) -> None:
 def test_other_address_is_refused(database: str) -> None:
     """No address but loopback: one line, exit code 2."""
     command = [*HPO, "--db", database, "dashboard", "--host", "0.0.0.0"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=START)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
     assert "0.0.0.0" in refused.stderr
@@ -207,7 +206,7 @@ def test_busy_port_is_told(database: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         command = [*HPO, "--db", database, "dashboard", "--port", str(taken)]
-        refused = subprocess.run(command, capture_output=True, text=True, timeout=START)
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
     assert f"port {taken} of 127.0.0.1 is in use" in refused.stderr
@@ -219,7 +218,7 @@ def test_signal_ends_it_cleanly(database: str, number: signal.Signals) -> None:
     with dashboard(database) as (port, process):
         assert ask(port, "/api/studies")[0] == 200
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=START)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "Traceback" not in stderr
     assert stdout == ""
@@ -234,14 +233,14 @@ def test_notes_and_figures_stand_on_the_pages(
     engine = open_database(database_url)
     maker = make(engine, small_spec("ws", trials=6, rounds=3), limit=8)  # and no worker that wrote notes
     with dashboard(database_url) as (port, _):
-        page = patiently(lambda: found if (found := study_page(port, "ws"))["note"]["body"] else None)
+        page = wait_until(lambda: found if (found := study_page(port, "ws"))["note"]["body"] else None)
         assert "ws: phase confirm (2 of 3)" in page["note"]["body"]
         assert [figure["id"] for figure in page["plotly_graph_objects"]] == ["hpo-confirm"]
-        assert "No sampler is at work here" in study_page(port, "ws:confirm")["note"]["body"]
+        assert "No sampler is involved" in study_page(port, "ws:confirm")["note"]["body"]
         assert "It has not started" in study_page(port, "ws:final")["note"]["body"]
         maker.work()
         report = [*HPO, "--db", database_url, "report", "--out", str(tmp_path)]
-        subprocess.run(report, check=True, capture_output=True, timeout=5 * START)
+        subprocess.run(report, check=True, capture_output=True, timeout=PATIENCE)
         page = study_page(port, "ws")
     assert "## ws: done" in page["note"]["body"]
     sentence = json.loads((tmp_path / "report.json").read_text())["headlines"][0]
@@ -257,7 +256,7 @@ def test_a_browser_shows_them(sqlite_url: str, open_database: Callable[[str], En
     """In headless Chromium: both figures drawn on the study's page, its note laid out with tables, a quiet console."""
     make(open_database(sqlite_url), small_spec("ws", trials=6, rounds=3))
     with dashboard(sqlite_url) as (port, _):
-        patiently(lambda: len(study_page(port, "ws")["plotly_graph_objects"]) == 2)
+        wait_until(lambda: len(study_page(port, "ws")["plotly_graph_objects"]) == 2)
         page, log = browse(f"http://127.0.0.1:{port}/dashboard/studies/1")
         drawn = set(re.findall(r'class="gtitle"[^>]*>(.*?)</text>', page))
         assert drawn == {"Confirm rounds, as of hpo report", "Final rounds, as of hpo report"}
@@ -266,15 +265,6 @@ def test_a_browser_shows_them(sqlite_url: str, open_database: Callable[[str], En
         assert "ws: done</h2>" in note
         assert note.count("<table") == 2
         assert console(log) == []
-
-
-def patiently(look: Callable[[], Any]) -> Any:
-    """What the look finds, once it finds something."""
-    deadline = time.monotonic() + START
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
-    return found
 
 
 def test_nothing_listens_but_loopback(port: int) -> None:

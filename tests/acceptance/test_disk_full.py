@@ -17,7 +17,7 @@ def on_small_disk(tmp_path: Path) -> Iterator[Hpo]:
     disk = tmp_path / "disk"
     disk.mkdir()
     try:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
         subprocess.run(mount, check=True, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("no file system can be mounted here: there is no `mount`")

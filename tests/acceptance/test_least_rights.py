@@ -3,7 +3,6 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -11,11 +10,12 @@ from sqlalchemy.engine import make_url
 from hpo.storage.engine import begin_write, open_engine
 from tests.support.commandline import DRAIN, Hpo
 from tests.support.exact import check_exact
+from tests.support.fixtures import Postgres
 
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_a_worker_needs_only_what_readme_grants(hpo_on_postgres: Hpo, postgres: Any) -> None:
+def test_a_worker_needs_only_what_readme_grants(hpo_on_postgres: Hpo, postgres: Postgres) -> None:
     """A whole study, from the search to the last round; anything beyond is refused."""
     role = f"hpo_worker_{os.getpid()}"
     grants = re.findall(r"^ {4}(GRANT .*;)$", README.read_text(), flags=re.MULTILINE)

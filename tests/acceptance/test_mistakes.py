@@ -221,7 +221,7 @@ def mnist(hpo: Hpo) -> Path:
 
 def test_bad_idx_files(hpo: Hpo, mnist: Path) -> None:
     """Cut short, a wrong magic number, too few images, no folder: the file or folder is named."""
-    create = ["--data", mnist, "study", "create", "--model", "ws"]
+    create = ["--data", str(mnist), "study", "create", "--model", "ws"]
     assert "pool A has 40 images" in hpo.refused(*create)
     write_idx(mnist, "train-images-idx3-ubyte", (40, 28, 28), cut=1)
     line = hpo.refused(*create)

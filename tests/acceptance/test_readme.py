@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from tests.support.commandline import PATIENCE, Said, wait_until
+from tests.support.fixtures import Postgres
 from tests.support.readme import README, Command, commands
 
 ROOT = README.parent
@@ -33,7 +33,7 @@ LAB = "postgresql+psycopg://hpo:PASSWORD@dbhost/hpo"  # as the README writes its
 class Tour:
     """A reader's machine: folders to work in, `hpo` on the path, a PostgreSQL for the lab."""
 
-    def __init__(self, folder: Path, postgres: Any) -> None:
+    def __init__(self, folder: Path, postgres: Postgres) -> None:
         self.folder, self.postgres = folder, postgres
         self.lab: dict[str, str] = {}  # what `export` has set
         self._processes: list[subprocess.Popen[str]] = []
@@ -278,7 +278,7 @@ def test_every_command_of_the_readme_has_its_step() -> None:
 
 
 @pytest.fixture(scope="module")
-def tour(tmp_path_factory: pytest.TempPathFactory, postgres: Any) -> Iterator[Tour]:
+def tour(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[Tour]:
     """One reader, who goes from the first line to the last."""
     started = Tour(tmp_path_factory.mktemp("tour"), postgres)
     yield started

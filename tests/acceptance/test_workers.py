@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import optuna
-import optuna_dashboard
+import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -162,7 +162,7 @@ def test_an_exception_in_training(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tim
 
     def spoiled(draws: Draws, job: Job) -> Task:
         whole = task(draws, job)
-        if job.title != "ws trial 1" or job.slot.failures >= times:
+        if job.title != "ws trial 1" or job.claim.slot.failures >= times:
             return whole
         nowhere = torch.full_like(whole.training.image, 10**6)
         return replace(whole, training=replace(whole.training, image=nowhere))
@@ -179,7 +179,7 @@ def test_an_exception_in_training(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tim
     assert row.phase == "done"
     assert [slot.failures for slot in search] == [0, times, 0]
     assert [slot.state for slot in search] == ["done", "failed" if times == 2 else "done", "done"]
-    assert [len(slot.outcome["train_loss"]) for slot in search if slot.outcome] == [2] * (4 - times)
+    assert [len(slot.outcome.train_loss) for slot in search if slot.outcome] == [2] * (4 - times)
     if times == 2:
         assert "Traceback" in str(search[1].error)
     else:
@@ -198,7 +198,7 @@ def test_two_that_tell_one_slot(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> No
 
     class Late(type(storage)):  # type: ignore[misc]  # sees the trial as it was before the other's tell
         def get_trial(self, trial_id: int) -> optuna.trial.FrozenTrial:
-            trial = super().get_trial(trial_id)
+            trial: optuna.trial.FrozenTrial = super().get_trial(trial_id)
             trial.state = TrialState.RUNNING
             return trial
 

@@ -1,6 +1,6 @@
 """Studies to test with, and a look at what the engine sends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,11 +9,9 @@ from sqlalchemy import Engine, event
 
 from hpo.storage import studies
 from hpo.storage.studies import NewStudy, StudyRow
+from tests.support.fixtures import MakeStudy, Statements, Watch
 
 PAPER = {"learning_rate": 3e-3, "dropout": 0.15}
-
-MakeStudy = Callable[..., StudyRow]
-Watch = Callable[..., Any]
 
 
 @pytest.fixture
@@ -48,8 +46,8 @@ def statements() -> Watch:
     """Collects the statements, with their parameters, that an engine sends meanwhile."""
 
     @contextmanager
-    def watch(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
-        seen: list[tuple[str, Any]] = []
+    def watch(engine: Engine) -> Iterator[Statements]:
+        seen: Statements = []
 
         def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
             seen.append((statement, parameters))

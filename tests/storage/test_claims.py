@@ -13,6 +13,7 @@ from hpo.storage.optuna_storage import EpochRecord, make_storage
 from hpo.storage.schema import slots as table
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from tests.support.fixtures import MakeStudy, Watch
 from tests.support.outcomes import outcome as outcome_of
 
 
@@ -35,7 +36,7 @@ def advance_epoch(engine: Engine, slot: Slot, epoch: int) -> None:
         connection.execute(update(table).where(table.c.id == slot.id).values(epoch=epoch))
 
 
-def test_each_slot_is_given_once_and_repeats_interleave(engine: Engine, make_study) -> None:
+def test_each_slot_is_given_once_and_repeats_interleave(engine: Engine, make_study: MakeStudy) -> None:
     """By index, then study; adaptive ones last, and only as many of each study as may be in flight."""
     a, b = make_study("a"), make_study("b", in_flight=1)
     assert places(claim(engine, 4), a, b) == ["a0", "b0", "a1", "b1"]
@@ -44,7 +45,7 @@ def test_each_slot_is_given_once_and_repeats_interleave(engine: Engine, make_stu
     assert claim(engine) == []
 
 
-def test_what_is_nearest_to_the_end_goes_first(engine: Engine, make_study) -> None:
+def test_what_is_nearest_to_the_end_goes_first(engine: Engine, make_study: MakeStudy) -> None:
     """final, confirm, search."""
     study = make_study(trials=2)
     with begin_write(engine) as connection:
@@ -54,7 +55,7 @@ def test_what_is_nearest_to_the_end_goes_first(engine: Engine, make_study) -> No
     assert kinds == [("final", 0), ("final", 1), ("confirm", 0), ("confirm", 1), ("search", 0), ("search", 1)]
 
 
-def test_only_the_model_and_studies_asked_for(engine: Engine, make_study) -> None:
+def test_only_the_model_and_studies_asked_for(engine: Engine, make_study: MakeStudy) -> None:
     """A population trains one model; a worker may serve named studies only."""
     a, b, other = make_study("a", trials=2), make_study("b", trials=2), make_study("c", trials=2, model="simple")
     assert {slot.model for slot in claim(engine, model="simple")} == {"simple"}
@@ -63,28 +64,28 @@ def test_only_the_model_and_studies_asked_for(engine: Engine, make_study) -> Non
     assert places(claim(engine), a, b, other) == ["a0", "a1"]
 
 
-def test_at_most_in_flight_adaptive_slots_run(engine: Engine, make_study) -> None:
+def test_at_most_in_flight_adaptive_slots_run(engine: Engine, make_study: MakeStudy) -> None:
     """Room comes back when one ends, fails, is released; an expired one still counts, and is claimed first."""
     study = make_study(trials=12, adaptive_from=0, in_flight=3)
     first, second, third = claim(engine)
     assert claim(engine) == []
     finish(engine, first)
     (fourth,) = claim(engine)
-    assert slots.fail(engine, second.id, second.token, "broken", retry=False)
-    assert slots.release(engine, third.id, third.token)
+    assert slots.fail(engine, second.id, second.token or "", "broken", retry=False)
+    assert slots.release(engine, third.id, third.token or "")
     assert places(claim(engine, lease_seconds=-1), study) == ["a2", "a4"], "the released one goes first"
     assert fourth.idx == 3
     assert places(claim(engine), study) == ["a2", "a4"]
     assert claim(engine) == []
 
 
-def test_random_slots_have_no_limit(engine: Engine, make_study) -> None:
+def test_random_slots_have_no_limit(engine: Engine, make_study: MakeStudy) -> None:
     """Start-up trials, and all of a random search, depend on nothing."""
     make_study(trials=9, adaptive_from=None, in_flight=1)
     assert len(claim(engine)) == 9
 
 
-def test_paused_studies_are_left_out(engine: Engine, make_study) -> None:
+def test_paused_studies_are_left_out(engine: Engine, make_study: MakeStudy) -> None:
     """Neither waiting nor expired slots of theirs are given; what runs may end."""
     study = make_study()
     running, *_ = claim(engine, 2, lease_seconds=-1)
@@ -98,7 +99,7 @@ def test_paused_studies_are_left_out(engine: Engine, make_study) -> None:
     assert places(claim(engine, 2), study) == ["a1", "a2"]
 
 
-def test_expired_leases_go_first_with_a_new_token(engine: Engine, make_study) -> None:
+def test_expired_leases_go_first_with_a_new_token(engine: Engine, make_study: MakeStudy) -> None:
     """The same slot, one attempt more, its trial and epoch kept."""
     study = make_study()
     lost = claim(engine, 2, lease_seconds=-1)
@@ -111,7 +112,7 @@ def test_expired_leases_go_first_with_a_new_token(engine: Engine, make_study) ->
     assert again[0].started_at == lost[0].started_at
 
 
-def test_attempts_are_used_up_by_expiries_without_progress(engine: Engine, make_study) -> None:
+def test_attempts_are_used_up_by_expiries_without_progress(engine: Engine, make_study: MakeStudy) -> None:
     """Three leases that bring nothing: nobody gets the slot again, and a sweep fails it with the reason."""
     make_study(trials=1)
     for _ in range(claims.MAX_ATTEMPTS):
@@ -122,11 +123,11 @@ def test_attempts_are_used_up_by_expiries_without_progress(engine: Engine, make_
     failed = slots.get_slot(engine, slot.id)
     assert (failed.state, failed.expiries, failed.attempt) == ("failed", 3, 3)
     assert failed.error == "the lease expired 3 times without a new epoch; last worker: w"
-    assert not slots.finish(engine, slot.id, slot.token, outcome_of())
+    assert not slots.finish(engine, slot.id, slot.token or "", outcome_of())
     assert claims.sweep(engine) == []
 
 
-def test_progress_uses_up_no_attempt(engine: Engine, make_study) -> None:
+def test_progress_uses_up_no_attempt(engine: Engine, make_study: MakeStudy) -> None:
     """A slot that gets one epoch further with every lease is never given up; the same epochs again are none."""
     make_study(trials=1)
     for epoch in range(1, 9):
@@ -139,7 +140,7 @@ def test_progress_uses_up_no_attempt(engine: Engine, make_study) -> None:
     assert claims.sweep(engine) == [slot.id]
 
 
-def test_a_live_lease_is_nobody_elses(engine: Engine, make_study) -> None:
+def test_a_live_lease_is_nobody_elses(engine: Engine, make_study: MakeStudy) -> None:
     """Neither claim nor sweep touch it."""
     make_study(trials=1)
     (slot,) = claim(engine)
@@ -148,7 +149,7 @@ def test_a_live_lease_is_nobody_elses(engine: Engine, make_study) -> None:
     assert slots.get_slot(engine, slot.id) == slot
 
 
-def test_next_models_by_the_fewest_running(engine: Engine, make_study) -> None:
+def test_next_models_by_the_fewest_running(engine: Engine, make_study: MakeStudy) -> None:
     """The study with the least going on says which model is next; a study without a free slot says nothing."""
     make_study("simple", model="simple")
     ws = make_study("ws", model="ws")
@@ -163,7 +164,7 @@ def test_next_models_by_the_fewest_running(engine: Engine, make_study) -> None:
     assert claims.next_models(engine) == []
 
 
-def test_next_models_counts_expired_slots_in(engine: Engine, make_study) -> None:
+def test_next_models_counts_expired_slots_in(engine: Engine, make_study: MakeStudy) -> None:
     """A slot whose worker died can be claimed, until its attempts are used up."""
     make_study(trials=1)
     for _ in range(claims.MAX_ATTEMPTS):
@@ -172,7 +173,7 @@ def test_next_models_counts_expired_slots_in(engine: Engine, make_study) -> None
     assert claims.next_models(engine) == []
 
 
-def test_open_and_running(engine: Engine, make_study) -> None:
+def test_open_and_running(engine: Engine, make_study: MakeStudy) -> None:
     """What a draining worker waits for."""
     assert not claims.any_open(engine)
     study, other = make_study(trials=1), make_study("other", trials=0)
@@ -192,7 +193,7 @@ def test_open_and_running(engine: Engine, make_study) -> None:
     assert not claims.any_running(engine)
 
 
-def test_a_pause_leaves_nothing_open_but_leases_that_hold(engine: Engine, make_study) -> None:
+def test_a_pause_leaves_nothing_open_but_leases_that_hold(engine: Engine, make_study: MakeStudy) -> None:
     """What a dead worker held is nobody's to take up while its study is paused; a worker that drains may leave it."""
     study = make_study(trials=2)
     held, lost = claim(engine, 1), claim(engine, 1, lease_seconds=-1)
@@ -206,7 +207,7 @@ def test_a_pause_leaves_nothing_open_but_leases_that_hold(engine: Engine, make_s
     assert [slot.id for slot in claim(engine)] == [lost[0].id]
 
 
-def test_threads_share_without_doubles_or_excess(engine: Engine, make_study) -> None:
+def test_threads_share_without_doubles_or_excess(engine: Engine, make_study: MakeStudy) -> None:
     """Claimers at once: every slot once, and never more adaptive slots at work than allowed."""
     study = make_study(trials=60, adaptive_from=10, in_flight=4)
     most = []
@@ -236,7 +237,7 @@ SELECT :study, 'ws', 'search', i, true, i, 2, 'done', 'complete', 1, 0, 0, 4, 0,
 """
 
 
-def test_no_statement_reads_all_slots(engine: Engine, make_study, statements) -> None:
+def test_no_statement_reads_all_slots(engine: Engine, make_study: MakeStudy, statements: Watch) -> None:
     """With many finished slots behind, everything that workers do goes by an index."""
     study = make_study()
     with begin_write(engine) as connection:
@@ -246,17 +247,17 @@ def test_no_statement_reads_all_slots(engine: Engine, make_study, statements) ->
     storage = make_storage(engine)
     with statements(engine) as sent:
         one, two, *_ = claim(engine)
-        bound = storage.bind_trial(one.id, one.token)
-        report = EpochRecord(slot_id=one.id, token=one.token, trial_id=bound.trial_id, epoch=1, value=0.5)
+        bound = storage.bind_trial(one.id, one.token or "")
+        report = EpochRecord(slot_id=one.id, token=one.token or "", trial_id=bound.trial_id, epoch=1, value=0.5)
         storage.report([report], 60)
-        slots.renew(engine, [(one.id, one.token), (two.id, two.token)], 60)
+        slots.renew(engine, [(one.id, one.token or ""), (two.id, two.token or "")], 60)
         finish(engine, one)
         claims.sweep(engine)
         for slot in slots.untold(engine):
             slots.mark_told(engine, slot)
         claims.next_models(engine)
         claims.any_open(engine)
-        slots.release(engine, two.id, two.token)
+        slots.release(engine, two.id, two.token or "")
     ours = [(statement, given) for statement, given in sent if "hpo_slots" in statement]
     assert len(ours) > 10
     for statement, given in ours:
@@ -265,7 +266,7 @@ def test_no_statement_reads_all_slots(engine: Engine, make_study, statements) ->
 
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_a_worker_that_names_its_studies_reads_open_slots_alone(
-    engine: Engine, make_study, statements, analyzed: bool
+    engine: Engine, make_study: MakeStudy, statements: Watch, analyzed: bool
 ) -> None:
     """Not by the index of all slots of these studies, which looks good to a planner: finished ones are in it too."""
     study = make_study()
@@ -312,7 +313,7 @@ def _seq_scans(node: dict[str, Any]) -> bool:
     return here or any(_seq_scans(child) for child in node.get("Plans", []))
 
 
-def test_a_claim_made_again_returns_what_it_took(engine: Engine, make_study) -> None:
+def test_a_claim_made_again_returns_what_it_took(engine: Engine, make_study: MakeStudy) -> None:
     """An answer was lost: the same ticket gives the same slots and tokens, claimed once, their leases prolonged."""
     make_study(trials=6, adaptive_from=None)
     ticket = claims.new_ticket()
@@ -324,7 +325,7 @@ def test_a_claim_made_again_returns_what_it_took(engine: Engine, make_study) -> 
     assert all(slot.token and slot.token.startswith(ticket) and len(slot.token) == 32 for slot in first)
 
 
-def test_a_claim_that_never_happened_is_made_when_it_is_made_again(engine: Engine, make_study) -> None:
+def test_a_claim_that_never_happened_is_made_when_it_is_made_again(engine: Engine, make_study: MakeStudy) -> None:
     """The connection was cut before the commit: nothing was taken, so slots are taken now."""
     make_study(trials=6, adaptive_from=None)
     ticket = claims.new_ticket()
@@ -336,7 +337,7 @@ def test_a_claim_that_never_happened_is_made_when_it_is_made_again(engine: Engin
     ]
 
 
-def test_a_claim_made_again_leaves_to_others_what_they_have(engine: Engine, make_study) -> None:
+def test_a_claim_made_again_leaves_to_others_what_they_have(engine: Engine, make_study: MakeStudy) -> None:
     """What expired meanwhile and went to another, or is finished, is not returned."""
     make_study(trials=3, adaptive_from=None)
     ticket = claims.new_ticket()

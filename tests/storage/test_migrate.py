@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import metadata
 from hpo.storage.slots import finish
 from hpo.storage.studies import NewStudy, create_study, delete_study
+from tests.support.commandline import PATIENCE
+from tests.support.fixtures import OpenDatabase, Postgres, Watch
 from tests.support.outcomes import outcome as outcome_of
-
-Open = Callable[[str], Engine]
 
 
 @pytest.fixture
-def empty(empty_url: str, open_database: Open) -> Engine:
+def empty(empty_url: str, open_database: OpenDatabase) -> Engine:
     return open_database(empty_url)
 
 
@@ -76,7 +75,7 @@ def test_optunas_tables_are_optunas(empty: Engine) -> None:
     assert row.schema_version == models.SCHEMA_VERSION
 
 
-def test_an_empty_database_is_filled_and_then_left_alone(empty: Engine, statements) -> None:
+def test_an_empty_database_is_filled_and_then_left_alone(empty: Engine, statements: Watch) -> None:
     """Made once; the second time it only looks."""
     with pytest.raises(SchemaError, match="hpo study create"):
         migrate.check(empty)
@@ -199,7 +198,9 @@ def test_a_failed_creation_leaves_nothing(empty: Engine, monkeypatch: pytest.Mon
     migrate.create_or_check(empty)
 
 
-def test_workers_need_no_right_to_make_tables(postgres_engine: Engine, postgres, open_database: Open) -> None:
+def test_workers_need_no_right_to_make_tables(
+    postgres_engine: Engine, postgres: Postgres, open_database: OpenDatabase
+) -> None:
     """A role that may read and write rows, and nothing else, is enough for everything but `hpo db upgrade`."""
     role = f"worker_{os.getpid()}"
     postgres.sql(f"CREATE ROLE {role} LOGIN")
@@ -233,7 +234,7 @@ def test_workers_need_no_right_to_make_tables(postgres_engine: Engine, postgres,
     postgres.sql(f"DROP ROLE {role}")
 
 
-def test_many_may_be_the_first(empty_url: str, open_database: Open) -> None:
+def test_many_may_be_the_first(empty_url: str, open_database: OpenDatabase) -> None:
     """On both databases, each with an engine of its own."""
     engines = [open_database(empty_url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -262,5 +263,5 @@ def test_two_processes_may_be_the_first(tmp_path: Path) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        _, problems = process.communicate(timeout=60)
+        _, problems = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, problems

@@ -18,13 +18,14 @@ from hpo.storage.engine import begin_write
 from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord, HpoStorage, make_storage, open_optuna
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from tests.support.fixtures import MakeStudy, Postgres, Watch
 from tests.support.outcomes import outcome as outcome_of
 
 RATE = FloatDistribution(1e-4, 1e-1, log=True)
 
 
 @pytest.fixture
-def study(make_study) -> StudyRow:
+def study(make_study: MakeStudy) -> StudyRow:
     return make_study(adaptive_from=None)
 
 
@@ -44,23 +45,25 @@ def report(slot: Slot, trial_id: int, epoch: int, value: float | None = 0.5) -> 
 def test_a_trial_is_made_when_its_slot_is_bound(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """Running, numbered, in the study of the slot's kind; bound a second time it is the same."""
     paper, first, second = claim(engine, 3)
-    one = storage.bind_trial(first.id, first.token)
-    two = storage.bind_trial(second.id, second.token)
+    one = storage.bind_trial(first.id, first.token or "")
+    two = storage.bind_trial(second.id, second.token or "")
     assert (one.number, one.created, two.number) == (1, True, 2)
-    again = storage.bind_trial(first.id, first.token)
+    again = storage.bind_trial(first.id, first.token or "")
     assert (again.trial_id, again.number, again.created) == (one.trial_id, 1, False)
     stored = slots.get_slot(engine, first.id)
     assert (stored.trial_id, stored.trial_number) == (one.trial_id, 1)
     trial = storage.get_trial(one.trial_id)
     assert trial.state == TrialState.RUNNING
+    assert trial.datetime_start is not None
     assert abs(trial.datetime_start - datetime.now()) < timedelta(seconds=60)
+    assert paper.trial_id is not None
     assert storage.get_trial(paper.trial_id).state == TrialState.WAITING
 
 
 def test_the_papers_trial_starts_to_run(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """Number 0, with its parameters fixed whatever the sampler says, outside the space too."""
     (paper,) = claim(engine)
-    bound = storage.bind_trial(paper.id, paper.token)
+    bound = storage.bind_trial(paper.id, paper.token or "")
     assert (bound.trial_id, bound.number, bound.created) == (paper.trial_id, 0, False)
     frozen = storage.get_trial(bound.trial_id)
     assert frozen.state == TrialState.RUNNING
@@ -77,7 +80,7 @@ def test_the_papers_trial_starts_to_run(engine: Engine, study: StudyRow, storage
 def test_a_bound_trial_is_asked_and_told(engine: Engine, study: StudyRow, sampler: Any) -> None:
     """A trial that this process's cache has never seen takes parameters; later attempts see the same ones."""
     slot = claim(engine, 2)[1]
-    bound = make_storage(engine).bind_trial(slot.id, slot.token)
+    bound = make_storage(engine).bind_trial(slot.id, slot.token or "")
     search = optuna.load_study(study_name="ws", storage=open_optuna(engine), sampler=sampler)
     value = optuna.Trial(search, bound.trial_id).suggest_float("learning_rate", 1e-4, 1e-1, log=True)
     elsewhere = optuna.load_study(study_name="ws", storage=open_optuna(engine), sampler=RandomSampler(seed=9))
@@ -99,7 +102,7 @@ def test_a_round_brings_its_parameters(engine: Engine, study: StudyRow, storage:
         user_attrs={"configuration": "paper"},
     )
     for slot, name in zip(claim(engine, 2), ("ws:final", "ws:confirm"), strict=True):
-        bound = storage.bind_trial(slot.id, slot.token, template)
+        bound = storage.bind_trial(slot.id, slot.token or "", template)
         (trial,) = optuna.load_study(study_name=name, storage=storage).trials
         assert (trial._trial_id, trial.number, trial.state) == (bound.trial_id, 0, TrialState.RUNNING)
         assert trial.params == {"learning_rate": 3e-3}
@@ -112,10 +115,10 @@ def test_a_lost_lease_makes_no_trial(engine: Engine, study: StudyRow, storage: C
     stale = claim(engine, 2, lease_seconds=-1)[1]
     fresh = next(slot for slot in claim(engine, 2) if slot.id == stale.id)
     with pytest.raises(LeaseLost):
-        storage.bind_trial(stale.id, stale.token)
-    slots.release(engine, fresh.id, fresh.token)
+        storage.bind_trial(stale.id, stale.token or "")
+    slots.release(engine, fresh.id, fresh.token or "")
     with pytest.raises(LeaseLost):
-        storage.bind_trial(fresh.id, fresh.token)
+        storage.bind_trial(fresh.id, fresh.token or "")
     assert len(storage.get_all_trials(study.search_study_id)) == 1
     assert slots.get_slot(engine, stale.id).trial_id is None
 
@@ -133,22 +136,22 @@ def test_binding_is_one_transaction(engine: Engine, study: StudyRow, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(HpoStorage, "_get_prepared_new_trial", make_and_die)
         with pytest.raises(KeyboardInterrupt):
-            storage.bind_trial(slot.id, slot.token)
+            storage.bind_trial(slot.id, slot.token or "")
     storage.remove_session()
     assert storage.get_n_trials(study.search_study_id) == 1
-    assert storage.bind_trial(slot.id, slot.token).number == 1
+    assert storage.bind_trial(slot.id, slot.token or "").number == 1
 
 
 def test_the_next_attempt_continues_the_same_trial(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """Number, parameters, values and start stay; there is no second row."""
     first = claim(engine, 2, lease_seconds=-1)[1]
-    bound = storage.bind_trial(first.id, first.token)
+    bound = storage.bind_trial(first.id, first.token or "")
     storage.set_trial_param(bound.trial_id, "learning_rate", 0.01, RATE)
     assert storage.report([report(first, bound.trial_id, 1, 0.6)], -1) == set()
     before = storage.get_trial(bound.trial_id)
     second = next(slot for slot in claim(engine, 2) if slot.id == first.id)
     assert second.epoch == 1
-    assert storage.bind_trial(second.id, second.token).trial_id == bound.trial_id
+    assert storage.bind_trial(second.id, second.token or "").trial_id == bound.trial_id
     assert storage.get_trial(bound.trial_id) == before
     assert len(storage.get_all_trials(study.search_study_id)) == 2
 
@@ -156,14 +159,15 @@ def test_the_next_attempt_continues_the_same_trial(engine: Engine, study: StudyR
 def test_a_requeued_slot_gets_a_new_trial(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """Its old one has ended: told as failed before, or while, the slot was requeued."""
     slot = claim(engine, 2)[1]
-    bound = storage.bind_trial(slot.id, slot.token)
-    slots.fail(engine, slot.id, slot.token, "broken", retry=False)
+    bound = storage.bind_trial(slot.id, slot.token or "")
+    slots.fail(engine, slot.id, slot.token or "", "broken", retry=False)
     (failed,) = slots.untold(engine)
     slots.requeue_failed(engine, study.id, "search")
+    assert failed.trial_number is not None
     optuna.load_study(study_name="ws", storage=storage).tell(failed.trial_number, state=TrialState.FAIL)
     (again,) = (s for s in claim(engine, 2) if s.id == slot.id)
     assert again.trial_id == bound.trial_id
-    new = storage.bind_trial(again.id, again.token)
+    new = storage.bind_trial(again.id, again.token or "")
     assert new.created
     assert new.trial_id != bound.trial_id
     states = [trial.state for trial in storage.get_all_trials(study.search_study_id)]
@@ -173,7 +177,7 @@ def test_a_requeued_slot_gets_a_new_trial(engine: Engine, study: StudyRow, stora
 def test_reports_are_stored_once(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """Whatever is there stays; NaN and infinities come back; the furthest epoch counts."""
     slot = claim(engine)[0]
-    trial_id = storage.bind_trial(slot.id, slot.token).trial_id
+    trial_id = storage.bind_trial(slot.id, slot.token or "").trial_id
     values = [0.5, math.nan, math.inf, -math.inf]
     assert storage.report([report(slot, trial_id, epoch, v) for epoch, v in enumerate(values, 1)], 60) == set()
     assert slots.get_slot(engine, slot.id).epoch == 4
@@ -191,30 +195,33 @@ def test_reports_are_stored_once(engine: Engine, study: StudyRow, storage: Cache
 def test_a_report_renews_the_lease(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """By the database's clock, also of an expired lease that nobody took."""
     (slot,) = claim(engine, lease_seconds=-1)
-    trial_id = storage.bind_trial(slot.id, slot.token).trial_id
+    trial_id = storage.bind_trial(slot.id, slot.token or "").trial_id
     assert storage.report([report(slot, trial_id, 1)], 60) == set()
-    assert slots.get_slot(engine, slot.id).lease_expires > slot.lease_expires + 50
+    renewed = slots.get_slot(engine, slot.id).lease_expires
+    assert slot.lease_expires is not None
+    assert renewed is not None
+    assert renewed > slot.lease_expires + 50
     assert slot.id not in {other.id for other in claim(engine, 20)}
 
 
 def test_lost_slots_report_nothing(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """In one batch with those that hold: they alone are stored, the others are named."""
     stale, held = claim(engine, 2, lease_seconds=-1)
-    ids = [storage.bind_trial(slot.id, slot.token).trial_id for slot in (stale, held)]
-    slots.renew(engine, [(held.id, held.token)], 60)
+    ids = [storage.bind_trial(slot.id, slot.token or "").trial_id for slot in (stale, held)]
+    slots.renew(engine, [(held.id, held.token or "")], 60)
     (fresh,) = (slot for slot in claim(engine, 1) if slot.id == stale.id)
     assert storage.report([report(stale, ids[0], 1), report(held, ids[1], 1)], 60) == {(stale.id, stale.token)}
     assert storage.get_trial(ids[0]).intermediate_values == {}
     assert storage.get_trial(ids[1]).intermediate_values == {1: 0.5}
     assert slots.get_slot(engine, stale.id) == fresh
-    slots.finish(engine, held.id, held.token, outcome_of())
+    slots.finish(engine, held.id, held.token or "", outcome_of())
     assert storage.report([report(held, ids[1], 2)], 60) == {(held.id, held.token)}, "nothing is added to what is done"
 
 
 def test_a_lost_lease_beside_the_next_of_its_slot(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """A worker may have both: what the old one had reached is not where the new one is."""
     (stale,) = claim(engine, lease_seconds=-1)
-    trial_id = storage.bind_trial(stale.id, stale.token).trial_id
+    trial_id = storage.bind_trial(stale.id, stale.token or "").trial_id
     (fresh,) = claim(engine)
     assert fresh.id == stale.id
     assert storage.report([report(stale, trial_id, 9), report(fresh, trial_id, 1)], 60) == {(stale.id, stale.token)}
@@ -222,11 +229,13 @@ def test_a_lost_lease_beside_the_next_of_its_slot(engine: Engine, study: StudyRo
     assert storage.get_trial(trial_id).intermediate_values == {1: 0.5}
 
 
-def test_many_reports_are_one_transaction(engine: Engine, make_study, storage: CachedHpoStorage, statements) -> None:
+def test_many_reports_are_one_transaction(
+    engine: Engine, make_study: MakeStudy, storage: CachedHpoStorage, statements: Watch
+) -> None:
     """A population's epoch, or what piled up while the database was away: few statements, all or nothing."""
     make_study(trials=40, adaptive_from=None)
     claimed = claim(engine, 40)
-    ids = [storage.bind_trial(slot.id, slot.token).trial_id for slot in claimed]
+    ids = [storage.bind_trial(slot.id, slot.token or "").trial_id for slot in claimed]
     batch = [report(s, t, epoch, 0.5) for s, t in zip(claimed, ids, strict=True) for epoch in range(1, 31)]
     with statements(engine) as sent:
         assert storage.report(batch, 60) == set()
@@ -234,12 +243,12 @@ def test_many_reports_are_one_transaction(engine: Engine, make_study, storage: C
     assert all(len(storage.get_trial(trial_id).intermediate_values) == 30 for trial_id in ids)
 
 
-def test_reading_takes_no_write_lock(sqlite_engine: Engine, make_study, statements) -> None:
+def test_reading_takes_no_write_lock(sqlite_engine: Engine, make_study: MakeStudy, statements: Watch) -> None:
     """Of all that samplers and the dashboard read, nothing begins with the write lock."""
     row = make_study(on=sqlite_engine)
     (slot,) = claim(sqlite_engine)
     storage = make_storage(sqlite_engine)
-    trial_id = storage.bind_trial(slot.id, slot.token).trial_id
+    trial_id = storage.bind_trial(slot.id, slot.token or "").trial_id
     storage.set_trial_param(trial_id, "learning_rate", 0.01, RATE)
     study_id = row.search_study_id
     with statements(sqlite_engine) as sent:
@@ -270,7 +279,7 @@ def test_reading_takes_no_write_lock(sqlite_engine: Engine, make_study, statemen
 
 
 def test_a_lost_database_is_transient(
-    postgres_engine: Engine, make_study, postgres, monkeypatch: pytest.MonkeyPatch
+    postgres_engine: Engine, make_study: MakeStudy, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut in the middle of binding: the error that worker's patience waits for, and nothing half done."""
     make_study(on=postgres_engine)
@@ -286,5 +295,5 @@ def test_a_lost_database_is_transient(
     with monkeypatch.context() as patched:
         patched.setattr("hpo.storage.optuna_storage._resume", cut)
         with pytest.raises(DatabaseUnreachable):
-            storage.bind_trial(slot.id, slot.token)
-    assert storage.bind_trial(slot.id, slot.token).number == 0
+            storage.bind_trial(slot.id, slot.token or "")
+    assert storage.bind_trial(slot.id, slot.token or "").number == 0

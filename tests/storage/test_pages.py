@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-import optuna_dashboard
+import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 import pytest
-from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects  # type: ignore[import-untyped]
 from sqlalchemy import Engine
 
 from hpo.storage import studies
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.pages import PIECE, Page, keep_pages
 from hpo.storage.studies import StudyRow
+from tests.support.fixtures import MakeStudy, Watch
 
 LONG = "".join(f"line {i} of a long text: é ∑\n" for i in range(300))
 
@@ -46,7 +47,7 @@ class Opened:
 
 
 @pytest.fixture
-def opened(engine: Engine, make_study) -> Opened:
+def opened(engine: Engine, make_study: MakeStudy) -> Opened:
     return Opened(engine, make_study())
 
 
@@ -62,7 +63,7 @@ def test_a_longer_text_makes_way_for_a_shorter_one_and_back(opened: Opened) -> N
         assert (opened.note, opened.figures) == (text, {"one": text})
 
 
-def test_what_is_up_to_date_is_not_written(opened: Opened, statements) -> None:
+def test_what_is_up_to_date_is_not_written(opened: Opened, statements: Watch) -> None:
     opened.keep("ours", {"one": LONG})
     before = opened.attributes
     with statements(opened.engine) as seen:
@@ -109,7 +110,7 @@ def test_other_attributes_and_figures_stay(opened: Opened) -> None:
     assert set(opened.figures) == {"one", "theirs"}
 
 
-def test_a_study_that_was_deleted_is_left_out(opened: Opened, make_study) -> None:
+def test_a_study_that_was_deleted_is_left_out(opened: Opened, make_study: MakeStudy) -> None:
     other = Opened(opened.engine, make_study("other"))
     studies.delete_study(opened.engine, "ws")
     pages = [Page(study_id=row.search_study_id, note="ours", figures={}) for row in (opened.row, other.row)]

@@ -19,8 +19,10 @@ from hpo.storage.optuna_storage import make_storage
 from hpo.storage.slots import Kind, Slot
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
-from hpo.study.phases import PAPER, TUNED, ConfigurationDiffers, advance, round_seed
+from hpo.study.labels import PAPER, TUNED
+from hpo.study.phases import ConfigurationDiffers, advance, round_seed
 from hpo.study.spec import HYPERPARAMETERS, StudySpec, builtin_spec
+from tests.support.commandline import PATIENCE
 from tests.support.outcomes import outcome as outcome_of
 
 Result = tuple[float, float] | str  # accuracy and loss, or "pruned", "diverged", "failed"
@@ -417,7 +419,7 @@ def test_one_of_many_processes_moves_a_phase(sqlite_url: str, sqlite_engine: Eng
     folder.mkdir()
     words = [sys.executable, "-c", _CALLER, sqlite_url, str(row.id), str(folder)]
     running = [subprocess.Popen([*words, str(i)], stdout=subprocess.PIPE, text=True) for i in range(3)]
-    said = [process.communicate(timeout=120)[0].strip() for process in running]
+    said = [process.communicate(timeout=PATIENCE)[0].strip() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     assert sorted(said) == ["None", "None", "confirm"]
     assert len(rows_of(engine, row, "confirm")) == 6

@@ -6,6 +6,8 @@ import sys
 from sqlalchemy import Engine
 
 from hpo.storage import claims, slots
+from tests.support.commandline import PATIENCE
+from tests.support.fixtures import MakeStudy
 
 PULL = """
 import sys
@@ -24,7 +26,7 @@ while claims.any_open(engine):
 """
 
 
-def test_processes_share_one_file(sqlite_engine: Engine, make_study) -> None:
+def test_processes_share_one_file(sqlite_engine: Engine, make_study: MakeStudy) -> None:
     """Two pull, a third has died with slots in its hands: each slot is finished once, within the limit."""
     study = make_study(on=sqlite_engine, trials=80, adaptive_from=20, in_flight=3)
     lost = claims.claim(sqlite_engine, 3, worker="dead", lease_seconds=-1, model="ws")
@@ -45,9 +47,10 @@ def test_processes_share_one_file(sqlite_engine: Engine, make_study) -> None:
         process.stdin.flush()
     done: list[tuple[int, int, int]] = []
     for process in pulling:
-        told, problems = process.communicate(timeout=120)
+        told, problems = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, problems
-        done += [tuple(int(word) for word in line.split()) for line in told.splitlines()]
+        lines = [[int(word) for word in line.split()] for line in told.splitlines()]
+        done += [(slot_id, attempt, running) for slot_id, attempt, running in lines]
     assert sorted(slot_id for slot_id, _, _ in done) == [s.id for s in slots.list_slots(sqlite_engine, study.id)]
     assert {slot_id for slot_id, attempt, _ in done if attempt == 2} == {slot.id for slot in lost}
     assert max(running for _, _, running in done) <= 3

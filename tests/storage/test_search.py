@@ -19,15 +19,17 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
 from hpo.storage import claims, slots, studies
+from hpo.storage.engine import begin_write
 from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord, open_optuna
 from hpo.storage.outcome import Outcome
-from hpo.storage.slots import Slot
+from hpo.storage.slots import Kind, Slot
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
 from hpo.study.projection import project
 from hpo.study.search import CHANCE, Search, _sampler, distributions, fixed_trial
 from hpo.study.spec import HYPERPARAMETERS, MODELS, StudySpec, builtin_spec
 from hpo.training.seeds import derive
+from tests.support.fixtures import Watch
 from tests.support.outcomes import outcome
 
 STARTUP = 5
@@ -600,11 +602,11 @@ def test_rounds_are_trials_of_studies_of_their_own(engine: Engine) -> None:
     """Confirm and final rounds stand in NAME:confirm and NAME:final, say whose they are, and are told there."""
     spec = spec_of(trials=0)
     worker = start(engine, spec)
-    with_rounds = [("confirm", worker.row.confirm_study_id), ("final", worker.row.final_study_id)]
-    for kind, study_id in with_rounds:
+    studies_of: dict[Kind, int] = {"confirm": worker.row.confirm_study_id, "final": worker.row.final_study_id}
+    for kind, study_id in studies_of.items():
         new = [slots.NewSlot(seed=7, label="trial 3", params={**spec.paper, "dropout": 0.3}, round=2)]
-        with slots.begin_write(engine) as connection:
-            slots.add_slots(connection, worker.row.id, kind, new)  # type: ignore[arg-type]
+        with begin_write(engine) as connection:
+            slots.add_slots(connection, worker.row.id, kind, new)
         (slot,) = worker.take()
         worker.finish(slot, value=0.9)
         worker.search.tell(slots.get_slot(engine, slot.id))
@@ -621,7 +623,7 @@ def test_rounds_outside_the_space_are_kept_beside_those_inside(engine: Engine) -
     worker = start(engine, spec)
     configurations = [spec.paper, OUTSIDE, {**spec.paper, "weight_decay": 0.0}, spec.paper]
     new = [slots.NewSlot(seed=1, label=str(i), params=p, round=0) for i, p in enumerate(configurations)]
-    with slots.begin_write(engine) as connection:
+    with begin_write(engine) as connection:
         slots.add_slots(connection, worker.row.id, "final", new)
     for slot, params in zip(worker.take(4), configurations, strict=True):
         assert slot.params == params
@@ -681,7 +683,7 @@ def test_median_pruning_is_optunas(sqlite_engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
-def test_no_trial_is_read_before_the_pruner_may_stop_one(sqlite_engine: Engine, statements, pruner: str) -> None:
+def test_no_trial_is_read_before_the_pruner_may_stop_one(sqlite_engine: Engine, statements: Watch, pruner: str) -> None:
     """The answer is known without the database: most of a trial's questions come that early."""
     spec = spec_of(pruner=pruner, trials=20)
     worker = start(sqlite_engine, spec)

@@ -1,6 +1,7 @@
 """What the holder of a lease may do with its slot, and nobody else; both databases."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -11,17 +12,18 @@ from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.schema import openings
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from tests.support.fixtures import MakeStudy
 from tests.support.outcomes import outcome as outcome_of
 
 OUTCOME = outcome_of(value=0.875, epochs=3, train_loss=[0.5, 0.25, None])
 
 
 @pytest.fixture
-def study(make_study) -> StudyRow:
+def study(make_study: MakeStudy) -> StudyRow:
     return make_study()
 
 
-def claim_one(engine: Engine, lease_seconds: float = 60, **options: object) -> Slot:
+def claim_one(engine: Engine, lease_seconds: float = 60, **options: Any) -> Slot:
     (slot,) = claims.claim(engine, 1, worker="w", lease_seconds=lease_seconds, model="ws", **options)
     return slot
 
@@ -33,7 +35,8 @@ def test_a_claimed_slot_carries_its_lease(engine: Engine, study: StudyRow) -> No
     assert slot.token is not None
     assert len(slot.token) == 32
     assert int(slot.token, 16) >= 0
-    assert slot.lease_expires - slot.started_at == pytest.approx(60, abs=1)
+    assert slot.started_at is not None
+    assert slot.lease_expires == pytest.approx(slot.started_at + 60, abs=1)
     assert slots.get_slot(engine, slot.id) == slot
     assert slot.seed == 2**62
 
@@ -41,8 +44,8 @@ def test_a_claimed_slot_carries_its_lease(engine: Engine, study: StudyRow) -> No
 def test_finish_stores_the_whole_outcome_once(engine: Engine, study: StudyRow) -> None:
     """The second outcome under the same token changes nothing, yet says that the slot is done by it."""
     slot = claim_one(engine)
-    assert slots.finish(engine, slot.id, slot.token, OUTCOME, b"\x00\xff")
-    assert slots.finish(engine, slot.id, slot.token, outcome_of(value=0.1))
+    assert slots.finish(engine, slot.id, slot.token or "", OUTCOME, b"\x00\xff")
+    assert slots.finish(engine, slot.id, slot.token or "", outcome_of(value=0.1))
     stored = slots.get_slot(engine, slot.id, with_outputs=True)
     assert (stored.state, stored.result, stored.outputs) == ("done", "complete", b"\x00\xff")
     assert stored.outcome == OUTCOME
@@ -54,12 +57,12 @@ def test_finish_stores_the_whole_outcome_once(engine: Engine, study: StudyRow) -
 def test_what_is_done_stays(engine: Engine, study: StudyRow) -> None:
     """Its own token, kept for a repeated finish, opens nothing else."""
     slot = claim_one(engine)
-    assert slots.finish(engine, slot.id, slot.token, OUTCOME)
+    assert slots.finish(engine, slot.id, slot.token or "", OUTCOME)
     before = slots.get_slot(engine, slot.id)
-    assert slots.renew(engine, [(slot.id, slot.token)], 60) == set()
-    assert not slots.release(engine, slot.id, slot.token)
-    assert not slots.fail(engine, slot.id, slot.token, "no", retry=True)
-    assert not slots.record_params(engine, slot.id, slot.token, {})
+    assert slots.renew(engine, [(slot.id, slot.token or "")], 60) == set()
+    assert not slots.release(engine, slot.id, slot.token or "")
+    assert not slots.fail(engine, slot.id, slot.token or "", "no", retry=True)
+    assert not slots.record_params(engine, slot.id, slot.token or "", {})
     assert slots.get_slot(engine, slot.id) == before
 
 
@@ -69,22 +72,22 @@ def test_a_stale_token_changes_nothing(engine: Engine, study: StudyRow) -> None:
     fresh = claim_one(engine)
     assert fresh.id == stale.id
     assert fresh.token != stale.token
-    assert slots.renew(engine, [(stale.id, stale.token)], 60) == set()
-    assert not slots.record_params(engine, stale.id, stale.token, {"dropout": 0.9})
-    assert not slots.record_opening(engine, stale.id, stale.token, "w")
-    assert not slots.release(engine, stale.id, stale.token)
-    assert not slots.fail(engine, stale.id, stale.token, "no", retry=False)
-    assert not slots.finish(engine, stale.id, stale.token, OUTCOME)
+    assert slots.renew(engine, [(stale.id, stale.token or "")], 60) == set()
+    assert not slots.record_params(engine, stale.id, stale.token or "", {"dropout": 0.9})
+    assert not slots.record_opening(engine, stale.id, stale.token or "", "w")
+    assert not slots.release(engine, stale.id, stale.token or "")
+    assert not slots.fail(engine, stale.id, stale.token or "", "no", retry=False)
+    assert not slots.finish(engine, stale.id, stale.token or "", OUTCOME)
     assert slots.get_slot(engine, fresh.id) == fresh
-    assert slots.finish(engine, fresh.id, fresh.token, OUTCOME)
-    assert not slots.finish(engine, stale.id, stale.token, OUTCOME), "done, but not by this token"
+    assert slots.finish(engine, fresh.id, fresh.token or "", OUTCOME)
+    assert not slots.finish(engine, stale.id, stale.token or "", OUTCOME), "done, but not by this token"
 
 
 def test_renew_tells_held_from_lost(engine: Engine, study: StudyRow) -> None:
     """One call for many leases: an expired lease that nobody took is still ours, a wrong token is not."""
     held, expired, other = claims.claim(engine, 3, worker="w", lease_seconds=-1, model="ws")
-    assert slots.renew(engine, [(held.id, held.token)], 60) == {held.id}
-    leases = [(held.id, held.token), (expired.id, expired.token), (other.id, held.token)]
+    assert slots.renew(engine, [(held.id, held.token or "")], 60) == {held.id}
+    leases = [(held.id, held.token or ""), (expired.id, expired.token or ""), (other.id, held.token or "")]
     assert slots.renew(engine, leases, 60) == {held.id, expired.id}
     assert slots.renew(engine, [], 60) == set()
     again = claims.claim(engine, 10, worker="v", lease_seconds=60, model="ws")
@@ -97,8 +100,8 @@ def test_release_uses_up_no_attempt(engine: Engine, study: StudyRow) -> None:
     for attempt in range(1, 7):
         slot = claim_one(engine)
         assert (slot.idx, slot.attempt, slot.expiries) == (0, attempt, 0)
-        assert slots.release(engine, slot.id, slot.token)
-        assert not slots.release(engine, slot.id, slot.token)
+        assert slots.release(engine, slot.id, slot.token or "")
+        assert not slots.release(engine, slot.id, slot.token or "")
     assert slots.get_slot(engine, slot.id).state == "waiting"
     assert claims.sweep(engine) == []
 
@@ -106,12 +109,12 @@ def test_release_uses_up_no_attempt(engine: Engine, study: StudyRow) -> None:
 def test_the_models_exception_is_retried_once(engine: Engine, study: StudyRow) -> None:
     """First back to the queue, the second time failed, with the last error kept."""
     first = claim_one(engine)
-    assert slots.fail(engine, first.id, first.token, "first", retry=True)
+    assert slots.fail(engine, first.id, first.token or "", "first", retry=True)
     waiting = slots.get_slot(engine, first.id)
     assert (waiting.state, waiting.failures, waiting.error, waiting.token) == ("waiting", 1, "first", None)
     second = claim_one(engine)
     assert second.id == first.id
-    assert slots.fail(engine, second.id, second.token, "second", retry=True)
+    assert slots.fail(engine, second.id, second.token or "", "second", retry=True)
     failed = slots.get_slot(engine, first.id)
     assert (failed.state, failed.failures, failed.error) == ("failed", 2, "second")
     assert failed.finished_at is not None
@@ -120,9 +123,9 @@ def test_the_models_exception_is_retried_once(engine: Engine, study: StudyRow) -
 def test_an_error_stays_where_the_retry_goes_well(engine: Engine, study: StudyRow) -> None:
     """It was there, and people want to know."""
     first = claim_one(engine)
-    assert slots.fail(engine, first.id, first.token, "first", retry=True)
+    assert slots.fail(engine, first.id, first.token or "", "first", retry=True)
     second = claim_one(engine)
-    assert slots.finish(engine, second.id, second.token, OUTCOME)
+    assert slots.finish(engine, second.id, second.token or "", OUTCOME)
     done = slots.get_slot(engine, first.id)
     assert (done.state, done.failures, done.error) == ("done", 1, "first")
 
@@ -130,7 +133,7 @@ def test_an_error_stays_where_the_retry_goes_well(engine: Engine, study: StudyRo
 def test_any_text_is_kept_as_the_error(engine: Engine, study: StudyRow) -> None:
     """A traceback may quote bytes that PostgreSQL's text does not hold."""
     slot = claim_one(engine)
-    assert slots.fail(engine, slot.id, slot.token, "a\x00b\udcff é", retry=False)
+    assert slots.fail(engine, slot.id, slot.token or "", "a\x00b\udcff é", retry=False)
     assert slots.get_slot(engine, slot.id).error == "a\\x00b\\udcff é"
 
 
@@ -145,7 +148,7 @@ def test_names_of_any_length(engine: Engine, study: StudyRow) -> None:
 def test_fail_without_retry_is_final(engine: Engine, study: StudyRow) -> None:
     """What cannot get better is not tried again."""
     slot = claim_one(engine)
-    assert slots.fail(engine, slot.id, slot.token, "hopeless", retry=False)
+    assert slots.fail(engine, slot.id, slot.token or "", "hopeless", retry=False)
     assert slots.get_slot(engine, slot.id).state == "failed"
 
 
@@ -153,7 +156,7 @@ def test_requeued_slots_start_over(engine: Engine, study: StudyRow) -> None:
     """All attempts are theirs again; a trial that Optuna knows as failed is left behind, another is kept."""
     told, untold, other = claims.claim(engine, 3, worker="w", lease_seconds=60, model="ws")
     for slot in (told, untold):
-        assert slots.fail(engine, slot.id, slot.token, "broken", retry=False)
+        assert slots.fail(engine, slot.id, slot.token or "", "broken", retry=False)
     assert slots.mark_told(engine, slots.get_slot(engine, told.id))
     trial = slots.get_slot(engine, told.id).trial_id
     assert trial is not None, "the paper's slot has its trial from the start"
@@ -171,13 +174,13 @@ def test_requeued_slots_start_over(engine: Engine, study: StudyRow) -> None:
     assert slots.untold(engine) == []
 
 
-def test_untold_until_marked(engine: Engine, study: StudyRow, make_study) -> None:
+def test_untold_until_marked(engine: Engine, study: StudyRow, make_study: MakeStudy) -> None:
     """What is done or failed and untold is listed, oldest first, and marked once."""
     elsewhere = make_study("other", trials=1)
     done, failed = claims.claim(engine, 2, worker="w", lease_seconds=60, model="ws", study_ids=[study.id])
     assert slots.untold(engine) == []
-    assert slots.finish(engine, done.id, done.token, OUTCOME)
-    assert slots.fail(engine, failed.id, failed.token, "broken", retry=False)
+    assert slots.finish(engine, done.id, done.token or "", OUTCOME)
+    assert slots.fail(engine, failed.id, failed.token or "", "broken", retry=False)
     assert [slot.id for slot in slots.untold(engine)] == [done.id, failed.id]
     assert slots.untold(engine, [elsewhere.id]) == []
     (first, _) = slots.untold(engine, [study.id])
@@ -189,12 +192,12 @@ def test_untold_until_marked(engine: Engine, study: StudyRow, make_study) -> Non
 def test_a_slow_teller_marks_no_later_attempt(engine: Engine, study: StudyRow) -> None:
     """Read as failed, requeued and run again meanwhile: the new result is still to be told."""
     slot = claim_one(engine)
-    assert slots.fail(engine, slot.id, slot.token, "broken", retry=False)
+    assert slots.fail(engine, slot.id, slot.token or "", "broken", retry=False)
     (read,) = slots.untold(engine)
     slots.requeue_failed(engine, study.id, "search")
     assert not slots.mark_told(engine, read), "waiting again"
     again = claim_one(engine)
-    assert slots.finish(engine, again.id, again.token, OUTCOME)
+    assert slots.finish(engine, again.id, again.token or "", OUTCOME)
     assert not slots.mark_told(engine, read)
     assert not slots.mark_told(engine, replace(read, state="done"))
     assert len(slots.untold(engine)) == 1
@@ -205,7 +208,7 @@ def test_record_params(engine: Engine, study: StudyRow) -> None:
     paper, other = claims.claim(engine, 2, worker="w", lease_seconds=60, model="ws")
     assert paper.params == {"learning_rate": 3e-3, "dropout": 0.15}
     assert other.params is None
-    assert slots.record_params(engine, other.id, other.token, {"dropout": 0.1})
+    assert slots.record_params(engine, other.id, other.token or "", {"dropout": 0.1})
     assert slots.get_slot(engine, other.id).params == {"dropout": 0.1}
 
 
@@ -216,12 +219,12 @@ def test_pool_b_opens_for_final_slots_under_a_lease(engine: Engine, study: Study
     final = claim_one(engine)
     search = claim_one(engine)
     assert (final.kind, search.kind) == ("final", "search")
-    assert slots.record_opening(engine, final.id, final.token, "w1")
-    assert slots.record_opening(engine, final.id, final.token, "w1"), "a second look is a second record"
-    assert not slots.record_opening(engine, search.id, search.token, "w1")
-    assert not slots.record_opening(engine, final.id, search.token, "w1")
-    assert slots.finish(engine, final.id, final.token, OUTCOME)
-    assert not slots.record_opening(engine, final.id, final.token, "w1")
+    assert slots.record_opening(engine, final.id, final.token or "", "w1")
+    assert slots.record_opening(engine, final.id, final.token or "", "w1"), "a second look is a second record"
+    assert not slots.record_opening(engine, search.id, search.token or "", "w1")
+    assert not slots.record_opening(engine, final.id, search.token or "", "w1")
+    assert slots.finish(engine, final.id, final.token or "", OUTCOME)
+    assert not slots.record_opening(engine, final.id, final.token or "", "w1")
     with begin_read(engine) as connection:
         rows = connection.execute(select(openings)).all()
     assert [(row.slot_id, row.attempt, row.worker) for row in rows] == [(final.id, 1, "w1")] * 2

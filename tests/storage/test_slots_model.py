@@ -23,13 +23,13 @@ from hpo.storage import claims, slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.optuna_storage import EpochRecord, make_storage
 from hpo.storage.outcome import Outcome
-from hpo.storage.slots import NewSlot, Slot
+from hpo.storage.slots import Kind, NewSlot, Slot
 from hpo.storage.studies import StudyRow
 from tests.support.outcomes import outcome as outcome_of
 
 LIVE, EXPIRED = 3600.0, -1.0  # seconds from now
 IN_FLIGHT = (1, 3)
-KINDS = ("final", "confirm", "search")
+KINDS: tuple[Kind, ...] = ("final", "confirm", "search")
 NOBODY = "0" * 32
 
 choice = st.integers(0, 10**6)
@@ -42,7 +42,7 @@ class Expected:
 
     id: int
     study: int  # 0 or 1
-    kind: str
+    kind: Kind
     idx: int
     adaptive: bool
     state: str = "waiting"
@@ -108,7 +108,7 @@ class Queue(RuleBasedStateMachine):
         )
         return studies.create_study(self.engine, new)
 
-    def _expect(self, study: int, slot_id: int, kind: str, idx: int, adaptive: bool) -> None:
+    def _expect(self, study: int, slot_id: int, kind: Kind, idx: int, adaptive: bool) -> None:
         self.slots[slot_id] = Expected(slot_id, study, kind, idx, adaptive)
 
     def teardown(self) -> None:
@@ -135,7 +135,7 @@ class Queue(RuleBasedStateMachine):
     # --- what workers do ----------------------------------------------------------------------------------
 
     @initialize(n=st.integers(3, 8), seconds=lease, kinds=st.lists(st.sampled_from(KINDS), max_size=4))
-    def begin(self, n: int, seconds: float, kinds: list[str]) -> None:
+    def begin(self, n: int, seconds: float, kinds: list[Kind]) -> None:
         """A start in the middle of things: else most sequences would be of refusals."""
         for place, kind in enumerate(kinds):
             self.add(place % 2, kind, adaptive=False)
@@ -165,8 +165,8 @@ class Queue(RuleBasedStateMachine):
                 adaptive.append(slot.id)
         rest = (plain + adaptive)[: n - len(taken)]
         assert [slot.id for slot in got if slot.id not in expired] == rest
-        for slot in got:
-            self._claimed(slot, seconds)
+        for claimed in got:
+            self._claimed(claimed, seconds)
 
     def _claimed(self, slot: Slot, seconds: float) -> None:
         mine = self.slots[slot.id]
@@ -278,7 +278,7 @@ class Queue(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.slots) < 20)
     @rule(study=st.integers(0, 1), kind=st.sampled_from(KINDS), adaptive=st.booleans())
-    def add(self, study: int, kind: str, adaptive: bool) -> None:
+    def add(self, study: int, kind: Kind, adaptive: bool) -> None:
         adaptive = adaptive and kind == "search"
         row = self.rows[study]
         with begin_write(self.engine) as connection:

@@ -14,6 +14,7 @@ from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.storage.slots import NewSlot
 from hpo.storage.studies import Counts
+from tests.support.fixtures import MakeStudy
 from tests.support.outcomes import outcome as outcome_of
 
 
@@ -24,7 +25,7 @@ def rows_everywhere(engine: Engine) -> dict[str, int]:
         return {t: connection.execute(text(f"SELECT count(*) FROM {t}")).scalar_one() for t in tables}
 
 
-def test_a_study_is_made_whole(engine: Engine, make_study) -> None:
+def test_a_study_is_made_whole(engine: Engine, make_study: MakeStudy) -> None:
     """Our row as given, ten waiting slots, Optuna's three studies, the paper's trial as number 0."""
     made = make_study(repeat_group="ws")
     assert made == studies.get_study(engine, "ws") == studies.get_study_by_id(engine, made.id)
@@ -48,7 +49,7 @@ def test_a_study_is_made_whole(engine: Engine, make_study) -> None:
     assert trial.system_attrs == {"fixed_params": {"learning_rate": 3e-3, "dropout": 0.15}}
 
 
-def test_the_papers_trial_is_as_optuna_enqueues_it(engine: Engine, make_study) -> None:
+def test_the_papers_trial_is_as_optuna_enqueues_it(engine: Engine, make_study: MakeStudy) -> None:
     """Compared with Study.enqueue_trial itself."""
     make_study()
     storage = open_optuna(engine)
@@ -60,7 +61,7 @@ def test_the_papers_trial_is_as_optuna_enqueues_it(engine: Engine, make_study) -
     assert mine == expected
 
 
-def test_a_tuned_configuration_is_trial_1(engine: Engine, make_study) -> None:
+def test_a_tuned_configuration_is_trial_1(engine: Engine, make_study: MakeStudy) -> None:
     """Of an exported file: known, so nothing is asked for it."""
     made = make_study(tuned={"learning_rate": 1e-3, "dropout": 0.3})
     first, second, third = slots.list_slots(engine, made.id)[:3]
@@ -68,7 +69,7 @@ def test_a_tuned_configuration_is_trial_1(engine: Engine, make_study) -> None:
     assert second.params == {"learning_rate": 1e-3, "dropout": 0.3}
 
 
-def test_a_study_that_only_evaluates(engine: Engine, make_study) -> None:
+def test_a_study_that_only_evaluates(engine: Engine, make_study: MakeStudy) -> None:
     """No search slots, no trial; it starts in the phase given."""
     made = make_study(trials=0, phase="final", tuned={"dropout": 0.1})
     assert made.phase == "final"
@@ -76,7 +77,7 @@ def test_a_study_that_only_evaluates(engine: Engine, make_study) -> None:
     assert optuna.load_study(study_name="ws", storage=open_optuna(engine)).trials == []
 
 
-def test_a_name_is_taken_once(engine: Engine, make_study) -> None:
+def test_a_name_is_taken_once(engine: Engine, make_study: MakeStudy) -> None:
     """The first stays as it is, nothing of the second is left."""
     first = make_study()
     before = rows_everywhere(engine)
@@ -86,7 +87,7 @@ def test_a_name_is_taken_once(engine: Engine, make_study) -> None:
     assert studies.list_studies(engine) == [first]
 
 
-def test_a_name_of_somebodys_optuna_study(engine: Engine, make_study) -> None:
+def test_a_name_of_somebodys_optuna_study(engine: Engine, make_study: MakeStudy) -> None:
     """A database may hold other Optuna studies; nothing is left half-way, nothing of theirs is touched."""
     optuna.create_study(study_name="ws:final", storage=open_optuna(engine))
     before = rows_everywhere(engine)
@@ -96,14 +97,14 @@ def test_a_name_of_somebodys_optuna_study(engine: Engine, make_study) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "ws:confirm", " ws", "a\nb", "x" * 201])
-def test_a_name_that_cannot_be(sqlite_engine: Engine, make_study, name: str) -> None:
+def test_a_name_that_cannot_be(sqlite_engine: Engine, make_study: MakeStudy, name: str) -> None:
     """One line that says which can."""
     with pytest.raises(UsageError, match="cannot be a study's name") as error:
         make_study(name, on=sqlite_engine)
     assert "\n" not in str(error.value)
 
 
-def test_creating_at_once(engine: Engine, make_study) -> None:
+def test_creating_at_once(engine: Engine, make_study: MakeStudy) -> None:
     """Of several, one makes it and the others are told."""
 
     def attempt(_: int) -> bool:
@@ -119,7 +120,7 @@ def test_creating_at_once(engine: Engine, make_study) -> None:
     assert rows_everywhere(engine)["studies"] == 3
 
 
-def test_an_unknown_study(engine: Engine, make_study) -> None:
+def test_an_unknown_study(engine: Engine, make_study: MakeStudy) -> None:
     """The message names those that exist."""
     with pytest.raises(StudyNotFound, match=r"no study is called 'w'; .*hpo study create"):
         studies.get_study(engine, "w")
@@ -132,7 +133,7 @@ def test_an_unknown_study(engine: Engine, make_study) -> None:
         studies.get_study_by_id(engine, 99)
 
 
-def test_delete_takes_everything_of_it(engine: Engine, make_study) -> None:
+def test_delete_takes_everything_of_it(engine: Engine, make_study: MakeStudy) -> None:
     """Slots, openings, Optuna's studies with trials and values; others keep theirs."""
     make_study("other", trials=2)
     before = rows_everywhere(engine)
@@ -157,7 +158,7 @@ def test_delete_takes_everything_of_it(engine: Engine, make_study) -> None:
     assert again.search_study_id > made.final_study_id
 
 
-def test_delete_waits_for_running_slots_unless_forced(engine: Engine, make_study) -> None:
+def test_delete_waits_for_running_slots_unless_forced(engine: Engine, make_study: MakeStudy) -> None:
     """Then their workers find the lease lost."""
     make_study()
     (slot,) = claims.claim(engine, 1, worker="w", lease_seconds=60, model="ws")
@@ -168,7 +169,7 @@ def test_delete_waits_for_running_slots_unless_forced(engine: Engine, make_study
     assert slots.renew(engine, [(slot.id, slot.token or "")], 60) == set()
 
 
-def test_extend_adds_to_the_search_alone(engine: Engine, make_study) -> None:
+def test_extend_adds_to_the_search_alone(engine: Engine, make_study: MakeStudy) -> None:
     """Indices and the adaptive mark go on; once confirm has begun it is too late."""
     made = make_study(trials=2)
     assert studies.extend_study(engine, made, [7, 8, 9], adaptive_from=3) == 5
@@ -185,7 +186,7 @@ def test_extend_adds_to_the_search_alone(engine: Engine, make_study) -> None:
         studies.extend_study(engine, made, [1], adaptive_from=None)
 
 
-def test_a_phase_moves_once(engine: Engine, make_study) -> None:
+def test_a_phase_moves_once(engine: Engine, make_study: MakeStudy) -> None:
     """Of those who try at once one succeeds, and adds the next phase's slots in the same transaction."""
     made = make_study(trials=0)
 
@@ -204,7 +205,7 @@ def test_a_phase_moves_once(engine: Engine, make_study) -> None:
     assert len(slots.list_slots(engine, made.id)) == 1
 
 
-def test_a_locked_study_is_as_it_is(engine: Engine, make_study) -> None:
+def test_a_locked_study_is_as_it_is(engine: Engine, make_study: MakeStudy) -> None:
     """Read under the lock, None once deleted."""
     made = make_study(trials=0)
     with begin_write(engine) as connection:
@@ -212,7 +213,7 @@ def test_a_locked_study_is_as_it_is(engine: Engine, make_study) -> None:
         assert studies.lock_study(connection, 99) is None
 
 
-def test_counts(engine: Engine, make_study) -> None:
+def test_counts(engine: Engine, make_study: MakeStudy) -> None:
     """By kind and state; done ones by their result."""
     made = make_study(trials=8, adaptive_from=None)
     claimed = claims.claim(engine, 6, worker="w", lease_seconds=60, model="ws")

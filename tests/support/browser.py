@@ -6,8 +6,9 @@ import tempfile
 
 import pytest
 
+from tests.support.commandline import PATIENCE
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-BROWSER_SECONDS = 300  # it takes three on an idle machine, a minute on a crowded one
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -35,7 +36,7 @@ def browse(url: str) -> tuple[str, str]:
             [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", url],
             capture_output=True,
             text=True,
-            timeout=BROWSER_SECONDS,
+            timeout=PATIENCE,
             check=True,
         )
     return done.stdout, done.stderr

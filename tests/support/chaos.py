@@ -280,10 +280,10 @@ def _check_epochs(slot: Slot) -> None:
     epochs = STUDY["epochs"]
     assert slot.outcome is not None
     assert slot.outcome.epochs == epochs
-    assert len(slot.outcome["validation_accuracy"]) == (0 if slot.kind == "final" else epochs)
-    resumed = slot.outcome["resumed_at"]
+    assert len(slot.outcome.validation_accuracy) == (0 if slot.kind == "final" else epochs)
+    resumed = slot.outcome.resumed_at
     assert all(1 <= epoch <= epochs for epoch in resumed)
-    assert resumed == sorted(resumed)
+    assert list(resumed) == sorted(resumed)
     assert len(resumed) < slot.attempt
 
 

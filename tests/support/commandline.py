@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from click.testing import CliRunner, Result
 
 from hpo.cli.root import root
+
+T = TypeVar("T")
 
 PATIENCE = 600  # seconds until a condition has to hold, on a machine with other work to do
 POLL = 0.02  # seconds
@@ -67,7 +69,12 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def wait_until(holds: Callable[[], Any]) -> Any:
+def on_this_machine(seconds: float) -> float:
+    """The seconds that a thing may take here which takes `seconds` at most where every process has a core."""
+    return seconds * max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
+def wait_until(holds: Callable[[], T | None]) -> T:
     """Wait for a condition and return what it gave; fail when patience ends."""
     deadline = time.monotonic() + PATIENCE
     while not (found := holds()):
@@ -157,7 +164,10 @@ class Hpo:
             raise
 
     def freeze_in_training(self) -> tuple[int, int]:
-        """Stop the only worker (SIGSTOP) while its slot has reported an epoch; returns the slot and the process."""
+        """Stop the only worker (SIGSTOP) while its slot has reported an epoch; returns the slot and the process.
+
+        Never in the middle of a transaction that writes: it would hold SQLite's lock until it is woken up.
+        """
 
         def frozen() -> tuple[int, int] | None:
             training = [worker for _, epoch, worker in self.running() if epoch > 0]
@@ -165,13 +175,26 @@ class Hpo:
                 return None
             pid = int(training[0].split(":")[-2])
             os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: is_stopped(pid))
             held = [slot for slot, epoch, _ in self.running() if epoch > 0]
-            if not held:  # it ended its slot just before
-                os.kill(pid, signal.SIGCONT)
-            return (held[0], pid) if held else None
+            if held and self.is_writable():
+                return held[0], pid
+            os.kill(pid, signal.SIGCONT)  # it ended its slot just before, or is writing
+            return None
 
-        found: tuple[int, int] = wait_until(frozen)
-        return found
+        return wait_until(frozen)
+
+    def is_writable(self) -> bool:
+        """Whether nobody holds the SQLite file's write lock."""
+        path = self.url.removeprefix("sqlite:///")
+        with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if "locked" in str(error):
+                    return False
+                raise
+            return True
 
     def close(self) -> None:
         """End the processes that a test has left."""
@@ -205,6 +228,12 @@ class Said:
         """Whether there are lines with these words, one after the other."""
         lines = iter(list(self.lines))
         return all(any(one in line for line in lines) for one in words)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of a process has been stopped: the signal takes a moment to reach them all (Linux)."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from hpo.storage import slots, studies
 from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import openings
-from hpo.storage.slots import Slot
+from hpo.storage.slots import Kind, Slot
 
 
 def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) -> dict[str, list[Slot]]:
@@ -25,7 +25,8 @@ def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) 
         assert row.tuned is not None
         final = rounds if row.tuned["source"] == "paper" else 2 * rounds
         found: dict[str, list[Slot]] = {}
-        for kind, asked in (("search", search), ("confirm", confirm), ("final", final)):
+        kinds: dict[Kind, int] = {"search": search, "confirm": confirm, "final": final}
+        for kind, asked in kinds.items():
             found[kind] = slots.list_slots(engine, row.id, kind)
             _check_kind(engine, name if kind == "search" else f"{name}:{kind}", found[kind], asked)
         _check_openings(engine, found)
@@ -44,10 +45,11 @@ def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int) -
     assert [slot.idx for slot in own] == list(range(asked))
     assert all(slot.state == "done" and slot.told and slot.outcome for slot in own)
     trials = optuna.load_study(study_name=optuna_name, storage=make_storage(engine)).get_trials(deepcopy=False)
-    assert sorted(trial._trial_id for trial in trials) == sorted(slot.trial_id for slot in own)
-    by_id = {trial._trial_id: trial for trial in trials}
-    for slot in own:
-        trial = by_id[slot.trial_id]
+    slot_of = {slot.trial_id: slot for slot in own}
+    assert len(trials) == len(own)
+    assert {trial._trial_id for trial in trials} == set(slot_of)
+    for trial in trials:
+        slot = slot_of[trial._trial_id]
         assert slot.outcome is not None
         assert trial.number == slot.trial_number
         assert trial.state == (TrialState.PRUNED if slot.result == "pruned" else TrialState.COMPLETE)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from hpo.storage import claims, slots, studies
@@ -167,7 +168,8 @@ def packed_answers(draw: Callable[[int, int], Any], pairs: int) -> Callable[[Slo
         wrong = rng.choice(pairs, size=pairs - round(value * pairs), replace=False, p=near / near.sum())
         answer = target.astype(np.uint8)
         answer[wrong] ^= 1
-        return (answer + 2 * (10 * digits[:, 0] + digits[:, 1])).astype(np.uint8).tobytes()
+        codes: NDArray[np.uint8] = (answer + 2 * (10 * digits[:, 0] + digits[:, 1])).astype(np.uint8)
+        return codes.tobytes()
 
     return packed
 

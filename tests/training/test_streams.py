@@ -301,6 +301,7 @@ def test_initial_parameters_fill_torchs_own_bounds(name: str) -> None:
             for own, value in zip(torchs, (values[f"{prefix}.weight"], values[f"{prefix}.bias"]), strict=True):
                 assert value.dtype == torch.float32
                 assert value.abs().max() <= bound
+                assert own is not None
                 assert own.abs().max() <= bound  # torch still does the same
                 sigma = bound / math.sqrt(3 * value.numel())  # of the mean
                 assert abs(float(value.mean())) < 5 * sigma

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
+from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
 from hpo.analysis import answers, stats
 from hpo.analysis.answers import RoundAnswers
@@ -199,7 +199,7 @@ def test_the_crossed_interval_covers_for_new_rounds_and_new_images(
     rng, worlds = np.random.default_rng(9), 200
     found = [_crossed_world(rng, by_round, by_image) for _ in range(worlds)]
     differences = [difference for difference, _ in found]
-    assert np.mean(differences) == pytest.approx(0.1, abs=4 * np.std(differences) / math.sqrt(worlds))
+    assert np.mean(differences) == pytest.approx(0.1, abs=4 * float(np.std(differences)) / math.sqrt(worlds))
     covered = np.mean([holds(interval, 0.1) for _, interval in found])
     assert covered >= 0.95 - three_errors(0.95, worlds)
 
@@ -218,8 +218,8 @@ def test_rounds_alone_do_not_cover_new_images() -> None:
                 correct = rng.random(len(pairs)) < chance
                 side[r] = RoundAnswers(round=r, images=pairs, digits=pairs, correct=correct, said=pairs)
         (crossed,) = answers.crossed_intervals([(a, b)])
-        means = [[float(side[r].correct.mean()) for r in side] for side in (a, b)]
-        t_covered += holds(stats.paired_difference(*means).interval, 0.0)
+        means_a, means_b = ([float(side[r].correct.mean()) for r in side] for side in (a, b))
+        t_covered += holds(stats.paired_difference(means_a, means_b).interval, 0.0)
         crossed_covered += holds(crossed, 0.0)
     assert t_covered / worlds < 0.8
     assert crossed_covered / worlds > 0.9

@@ -1,23 +1,25 @@
 """Repeats of a search: the variance between searches, comparisons over repeats, and what is said of them."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats as scipy_stats
+from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, compare
 from hpo.report.chart_data import repeats_data
 from hpo.report.html import PageFigure, PageTable
 from hpo.report.sections.repeats import missing_sentences, repeats_parts
+from hpo.report.sentences import conclusions_of
 from hpo.results.records import StudyResult
 from tests.support.results import COURSE, PARAMS, finals, run, study
 
 RNG = np.random.default_rng(5)
 
 
-def repeat(model: str, i: int, level: float, rounds: int = 20, **changes: object) -> StudyResult:
+def repeat(model: str, i: int, level: float, rounds: int = 20, **changes: Any) -> StudyResult:
     """The i-th repeat of a model's search: its tuned configuration reaches the level, the paper's 0.85."""
     luck = np.random.default_rng([i, len(model)]).normal(0, 0.001, 20)
     tuned = [level + c + x for c, x in zip(COURSE, luck, strict=True)][:rounds]
@@ -84,14 +86,14 @@ def test_the_estimate_is_unbiased_and_its_interval_covers(spread: float) -> None
     covered, estimates, p = 0, [], []
     for _ in range(worlds):
         table = rng.normal(0, spread, (5, 1)) + rng.normal(0, 3, 20) + rng.normal(0, 1, (5, 20))
-        found = stats.variance_components(table)  # type: ignore[arg-type]
+        found = stats.variance_components(table.tolist())
         assert found is not None
         covered += found.interval.low <= spread**2 <= found.interval.high
         by_search = table.mean(axis=1)  # the estimate before it is cut off at 0
         estimates.append(float(by_search.var(ddof=1)) - found.residual / 20)
         assert found.between == pytest.approx(max(0.0, estimates[-1]), abs=1e-9)
         p.append(found.p)
-    error = np.std(estimates) / math.sqrt(worlds)
+    error = float(np.std(estimates)) / math.sqrt(worlds)
     assert np.mean(estimates) == pytest.approx(spread**2, abs=4 * error)
     assert covered / worlds >= 0.935
     assert spread == 0 or covered / worlds <= 0.965
@@ -128,6 +130,7 @@ def test_groups_hold_what_each_search_found() -> None:
 def test_over_repeats_a_search_is_one_value() -> None:
     results = two_models()
     found = compare(results)
+    sentences = conclusions_of(results, found)
     (pair,) = found.repeats.models
     tests = [[repeat.test for repeat in group.repeats] for group in found.repeats.groups]
     expected = scipy_stats.ttest_rel(tests[1], tests[0]).confidence_interval()
@@ -138,19 +141,22 @@ def test_over_repeats_a_search_is_one_value() -> None:
     assert [(p.a, p.b) for p in found.repeats.tuning] == [("simple tuned", "simple paper"), ("ws tuned", "ws paper")]
     assert [p.p_holm for p in found.repeats.tuning] == [4 / 64, 4 / 64]  # two tests
     assert any(
-        line.startswith("Over 6 repeats of the search, ws is better than simple: 2.1") for line in found.headlines
+        line.startswith("Over 6 repeats of the search, ws is better than simple: 2.1") for line in sentences.headlines
     )
     assert any(
         "ws did better tuned, though the corrected test does not settle it (p = 0.062): +3." in line
-        for line in found.headlines
+        for line in sentences.headlines
     )
-    assert not any("In the table but not in the sentences" in line for line in found.cautions)
+    assert not any("In the table but not in the sentences" in line for line in sentences.cautions)
 
 
 def test_few_repeats_say_that_they_are_few() -> None:
-    found = compare(two_models(searches=3))
-    (line,) = [line for line in found.headlines if "Over 3 repeats of the search, ws did better than simple" in line]
-    assert "so few are too few for a test (the smallest possible p is 0.25): " in line
+    results = two_models(searches=3)
+    sentences = conclusions_of(results, compare(results))
+    (line,) = [
+        line for line in sentences.headlines if "Over 3 repeats of the search, ws did better than simple" in line
+    ]
+    assert "3 repeats are too few for a test (the smallest possible p is 0.25): " in line
     assert "points apart (95% interval" in line
     assert "better in 3 of 3)." in line
 
@@ -177,7 +183,7 @@ def test_without_repeats_the_section_says_what_is_missing() -> None:
     results = [study("ws", [run("search", 0), *finals("tuned", [0.9, 0.91])])]
     found = compare(results)
     (line,) = parts(results, found)
-    assert "Of ws one search was made" in str(line)
+    assert "Only one search was made of ws: " in str(line)
     assert "`hpo study create --model ws --name ws-repeat --repeat 5` would measure it" in str(line)
     assert found.repeats.groups == ()
     assert parts([study("ws", finals("paper", [0.9]))], found) == []  # nothing was searched
@@ -196,7 +202,7 @@ def test_repeats_of_one_model_do_not_hide_that_another_has_none() -> None:
     results = [*single, repeat("ws", 1, 0.88), repeat("ws", 2, 0.88, rounds=0)]
     waiting, left = missing_sentences(results, compare(results).repeats)
     assert waiting.endswith("yet: ws-1, ws-2.")
-    assert left.startswith("Of simple one search was made")
+    assert left.startswith("Only one search was made of simple: ")
     assert parts(results, compare(results)) == [waiting, left]
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-import boto3
+import boto3  # type: ignore[import-untyped]  # ships no types
 import pytest
 import torch
 

@@ -1,0 +1,88 @@
+"""Databases that earlier versions have made: the records open and say what they said, a study in the middle goes on."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from hpo.storage import slots, studies
+from hpo.storage.engine import open_engine
+from hpo.storage.slots import Slot
+from tests.support.commandline import Hpo, train
+from tests.support.exact import check_exact
+
+ROOT = Path(__file__).parents[2]
+
+# BENCHMARKS.md: accuracy in percent on pool B over 20 rounds, mean ± standard deviation
+PAPER = {("simple", "paper"): "83.7 ± 1.5", ("ws", "paper"): "87.2 ± 1.2", ("ws-aux", "paper"): "97.9 ± 0.5"}
+TUNED = {
+    ("simple", "paper"): "82.7 ± 1.5",
+    ("simple", "tuned"): "85.0 ± 1.3",
+    ("ws", "paper"): "85.8 ± 1.1",
+    ("ws", "tuned"): "87.8 ± 1.4",
+    ("ws-aux", "paper"): "97.7 ± 0.5",
+    ("ws-aux", "tuned"): "97.9 ± 0.5",
+}
+WINNERS = (58, 44, 39)  # trials
+
+
+def unpack(hpo: Hpo, packed: Path) -> None:
+    """Put a database in the place of the one that `hpo` is on."""
+    Path(hpo.url.removeprefix("sqlite:///")).write_bytes(gzip.decompress(packed.read_bytes()))
+
+
+def table_of(hpo: Hpo, record: str) -> dict[tuple[str, str], str]:
+    """The test accuracies in the report of a record, by model and configuration."""
+    unpack(hpo, ROOT / "bench" / "records" / f"{record}.db.gz")
+    hpo("db", "check")
+    rows = [row for row in hpo.json("report", "--out", "report")["table"] if row["study"]]
+    assert {row["test"]["n"] for row in rows} == {20}
+    return {
+        (row["model"], row["label"]): f"{100 * row['test']['mean']:.1f} ± {100 * row['test']['std']:.1f}"
+        for row in rows
+    }
+
+
+def test_the_record_of_the_papers_configuration(hpo: Hpo) -> None:
+    """Nothing was searched; its table is that of then."""
+    assert table_of(hpo, "paper-40-epochs") == PAPER
+    listed = hpo.json("study", "list")
+    assert [(study["phase"], study["trials"]["total"], study["tuned"]) for study in listed] == [("done", 0, None)] * 3
+
+
+def test_the_record_of_a_whole_study(hpo: Hpo) -> None:
+    """All trials are there, the winners and the table are those of then."""
+    assert table_of(hpo, "12-epoch") == TUNED
+    listed = hpo.json("study", "list")
+    assert [study["phase"] for study in listed] == ["done"] * 3
+    assert [study["trials"]["complete"] + study["trials"]["pruned"] for study in listed] == [60] * 3
+    assert tuple(study["tuned"]["source"] for study in listed) == WINNERS
+
+
+@pytest.mark.parametrize("phase", ["search", "confirm", "final"])
+@pytest.mark.parametrize("schema", ["0001", "0002"])
+def test_a_study_in_the_middle_goes_on(hpo: Hpo, schema: str, phase: str) -> None:
+    """After `hpo db upgrade` today's worker ends what an earlier one, killed in that phase, began (tests/data)."""
+    unpack(hpo, ROOT / "tests" / "data" / f"{schema}-{phase}.db.gz")
+    hpo("db", "upgrade")
+    shown = hpo.show()
+    assert shown["phase"] == phase
+    ended = done_slots(hpo.url)
+    train(hpo)
+    found = check_exact(hpo.url, "ws", search=4, confirm=4, rounds=2)
+    after = {slot.id: slot for kind in found.values() for slot in kind}
+    for slot_id, slot in ended.items():
+        assert (after[slot_id].outcome, after[slot_id].params) == (slot.outcome, slot.params), "done is done"
+    attempts = {slot.attempt for slot in after.values()}
+    assert attempts == ({1, 2} if phase == "final" else {1}), "only the final's was killed in the middle of a round"
+    assert hpo.json("report", "--out", "report")["table"]
+
+
+def done_slots(url: str) -> dict[int, Slot]:
+    """What the earlier worker had finished, by id; one result is not yet told to Optuna."""
+    engine = open_engine(url)
+    try:
+        found = slots.list_slots(engine, studies.get_study(engine, "ws").id)
+        return {slot.id: slot for slot in found if slot.state == "done"}
+    finally:
+        engine.dispose()

@@ -1,0 +1,50 @@
+"""Every benchmark starts; the GPU's does on a machine that has torch alone."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.commandline import PATIENCE
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if '"__main__"' in path.read_text())
+NOT_THERE = ("alembic", "click", "numpy", "optuna", "psutil", "psycopg", "pydantic", "scipy", "sklearn", "sqlalchemy")
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split()))  # None: to import it raises
+from bench import gpu
+gpu.PAIRS, gpu.VALIDATION = 50, 100
+gpu.main()
+"""
+
+
+def test_the_makefile_names_every_command() -> None:
+    """`make bench-NAME` is how they are found."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert [name for name in COMMANDS if f"bench-{name}:" not in makefile] == []
+    assert len(COMMANDS) > 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_starts(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With all that it imports; its help says what the module says of itself."""
+    monkeypatch.delitem(sys.modules, f"bench.{name}", raising=False)  # or runpy warns
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"bench.{name}", run_name="__main__")
+    assert end.value.code == 0
+    assert f"python -m bench.{name}" in capsys.readouterr().out
+
+
+def test_torch_alone_is_enough_for_the_gpus(tmp_path: Path) -> None:
+    """A whole measurement, of small draws, where nothing else is installed, as on a machine rented for its GPU."""
+    small = ["--device", "cpu", "--models", "simple", "--lanes", "1", "2", "--repeats", "2"]
+    command = [sys.executable, "-c", WITHOUT, " ".join(NOT_THERE), *small, "--json", str(tmp_path / "out.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "| `simple` | P = 2 |" in done.stdout
+    assert (tmp_path / "out.json").exists()
