@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+import hpo
 from hpo.cli.context import Context, format_option, pass_context, print_json
 from hpo.errors import HpoError
 
+DISTRIBUTION = "hpo-service"  # the name under which pip knows this package
 _COMMAND = re.compile(r"`([^`]+)`")
 
 
@@ -60,8 +62,15 @@ def _versions() -> str:
 
     from packaging.requirements import Requirement
 
-    installed = [f"hpo {metadata.version('hpo')}"]
-    for line in metadata.requires("hpo") or []:
+    installed = [f"hpo {hpo.__version__}"]
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        raise Missing(
+            f"hpo {hpo.__version__} runs from its sources, so what it requires is not known; "
+            "`pip install --editable .` in its folder"
+        ) from None
+    for line in requirements:
         needed = Requirement(line)
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue

@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from hpo import __version__
 from hpo.cli import doctor
 from hpo.cli.root import COMMANDS, root
 from hpo.digits import download
@@ -157,7 +158,7 @@ def test_help_loads_nothing_slow() -> None:
     """`hpo --help`, and the help of every command, load no torch, no Optuna, no database, not even numpy."""
     lines = [[], *(path.split() for path in ALL)]
     code = f"""
-from hpo.cli import main
+from hpo.cli.main import main
 for words in {lines!r}:
     sys.argv = ["hpo", *words, "--help"]
     try:
@@ -340,4 +341,15 @@ def test_doctor_misses_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(doctor.Missing, match=r"waitress is not installed; `pip install 'waitress>=3.0'`"):
+        doctor._versions()
+
+
+def test_doctor_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its sources alone hpo runs, but does not know which versions it needs, and says how to install it."""
+
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    with pytest.raises(doctor.Missing, match=rf"hpo {__version__} runs from its sources.*`pip install"):
         doctor._versions()
