@@ -1,24 +1,43 @@
-# Two commands do everything: `make demo` and `make test`. Each makes .venv by itself.
+# Two commands do everything: `make demo` and `make test`. Each makes .venv by itself. `make help` lists the others.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test chaos clean bench-training bench-gpu bench-worker bench-learning bench-queue bench-report
+# `make test COVERAGE=--cov` also reports the branches that the tests cover, and fails below the floor in pyproject.toml.
+# CI does so; by hand it would only take longer.
+COVERAGE ?=
+
+# A CPU's instruction sets decide how float32 rounds, so trainings are held against plain loops under several of them.
+NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
+
+.PHONY: help demo test test-long docs chaos clean \
+	bench-training bench-gpu bench-worker bench-learning bench-queue bench-report
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
+
 demo: $(READY)  ## the main job on bundled digits with a small, labelled budget (under 10 minutes on 2 cores)
 	mkdir -p demo
 	$(BIN)/hpo --db sqlite:///demo/hpo.db run --demo --out demo/report
 
-test: $(READY)  ## lint, types and all tests
+test: $(READY)  ## lint, format, types and all tests but the long ones
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(COVERAGE)
+	printf '%s\n' $(NUMERICS) | xargs -P 2 -I '{}' env '{}' $(BIN)/pytest -q tests/training -k plain
+
+test-long: $(READY)  ## the README, command by command, as it stands there
+	$(BIN)/pytest -q -m long
+
+docs: $(READY)  ## docs/cli.md from the commands
+	$(BIN)/python -m hpo.cli.reference > docs/cli.md
 
 chaos: $(READY)  ## 200 workers killed at random moments on SQLite and PostgreSQL, a table (about 20 minutes on 2 cores)
 	$(BIN)/python -m tests.support.chaos
@@ -41,5 +60,5 @@ bench-report: $(READY)  ## time and size of `hpo report` on 3 x 200 trials and 1
 bench-learning: $(READY)  ## do 20 rounds learn as well in a population as in the plain loop? (40 minutes)
 	$(BIN)/python -m bench.learning
 
-clean:
+clean:  ## .venv and the demo's results away
 	rm -rf $(VENV) demo

@@ -78,7 +78,7 @@ def parts_of(url: str, out: Path) -> dict[str, float]:
         part(f"dependence: {result.name}", partial(interactions.dependence_of, result))
     whole = part("all of these again, and pictures, models' costs", lambda: contents.gather(engine))
     part("figures, page, files (imports plotly)", lambda: write.write(whole, out))
-    part("notes and figures for the dashboard", lambda: notes.keep_all(engine, whole.results, whole.comparison))
+    part("notes and figures for the dashboard", lambda: notes.write_pages(engine, whole.results, whole.comparison))
     return seconds
 
 

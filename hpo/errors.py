@@ -1,4 +1,4 @@
-"""Everything that can go wrong for a user, one class a thing; the CLI prints the message and exits."""
+"""Everything that can go wrong for a user, one class each; the CLI prints the message and exits."""
 
 
 class HpoError(Exception):
@@ -8,13 +8,13 @@ class HpoError(Exception):
 
 
 class UsageError(HpoError):
-    """The user asked for something that is not in the language: wrong name, wrong value, wrong file."""
+    """The command cannot be carried out as it was given: an unknown name, an invalid value, a wrong file."""
 
     exit_code = 2
 
 
 class SpecError(UsageError):
-    """A study's file, or an option that changes it, says what it may not: file, key, what is allowed."""
+    """A study's file, or an option that overrides it, is invalid: which file and key, and what is allowed."""
 
 
 class DatabaseError(HpoError):
@@ -22,7 +22,7 @@ class DatabaseError(HpoError):
 
 
 class DatabaseUnreachable(DatabaseError):
-    """The database does not answer just now (down, connection cut, locked, full); waiting may help."""
+    """The database does not answer at the moment (down, connection cut, locked, full); waiting may help."""
 
 
 class SchemaError(DatabaseError):
@@ -34,20 +34,20 @@ class StudyNotFound(HpoError):
 
 
 class StudyExists(HpoError):
-    """The name is taken already."""
+    """The name is already taken."""
 
 
 class StudyBusy(HpoError):
-    """The study is in a state that forbids what was asked: slots are running, or its phase is over."""
+    """The study is in a state that forbids the request: slots are running, or its phase is over."""
 
 
 class LeaseLost(HpoError):
-    """The slot belongs to another worker by now; whatever was computed for it is dropped."""
+    """The slot now belongs to another worker; whatever was computed for it is dropped."""
 
 
 class DataError(HpoError):
-    """The images cannot be had, are damaged, or are too few: which file or pool, and what to do."""
+    """The images are missing, damaged or too few: which file or pool, and what to do."""
 
 
 class TestPoolSealed(HpoError):
-    """Something other than a final slot's worker asked for the test images."""
+    """Something other than the worker of a final slot asked for the test images."""

@@ -1,7 +1,8 @@
 """Databases for tests: a SQLite file, and a real PostgreSQL that the tests start themselves.
 
 PostgreSQL starts once a session, in a temporary folder, on a socket; a template database holds the schema and
-is cloned for each test.
+is cloned for each test. HPO_TEST_POSTGRES_URL names a server that runs already, to be used instead: its role must be
+allowed to make databases and roles, and other roles to connect without a password.
 """
 
 import os
@@ -32,7 +33,12 @@ _FAST_POSTGRES = ("fsync = off", "full_page_writes = off", "synchronous_commit =
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server of our own; only started where a test asks for it."""
+    """A PostgreSQL server of our own, or HPO_TEST_POSTGRES_URL's; only started where a test asks for it."""
+    if given := os.environ.get("HPO_TEST_POSTGRES_URL"):
+        running = Postgres(make_url(given))
+        yield running
+        running.close()
+        return
     with tempfile.TemporaryDirectory(prefix="hpo-pg-", ignore_cleanup_errors=True) as folder:
         with pytest.MonkeyPatch.context() as environment:
             # Looked at when it is imported, for a lock and sockets; it warns where there is none.

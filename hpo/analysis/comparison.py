@@ -1,6 +1,6 @@
-"""The comparison: which rows stand in the table, and what may be said of each pair of models.
+"""The comparison: the rows of the table and the pairs of configurations, as numbers alone.
 
-A row never stands without its epochs. Accuracies are fractions; words give percent and points.
+A row never comes without its epochs. Accuracies are fractions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 
 from hpo.analysis import stats
 from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
-from hpo.analysis.pairwise import Pair, Setting, Side, pairs_of, setting_of
+from hpo.analysis.pairwise import Pair, PairSide, Setting, pairs_of, setting_of
 from hpo.analysis.repeats import Repeats, repeats_of
-from hpo.report import sentences
-from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
+from hpo.results.records import FinalResult, StudyResult
+from hpo.study.labels import PAPER, PUBLISHED, TUNED
 from hpo.study.spec import MODELS, Model
 
-PUBLISHED_LABEL = "published"
 PUBLISHED_EPOCHS, PUBLISHED_ROUNDS = 40, 20
-PUBLISHED: dict[Model, tuple[float, float, float, float]] = {  # train mean, std, test mean, std
+PUBLISHED_ACCURACIES: dict[Model, tuple[float, float, float, float]] = {  # train mean, std, test mean, std
     "simple": (0.992, 0.004, 0.841, 0.012),
     "ws": (0.993, 0.007, 0.872, 0.011),
     "ws-aux": (0.998, 0.003, 0.971, 0.009),
@@ -29,7 +28,7 @@ PUBLISHED: dict[Model, tuple[float, float, float, float]] = {  # train mean, std
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """One column of accuracies over rounds; published ones come without their single values."""
+    """Accuracies over rounds, summarised; published ones come without the single values."""
 
     n: int  # rounds
     mean: float | None
@@ -47,24 +46,26 @@ class TableRow:
     """One row of the comparison table."""
 
     model: Model
-    label: str  # "published", "paper", "tuned", or what `evaluate --label` says
+    label: str  # "published", "paper", "tuned", or that of `hpo evaluate --label`
     study: str | None  # None: published
     setting: int | None  # index into Comparison.settings
     epochs: int
-    trials: int | None  # of the search; None where nothing was searched for this row
+    trials: int | None  # of the search; None for rows without one
     rounds: int
     planned: int
     train: Summary
-    test: Summary
-    note: str = ""
+    test: Summary  # a diverged round counts at chance accuracy; the train values leave it out
+    diverged: int = 0  # rounds
+    failed: int = 0  # rounds
+    same_as: str | None = None  # the label of the configuration whose rounds these are too
 
 
 def published_row(model: Model) -> TableRow:
     """The paper's own numbers."""
-    train_mean, train_std, test_mean, test_std = PUBLISHED[model]
+    train_mean, train_std, test_mean, test_std = PUBLISHED_ACCURACIES[model]
     return TableRow(
         model=model,
-        label=PUBLISHED_LABEL,
+        label=PUBLISHED,
         study=None,
         setting=None,
         epochs=PUBLISHED_EPOCHS,
@@ -77,7 +78,7 @@ def published_row(model: Model) -> TableRow:
 
 
 def summarize(values: Iterable[float | None]) -> Summary:
-    """All that is said of one column; values that are not known are left out."""
+    """Summarise the values that are known."""
     known = tuple(value for value in values if value is not None)
     if not known:
         return Summary(n=0, mean=None, std=None)
@@ -106,31 +107,18 @@ def _row(result: StudyResult, final: FinalResult, setting: int) -> TableRow:
         planned=final.planned,
         train=summarize(final.train_values),
         test=summarize(final.test_values),
-        note=_note(final),
+        diverged=final.diverged,
+        failed=final.failed,
+        same_as=final.same_as,
     )
 
 
-def _note(final: FinalResult) -> str:
-    notes = []
-    if final.same_as is not None:
-        notes.append("the paper's configuration won the confirm phase: the same rounds")
-    if final.rounds < final.planned:
-        notes.append(f"{final.rounds} of {final.planned} rounds")
-    if final.diverged:
-        notes.append(
-            f"{final.diverged} diverged, counted at chance accuracy in the test values and left out of the train ones"
-        )
-    if final.failed:
-        notes.append(f"{final.failed} failed")
-    return "; ".join(notes)
-
-
-# --- All of it ------------------------------------------------------------------------------------------
+# --- Everything ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paired:
-    """What may be compared, and how it came out."""
+    """What may be compared, and the outcome."""
 
     settings: tuple[Setting, ...]
     pairs: tuple[Pair, ...]
@@ -144,33 +132,33 @@ class Comparison:
     settings: tuple[Setting, ...]
     pairs: tuple[Pair, ...]
     repeats: Repeats
-    headlines: tuple[str, ...]
-    budget: str | None  # said on top where budgets are below the defaults
-    cautions: tuple[str, ...]  # what was not compared, and why
 
     @property
     def repeated(self) -> bool:
-        """Whether model and configuration do not name a row."""
+        """Whether model, label and setting do not identify a row, so that its study must be named."""
         return len({(row.model, row.label, row.setting) for row in self.rows}) < len(self.rows)
 
     @property
     def paired(self) -> Paired:
-        """The pairs alone."""
+        """The part that `paired_of` computes."""
         return Paired(settings=self.settings, pairs=self.pairs)
 
 
 def paired_of(results: Sequence[StudyResult]) -> Paired:
-    """All pairs that may be compared: milliseconds, where the table's bootstrap intervals take seconds."""
+    """All pairs that may be compared; takes milliseconds, where the table's bootstrap intervals take seconds."""
     settings: list[Setting] = []
     for result in results:
         if any(final.rounds for final in result.final) and setting_of(result) not in settings:
             settings.append(setting_of(result))
-    pairs = [pair for place, _ in enumerate(settings) for pair in pairs_of(results, settings, place)]
+    pairs = [pair for index in range(len(settings)) for pair in pairs_of(results, settings, index)]
     return Paired(settings=tuple(settings), pairs=tuple(pairs))
 
 
 def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None) -> Comparison:
-    """Compare all final rounds that may be compared; `answers` by study id add the uncertainty of the images."""
+    """Compare all final rounds that may be compared.
+
+    `answers`, by study id, add the uncertainty that comes from the choice of images.
+    """
     paired = paired_of(results)
     settings, pairs, repeats = paired.settings, paired.pairs, repeats_of(results, paired.settings)
     if answers:
@@ -180,35 +168,26 @@ def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | Non
         settings=settings,
         pairs=pairs,
         repeats=repeats,
-        headlines=(*sentences.headlines(results, pairs, settings), *sentences.repeat_headlines(repeats)),
-        budget=sentences.budget_label(result.spec for result in results),
-        cautions=tuple(sentences.cautions(results, settings)),
     )
 
 
 def _with_images(pairs: Sequence[Pair], answers: Mapping[int, Answers]) -> list[Pair]:
-    """Intervals for new images, where the answers are at hand and of the very rounds that the pair is over."""
+    """The pairs with intervals for new images, where the answers of all their rounds are at hand."""
 
-    def rounds(side: Side) -> Mapping[int, RoundAnswers]:
+    def rounds(side: PairSide) -> Mapping[int, RoundAnswers]:
         return answers[side.study_id].by_label.get(side.label, {}) if side.study_id in answers else {}
 
     sides = [(rounds(pair.a), rounds(pair.b)) for pair in pairs]
-    without = [[r for r in p.rounds if r not in a or r not in b] for p, (a, b) in zip(pairs, sides, strict=True)]
-    whole = [({}, {}) if lacking else both for both, lacking in zip(sides, without, strict=True)]
+    missing = [[r for r in p.rounds if r not in a or r not in b] for p, (a, b) in zip(pairs, sides, strict=True)]
+    complete = [({}, {}) if lacking else side for side, lacking in zip(sides, missing, strict=True)]
     return [
-        replace(pair, images=interval, note=_without_answers(pair, lacking, answers))
-        for pair, interval, lacking in zip(pairs, crossed_intervals(whole), without, strict=True)
+        replace(pair, images=interval, unanswered=len(lacking) if _at_hand(pair, answers) else 0)
+        for pair, interval, lacking in zip(pairs, crossed_intervals(complete), missing, strict=True)
     ]
 
 
-def _without_answers(pair: Pair, rounds: Sequence[int], answers: Mapping[int, Answers]) -> str:
-    """Why there is no interval for new images; that a study's images are not at hand is said elsewhere."""
-    if not rounds or not {pair.a.study_id, pair.b.study_id} <= answers.keys():
-        return ""
-    return (
-        f"no interval for new images: of {len(rounds)} of {len(pair.rounds)} rounds there are no single answers "
-        "(a diverged round has none)"
-    )
+def _at_hand(pair: Pair, answers: Mapping[int, Answers]) -> bool:
+    return {pair.a.study_id, pair.b.study_id} <= answers.keys()
 
 
 def _rows(results: Sequence[StudyResult], settings: Sequence[Setting]) -> list[TableRow]:
@@ -217,5 +196,5 @@ def _rows(results: Sequence[StudyResult], settings: Sequence[Setting]) -> list[T
     for result in results:
         measured = [final for final in result.final if final.rounds]
         rows += [_row(result, final, settings.index(setting_of(result))) for final in measured]
-    order = {PUBLISHED_LABEL: 0, PAPER: 1, TUNED: 2}
+    order = {PUBLISHED: 0, PAPER: 1, TUNED: 2}
     return sorted(rows, key=lambda r: (MODELS.index(r.model), order.get(r.label, 3), r.setting or 0))

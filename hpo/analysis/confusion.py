@@ -1,6 +1,6 @@
-"""Confusion: which digits a model takes for which, and whether its wrong answers come from there.
+"""Confusion: which digits a model mistakes for which, and whether that explains its wrong answers.
 
-Asked of models that are trained to name the digits; the others' digit vectors are never told to mean digits.
+Only for models that are trained to name the digits: nothing makes the other models' digit vectors mean digits.
 """
 
 from collections.abc import Sequence
@@ -9,34 +9,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.analysis.answers import RoundAnswers
+from hpo.digits.idx import CLASSES
 from hpo.results.records import StudyResult
-from hpo.storage.outcome import CLASSES
 from hpo.study.spec import Model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DigitConfusion:
-    """How one configuration named the digits over all its rounds; both images of every pair count."""
+    """How one configuration named the digits, over all its rounds and both images of every pair."""
 
     study: str
     model: Model
     label: str
     said: tuple[tuple[int, ...], ...]  # [true digit][digit as named]: images
     pairs: int
-    right: int  # pairs answered right
-    named: int  # pairs with both digits named right
-    wrong_though_named: int  # of those: answered wrongly, so comparing itself failed
-    right_though_misnamed: int  # a digit misnamed, answered right all the same
-    right_by_names: int  # pairs that comparing the two named digits would answer right
+    right: int  # pairs answered correctly
+    named: int  # pairs with both digits named correctly
+    wrong_though_named: int  # of those: answered wrongly, so the comparison itself failed
+    right_though_misnamed: int  # pairs with a misnamed digit that were answered correctly all the same
+    right_by_names: int  # pairs that comparing the two named digits would answer correctly
 
     @property
     def images(self) -> int:
-        """Images named, two a pair."""
+        """Images named, two per pair."""
         return 2 * self.pairs
 
     @property
     def accuracy(self) -> float:
-        """The share of images whose digit was named right."""
+        """The share of images whose digit was named correctly."""
         return sum(self.said[i][i] for i in range(CLASSES)) / self.images
 
     @property
@@ -58,16 +58,17 @@ class DigitConfusion:
 
 def names_digits(result: StudyResult, label: str) -> bool:
     """Whether that configuration is trained to name the digits; loads torch."""
-    from hpo.training.models import SAYS_DIGITS
+    from hpo.training.models import CLASSIFIES_DIGITS
 
     final = result.final_of(label)
-    return result.model in SAYS_DIGITS and final is not None and final.params.get("aux_weight", 0.0) > 0
+    return result.model in CLASSIFIES_DIGITS and final is not None and final.params.get("aux_weight", 0.0) > 0
 
 
 def confusion_of(study: str, model: Model, label: str, rounds: Sequence[RoundAnswers]) -> DigitConfusion:
-    """Count over at least one round."""
-    digits, said = (np.concatenate([getattr(one, name) for one in rounds]) for name in ("digits", "said"))  # (E, 2)
-    right = np.concatenate([one.correct for one in rounds])  # (E,)
+    """Count over all rounds, of which there is at least one."""
+    digits = np.concatenate([answers.digits for answers in rounds])  # (E, 2)
+    said = np.concatenate([answers.said for answers in rounds])  # (E, 2)
+    right = np.concatenate([answers.correct for answers in rounds])  # (E,)
     counts = np.bincount((CLASSES * digits + said).ravel(), minlength=CLASSES**2).reshape(CLASSES, CLASSES)
     named = (digits == said).all(axis=1)
     by_names = (said[:, 0] <= said[:, 1]) == (digits[:, 0] <= digits[:, 1])

@@ -1,17 +1,17 @@
-"""Gallery: the test pairs that most trainings got wrong, with their images.
+"""Hard pairs: the test pairs that most trainings got wrong, with their images.
 
-The pairs of a round are the same for every model and configuration, so each pair was met by as many trainings.
-The rule, in this order:
+The pairs of a round are the same for every model and configuration, so many trainings are tested on each pair. The
+rules, in this order:
 
-1. A pair is two images in their order. All final rounds count that are done and on record as an opening of pool B;
-   rounds under two labels (the paper's won) count once.
-2. Pairs that fewer trainings met than the median pair are left out: one wrong answer of one says nothing.
-3. Ranked by the share of trainings that were wrong, ties by how often the two images were part of a wrong answer
-   over all pairs (the mean of the two), then by the images' numbers.
-4. Going down the ranking, a pair one of whose images is shown already is passed over.
+1. A pair is two images in their order. All final rounds count that are done and recorded as an opening of pool B;
+   rounds that stand under two labels (the paper's configuration won) count once.
+2. Pairs that fewer trainings were tested on than the median pair are left out: a single wrong answer means little.
+3. Pairs are ranked by the share of trainings that were wrong; ties by how often the two images were part of a wrong
+   answer over all pairs (the mean of the two), then by the images' numbers.
+4. A pair with an image that a pair higher up shows already is skipped.
 
-Images of pool B are shown only when no study on them is still being tuned. Shapes: E pairs of a round, N images
-of pool B, K different pairs.
+Images of pool B are shown only when no study on them is still being tuned.
+Shapes: E pairs of a round, N images of pool B, K distinct pairs.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,9 +28,9 @@ from hpo.study.spec import MODELS, Model
 SHOWN = 24  # pairs
 DARKEST = 255  # the darkest a pixel can be
 
-Picture = tuple[tuple[int, ...], ...]  # rows of pixels, 0 paper to DARKEST: as the network sees it
+Picture = tuple[tuple[int, ...], ...]  # rows of pixels as the network sees them, from 0 (white) to DARKEST
 DigitsOf = Callable[[str], Digits | None]
-"""A data digest to its images, None where they are not at hand."""
+"""From a data digest to its images, None where they are not at hand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,22 +44,22 @@ class ModelCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardPair:
-    """One pair that many got wrong."""
+    """One pair that many trainings got wrong."""
 
     images: tuple[int, int]  # of pool B
     digits: tuple[int, int]
-    counts: tuple[ModelCount, ...]  # of the models that met it
-    images_wrong: float  # the share of wrong answers among all with one of its images, mean of the two
+    counts: tuple[ModelCount, ...]  # of the models that were tested on it
+    images_wrong: float  # share of wrong answers among all pairs with an image, mean of its two images
 
     @property
     def wrong(self) -> int:
         """Trainings that answered wrongly."""
-        return sum(one.wrong for one in self.counts)
+        return sum(count.wrong for count in self.counts)
 
     @property
     def trainings(self) -> int:
         """Trainings that were tested on it."""
-        return sum(one.trainings for one in self.counts)
+        return sum(count.trainings for count in self.counts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,33 +69,33 @@ class Gallery:
     data_digest: str
     studies: tuple[str, ...]  # whose final rounds count
     pairs: tuple[HardPair, ...]  # hardest first
-    met: int  # different pairs that were ranked
-    by_all: int  # of those, answered wrongly by every training
-    pictures: Mapping[int, Picture]  # by image of pool B
-    still_tuned: tuple[str, ...]  # studies that are: while there are any, no pair is named and no image shown
+    met: int  # distinct pairs that were ranked
+    by_all: int  # of those, the ones that every training got wrong
+    pictures: Mapping[int, Picture]  # by number of the image in pool B
+    still_tuned: tuple[str, ...]  # studies on these images: while there are any, no pair is named and no image shown
 
 
 def galleries_of(
     results: Sequence[StudyResult], answers: Mapping[int, Answers], digits_of: DigitsOf, shown: int = SHOWN
 ) -> tuple[Gallery, ...]:
-    """One gallery for each set of images with answers."""
+    """One gallery for each set of images that has answers."""
     by_digest: dict[str, list[StudyResult]] = {}
     for result in results:
         if result.id in answers and answers[result.id].by_label:
             by_digest.setdefault(result.data_digest, []).append(result)
-    found = []
-    for digest, own in by_digest.items():
+    galleries = []
+    for digest, studies in by_digest.items():
         tuned = tuple(r.name for r in results if r.data_digest == digest and r.phase in ("search", "confirm"))
         digits = digits_of(digest)
-        rounds = [one for result in own for one in _recorded(result, answers[result.id])]
+        rounds = [test for result in studies for test in _recorded(result, answers[result.id])]
         if digits is not None and rounds:
-            found.append(_gallery(digest, tuple(r.name for r in own), rounds, tuned, digits, shown))
-    return tuple(found)
+            galleries.append(_gallery(digest, tuple(r.name for r in studies), rounds, tuned, digits, shown))
+    return tuple(galleries)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Recorded:
-    """One training's test, its opening of pool B on record."""
+    """One training's test whose opening of pool B is on record."""
 
     model: Model
     slot: int
@@ -105,9 +105,9 @@ class Recorded:
 def _recorded(result: StudyResult, answers: Answers) -> Iterable[Recorded]:
     opened = {opening.slot_id for opening in result.openings}
     for run in result.final_runs:
-        found = answers.by_label.get(run.label or "", {}).get(run.round or 0)
-        if found is not None and run.slot_id in opened:
-            yield Recorded(model=result.model, slot=run.slot_id, answers=found)
+        of_round = answers.by_label.get(run.label or "", {}).get(run.round or 0)
+        if of_round is not None and run.slot_id in opened:
+            yield Recorded(model=result.model, slot=run.slot_id, answers=of_round)
 
 
 def _gallery(
@@ -132,30 +132,30 @@ def _gallery(
 
 
 def _pictures(digits: Digits, images: tuple[int, ...], rounds: Sequence[Recorded]) -> dict[int, Picture]:
-    """The images as the network sees them; all were part of these rounds' tests."""
-    slots = tuple(one.slot for one in rounds if np.isin(one.answers.images, images).any())
-    seen = to_network_images(digits.show_tested(AlreadyTested(images=images, slots=slots)))
-    pixels = np.rint(DARKEST * seen).astype(np.int64)
+    """The images as the network sees them; each was part of these rounds' tests."""
+    slots = tuple(test.slot for test in rounds if np.isin(test.answers.images, images).any())
+    intensities = to_network_images(digits.show_tested(AlreadyTested(images=images, slots=slots)))
+    pixels = np.rint(DARKEST * intensities).astype(np.int64)
     return {image: tuple(map(tuple, picture.tolist())) for image, picture in zip(images, pixels, strict=True)}
 
 
 def hardest(rounds: Sequence[Recorded], shown: int) -> tuple[list[HardPair], int, int]:
-    """The hardest pairs by this module's rule; how many pairs were ranked, and how many of them all got wrong."""
-    images = np.concatenate([one.answers.images for one in rounds])  # (sum of E, 2)
-    digits = np.concatenate([one.answers.digits for one in rounds])
-    wrong = np.concatenate([~one.answers.correct for one in rounds]).astype(np.int64)
-    model = np.concatenate([np.full(len(one.answers.correct), MODELS.index(one.model)) for one in rounds])
-    pairs, first, which = np.unique(images, axis=0, return_index=True, return_inverse=True)  # (K, 2), (K,)
-    place = which.reshape(-1) * len(MODELS) + model
+    """The hardest pairs by this module's rules; how many pairs were ranked, and how many every training got wrong."""
+    images = np.concatenate([test.answers.images for test in rounds])  # (sum of E, 2)
+    digits = np.concatenate([test.answers.digits for test in rounds])
+    wrong = np.concatenate([~test.answers.correct for test in rounds]).astype(np.int64)
+    model = np.concatenate([np.full(len(test.answers.correct), MODELS.index(test.model)) for test in rounds])
+    pairs, first, pair_of = np.unique(images, axis=0, return_index=True, return_inverse=True)  # (K, 2), (K,)
+    cell = pair_of.reshape(-1) * len(MODELS) + model
     met, failed = (
-        _counts(place, weight, len(pairs) * len(MODELS)).reshape(-1, len(MODELS))
+        _counts(cell, weight, len(pairs) * len(MODELS)).reshape(-1, len(MODELS))
         for weight in (np.ones_like(wrong), wrong)
     )  # (K, models)
     by_image = _share_wrong(images, wrong)[pairs].mean(axis=1)  # (K,)
     trainings, share = met.sum(axis=1), failed.sum(axis=1) / met.sum(axis=1)
     ranked = np.flatnonzero(trainings >= np.median(trainings))
     order = ranked[np.lexsort((pairs[ranked, 1], pairs[ranked, 0], -by_image[ranked], -share[ranked]))]
-    found = [
+    hard_pairs = [
         HardPair(
             images=(int(pairs[k, 0]), int(pairs[k, 1])),
             digits=(int(digits[first[k], 0]), int(digits[first[k], 1])),
@@ -168,11 +168,11 @@ def hardest(rounds: Sequence[Recorded], shown: int) -> tuple[list[HardPair], int
         )
         for k in _each_image_once(pairs, order[share[order] > 0], shown)
     ]
-    return found, len(ranked), int((share[ranked] == 1).sum())
+    return hard_pairs, len(ranked), int((share[ranked] == 1).sum())
 
 
 def _each_image_once(pairs: Ints, order: Ints, shown: int) -> list[int]:
-    """The first places in that order whose pairs share no image."""
+    """The first pairs in that order that share no image."""
     chosen: list[int] = []
     used: set[int] = set()
     for k in order.tolist():
@@ -185,12 +185,12 @@ def _each_image_once(pairs: Ints, order: Ints, shown: int) -> list[int]:
     return chosen
 
 
-def _counts(places: Ints, weights: Ints, length: int) -> Ints:
-    return np.bincount(places, weights=weights, minlength=length).astype(np.int64)
+def _counts(cells: Ints, weights: Ints, length: int) -> Ints:
+    return np.bincount(cells, weights=weights, minlength=length).astype(np.int64)
 
 
 def _share_wrong(images: Ints, wrong: Ints) -> NDArray[np.float64]:
-    """For each image (N,) the share of wrong answers among the pairs that it was part of."""
+    """For each image (N,) the share of wrong answers among the pairs that it is part of."""
     n = int(images.max()) + 1
     tests, wrongs = (_counts(images.ravel(), np.repeat(w, 2), n) for w in (np.ones_like(wrong), wrong))
     return wrongs / np.maximum(tests, 1)

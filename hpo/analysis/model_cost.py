@@ -1,6 +1,6 @@
-"""Models' cost: parameters, multiply-adds and latency of answering one pair.
+"""Model cost: parameters, multiply-adds and latency of answering one pair.
 
-Everything is worked out from the plain modules of `hpo.training.models`; the functions load torch.
+Everything is measured on the plain modules of `hpo.training.models`; the functions load torch.
 """
 
 import platform
@@ -15,45 +15,45 @@ from hpo.study.spec import Model
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-BATCHES = (1, 1000)  # pairs a pass
+BATCHES = (1, 1000)  # pairs per pass
 _LEAST_REPEATS = 3
-_SECONDS = 0.1  # that a measurement repeats at least: two networks, two batches, under a second together
+_SECONDS = 0.1  # a measurement repeats for at least this long: two networks and two batches take under a second
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCost:
-    """What a model costs wherever it runs."""
+    """What a model costs on any machine."""
 
     model: Model
     parameters: int
-    multiply_adds: int  # of one forward pass of one pair: convolutions and linear layers, biases not counted
+    multiply_adds: int  # in a forward pass of one pair: convolutions and linear layers, without biases
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latency:
-    """How long a model takes here."""
+    """How long a model takes on this machine."""
 
     model: Model
-    pairs: int  # of one pass
+    pairs: int  # in a pass
     seconds: float  # of one pass, median
     repeats: int
 
     @property
     def a_pair(self) -> float:
-        """Seconds of a pass by its pairs."""
+        """Seconds per pair."""
         return self.seconds / self.pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latencies:
-    """Measured on the machine that writes the report: no two reports have the same."""
+    """Latencies on the machine that writes the report; they differ from report to report."""
 
     device: str
     measured: tuple[Latency, ...]  # model by model, batch by batch
 
     def of(self, model: str, pairs: int) -> Latency:
-        """One model's with so many pairs a pass."""
-        return next(one for one in self.measured if (one.model, one.pairs) == (model, pairs))
+        """The latency of a model at that many pairs per pass."""
+        return next(latency for latency in self.measured if (latency.model, latency.pairs) == (model, pairs))
 
 
 def cost_of(model: Model) -> ModelCost:
@@ -76,7 +76,7 @@ def multiply_adds(network: "nn.Module", inputs: "Tensor") -> int:
     total = 0
 
     def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        # Every number that comes out is a sum over one row of weights: in_features, or channels x kernel.
+        # Every output is a sum over one row of weights: in_features, or channels x kernel.
         nonlocal total
         weight = layer.weight
         assert isinstance(weight, torch.Tensor)
@@ -94,12 +94,12 @@ def multiply_adds(network: "nn.Module", inputs: "Tensor") -> int:
 
 
 def latencies_of(models: Iterable[Model], clock: Callable[[], float] = time.perf_counter) -> Latencies:
-    """Measure the models on one thread of this machine's processor; models that are one network are measured once."""
+    """Measure the models on one CPU thread; models that share a network are measured once."""
     import torch
 
     from hpo.training.models import ARCHITECTURES
 
-    found: dict[tuple[object, int], tuple[float, int]] = {}
+    by_network: dict[tuple[object, int], tuple[float, int]] = {}
     measured = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -107,9 +107,9 @@ def latencies_of(models: Iterable[Model], clock: Callable[[], float] = time.perf
         for model in models:
             for pairs in BATCHES:
                 key = (ARCHITECTURES[model], pairs)
-                if key not in found:
-                    found[key] = _measure(ARCHITECTURES[model]().eval(), pairs, clock)
-                seconds, repeats = found[key]
+                if key not in by_network:
+                    by_network[key] = _measure(ARCHITECTURES[model]().eval(), pairs, clock)
+                seconds, repeats = by_network[key]
                 measured.append(Latency(model=model, pairs=pairs, seconds=seconds, repeats=repeats))
     finally:
         torch.set_num_threads(threads)
@@ -117,23 +117,23 @@ def latencies_of(models: Iterable[Model], clock: Callable[[], float] = time.perf
 
 
 def _measure(network: "nn.Module", pairs: int, clock: Callable[[], float]) -> tuple[float, int]:
-    """The median of a pass in seconds, and of how many; a first pass warms up."""
+    """The median duration of a pass in seconds, and the number of passes; one pass more warms up."""
     import torch
 
     inputs = _pairs(pairs)
-    taken: list[float] = []
+    durations: list[float] = []
     with torch.inference_mode():
         network(inputs)
         start = clock()
-        while len(taken) < _LEAST_REPEATS or clock() - start < _SECONDS:
+        while len(durations) < _LEAST_REPEATS or clock() - start < _SECONDS:
             before = clock()
             network(inputs)
-            taken.append(clock() - before)
-    return median(taken), len(taken)
+            durations.append(clock() - before)
+    return median(durations), len(durations)
 
 
 def _pairs(pairs: int) -> "Tensor":
-    """Inputs (pairs, 2, 14, 14) with something in them: time may depend on it where numbers are denormal."""
+    """Inputs (pairs, 2, 14, 14) that are not all zero: denormal numbers could change the timing."""
     import torch
 
     from hpo.training.draws import SIDE
@@ -142,7 +142,7 @@ def _pairs(pairs: int) -> "Tensor":
 
 
 def _processor() -> str:
-    """The processor's name where Linux tells it, else its kind."""
+    """The processor's name where Linux gives it, else its architecture."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]

@@ -1,12 +1,12 @@
-"""Pairs: which configurations may be compared, round by round, and what comes of it.
+"""Pairwise comparisons: which configurations may be compared, round by round, and the outcome.
 
-Only rounds of one setting are compared: the same images, protocol seed, draws, batches and epochs. Rounds
-are paired by their number. Accuracies are fractions, differences too.
+Only rounds of one setting are compared: the same images, protocol seed, draws, batches and epochs. Rounds are paired
+by their number. Accuracies and differences are fractions.
 
-Holm's correction runs in two families: pairs of models (tuned and with the paper's configuration together) and tuned
-against the paper's configuration. Each setting has its own two: it is another experiment, with images or epochs of
-its own, and no sentence chooses among settings. Pairs over repeats of a search (`repeats.py`) ask whether another
-search would say the same, of other values, and are corrected among themselves.
+Holm's correction is applied in two families: pairs of models (tuned ones and those with the paper's configuration
+together) and tuned against the paper's configuration. Each setting has two families of its own, because it is a
+separate experiment and no conclusion is chosen among settings. Pairs over repeats of a search (`repeats.py`) answer
+another question, whether another search would give the same result, and are corrected among themselves.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,21 @@ from itertools import combinations
 from typing import Literal
 
 from hpo.analysis import stats
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, Model
 
-Kind = Literal[
+PairKind = Literal[
     "pairs of models, tuned",
     "pairs of models, the paper's configuration",
     "tuned against the paper's configuration",
 ]
-BETWEEN_TUNED: Kind = "pairs of models, tuned"
-BETWEEN_PAPER: Kind = "pairs of models, the paper's configuration"
-TUNING: Kind = "tuned against the paper's configuration"
+BETWEEN_TUNED: PairKind = "pairs of models, tuned"
+BETWEEN_PAPER: PairKind = "pairs of models, the paper's configuration"
+TUNING: PairKind = "tuned against the paper's configuration"
 
 Family = Literal["pairs of models", "tuned against the paper's configuration"]  # of Holm's correction
-FAMILIES: dict[Kind, Family] = {
+FAMILIES: dict[PairKind, Family] = {
     BETWEEN_TUNED: "pairs of models",
     BETWEEN_PAPER: "pairs of models",
     TUNING: "tuned against the paper's configuration",
@@ -37,7 +38,7 @@ FAMILIES: dict[Kind, Family] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What must be equal for two final rounds of one number to be a pair."""
+    """What must be equal for two final rounds with the same number to form a pair."""
 
     data_digest: str
     protocol_seed: int
@@ -45,16 +46,6 @@ class Setting:
     batch_size: int
     training_pairs: int
     test_pairs: int
-
-
-_IN_WORDS = {  # fields of Setting
-    "data_digest": "images",
-    "protocol_seed": "protocol seed",
-    "epochs": "epochs",
-    "batch_size": "batch size",
-    "training_pairs": "training pairs",
-    "test_pairs": "test pairs",
-}
 
 
 def setting_of(result: StudyResult) -> Setting:
@@ -70,25 +61,12 @@ def setting_of(result: StudyResult) -> Setting:
     )
 
 
-def setting_differences(a: Setting, b: Setting) -> list[str]:
-    """In which points two settings differ, in words."""
-    return [
-        f"{words} ({_short(getattr(a, name))} and {_short(getattr(b, name))})"
-        for name, words in _IN_WORDS.items()
-        if getattr(a, name) != getattr(b, name)
-    ]
-
-
-def _short(value: object) -> str:
-    return str(value)[:12]  # of a digest the beginning is enough
-
-
 # --- Pairs ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
-    """One of the two that are compared."""
+class PairSide:
+    """One of the two configurations of a pair."""
 
     model: Model
     label: str
@@ -101,20 +79,20 @@ class Side:
 class Pair:
     """Two configurations over their common rounds: a minus b."""
 
-    kind: Kind
-    family: Family  # in which p is corrected
+    kind: PairKind
+    family: Family  # within which p is corrected
     setting: int
-    a: Side
-    b: Side
+    a: PairSide
+    b: PairSide
     rounds: tuple[int, ...]  # numbers of the common rounds
     difference: stats.PairedDifference
     outperforming: stats.Outperforming
     test: stats.SignFlip
     p_holm: float  # corrected within family and setting
     pairing: stats.Pairing
-    detectable: float | None  # the true difference that is clear 4 times in 5; None: none can be at so few rounds
+    detectable: float | None  # true difference that would be clear 4 times in 5; None: so few rounds detect none
     images: stats.Interval | None = None  # of the difference for new seeds and new images; needs all rounds' answers
-    note: str = ""  # why there is no such interval
+    unanswered: int = 0  # rounds without single answers although the images are at hand: one prevents that interval
 
     @property
     def clear(self) -> bool:
@@ -124,53 +102,53 @@ class Pair:
 
 
 def representatives(results: Sequence[StudyResult], setting: Setting, label: str) -> list[StudyResult]:
-    """For each model the study with the most rounds under the label, the oldest of several."""
-    found = []
+    """For each model the study with the most rounds under the label; of equals the oldest."""
+    chosen = []
     for model in MODELS:
-        own = [
-            (final.rounds, -place, result)
-            for place, result in enumerate(results)
+        candidates = [
+            (final.rounds, -index, result)
+            for index, result in enumerate(results)
             if result.model == model and setting_of(result) == setting
             for final in result.final
             if final.label == label and final.rounds
         ]
-        if own:
-            found.append(max(own, key=lambda o: o[:2])[2])
-    return found
+        if candidates:
+            chosen.append(max(candidates, key=lambda candidate: candidate[:2])[2])
+    return chosen
 
 
-def pairs_of(results: Sequence[StudyResult], settings: Sequence[Setting], place: int) -> list[Pair]:
+def pairs_of(results: Sequence[StudyResult], settings: Sequence[Setting], index: int) -> list[Pair]:
     """All pairs of one setting, with p-values corrected within their families."""
-    setting = settings[place]
+    setting = settings[index]
     between = [
         pair
         for kind, label in ((BETWEEN_TUNED, TUNED), (BETWEEN_PAPER, PAPER))
         for worse, better in combinations(representatives(results, setting, label), 2)  # the later should be better
-        if (pair := _pair(kind, place, (better, label), (worse, label))) is not None
+        if (pair := _pair(kind, index, (better, label), (worse, label))) is not None
     ]
     tuning = [
         pair
         for result in representatives(results, setting, TUNED)
         if (tuned := result.final_of(TUNED)) is not None and tuned.same_as is None
-        if (pair := _pair(TUNING, place, (result, TUNED), (result, PAPER))) is not None
+        if (pair := _pair(TUNING, index, (result, TUNED), (result, PAPER))) is not None
     ]
     return _corrected(between) + _corrected(tuning)
 
 
-def _pair(kind: Kind, setting: int, one: tuple[StudyResult, str], other: tuple[StudyResult, str]) -> Pair | None:
-    a, b = (_by_round(*side) for side in (one, other))
-    common = sorted(a.keys() & b.keys())
+def _pair(kind: PairKind, setting: int, a: tuple[StudyResult, str], b: tuple[StudyResult, str]) -> Pair | None:
+    by_round_a, by_round_b = _by_round(*a), _by_round(*b)
+    common = sorted(by_round_a.keys() & by_round_b.keys())
     if not common:
         return None
-    values_a, values_b = [a[r] for r in common], [b[r] for r in common]
+    values_a, values_b = [by_round_a[r] for r in common], [by_round_b[r] for r in common]
     difference = stats.paired_difference(values_a, values_b)
     test = stats.sign_flip_test(difference.values)
     return Pair(
         kind=kind,
         family=FAMILIES[kind],
         setting=setting,
-        a=_side(*one, stats.mean(values_a)),
-        b=_side(*other, stats.mean(values_b)),
+        a=_side(*a, stats.mean(values_a)),
+        b=_side(*b, stats.mean(values_b)),
         rounds=tuple(common),
         difference=difference,
         outperforming=stats.probability_of_outperforming(values_a, values_b),
@@ -186,8 +164,8 @@ def _by_round(result: StudyResult, label: str) -> dict[int, float]:
     return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
 
 
-def _side(result: StudyResult, label: str, mean: float) -> Side:
-    return Side(model=result.model, label=label, study=result.name, study_id=result.id, mean=mean)
+def _side(result: StudyResult, label: str, mean: float) -> PairSide:
+    return PairSide(model=result.model, label=label, study=result.name, study_id=result.id, mean=mean)
 
 
 def _corrected(family: Sequence[Pair]) -> list[Pair]:
@@ -199,6 +177,6 @@ def _corrected(family: Sequence[Pair]) -> list[Pair]:
 
 
 def _detectable(pair: Pair, tests: int) -> float | None:
-    """At Holm's first step, the strictest: which step a pair will have is known only afterwards."""
+    """At the level of Holm's first step, the strictest: the step that a pair will meet is known only afterwards."""
     level = stats.attainable_level(pair.test, 1 - stats.LEVEL, tests)
     return stats.detectable_difference(pair.difference.std or 0.0, pair.test.n, alpha=level)

@@ -1,4 +1,4 @@
-"""Provenance: under which conditions every number came about, and how to make it again."""
+"""Provenance: the conditions under which a study's results were obtained, and how to reproduce them."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.results.records import Opening, Run, StudyResult
 
-ERROR_LENGTH = 160  # characters of an error's last line
+ERROR_LENGTH = 160  # characters shown of an error's last line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,9 +18,8 @@ class Provenance:
     model: str
     spec_digest: str
     data_digest: str
-    data: str  # in words
-    study_seed: int  # keys the search's draws
-    protocol_seed: int  # keys confirm and final
+    study_seed: int  # seeds the search's draws
+    protocol_seed: int  # seeds confirm and final rounds
     created_at: float  # seconds since 1970
     finished_at: float | None  # the last run's end
     versions: tuple[tuple[str, int], ...]  # "torch 2.13.0", runs
@@ -34,8 +33,8 @@ class Provenance:
     failures: tuple[tuple[str, int], ...]  # kind (phase and the error's last line), failed runs
     diverged: int
     openings: tuple[Opening, ...]  # of pool B
-    foreign: int  # runs that carry another spec or data digest than the study
-    commands: tuple[tuple[str, str], ...]  # what it makes again, the command
+    foreign: int  # runs with another spec or data digest than the study's
+    commands: tuple[tuple[str, str], ...]  # what it reproduces, the command
 
 
 def provenance_of(result: StudyResult) -> Provenance:
@@ -48,7 +47,6 @@ def provenance_of(result: StudyResult) -> Provenance:
         model=result.model,
         spec_digest=result.spec_digest,
         data_digest=result.data_digest,
-        data=data_in_words(result.data_digest),
         study_seed=result.seed,
         protocol_seed=result.spec.protocol.seed,
         created_at=result.created_at,
@@ -69,17 +67,6 @@ def provenance_of(result: StudyResult) -> Provenance:
     )
 
 
-def data_in_words(digest: str) -> str:
-    """Which images these are, as far as the digest says."""
-    if digest == BUNDLED_DIGEST:
-        return (
-            "the bundled 5,000 MNIST digits (pool A 3,000, pool B 2,000): every test draw uses all of B, "
-            "re-paired, and training draws share two thirds of their images, so all intervals are "
-            "conditional on these pools"
-        )
-    return "images given with --data"
-
-
 def last_line(error: str | None) -> str:
     """The last line of an error or traceback: what went wrong."""
     lines = [line for line in (error or "").splitlines() if line.strip()]
@@ -87,7 +74,7 @@ def last_line(error: str | None) -> str:
 
 
 def _count(things: Iterable[str]) -> tuple[tuple[str, int], ...]:
-    """Different things with how often they come, the most frequent first."""
+    """Distinct items with their counts, the most frequent first."""
     return tuple(Counter(things).most_common())
 
 
@@ -97,16 +84,16 @@ def _is_foreign(run: Run, result: StudyResult) -> bool:
 
 def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
     name = result.name
-    again, rounds = (_elsewhere(result, database) for database in ("again.db", "rounds.db"))
+    search, rounds = (_elsewhere(result, database) for database in ("again.db", "rounds.db"))
     spec, extended = result.spec, result.trials.total - result.spec.budget.trials
     yield "the study's configuration as a file", f"hpo study export {name} --as-created > {name}.toml"
-    repeatable = spec.sampler.name == "random" and spec.pruner.name == "none"
+    reproducible = spec.sampler.name == "random" and spec.pruner.name == "none"
     yield (
-        "the same study elsewhere" if repeatable else "a study like it elsewhere",
+        "the same study elsewhere" if reproducible else "a study like it elsewhere",
         _chained(
-            f"{again} study create --file {name}.toml",
-            *([f"{again} study extend {name} --trials {extended}"] if extended > 0 else []),
-            f"{again} worker --drain",
+            f"{search} study create --file {name}.toml",
+            *([f"{search} study extend {name} --trials {extended}"] if extended > 0 else []),
+            f"{search} worker --drain",
         ),
     )
     for final in result.final:
@@ -123,7 +110,7 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
 
 
 def _elsewhere(result: StudyResult, database: str) -> str:
-    """`hpo` on another database and on the study's images; where others lie than the bundled ones is not stored."""
+    """`hpo` with another database and the study's images; the folder of images that are not bundled is not stored."""
     data = "" if result.data_digest == BUNDLED_DIGEST else " --data FOLDER"
     return f"hpo --db sqlite:///{database}{data}"
 

@@ -1,7 +1,7 @@
-"""Repeats: the same search made again with other seeds, which alone shows how much a search's outcome is luck.
+"""Repeats: the same search run again with other seeds, which alone shows how much of its outcome is chance.
 
-The comparison's other intervals are about rounds of given configurations. Here a search is the unit: each repeat's
-mean over the rounds that all have in common is one value. Accuracies are fractions.
+The comparison's other intervals concern rounds of given configurations. Here the unit is a search: each repeat's mean
+over the rounds that all repeats have in common is one value. Accuracies are fractions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,17 @@ from typing import Literal
 
 from hpo.analysis import stats
 from hpo.analysis.pairwise import Setting, setting_of
-from hpo.results.records import PAPER, TUNED, StudyResult
+from hpo.results.records import StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, Model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repeat:
-    """One search of several, and what its tuned configuration came to."""
+    """One search of several, and the results of its tuned configuration."""
 
     study: str
-    seed: int  # of the search: repeats of two models with one seed are a pair
+    seed: int  # of the search: repeats of two models with the same seed form a pair
     source: Literal["paper"] | int | None  # of the tuned configuration
     params: Mapping[str, float]
     search: float | None  # best validation accuracy of the search
@@ -37,9 +38,9 @@ class RepeatGroup:
     model: Model
     setting: int
     repeats: tuple[Repeat, ...]
-    rounds: tuple[int, ...]  # numbers of the rounds that all of them have
+    rounds: tuple[int, ...]  # numbers of the rounds that all of them have in common
     mean: float  # of the repeats' means
-    interval: stats.Interval | None  # t, over repeats: for another search of this kind
+    interval: stats.Interval | None  # Student's t over repeats: for another search of this kind
     components: stats.Components | None  # variance between searches and between rounds
 
 
@@ -50,7 +51,7 @@ class RepeatPair:
     a: str
     b: str
     seeds: tuple[int, ...]  # of the repeats that both have
-    difference: stats.PairedDifference  # a value a repeat
+    difference: stats.PairedDifference  # one value per repeat
     test: stats.SignFlip
     p_holm: float  # over the pairs of its kind
 
@@ -63,7 +64,7 @@ class RepeatPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repeats:
-    """All that repeats tell; empty where every search was made once."""
+    """All that is known from repeats; empty where no search was repeated."""
 
     groups: tuple[RepeatGroup, ...]
     models: tuple[RepeatPair, ...]  # pairs of models, both tuned
@@ -78,24 +79,24 @@ def repeats_of(results: Sequence[StudyResult], settings: Sequence[Setting]) -> R
         if result.repeat_group is not None and tuned is not None and tuned.rounds:
             key = (result.repeat_group, result.model, settings.index(setting_of(result)))
             by_group.setdefault(key, []).append(result)
-    found = (_group(*key, own) for key, own in by_group.items() if len(own) > 1)
-    groups = tuple(sorted((g for g in found if g is not None), key=lambda g: (g.setting, MODELS.index(g.model))))
+    repeated = (_group(*key, members) for key, members in by_group.items() if len(members) > 1)
+    groups = tuple(sorted((g for g in repeated if g is not None), key=lambda g: (g.setting, MODELS.index(g.model))))
     models, tuning = [], []
     for setting in dict.fromkeys(g.setting for g in groups):
-        own = _one_a_model([g for g in groups if g.setting == setting])
+        by_model = _largest_by_model([g for g in groups if g.setting == setting])
         # The later model is the one that should be better, as in the pairs over rounds.
-        models += _corrected([_pair(b.model, a.model, *_tests(b, a)) for a, b in combinations(own, 2)])
-        tuning += _corrected([_pair(f"{g.model} tuned", f"{g.model} paper", *_tuned_and_paper(g)) for g in own])
+        models += _corrected([_pair(b.model, a.model, *_tests(b, a)) for a, b in combinations(by_model, 2)])
+        tuning += _corrected([_pair(f"{g.model} tuned", f"{g.model} paper", *_tuned_and_paper(g)) for g in by_model])
     return Repeats(groups=groups, models=tuple(models), tuning=tuple(tuning))
 
 
-def _group(name: str, model: Model, setting: int, own: Sequence[StudyResult]) -> RepeatGroup | None:
-    by_round = [_values(result, TUNED) for result in own]
+def _group(name: str, model: Model, setting: int, results: Sequence[StudyResult]) -> RepeatGroup | None:
+    by_round = [_values(result, TUNED) for result in results]
     common = sorted(set.intersection(*(set(values) for values in by_round)))
     if not common:
         return None
     table = [[values[number] for number in common] for values in by_round]
-    repeats = tuple(_repeat(result, row, common) for result, row in zip(own, table, strict=True))
+    repeats = tuple(_repeat(result, row, common) for result, row in zip(results, table, strict=True))
     means = [repeat.test for repeat in repeats]
     return RepeatGroup(
         group=name,
@@ -130,8 +131,8 @@ def _values(result: StudyResult, label: str) -> dict[int, float]:
     return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
 
 
-def _one_a_model(groups: Sequence[RepeatGroup]) -> list[RepeatGroup]:
-    """Of several groups of a model the one with the most repeats, the first of equals."""
+def _largest_by_model(groups: Sequence[RepeatGroup]) -> list[RepeatGroup]:
+    """One group for each model, the one with the most repeats; of equals the first."""
     best: dict[str, RepeatGroup] = {}
     for group in groups:
         if group.model not in best or len(group.repeats) > len(best[group.model].repeats):
@@ -145,8 +146,8 @@ def _tests(a: RepeatGroup, b: RepeatGroup) -> tuple[dict[int, float], dict[int, 
 
 
 def _tuned_and_paper(group: RepeatGroup) -> tuple[dict[int, float], dict[int, float]]:
-    whole = [repeat for repeat in group.repeats if repeat.paper is not None]
-    return {r.seed: r.test for r in whole}, {r.seed: r.paper for r in whole if r.paper is not None}
+    pairs = [(repeat.seed, repeat.test, repeat.paper) for repeat in group.repeats if repeat.paper is not None]
+    return {seed: test for seed, test, _ in pairs}, {seed: paper for seed, _, paper in pairs}
 
 
 def _pair(a: str, b: str, of_a: Mapping[int, float], of_b: Mapping[int, float]) -> RepeatPair | None:
@@ -160,6 +161,6 @@ def _pair(a: str, b: str, of_a: Mapping[int, float], of_b: Mapping[int, float]) 
 
 
 def _corrected(pairs: Sequence[RepeatPair | None]) -> list[RepeatPair]:
-    found = [pair for pair in pairs if pair is not None]
-    adjusted = stats.holm([pair.test.p for pair in found])
-    return [replace(pair, p_holm=p) for pair, p in zip(found, adjusted, strict=True)]
+    family = [pair for pair in pairs if pair is not None]
+    adjusted = stats.holm([pair.test.p for pair in family])
+    return [replace(pair, p_holm=p) for pair, p in zip(family, adjusted, strict=True)]

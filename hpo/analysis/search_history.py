@@ -1,4 +1,4 @@
-"""A search's trials in order, and what its best would have been on a smaller budget."""
+"""Search history: a search's trials in order, and the best to be expected on a smaller budget."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ class Trial:
     order: int  # from 1, as they finished
     number: int
     state: Literal["complete", "pruned", "diverged"]
-    random: bool  # proposed without looking at others
-    unbiased: bool  # random and out of the pruner's reach: no outcome chose it
+    random: bool  # proposed without knowledge of other trials
+    unbiased: bool  # random and never pruned: not selected by any outcome
     paper: bool  # the paper's configuration
     value: float  # validation accuracy after the last epoch trained
     epochs: int
-    params: tuple[float, ...]  # in the order of Search.names
+    params: tuple[float, ...]  # in the order of SearchHistory.names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Search:
+class SearchHistory:
     """All finished trials of one study's search."""
 
     study: str
@@ -36,8 +36,8 @@ class Search:
     incumbent: tuple[float, ...]  # best complete value so far, after each trial; NaN before the first
 
 
-def search_data(result: StudyResult) -> Search:
-    """The search as it went."""
+def search_data(result: StudyResult) -> SearchHistory:
+    """The history of a study's search."""
     names = HYPERPARAMETERS[result.model]
     done = [run for run in result.search if run.done and run.value is not None]
     done.sort(key=lambda run: (run.finished_at or 0.0, run.idx))
@@ -48,7 +48,7 @@ def search_data(result: StudyResult) -> Search:
             best = trial.value
         incumbent.append(best)
     spaces = [result.spec.space[name] for name in names]
-    return Search(
+    return SearchHistory(
         study=result.name,
         model=result.model,
         names=names,
@@ -80,7 +80,7 @@ def _trial(order: int, run: Run, names: Iterable[str], result: StudyResult) -> T
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetCurve:
-    """What so many trials may be expected to find, and what this search found."""
+    """The best to be expected of so many trials, and the best of this search."""
 
     study: str
     model: Model
@@ -88,8 +88,8 @@ class BudgetCurve:
     observed: tuple[float, ...]  # the best complete trial after 1, 2, ... finished ones, NaN before the first
 
 
-def budget_data(search: Search) -> BudgetCurve | None:
-    """The expected best of the random trials that may not be pruned (of others the best survive); None below 2."""
+def budget_data(search: SearchHistory) -> BudgetCurve | None:
+    """The expected best of the unbiased trials (of prunable ones the best survive); None below two of them."""
     independent = [trial.value for trial in search.trials if trial.unbiased]
     if len(independent) < 2:
         return None

@@ -1,7 +1,7 @@
 """Small statistics for few rounds: summaries, intervals, paired comparisons.
 
-Samples are sequences of plain numbers, one a round; n is their number. What cannot be said from so few
-numbers is None, never a guess. Two-sided throughout.
+Samples are sequences of plain numbers, one per round, and n is their number. What so few numbers cannot support is
+None, never a guess. Intervals and tests are two-sided.
 """
 
 import math
@@ -12,12 +12,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # has no types
+from scipy import optimize  # type: ignore[import-untyped]  # has no types
+from scipy import stats as scipy_stats
 
-LEVEL = 0.95  # of every interval, unless told
-BCA_LEAST = 10  # rounds: below, a bootstrap interval covers far less than it says (a mean's 73 % at n = 3)
+LEVEL = 0.95  # of every interval unless another is given
+BCA_LEAST = 10  # rounds: with fewer, a bootstrap interval covers far less than it claims (a mean's 73 % at n = 3)
 _RESAMPLES = 9999
-_EXACT_MOST = 40  # rounds whose sign flips are all counted: two halves of 2^20 sums
+_EXACT_MOST = 40  # rounds up to which all sign flips are counted: two halves of 2^20 sums
 
 Numbers = Sequence[float]
 
@@ -42,28 +43,28 @@ class Interval:
 
 def mean(values: Numbers) -> float:
     """Arithmetic mean; ValueError for no values."""
-    return math.fsum(_some(values)) / len(values)
+    return math.fsum(_not_empty(values)) / len(values)
 
 
 def std(values: Numbers) -> float | None:
     """Standard deviation with n - 1; None below two values."""
-    if len(_some(values)) < 2:
+    if len(_not_empty(values)) < 2:
         return None
-    # Equal values: exactly 0, where the rounded mean would leave a speck that an effect size divides by.
+    # Equal values give exactly 0: the rounded mean would leave a tiny spread, by which an effect size is divided.
     return float(np.std(values, ddof=1)) if np.ptp(values) > 0 else 0.0
 
 
 def median(values: Numbers) -> float:
     """Median."""
-    return float(np.median(_some(values)))
+    return float(np.median(_not_empty(values)))
 
 
 def iqm(values: Numbers) -> float:
-    """Interquartile mean: the mean without the lowest and the highest quarter, whole values cut off.
+    """Interquartile mean: the mean without the lowest and the highest quarter of the values, rounded down.
 
-    As Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (2021).
+    See Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (2021).
     """
-    return float(scipy_stats.trim_mean(_some(values), 0.25))
+    return float(scipy_stats.trim_mean(_not_empty(values), 0.25))
 
 
 def t_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
@@ -81,8 +82,8 @@ def bca_interval(
 ) -> Interval | None:
     """Bias-corrected and accelerated bootstrap interval (Efron 1987); None below BCA_LEAST values.
 
-    `statistic` takes an array and `axis`. Where its jackknife is constant there is no acceleration, and the
-    percentile interval is given under its own name.
+    `statistic` takes an array and `axis`. Where its jackknife is constant the acceleration is undefined, and the
+    result is the percentile interval, named as such.
     """
     if len(values) < BCA_LEAST:
         return None
@@ -90,9 +91,9 @@ def bca_interval(
     if np.ptp(sample) == 0:
         return Interval(low=float(sample[0]), high=float(sample[0]), level=level, method="BCa bootstrap")
     for method in ("BCa", "percentile"):
-        with warnings.catch_warnings():  # the constant jackknife; it shows in the bounds
+        with warnings.catch_warnings():  # of a constant jackknife, which the bounds reveal
             warnings.simplefilter("ignore")
-            found = scipy_stats.bootstrap(
+            bounds = scipy_stats.bootstrap(
                 (sample,),
                 statistic,
                 n_resamples=_RESAMPLES,
@@ -100,9 +101,9 @@ def bca_interval(
                 method=method,
                 rng=np.random.default_rng(seed),
             ).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
+        if math.isfinite(bounds.low) and math.isfinite(bounds.high):
             break
-    return Interval(low=float(found.low), high=float(found.high), level=level, method=f"{method} bootstrap")
+    return Interval(low=float(bounds.low), high=float(bounds.high), level=level, method=f"{method} bootstrap")
 
 
 def median_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
@@ -118,10 +119,10 @@ def iqm_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
 def expected_maximum(values: Numbers) -> list[float]:
     """The expected highest of k = 1..n draws without replacement: unbiased for the best of k independent trials.
 
-    Each value times the share of k-subsets that it leads (Tang et al., "Showing your work doesn't always
+    Each value times the share of the k-subsets whose maximum it is (Tang et al., "Showing your work doesn't always
     work", 2020). The values must be independent draws: random trials that nothing pruned.
     """
-    ordered = sorted(_some(values))
+    ordered = sorted(_not_empty(values))
     n = len(ordered)
     return [
         math.fsum(v * math.comb(i, k - 1) for i, v in enumerate(ordered)) / math.comb(n, k) for k in range(1, n + 1)
@@ -157,7 +158,7 @@ def paired_difference(a: Numbers, b: Numbers, level: float = LEVEL) -> PairedDif
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outperforming:
-    """How often a is better than b in the same round."""
+    """How often a beats b in the same round."""
 
     probability: float  # P(a > b), ties count half
     wins: int
@@ -167,10 +168,10 @@ class Outperforming:
 
 
 def probability_of_outperforming(a: Numbers, b: Numbers, level: float = LEVEL) -> Outperforming:
-    """P(a > b) over rounds paired by order, ties half; ValueError unless equally many."""
+    """P(a > b) over rounds paired by order, ties counting half; ValueError unless equally many."""
     values = _differences(a, b)
     n, wins, ties = len(values), sum(d > 0 for d in values), sum(d == 0 for d in values)
-    k = wins + ties / 2  # may be a half: the bounds' beta quantiles take that as well
+    k = wins + ties / 2  # may end in .5, which the beta quantiles below accept
     tail = (1 - level) / 2
     low = float(scipy_stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
     high = float(scipy_stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
@@ -194,32 +195,32 @@ class SignFlip:
 
 
 def sign_flip_test(differences: Numbers) -> SignFlip:
-    """Two-sided p: the share of all 2^n choices of signs whose mean is at least as far from 0 as seen.
+    """Two-sided p: the share of all 2^n choices of signs whose mean is at least as far from 0 as the observed one.
 
-    Exact up to 40 rounds: the sums of two halves are listed and joined by sorting, so 2^20 choices cost a
-    millisecond. Above, a million random choices, the seen one among them.
+    Exact up to 40 rounds: the sums of two halves are listed and joined by sorting, so 2^20 choices take a
+    millisecond. Above that, a million random choices, the observed one among them.
     """
-    d = np.asarray(_some(differences), dtype=np.float64)
-    n, seen = len(d), abs(float(d.sum()))
+    d = np.asarray(_not_empty(differences), dtype=np.float64)
+    n, observed = len(d), abs(float(d.sum()))
     slack = 1e-9 * float(np.abs(d).sum())  # sums of the same numbers in another order are equal
     if n > _EXACT_MOST:
         rng = np.random.default_rng(0)
         draws, as_far = 1_000_000, 0
         for _ in range(100):
             signs = rng.integers(0, 2, size=(draws // 100, n)) * 2 - 1
-            as_far += int((np.abs(signs @ d) >= seen - slack).sum())
+            as_far += int((np.abs(signs @ d) >= observed - slack).sum())
         return SignFlip(p=(as_far + 1) / (draws + 1), smallest=2.0 ** (1 - n), n=n, method="Monte Carlo")
     left, right = _signed_sums(d[: n // 2]), np.sort(_signed_sums(d[n // 2 :]))
-    at_most = np.searchsorted(right, -(seen - slack) - left, side="right").sum()
-    at_least = len(right) * len(left) - np.searchsorted(right, (seen - slack) - left, side="left").sum()
+    at_most = np.searchsorted(right, -(observed - slack) - left, side="right").sum()
+    at_least = len(right) * len(left) - np.searchsorted(right, (observed - slack) - left, side="left").sum()
     p = min(1.0, float(at_most + at_least) / 2.0**n)
     return SignFlip(p=p, smallest=2.0 ** (1 - n), n=n, method="exact")
 
 
 def attainable_level(test: SignFlip, alpha: float, tests: int = 1) -> float:
-    """The largest p that so many rounds can give and Bonferroni's bound for so many tests takes; 0 where none is.
+    """The largest possible p of this test that is below Bonferroni's bound for `tests` tests; 0 where none is.
 
-    A sign-flip p is a multiple of the smallest possible one, so few rounds test at less than alpha, or not at all.
+    A sign-flip p is a multiple of the smallest possible one, so few rounds test at a level below alpha, or not at all.
     """
     return math.floor(alpha / tests / test.smallest) * test.smallest
 
@@ -236,9 +237,9 @@ def holm(p_values: Numbers) -> list[float]:
     """Holm's (1979) adjusted p-values of one family of tests, in the order given."""
     m = len(p_values)
     adjusted, highest = [0.0] * m, 0.0
-    for rank, place in enumerate(sorted(range(m), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (m - rank) * p_values[place]))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (m - rank) * p_values[index]))
+        adjusted[index] = highest
     return adjusted
 
 
@@ -251,37 +252,37 @@ class Pairing:
 
 
 def pairing(a: Numbers, b: Numbers) -> Pairing:
-    """What pairing brought; None below three rounds, where a correlation says nothing."""
+    """What pairing gained; None below three rounds, where a correlation means nothing."""
     differences = _differences(a, b)
     if len(differences) < 3:
         return Pairing(correlation=None, variance_ratio=None)
     var_a, var_b, var_d = (float(np.var(x, ddof=1)) for x in (a, b, differences))
-    both = var_a > 0 and var_b > 0
+    varies = var_a > 0 and var_b > 0
     return Pairing(
-        correlation=float(np.corrcoef(a, b)[0, 1]) if both else None,
+        correlation=float(np.corrcoef(a, b)[0, 1]) if varies else None,
         variance_ratio=var_d / (var_a + var_b) if var_a + var_b > 0 else None,
     )
 
 
 def detectable_difference(spread: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """The true mean difference that a paired t-test of n rounds finds with that power; None below two or at alpha 0.
+    """The true mean difference that a paired t-test of n rounds detects with that power.
 
-    `spread` is the standard deviation of the differences. Solves the noncentral t's power for the mean.
+    `spread` is the standard deviation of the differences. None below two rounds or at alpha 0.
     """
     if n < 2 or alpha <= 0:
         return None
     critical = float(scipy_stats.t.ppf(1 - alpha / 2, n - 1))
 
-    def found(shift: float) -> float:
-        return float(scipy_stats.nct.sf(critical, n - 1, shift) + scipy_stats.nct.cdf(-critical, n - 1, shift))
+    def excess(shift: float) -> float:
+        """The power at that noncentrality, minus the power asked for."""
+        # The lower tail as an upper one of the mirrored distribution: scipy's nct.cdf is often NaN that far out.
+        tails = scipy_stats.nct.sf(critical, n - 1, shift) + scipy_stats.nct.sf(critical, n - 1, -shift)
+        return float(tails) - power
 
-    low, high = 0.0, 1.0
-    while found(high) < power:
+    high = 1.0
+    while excess(high) < 0:
         high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if found(middle) < power else (low, middle)
-    return high * spread / math.sqrt(n)
+    return float(optimize.brentq(excess, 0.0, high)) * spread / math.sqrt(n)
 
 
 # --- A crossed table --------------------------------------------------------------------------------------
@@ -295,40 +296,40 @@ class Components:
     rounds: int
     between: float  # variance between searches; an estimate below 0 is 0
     interval: Interval  # of it
-    shared: float  # variance between rounds that all searches share: the draw; below 0 is 0
-    residual: float  # what is left: a round's luck with one configuration
-    p: float  # F test of "searches do not differ"
+    shared: float  # variance between rounds, which all searches share: the draw; an estimate below 0 is 0
+    residual: float  # the rest: chance in one round of one configuration
+    p: float  # of the F test of "searches do not differ"
 
 
 def variance_components(table: Sequence[Numbers], level: float = LEVEL) -> Components | None:
-    """Two-way random effects by the analysis of variance; a row a search, a column a round; None below 2 x 2.
+    """Two-way random effects by the analysis of variance; rows are searches, columns rounds; None below 2 x 2.
 
-    Not one-way: rounds of one number share their draw, so a row's spread has a part that cancels between rows.
-    Subtracting it there would hide real differences between searches. The interval of the variance between searches is
-    Williams' (Biometrika 49, 1962, p. 278): it covers at least 90 % where it says 95 %, and about 95 % in simulation.
+    Not one-way: rounds with the same number share their draw, so a row's spread has a part that cancels between rows.
+    Subtracting that part would hide real differences between searches. The interval of the variance between searches is
+    Williams' (Biometrika 49, 1962, p. 278): its nominal 95 % are at least 90 %, and about 95 % in simulation.
     """
     x = np.asarray(table, dtype=np.float64)
     searches, rounds = x.shape
     if searches < 2 or rounds < 2:
         return None
-    by_search, by_round, whole = x.mean(axis=1), x.mean(axis=0), x.mean()
-    specks = (1e-12 * float(np.abs(x).max())) ** 2 * x.size  # equal searches: exactly 0, where rounding leaves these
+    by_search, by_round, overall = x.mean(axis=1), x.mean(axis=0), x.mean()
+    rounding = (1e-12 * float(np.abs(x).max())) ** 2 * x.size  # below: equal searches, which give exactly 0
 
     def squares(deviations: NDArray[np.float64]) -> float:
         total = float((deviations**2).sum())
-        return total if total > specks else 0.0
+        return total if total > rounding else 0.0
 
-    ss_between = rounds * squares(by_search - whole)
+    ss_between = rounds * squares(by_search - overall)
     ms_between = ss_between / (searches - 1)
-    ms_rounds = searches * squares(by_round - whole) / (rounds - 1)
+    ms_rounds = searches * squares(by_round - overall) / (rounds - 1)
     freedom = (searches - 1) * (rounds - 1)
-    residual = squares(x - by_search[:, None] - by_round + whole) / freedom
-    seen = ms_between / residual if residual > 0 else math.inf if ms_between > 0 else 0.0
+    residual = squares(x - by_search[:, None] - by_round + overall) / freedom
+    ratio = ms_between / residual if residual > 0 else math.inf if ms_between > 0 else 0.0
     ends = []
     for tail in ((1 + level) / 2, (1 - level) / 2):
         f = float(scipy_stats.f.ppf(tail, searches - 1, freedom))
         chi2 = float(scipy_stats.chi2.ppf(tail, searches - 1))
-        ends.append(max(0.0, ss_between * (1 - f / seen) / (rounds * chi2)) if seen > 0 else 0.0)
+        ends.append(max(0.0, ss_between * (1 - f / ratio) / (rounds * chi2)) if ratio > 0 else 0.0)
     return Components(
         searches=searches,
         rounds=rounds,
@@ -336,18 +337,18 @@ def variance_components(table: Sequence[Numbers], level: float = LEVEL) -> Compo
         interval=Interval(low=ends[0], high=ends[1], level=level, method="Williams"),
         shared=max(0.0, (ms_rounds - residual) / searches),
         residual=residual,
-        p=float(scipy_stats.f.sf(seen, searches - 1, freedom)),
+        p=float(scipy_stats.f.sf(ratio, searches - 1, freedom)),
     )
 
 
 def _differences(a: Numbers, b: Numbers) -> tuple[float, ...]:
     if len(a) != len(b):
         raise ValueError(f"paired samples are equally long, not {len(a)} and {len(b)}")
-    # Accuracies are multiples of one over the pairs: rounding makes equal rounds exactly equal.
-    return tuple(round(float(x) - float(y), 12) for x, y in zip(_some(a), _some(b), strict=True))
+    # Accuracies are multiples of 1 / pairs: rounding makes equal rounds exactly equal.
+    return tuple(round(float(x) - float(y), 12) for x, y in zip(_not_empty(a), _not_empty(b), strict=True))
 
 
-def _some(values: Numbers) -> Numbers:
+def _not_empty(values: Numbers) -> Numbers:
     if not len(values):
         raise ValueError("no values to summarize")
     return values

@@ -1,8 +1,8 @@
 """Timeline: which worker trained which slot when, as far as the database knows.
 
-A slot's record keeps its first claim, its end, and of its attempts the last one's worker. So a slot that was
-claimed once has a bar from claim to end; one that was claimed again, only the seconds before its end that its
-training took: from its first claim on, its bar would lie in times when another worker had it, or none.
+A slot's record keeps its first claim, its end, and the worker of its last attempt. So the bar of a slot that was
+claimed once reaches from claim to end. That of a slot that was claimed again covers only the duration of its training
+before its end: a bar from the first claim would include times when another worker had the slot, or nobody.
 Times are seconds since 1970.
 """
 
@@ -13,8 +13,8 @@ from typing import Literal
 from hpo.results.records import Run, RunState, StudyResult
 from hpo.study.spec import Model
 
-MOST_WORKERS = 30  # rows of the picture
-LONG_PAUSE = 0.1  # a pause is cut from this share of the busy time on
+MOST_WORKERS = 30  # rows of the figure
+LONG_PAUSE = 0.1  # pauses longer than this share of the busy time are cut
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,13 +24,13 @@ class Bar:
     study: str
     model: Model
     kind: Literal["search", "confirm", "final"]
-    title: str  # which of its kind: "trial 17", "tuned, round 3"
+    title: str  # "trial 17", or "tuned, round 3"
     state: RunState
     attempts: int  # claims
     first_claim: float
     start: float  # of the bar
     end: float
-    lane: int  # from 0: its place beside the slots that overlap with it
+    lane: int  # from 0: separates slots that overlap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +47,10 @@ class Timeline:
     """All workers, or those with the most slots."""
 
     rows: tuple[WorkerRow, ...]  # by their first slot's start
-    workers: int  # in all, the hidden ones too
-    hidden: int  # slots of the workers that have no row
-    running: int  # slots that have begun and not ended: they have no bar
-    pauses: tuple[tuple[float, float], ...]  # long times without any slot, ascending
+    workers: int  # in all, those without a row too
+    hidden: int  # slots of the workers without a row
+    running: int  # slots that have started and not ended, which have no bar
+    pauses: tuple[tuple[float, float], ...]  # long times without any slot, in order
 
     @property
     def start(self) -> float:
@@ -63,8 +63,8 @@ class Timeline:
         return max(bar.end for row in self.rows for bar in row.bars)
 
 
-def timeline_of(results: Iterable[StudyResult], most: int = MOST_WORKERS) -> Timeline | None:
-    """The timeline over all studies, of the `most` workers with the most slots; None where no slot has ended."""
+def timeline_of(results: Iterable[StudyResult], limit: int = MOST_WORKERS) -> Timeline | None:
+    """The timeline of all studies and the workers with the most slots; None where no slot has ended."""
     by_worker: dict[str, list[tuple[StudyResult, Run]]] = {}
     running = 0
     for result in results:
@@ -77,19 +77,19 @@ def timeline_of(results: Iterable[StudyResult], most: int = MOST_WORKERS) -> Tim
             by_worker.setdefault(run.worker, []).append((result, run))
     if not by_worker:
         return None
-    shown = sorted(by_worker, key=lambda worker: (-len(by_worker[worker]), worker))[:most]
+    shown = sorted(by_worker, key=lambda worker: (-len(by_worker[worker]), worker))[:limit]
     rows = sorted((_row(worker, by_worker[worker]) for worker in shown), key=lambda row: row.bars[0].start)
     return Timeline(
         rows=tuple(rows),
         workers=len(by_worker),
-        hidden=sum(len(own) for worker, own in by_worker.items() if worker not in shown),
+        hidden=sum(len(slots) for worker, slots in by_worker.items() if worker not in shown),
         running=running,
         pauses=long_pauses([(bar.start, bar.end) for row in rows for bar in row.bars]),
     )
 
 
-def _row(worker: str, own: Iterable[tuple[StudyResult, Run]]) -> WorkerRow:
-    ordered = sorted(((*_interval(run), result, run) for result, run in own), key=lambda one: one[:2])
+def _row(worker: str, runs: Iterable[tuple[StudyResult, Run]]) -> WorkerRow:
+    ordered = sorted(((*_interval(run), result, run) for result, run in runs), key=lambda item: item[:2])
     lanes = pack([(start, end) for start, end, _, _ in ordered])
     bars = tuple(
         Bar(
@@ -125,9 +125,9 @@ def _title(run: Run) -> str:
 
 
 def pack(intervals: Sequence[tuple[float, float]]) -> list[int]:
-    """A lane for each interval (start, end), given by ascending start, so that none overlaps in its lane.
+    """A lane for each interval (start, end), given by ascending start, so that none overlap within a lane.
 
-    Each takes the first lane that is free at its start, so there are as many lanes as ever overlap at once.
+    Each takes the first lane that is free at its start, so there are as many lanes as intervals overlap at most.
     """
     free_from: list[float] = []  # by lane
     lanes = []
@@ -142,7 +142,7 @@ def pack(intervals: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def long_pauses(intervals: Iterable[tuple[float, float]], share: float = LONG_PAUSE) -> tuple[tuple[float, float], ...]:
-    """The gaps between intervals that are longer than that share of the time in which something ran."""
+    """The gaps between intervals that are longer than this share of the time in which something ran."""
     gaps: list[tuple[float, float]] = []
     busy, until = 0.0, float("-inf")
     for start, end in sorted(intervals):

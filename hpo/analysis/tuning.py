@@ -1,4 +1,4 @@
-"""Tuning: what the search chose, what is left of its promise on fresh data, and what it cost.
+"""Tuning: what the search chose, how that holds up on fresh data, and what it cost.
 
 Accuracies are fractions, durations seconds.
 """
@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hpo.results.records import PAPER, TUNED, Run, StudyResult
+from hpo.results.records import Run, StudyResult
+from hpo.study.labels import PAPER, TUNED, ConfigurationLabel
 from hpo.study.spec import HYPERPARAMETERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """One hyperparameter: what could be chosen, and what was."""
+    """One hyperparameter: its range, and the values chosen."""
 
     name: str
     low: float
@@ -26,16 +27,16 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One configuration on its way: each number was measured on fresher data than the one before."""
+    """One configuration through the phases: each accuracy is measured on fresher data than the one before."""
 
-    label: Literal["paper", "tuned"]
+    label: ConfigurationLabel
     search: float | None  # validation accuracy of the one search trial
     confirm: float | None  # mean validation accuracy over fresh seeds and draws from pool A
     test: float | None  # mean test accuracy over pairs of pool B
 
     @property
     def optimism(self) -> float | None:
-        """What the search promised too much: its value minus the confirmed one."""
+        """By how much the search overestimated it: its value minus the confirmed one."""
         if self.search is None or self.confirm is None:
             return None
         return self.search - self.confirm
@@ -43,14 +44,14 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spend:
-    """What one phase cost; failed and lost attempts are not in it, nobody knows their length."""
+    """What one phase cost, without failed and lost attempts, whose durations are unknown."""
 
     phase: Literal["search", "confirm", "final"]
     runs: int  # with an outcome
     epochs: int  # trained in them
     seconds: float  # of a lane: lanes of one device run side by side
     device_seconds: Mapping[str, float]  # the devices' own, by kind of device ("cpu", "cuda")
-    untimed: int  # runs without these: of a version that did not measure them
+    untimed: int  # runs without them, made by a version that did not measure them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,23 +60,23 @@ class Tuning:
 
     study: str
     model: str
-    source: Literal["paper"] | int | None  # of the tuned configuration; None: not confirmed yet
+    trials: int  # of the search; 0: nothing is searched
+    source: Literal["paper"] | int | None  # of the tuned configuration; None before confirmation
     parameters: tuple[Parameter, ...]
-    stages: tuple[Stage, ...]  # paper's, then tuned where it is another
+    stages: tuple[Stage, ...]  # the paper's, then the tuned one where it differs
     spend: tuple[Spend, ...]  # search, confirm, final
-    verdict: str
 
 
 def tuning_of(result: StudyResult) -> Tuning:
-    """What tuning did, as far as it is known."""
+    """What tuning did, as far as is known."""
     return Tuning(
         study=result.name,
         model=result.model,
+        trials=result.trials.total,
         source=None if result.tuned is None else result.tuned.source,
         parameters=tuple(_parameters(result)),
         stages=tuple(_stages(result)),
         spend=tuple(_spend(result)),
-        verdict=_verdict(result),
     )
 
 
@@ -96,19 +97,19 @@ def _parameters(result: StudyResult) -> Iterable[Parameter]:
 
 
 def _stages(result: StudyResult) -> Iterable[Stage]:
-    confirmed = {one.label: one.mean for one in result.ranking if one.whole}
+    confirmed = {ranked.label: ranked.mean for ranked in result.ranking if ranked.whole}
     by_number = {run.number: run.value for run in result.search if run.state == "complete"}
     paper_trial = next((run.value for run in result.search if run.idx == 0 and run.state == "complete"), None)
-    yield Stage(label="paper", search=paper_trial, confirm=confirmed.get(PAPER), test=_test(result, PAPER))
+    yield Stage(label=PAPER, search=paper_trial, confirm=confirmed.get(PAPER), test=_test(result, PAPER))
     if result.tuned is not None and result.tuned.source != PAPER:
         yield Stage(
-            label="tuned",
+            label=TUNED,
             search=by_number.get(int(result.tuned.source)),
             confirm=result.tuned.confirm_mean,
             test=_test(result, TUNED),
         )
     elif result.tuned is None and result.final_of(TUNED) is not None:  # found in another study, measured here
-        yield Stage(label="tuned", search=None, confirm=None, test=_test(result, TUNED))
+        yield Stage(label=TUNED, search=None, confirm=None, test=_test(result, TUNED))
 
 
 def _test(result: StudyResult, label: str) -> float | None:
@@ -135,20 +136,10 @@ def _spend(result: StudyResult) -> Iterable[Spend]:
 
 
 def _by_device(done: Iterable[Run]) -> dict[str, float]:
-    """Seconds by the kind of device, which is the first word of its name: "cpu x86_64, ...", "cuda:0 NVIDIA ..."."""
+    """Seconds by kind of device, the beginning of its name: "cpu x86_64, ...", "cuda:0 NVIDIA ..."."""
     seconds: dict[str, float] = {}
     for run in done:
         if run.device_seconds is not None:
             kind = (run.device or "cpu").split()[0].partition(":")[0]
             seconds[kind] = seconds.get(kind, 0.0) + run.device_seconds
     return seconds
-
-
-def _verdict(result: StudyResult) -> str:
-    if result.tuned is None:
-        if result.trials.total == 0:
-            return "Nothing was searched: only the paper's or a given configuration is measured."
-        return "No configuration is confirmed yet."
-    if result.tuned.source == PAPER:
-        return "The paper's configuration won the confirm phase: tuning brought nothing."
-    return f"Trial {result.tuned.source} of the search won the confirm phase."

@@ -8,13 +8,13 @@ from hpo.cli.context import Context, pass_context, say
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", help="The address to listen on: this machine's own alone.")
+@click.option("--host", default="127.0.0.1", help="The address to listen on; only loopback addresses are allowed.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, help="The port to listen on.")
 @pass_context
 def dashboard(context: Context, host: str, port: int) -> None:
     """Browse the studies in optuna-dashboard.
 
-    It listens on this machine alone, for it asks nobody for a password.
+    It listens on this machine only, because it has no password protection.
 
     \b
     Example:
@@ -27,10 +27,10 @@ def dashboard(context: Context, host: str, port: int) -> None:
 
     def ready(url: str) -> None:
         say(f"dashboard: {url} (Ctrl-C ends it)")
-        meanwhile.start()
+        notes_thread.start()
 
-    # Beside the first answers, for it takes seconds; not a daemon: what ends the process waits for it.
-    meanwhile = threading.Thread(target=lambda: notes.quietly(lambda: notes.keep_everything(engine), say))
+    # In the background, because it takes seconds; not a daemon, so that the end of the process waits for it.
+    notes_thread = threading.Thread(target=lambda: notes.update_all_pages(engine))
     server.serve(engine, host=host, port=port, ready=ready)
-    if meanwhile.ident is not None:
-        meanwhile.join()  # it needs the database, which is closed next
+    if notes_thread.ident is not None:
+        notes_thread.join()  # it needs the database, which is closed next

@@ -1,4 +1,4 @@
-"""`hpo data`: where the digits come from."""
+"""`hpo data`: which digits are used, and downloading MNIST."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Look at the digits, or fetch all of MNIST.
+    """Inspect the digits, or fetch all of MNIST.
 
     \b
     Example:
@@ -26,12 +26,12 @@ def data() -> None:
 
 @data.command()
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
-@click.option("--url", help="Fetch from this mirror instead.")
+@click.option("--url", help="Fetch from this mirror instead of the public ones.")
 @pass_context
 def fetch(context: Context, folder: Path | None, url: str | None) -> None:
     """Fetch MNIST's four files.
 
-    Their checksums are checked; started again, it goes on where it was. FOLDER is --data's folder if left out.
+    Their checksums are verified; an interrupted download is resumed. FOLDER defaults to --data's folder.
 
     \b
     Example:
@@ -43,18 +43,18 @@ def fetch(context: Context, folder: Path | None, url: str | None) -> None:
 
     target = folder or context.data_dir
     if target is None:
-        raise UsageError("where to? `hpo data fetch FOLDER`, or set --data or HPO_DATA_DIR")
+        raise UsageError("no folder given: use `hpo data fetch FOLDER`, or set --data or HPO_DATA_DIR")
     with _progress() as progress:
         fetched = download.fetch(target, url, progress=progress)
-    for one in fetched:
-        come = f"{one.transferred:,} of its {one.size:,} bytes fetched" if one.transferred else "was there"
-        say(f"{one.path}: {come}, checksum right")
+    for file in fetched:
+        transfer = f"{file.transferred:,} of {file.size:,} bytes fetched" if file.transferred else "already there"
+        say(f"{file.path}: {transfer}, checksum correct")
     say(f"MNIST is in {target}; use it with `hpo --data {target} ...` or HPO_DATA_DIR={target}")
 
 
 @contextmanager
 def _progress() -> Iterator["Progress"]:
-    """A bar a file on stderr."""
+    """Show a progress bar per file on stderr."""
     from rich import progress
 
     columns = (
@@ -78,24 +78,24 @@ def _progress() -> Iterator["Progress"]:
 @format_option
 @pass_context
 def info(context: Context, form: str) -> None:
-    """Say which digits are used: source, pools, digest.
+    """Show which digits are used: source, pools, digest.
 
     \b
     Example:
       hpo data info --format json
     """
-    from hpo.digits.load import info as info_of
+    from hpo.digits import load
 
-    found = info_of(context.data_dir)
+    digits = load.info(context.data_dir)
     if form == "json":
-        print_json({**dataclasses.asdict(found), "images": found.images})
+        print_json({**dataclasses.asdict(digits), "images": digits.images})
         return
     from rich.table import Table
 
-    table = Table(title=f"{found.source}; digest {found.digest[:12]}", title_justify="left")
+    table = Table(title=f"{digits.source}; digest {digits.digest[:12]}", title_justify="left")
     for name in ("pool", "images", *"0123456789"):
         table.add_column(name, justify="left" if name == "pool" else "right")
-    pools = {"A: tuning and training": found.pool_a, "B: final test alone": found.pool_b}
+    pools = {"A: tuning and training": digits.pool_a, "B: final test only": digits.pool_b}
     for name, by_digit in pools.items():
         table.add_row(name, str(sum(by_digit)), *map(str, by_digit))
     print_table(table)

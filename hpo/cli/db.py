@@ -7,7 +7,7 @@ from hpo.cli.context import Context, format_option, pass_context, print_json, pr
 
 @click.group()
 def db() -> None:
-    """Upgrade or check the database's schema, ours and Optuna's.
+    """Upgrade or check the database's schema, hpo's and Optuna's.
 
     \b
     Example:
@@ -18,7 +18,7 @@ def db() -> None:
 @db.command()
 @pass_context
 def upgrade(context: Context) -> None:
-    """Bring the schema to this version; make it where there is none.
+    """Upgrade the schema to this version, or create it.
 
     \b
     Example:
@@ -27,7 +27,7 @@ def upgrade(context: Context) -> None:
     from hpo.storage import migrate
 
     done = migrate.upgrade(context.connect())
-    for line in done or ["nothing to do, the schema is this version's"]:
+    for line in done or ["nothing to do, the schema is up to date"]:
         say(f"database: {line}")
 
 
@@ -35,9 +35,9 @@ def upgrade(context: Context) -> None:
 @format_option
 @pass_context
 def check(context: Context, form: str) -> None:
-    """Say whether the schema is this version's.
+    """Check that the schema is the one of this version.
 
-    Exit code 1 where it is not: one line says what to do.
+    Exit code 1 where it is not, with one line on what to do.
 
     \b
     Example:
@@ -45,14 +45,14 @@ def check(context: Context, form: str) -> None:
     """
     from hpo.storage import migrate
 
-    found = migrate.versions(context.engine())
+    versions = migrate.versions(context.engine())
     if form == "json":
-        print_json({owner: {"found": there, "needed": needed} for owner, (there, needed) in found.items()})
+        print_json({owner: {"found": version, "needed": needed} for owner, (version, needed) in versions.items()})
         return
     from rich.table import Table
 
     table = Table("tables of", "version found", "version needed")
-    for owner, (there, needed) in found.items():
-        table.add_row(owner, there or "-", needed)
+    for owner, (version, needed) in versions.items():
+        table.add_row(owner, version or "-", needed)
     print_table(table)
-    say("database: the schema is this version's")
+    say("database: the schema is up to date")

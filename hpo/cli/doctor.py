@@ -1,4 +1,4 @@
-"""`hpo doctor`: versions, device, database, data; what is missing and the command that mends it."""
+"""`hpo doctor`: versions, device, database, data; what is missing and the command that fixes it."""
 
 import re
 from collections.abc import Callable
@@ -7,51 +7,53 @@ from typing import Any
 
 import click
 
+import hpo
 from hpo.cli.context import Context, format_option, pass_context, print_json
 from hpo.errors import HpoError
 
+DISTRIBUTION = "hpo-service"  # the name under which pip knows this package
 _COMMAND = re.compile(r"`([^`]+)`")
 
 
 class Missing(HpoError):
-    """Something that hpo needs is not there; the message has the command that mends it in backticks."""
+    """Something that hpo needs is missing; the message has the command that fixes it, in backticks."""
 
 
 @click.command()
 @format_option
 @pass_context
 def doctor(context: Context, form: str) -> None:
-    """Look at all that hpo needs.
+    """Check everything that hpo needs.
 
-    Versions, device, database, data: exit code 1 where something is missing, with the command that mends it.
+    Versions, device, database, data: exit code 1 where something is missing, with the command that fixes it.
 
     \b
     Example:
       hpo doctor
     """
-    looks: dict[str, Callable[[], str]] = {
+    checks: dict[str, Callable[[], str]] = {
         "versions": _versions,
         "device": _device,
         "database": lambda: _database(context),
         "data": lambda: _data(context),
     }
-    checks = [_check(name, look) for name, look in looks.items()]
+    results = [_run(name, check) for name, check in checks.items()]
     if form == "json":
-        print_json(checks)
+        print_json(results)
     else:
-        for one in checks:  # not a table: a command must not be cut in two
-            click.echo(f"{'ok ' if one['ok'] else 'BAD'}  {one['name']}: {one['says']}")
-    if not all(one["ok"] for one in checks):
+        for result in results:  # not a table: a command must not be cut in two
+            click.echo(f"{'ok ' if result['ok'] else 'BAD'}  {result['name']}: {result['message']}")
+    if not all(result["ok"] for result in results):
         raise SystemExit(1)
 
 
-def _check(name: str, look: Callable[[], str]) -> dict[str, Any]:
-    """What a look found; `mend` is the command that its message names."""
+def _run(name: str, check: Callable[[], str]) -> dict[str, Any]:
+    """The result of a check; `fix` is the command that its message names."""
     try:
-        return {"name": name, "ok": True, "says": look(), "mend": None}
+        return {"name": name, "ok": True, "message": check(), "fix": None}
     except (HpoError, ImportError) as error:
         commands = _COMMAND.findall(str(error))
-        return {"name": name, "ok": False, "says": str(error), "mend": commands[-1] if commands else None}
+        return {"name": name, "ok": False, "message": str(error), "fix": commands[-1] if commands else None}
 
 
 def _versions() -> str:
@@ -60,20 +62,27 @@ def _versions() -> str:
 
     from packaging.requirements import Requirement
 
-    found = [f"hpo {metadata.version('hpo')}"]
-    for line in metadata.requires("hpo") or []:
+    installed = [f"hpo {hpo.__version__}"]
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        raise Missing(
+            f"hpo {hpo.__version__} runs from its sources, so what it requires is not known; "
+            "`pip install --editable .` in its folder"
+        ) from None
+    for line in requirements:
         needed = Requirement(line)
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
-        mend = f"`pip install '{needed.name}{needed.specifier}'`"
+        fix = f"`pip install '{needed.name}{needed.specifier}'`"
         try:
-            there = metadata.version(needed.name)
+            version = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
-            raise Missing(f"{needed.name} is not installed; {mend}") from None
-        if not needed.specifier.contains(there, prereleases=True):
-            raise Missing(f"{needed.name} {there} is installed, hpo needs {needed.specifier}; {mend}")
-        found.append(f"{needed.name} {there}")
-    return ", ".join(found)
+            raise Missing(f"{needed.name} is not installed; {fix}") from None
+        if not needed.specifier.contains(version, prereleases=True):
+            raise Missing(f"{needed.name} {version} is installed, hpo needs {needed.specifier}; {fix}")
+        installed.append(f"{needed.name} {version}")
+    return ", ".join(installed)
 
 
 def _device() -> str:
@@ -95,11 +104,11 @@ def _database(context: Context) -> str:
 
     engine = context.connect()
     if is_missing(engine):
-        return f"{display_url(engine)}: not there yet, the first `hpo study create` makes it"
+        return f"{display_url(engine)}: does not exist yet, the first `hpo study create` creates it"
     engine = context.engine()
     return f"{display_url(engine)}: {len(studies.list_studies(engine))} studies"
 
 
 def _data(context: Context) -> str:
-    found = context.digits
-    return f"{found.source}; digest {found.digest[:12]}"
+    digits = context.digits
+    return f"{digits.source}; digest {digits.digest[:12]}"

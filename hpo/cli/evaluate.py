@@ -1,4 +1,4 @@
-"""`hpo evaluate`."""
+"""`hpo evaluate`: final rounds of any configuration."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from hpo.cli.context import Context, format_option, pass_context, print_json, sa
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option("--study", "name", help="Evaluate in this study; without CONFIG its tuned configuration.")
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Final rounds. [default: the study's]")
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs, where the study is made here.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs, if this creates the study.")
 @click.option("--label", help="The configuration's name in the report. [default: tuned or paper]")
 @format_option
 @pass_context
@@ -27,9 +27,9 @@ def evaluate(
     """Add final rounds of any configuration.
 
     Workers run them.
-    CONFIG is a study file: its [tuned] configuration is measured, or with --label paper, or where it has none,
-    its [paper] one. The rounds go to the study that the file names, which is made without a search where
-    it does not exist. Rounds that a label has already are not added again.
+    CONFIG is a study file: its [tuned] configuration is measured, or its [paper] one with --label paper or where
+    there is no tuned one. The rounds go to the study that the file names, which is created without a search if
+    it does not exist. Rounds that a label already has are not added again.
 
     \b
     Example:
@@ -38,13 +38,15 @@ def evaluate(
       hpo evaluate ws-tuned.toml --study ws --label colleague
     """
     from hpo.errors import UsageError
+    from hpo.server.notes import update_notes
     from hpo.study import operations
 
     if config is None and name is None:
         raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
     file = None if config is None else operations.specs(model=None, path=config)[0]
-    done = operations.evaluate(
-        context.engine(create=file is not None),
+    engine = context.engine(create=file is not None)
+    evaluation = operations.evaluate(
+        engine,
         context.digits,
         file=file,
         name=name,
@@ -52,11 +54,13 @@ def evaluate(
         epochs=epochs,
         label=label,
     )
+    if evaluation["added"]:
+        update_notes(engine, [str(evaluation["study"])])
     if form == "json":
-        print_json(done)
+        print_json(evaluation)
         return
     say(
-        f"study {done['study']} ({done['epochs']} epochs): {done['added']} final rounds of {done['label']!r} added, "
-        f"{done['rounds']} asked for in all"
+        f"study {evaluation['study']} ({evaluation['epochs']} epochs): {evaluation['added']} final rounds of "
+        f"{evaluation['label']!r} added, {evaluation['rounds']} asked for in all"
     )
     say("next: `hpo worker --drain` runs them")

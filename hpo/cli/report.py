@@ -1,6 +1,6 @@
-"""`hpo report`, `hpo trial`, `hpo dashboard`."""
+"""`hpo report`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ from hpo.cli.context import Context, format_option, pass_context, print_table, s
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from hpo.results.records import StudyResult
+
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default="report", help="The folder to write to.")
@@ -20,7 +22,7 @@ def report(context: Context, out: Path, form: str) -> None:
     """Write the comparison and show its table.
 
     One HTML file that opens offline, the same as JSON, and tables as CSV. The studies' pages in the dashboard get
-    notes and small figures; a note that somebody else has written stays.
+    notes and small figures; a note that somebody has written or changed stays.
 
     \b
     Example:
@@ -33,18 +35,24 @@ def write_report(
     context: Context, engine: "Engine", out: Path, form: str, names: Collection[str] | None = None
 ) -> None:
     """Write the report; show its table, of the named studies alone, or print it as JSON."""
+    from hpo.analysis.comparison import compare
     from hpo.report import terminal
     from hpo.report import write as reports
     from hpo.report.contents import gather
+    from hpo.report.sentences import conclusions_of
     from hpo.server import notes
 
-    report = gather(engine, context.digits)
-    files = reports.write(report, out)
+    contents = gather(engine, context.digits)
+    files = reports.write(contents, out)
     if form == "json":
         click.echo(files.json.read_text(encoding="utf-8"), nl=False)
     else:
-        found = [one for one in report.results if names is None or one.name in names]
-        same = len(found) == len(report.results)
-        print_table(terminal.comparison_table(found, report.comparison if same else None))
+        results: Sequence[StudyResult] = contents.results
+        comparison, conclusions = contents.comparison, contents.conclusions
+        if names is not None and any(result.name not in names for result in results):
+            results = [result for result in results if result.name in names]
+            comparison = compare(results)
+            conclusions = conclusions_of(results, comparison)
+        print_table(terminal.comparison_table(results, comparison, conclusions))
     say(f"report: {files.html.resolve()}")
-    notes.quietly(lambda: notes.keep_all(engine, report.results, report.comparison), say)
+    notes.update_pages(engine, contents.results, contents.comparison)

@@ -1,4 +1,4 @@
-"""`hpo run`: everything on this machine, from nothing to the report."""
+"""`hpo run`: everything on this machine, from an empty database to the report."""
 
 import signal
 import threading
@@ -50,8 +50,8 @@ def run(
 ) -> None:
     """Tune, confirm, evaluate and report on this machine.
 
-    Creates what is missing, starts workers, shows how far they are. After Ctrl-C or a reboot the same command
-    goes on where it was.
+    Creates what is missing, starts workers, shows their progress. After Ctrl-C or a reboot the same command
+    continues where it stopped.
 
     \b
     Example:
@@ -61,6 +61,7 @@ def run(
     """
     from hpo.errors import UsageError
     from hpo.launch import local
+    from hpo.server.notes import update_notes
     from hpo.storage import studies
     from hpo.study import operations
 
@@ -71,9 +72,10 @@ def run(
     budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in _asked(model, paths)]
     specs = [spec.with_options(trials=trials, epochs=epochs, rounds=rounds) for spec in budgets]
     for spec in specs:
-        operations.check_data(context.digits, spec)  # before a database is made for nothing
+        operations.check_data(context.digits, spec)  # before a database is created for nothing
     engine = context.engine(create=True)
-    operations.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
+    new = operations.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
+    update_notes(engine, [spec.name for spec, created in zip(specs, new, strict=True) if created])
     for spec in specs:
         _say_budget(spec, small=demo or quick)
     names = [spec.name for spec in specs]
@@ -82,29 +84,29 @@ def run(
     crew = local.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
     signals = _watch(engine, names, crew)
     if signals:
-        say("stopped: the same command goes on where this ended")
+        say("stopped: the same command continues from here")
         raise SystemExit(128 + signals[0])
     write_report(context, engine, out, form, names)
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
 
 
 def _asked(models: Sequence[str], paths: Sequence[Path]) -> "list[StudySpec]":
-    """The specs of `--model` and `--file`, each once; the three models' without either."""
+    """The specs of `--model` and `--file`, each once; without either, the three built-in ones."""
     from hpo.errors import UsageError
     from hpo.study import operations
 
     named = models or (() if paths else ("all",))
-    found = [spec for one in named for spec in operations.specs(model=one, path=None)]
-    found += [spec for path in paths for spec in operations.specs(model=None, path=path)]
+    specs = [spec for model in named for spec in operations.specs(model=model, path=None)]
+    specs += [spec for path in paths for spec in operations.specs(model=None, path=path)]
     distinct: dict[str, StudySpec] = {}
-    for spec in found:
+    for spec in specs:
         if distinct.setdefault(spec.name, spec) != spec:
-            raise UsageError(f"two studies are called {spec.name}; give one another name in its file")
+            raise UsageError(f"two studies are called {spec.name}; give one of them another name in its file")
     return list(distinct.values())
 
 
 def _say_budget(spec: "StudySpec", *, small: bool) -> None:
-    note = "; a small budget: it shows the way, its numbers mean little" if small else ""
+    note = "; a small budget: enough to see how it works, too small for conclusions" if small else ""
     p = spec.protocol
     say(
         f"{spec.name}: {spec.budget.trials} trials of {spec.budget.epochs} epochs, confirm "
@@ -114,7 +116,7 @@ def _say_budget(spec: "StudySpec", *, small: bool) -> None:
 
 @contextmanager
 def _caught_signals(wake: threading.Event) -> Iterator[list[int]]:
-    """Meanwhile, signals that mean the end are collected; each wakes whoever waits."""
+    """Collect the signals that ask for the end, instead of being ended by them; each sets `wake`."""
     caught: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -122,7 +124,7 @@ def _caught_signals(wake: threading.Event) -> Iterator[list[int]]:
         wake.set()
 
     stopping = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a closed terminal is no reason to stop
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a closed terminal does not stop it
         stopping.append(signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in stopping}
     try:
@@ -133,7 +135,7 @@ def _caught_signals(wake: threading.Event) -> Iterator[list[int]]:
 
 
 def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list[int]:
-    """Run the workers to their end and show progress; returns the signals that stopped them."""
+    """Run the workers until they end and show progress; returns the signals that stopped them."""
     from rich import progress as bars
 
     columns = (
@@ -144,7 +146,7 @@ def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list
         bars.TextColumn("{task.fields[note]}"),
     )
     wake = threading.Event()
-    # The signals first: a worker that is started will be stopped.
+    # The signals first, so that every worker that is started will be stopped.
     with _caught_signals(wake) as caught, bars.Progress(*columns, console=console(err=True)) as progress:
         tasks = {name: progress.add_task(name, total=None, note="") for name in names}
         try:
@@ -156,14 +158,14 @@ def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list
                     break
                 wake.wait(POLL_SECONDS)
             if caught:
-                progress.console.print("stopping: the workers end their epoch and give their trials back")
+                progress.console.print("stopping: the workers finish their epoch and give their trials back")
         finally:
             crew.stop(hurry=lambda: len(caught) > 1)
         return caught
 
 
 def _show(progress: "Progress", tasks: "dict[str, TaskID]", engine: "Engine") -> None:
-    """Bring the bars up to date; while the database is away they say so, and the workers wait for it."""
+    """Bring the bars up to date; while the database is unreachable they show that, and the workers wait for it."""
     from hpo.errors import DatabaseUnreachable
     from hpo.storage import studies
 
@@ -176,13 +178,13 @@ def _show(progress: "Progress", tasks: "dict[str, TaskID]", engine: "Engine") ->
             continue
         total = sum(one.total for one in counts.values())
         done = total - sum(one.open for one in counts.values())
-        words = [f"{kind} {one.total - one.open}/{one.total}" for kind, one in counts.items() if one.total]
-        note = f"{row.phase}{' (paused)' if row.paused else ''}: {', '.join(words)}"
+        parts = [f"{kind} {c.total - c.open}/{c.total}" for kind, c in counts.items() if c.total]
+        note = f"{row.phase}{' (paused)' if row.paused else ''}: {', '.join(parts)}"
         progress.update(task, completed=done, total=total or None, note=note)
 
 
 def _complete(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> bool:
-    """Whether every study is done and every worker ended well; says what is not."""
+    """Whether every study is done and every worker ended well; reports what did not."""
     from hpo.storage import studies
 
     failures = crew.failures()
@@ -193,5 +195,5 @@ def _complete(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> b
     phases = {name: studies.get_study(engine, name).phase for name in names}
     for name, phase in phases.items():
         if phase != "done":
-            say(f"study {name} is not done but in phase {phase}; `hpo study show {name}` says what is missing")
+            say(f"study {name} is not done but in phase {phase}; `hpo study show {name}` shows what is missing")
     return not failures and all(phase == "done" for phase in phases.values())

@@ -1,4 +1,4 @@
-"""`hpo study`: create, look at, extend, pause, resume, delete, export."""
+"""`hpo study`: create, list, show, extend, pause, resume, delete, export."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def study() -> None:
-    """Create studies and look after them.
+    """Create and manage studies.
 
     \b
     Example:
@@ -30,9 +30,9 @@ def study() -> None:
 @click.option("--epochs", type=int, help="Epochs of every training.")
 @click.option("--rounds", type=int, help="Final rounds of each configuration.")
 @click.option("--seed", type=int, help="Seed of the search.")
-@click.option("--repeat", type=int, default=1, help="Independent repeats, each with a seed of its own.")
+@click.option("--repeat", type=int, default=1, help="Independent repeats, each with its own seed.")
 @click.option("--skip-if-exists", is_flag=True, help="Leave a study that exists alone, with exit code 0.")
-@click.option("--dry-run", is_flag=True, help="Check everything and say what would be made.")
+@click.option("--dry-run", is_flag=True, help="Check everything and report what would be created.")
 @format_option
 @pass_context
 def create(
@@ -58,26 +58,33 @@ def create(
       hpo study create --model all
       hpo study create --file studies/ws.toml --name ws-long --trials 200
     """
+    from hpo.server.notes import update_notes
     from hpo.study import operations
 
     specs = operations.specs(model=model, path=path)
-    asked = [s.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed) for s in specs]
-    plan = operations.repeats(asked, repeat)
+    specs = [s.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed) for s in specs]
+    plan = operations.repeats(specs, repeat)
     for spec, _ in plan:
-        operations.check_data(context.digits, spec)  # before a database is made for nothing
+        operations.check_data(context.digits, spec)  # before a database is created for nothing
     if dry_run:
-        there = context.engine_if_made()
-        new = [True] * len(plan) if there is None else operations.check_new(there, context.digits, plan, skip_if_exists)
+        existing = context.engine_if_made()
+        new = (
+            [True] * len(plan)
+            if existing is None
+            else operations.check_new(existing, context.digits, plan, skip_if_exists)
+        )
     else:
-        new = operations.create(context.engine(create=True), context.digits, plan, skip_if_exists)
+        engine = context.engine(create=True)
+        new = operations.create(engine, context.digits, plan, skip_if_exists)
+        update_notes(engine, [spec.name for (spec, _), created in zip(plan, new, strict=True) if created])
     states = {True: "would be created" if dry_run else "created", False: "exists"}
-    made = [_described(spec, states[one]) for (spec, _), one in zip(plan, new, strict=True)]
+    described = [_described(spec, states[is_new]) for (spec, _), is_new in zip(plan, new, strict=True)]
     if form == "json":
-        print_json(made)
+        print_json(described)
         return
-    for one in made:
-        budget = f"{one['trials']} trials of {one['epochs']} epochs, {one['rounds']} final rounds"
-        say(f"study {one['name']}: {one['state']} ({budget})")
+    for created in described:
+        budget = f"{created['trials']} trials of {created['epochs']} epochs, {created['rounds']} final rounds"
+        say(f"study {created['name']}: {created['state']} ({budget})")
     if not dry_run:
         say("next: `hpo worker --drain` trains them; `hpo study list` shows how far they are")
 
@@ -109,14 +116,14 @@ def list_(context: Context, form: str) -> None:
     from hpo.results import queries
     from hpo.results.summary import summary
 
-    found = queries.all_results(context.engine())
+    results = queries.all_results(context.engine())
     if form == "json":
-        print_json([summary(one) for one in found])
+        print_json([summary(result) for result in results])
         return
-    if not found:
+    if not results:
         say("no studies yet: `hpo study create --model all` makes three")
         return
-    print_table(terminal.study_table(found))
+    print_table(terminal.study_table(results))
 
 
 @study.command()
@@ -126,7 +133,7 @@ def list_(context: Context, form: str) -> None:
 def show(context: Context, name: str, form: str) -> None:
     """Show one study.
 
-    Its phase, counts, best trial, tuned configuration and final rounds; what went wrong, and what was done.
+    Its phase, counts, best trial, tuned configuration and final rounds; what went wrong, and how it was handled.
 
     \b
     Example:
@@ -150,7 +157,7 @@ def show(context: Context, name: str, form: str) -> None:
 def extend(context: Context, name: str, trials: int) -> None:
     """Add search trials to a study.
 
-    Only before its confirm phase has begun: confirm has chosen among the trials there were.
+    Only before its confirm phase, which chooses among the trials that exist when it starts.
 
     \b
     Example:
@@ -166,7 +173,7 @@ def extend(context: Context, name: str, trials: int) -> None:
 @click.argument("name")
 @pass_context
 def pause(context: Context, name: str) -> None:
-    """Stop giving out a study's slots; running ones end.
+    """Stop handing out a study's slots; running ones finish.
 
     \b
     Example:
@@ -176,16 +183,16 @@ def pause(context: Context, name: str) -> None:
 
     engine = context.engine()
     studies.set_paused(engine, studies.get_study(engine, name).id, True)
-    say(f"study {name}: paused; `hpo study resume {name}` goes on")
+    say(f"study {name}: paused; `hpo study resume {name}` continues it")
 
 
 @study.command()
 @click.argument("name")
 @pass_context
 def resume(context: Context, name: str) -> None:
-    """Go on after a pause or a failure.
+    """Continue after a pause or a failure.
 
-    Failed confirm rounds are queued again while the study is in that phase, failed final rounds likewise.
+    Failed confirm rounds are queued again while the study is in that phase, and failed final rounds likewise.
 
     \b
     Example:
@@ -194,7 +201,7 @@ def resume(context: Context, name: str) -> None:
     from hpo.study import operations
 
     requeued = operations.resume(context.engine(), name)
-    say(f"study {name}: goes on" + (f", {requeued} failed rounds queued again" if requeued else ""))
+    say(f"study {name}: continues" + (f", {requeued} failed rounds queued again" if requeued else ""))
 
 
 @study.command()
@@ -214,23 +221,23 @@ def delete(context: Context, name: str, yes: bool) -> None:
     engine = context.engine()
     row = studies.get_study(engine, name)
     if not yes:
-        raise UsageError(f"study {name}: deleting loses all its results; say it with --yes")
+        raise UsageError(f"study {name}: deleting loses all its results; confirm with --yes")
     studies.delete_study(engine, row.name)
     say(f"study {name}: deleted")
 
 
 @study.command()
 @click.argument("name")
-@click.option("--as-created", is_flag=True, help="Without what was found: the same study can be made again.")
+@click.option("--as-created", is_flag=True, help="Without results: the study as it was created, to create it again.")
 @click.option("--label", help="The configuration of the final rounds under this label. [default: the tuned one]")
-@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of on stdout.")
-@click.option("--format", "form", type=click.Choice(["toml", "json"]), default="toml", help="How to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
+@click.option("--format", "form", type=click.Choice(["toml", "json"]), default="toml", help="The output format.")
 @pass_context
 def export(context: Context, name: str, as_created: bool, label: str | None, out: Path | None, form: str) -> None:
     """Write a study with its tuned configuration as TOML.
 
-    `hpo study create --file` and `hpo evaluate` read it back. A search would try that configuration, so it is
-    another study: --as-created, in any phase, writes the one that was created.
+    `hpo study create --file` and `hpo evaluate` read it back. As its search would try that configuration, it is
+    another study than this one; --as-created, in any phase, writes the one that was created.
 
     \b
     Example:
@@ -242,7 +249,7 @@ def export(context: Context, name: str, as_created: bool, label: str | None, out
     from hpo.study.spec import to_toml
 
     if as_created and label is not None:
-        raise UsageError("--as-created is the study without what was found: leave --label out")
+        raise UsageError("--as-created writes the study without results: leave --label out")
     engine = context.engine()
     spec = operations.created_spec(engine, name) if as_created else operations.tuned_spec(engine, name, label)
     text = to_toml(spec) if form == "toml" else spec.model_dump_json(indent=2) + "\n"

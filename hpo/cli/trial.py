@@ -7,7 +7,7 @@ from hpo.cli.context import Context, format_option, pass_context, print_json, pr
 
 @click.group()
 def trial() -> None:
-    """Look at single trials.
+    """Inspect single trials.
 
     \b
     Example:
@@ -23,8 +23,8 @@ def trial() -> None:
 def show(context: Context, name: str, number: int, form: str) -> None:
     """Show one trial.
 
-    Its parameters, what came of it, and why it failed where it did. NAME means the study's search, NAME:confirm
-    and NAME:final its rounds; `hpo study show` has the numbers of those that failed.
+    Its parameters, its result, and the reason where it failed. NAME means the study's search, NAME:confirm and
+    NAME:final its rounds; `hpo study show` lists the numbers of failed ones.
 
     \b
     Example:
@@ -34,8 +34,8 @@ def show(context: Context, name: str, number: int, form: str) -> None:
     from hpo.report import terminal
     from hpo.results import queries
 
-    found = queries.trial(context.engine(), name, number)
+    detail = queries.trial(context.engine(), name, number)
     if form == "json":
-        print_json(found)
+        print_json(detail)
     else:
-        print_table(terminal.trial_detail(found))
+        print_table(terminal.trial_detail(detail))

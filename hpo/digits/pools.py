@@ -15,12 +15,12 @@ from hpo.errors import DataError, TestPoolSealed
 Bytes = NDArray[np.uint8]
 Indices = NDArray[np.int64]
 
-MOST_SHOWN = 100  # images of the test pool that people are shown at once
+MOST_SHOWN = 100  # images of the test pool that may be shown to people at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinalPermit:
-    """Leave to open the test pool, for one attempt at one final slot.
+    """Permission to open the test pool, for one attempt at one final slot.
 
     Only hpo.worker.worker makes one, and only after storage.slots.record_opening has returned True. It is a guard
     rail against mistakes, not a lock: the record of openings is the one in the database.
@@ -54,7 +54,7 @@ class Pool(NamedTuple):
 class Digits:
     """A set of digit images with its fixed split into pool A (tuning, training) and pool B (final test)."""
 
-    source: str  # where the images come from, for people
+    source: str  # where the images come from, for display
     digest: str  # SHA-256 (hex) of images, labels and split
     pool_a: Indices = field(repr=False)  # (N,) which images of the whole set
     pool_b: Indices = field(repr=False)  # (N,)
@@ -78,27 +78,27 @@ class Digits:
         if type(permit) is not FinalPermit:
             raise TestPoolSealed(
                 "the test pool is sealed: only a worker that runs a final slot opens it, and each opening is "
-                f"recorded; this was asked with {type(permit).__name__} in place of a permit"
+                f"recorded; got {type(permit).__name__} in place of a permit"
             )
         return Pool(images=self._images[self.pool_b], labels=self.pool_b_labels())
 
     def show_tested(self, tested: AlreadyTested) -> Bytes:
         """Return a few images of the test pool (n, 28, 28), for the report to show to people after the test.
 
-        The seal is there so that nothing is tuned by the test pool. This door does not break it: it gives images
-        that recorded final rounds have opened and answered before, when every study on them has left tuning behind
-        for good; at most MOST_SHOWN at a time, so it is no way to a test set; and to a picture, never to a training,
-        whose samples and configurations come from pool A alone. TestPoolSealed where the rules are not kept.
+        The seal exists so that nothing is tuned on the test pool, and this method keeps it: the images have been
+        opened and answered by recorded final rounds, and no study on them is still being tuned; there are at most
+        MOST_SHOWN, too few for a test set; and they become pictures, never samples of a training, which come from
+        pool A alone. TestPoolSealed where these rules are broken.
         """
         if type(tested) is not AlreadyTested or not tested.slots:
             raise TestPoolSealed(
-                "the test pool is sealed: its images are shown only after a final round was tested on them; this was "
-                f"asked with {type(tested).__name__}{' of no final slot' if type(tested) is AlreadyTested else ''}"
+                "the test pool is sealed: its images are shown only after a final round was tested on them; got "
+                f"{type(tested).__name__}{' of no final slot' if type(tested) is AlreadyTested else ''}"
             )
         if len(tested.images) > MOST_SHOWN:
             raise TestPoolSealed(
-                f"the test pool is sealed: {len(tested.images)} of its images were asked for to be shown, "
-                f"{MOST_SHOWN} is the most"
+                f"the test pool is sealed: at most {MOST_SHOWN} of its images may be shown at once, "
+                f"not {len(tested.images)}"
             )
         return self._images[self.pool_b[list(tested.images)]]
 
@@ -106,20 +106,20 @@ class Digits:
 def check_enough(digits: Digits, training_pairs: int, validation_pairs: int, test_pairs: int) -> None:
     """Raise DataError where the pools are too small for a protocol's draws.
 
-    In training and test draws no image comes twice. Validation pairs are made of what training leaves over
-    of pool A; there an image may serve in several pairs, so two images will do.
+    In training and test draws no image is used twice. Validation pairs are made from the images of pool A that
+    training leaves over; an image may be in several of them, so two images are enough.
     """
-    mend = "ask for fewer pairs in the study's file ([protocol]) or use full MNIST (`hpo data fetch FOLDER`)"
+    remedy = "ask for fewer pairs in the study's file ([protocol]) or use full MNIST (`hpo data fetch FOLDER`)"
     size_a, size_b = len(digits.pool_a), len(digits.pool_b)
     training, left_over = 2 * training_pairs, 2 if validation_pairs else 0
     if size_a < training + left_over:
         raise DataError(
             f"{digits.source}: pool A has {size_a} images, but {training_pairs} training pairs need "
-            f"{training} and the validation pairs at least {left_over} others; {mend}"
+            f"{training} and the validation pairs at least {left_over} others; {remedy}"
         )
     if size_b < 2 * test_pairs:
         raise DataError(
-            f"{digits.source}: pool B has {size_b} images, but {test_pairs} test pairs need {2 * test_pairs}; {mend}"
+            f"{digits.source}: pool B has {size_b} images, but {test_pairs} test pairs need {2 * test_pairs}; {remedy}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Starting workers as processes of their own: `local` on this machine.
+"""Launchers start workers: `local` as processes on this machine.
 
-Each launcher only hosts workers; what they do is in the database.
+A launcher only hosts workers; what they do is decided by the database.
 """

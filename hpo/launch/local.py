@@ -1,4 +1,4 @@
-"""Local workers: processes of this machine, started and ended together."""
+"""Local workers: processes on this machine, started and stopped together."""
 
 import os
 import signal
@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-GRACE_SECONDS = 30.0  # for a worker to checkpoint what it trains and give its slots back; it promises 10
+GRACE_SECONDS = 30.0  # for a worker to write checkpoints and release its slots; it should take 10 at most
 
 
 def workers_here() -> int:
-    """How many workers suit this machine: one a GPU, else one a core (two one-thread processes beat one)."""
+    """How many workers suit this machine: one per GPU, or one per core (faster than threads)."""
     return _cuda_devices() or len(os.sched_getaffinity(0))
 
 
 def _cuda_devices() -> int:
-    """How many CUDA devices torch can use; it is slow to load, so only where the system shows one (WSL: dxg)."""
+    """How many CUDA devices torch can use; it is slow to load, so only where the system has one (WSL: dxg)."""
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
         return 0
     import torch
@@ -26,47 +26,47 @@ def _cuda_devices() -> int:
 
 
 class LocalWorkers:
-    """`hpo worker --drain` processes; what they say goes to a log file each."""
+    """`hpo worker --drain` processes, each with a log file for its output."""
 
     def __init__(self, count: int, *, url: str, data_dir: Path | None, studies: Sequence[str], logs: Path) -> None:
-        """Name the workers; `start` starts them.
+        """Prepare the workers; `start` starts them.
 
-        `url` and the data folder travel by environment: a password stays out of the process titles.
+        `url` and the data folder are passed in the environment, to keep a password out of the process list.
         """
         self._environment = {**os.environ, "HPO_DATABASE_URL": url, "OMP_NUM_THREADS": "1"}
         if data_dir is not None:
             self._environment["HPO_DATA_DIR"] = str(data_dir)
-        self._words = ["worker", "--drain", *(word for name in studies for word in ("--study", name))]
+        self._arguments = ["worker", "--drain", *(word for name in studies for word in ("--study", name))]
         self.logs = [logs / f"worker-{i}.log" for i in range(count)]
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Start them all; raises OSError where the logs cannot be written."""
+        """Start all workers; raises OSError where the logs cannot be written."""
         for i, log in enumerate(self.logs):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as out:
                 self._processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "hpo", *self._words, "--device", _device(i)],
+                        [sys.executable, "-m", "hpo", *self._arguments, "--device", _device(i)],
                         env=self._environment,
                         stdin=subprocess.DEVNULL,
                         stdout=out,
                         stderr=subprocess.STDOUT,
-                        start_new_session=True,  # Ctrl-C reaches us alone; we pass it on once
+                        start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
                     )
                 )
 
     def running(self) -> int:
-        """How many still run."""
+        """How many workers are still running."""
         return sum(process.poll() is None for process in self._processes)
 
     def failures(self) -> list[tuple[Path, int]]:
-        """Log file and exit code of the workers that ended badly."""
+        """Log file and exit code of the workers that failed."""
         ended = [(log, process.poll()) for log, process in zip(self.logs, self._processes, strict=False)]
         return [(log, code) for log, code in ended if code]
 
     def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Ask all to give their slots back and end; kill those that do not within the grace time, or on `hurry`."""
+        """Stop all workers, which release their slots; kill those still running after the grace time, or on `hurry`."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Gather: everything that the report says, read from the database once and worked out."""
+"""Contents: all that the report shows, read from the database once and computed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from hpo.analysis.tuning import Tuning, tuning_of
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.digits.load import load
 from hpo.digits.pools import Digits
+from hpo.report.sentences import Conclusions, conclusions_of
 from hpo.results.queries import all_results, final_outputs
 from hpo.results.records import StudyResult
 from hpo.storage.engine import display_url
@@ -26,40 +27,43 @@ from hpo.study.spec import MODELS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """All that the report says, before it is put into a form."""
+class Contents:
+    """All that the report shows, whatever its form: page, terminal, JSON, CSV."""
 
     made_at: str  # UTC
     database: str  # its URL without a password
     results: tuple[StudyResult, ...]
     comparison: Comparison
+    conclusions: Conclusions
     tuning: tuple[Tuning, ...]
     provenance: tuple[Provenance, ...]
     dependence: tuple[Dependence, ...]
-    answers: Mapping[int, Answers]  # by study id, where the images were at hand
-    without_images: tuple[str, ...]  # studies with answers whose images were not
+    answers: Mapping[int, Answers]  # by study id, where the images are at hand
+    without_images: tuple[str, ...]  # studies with answers whose images are not
     confusions: tuple[DigitConfusion, ...]  # of the configurations that name digits
-    galleries: tuple[Gallery, ...]  # one for each set of images
+    galleries: tuple[Gallery, ...]  # one per set of images
     timeline: Timeline | None  # None where nothing has ended
     costs: tuple[ModelCost, ...]  # of the studies' models
     latencies: Latencies | None  # None where there are no studies
 
 
-def gather(engine: Engine, digits: Digits | None = None) -> Report:
-    """Read the database once and work everything out.
+def gather(engine: Engine, digits: Digits | None = None) -> Contents:
+    """Read the database once and compute everything.
 
-    `digits` are the images that --data gives; without them only studies on the bundled digits get what needs
-    the single test pairs.
+    `digits` are the images given with --data; without them, results that need the single test pairs exist for studies
+    on the bundled digits alone.
     """
     results = all_results(engine)
     images = Images(digits)
     answers, without = read_answers(engine, results, images)
     models = [model for model in MODELS if any(result.model == model for result in results)]
-    return Report(
+    comparison = compare(results, answers)
+    return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         database=display_url(engine),
         results=tuple(results),
-        comparison=compare(results, answers),
+        comparison=comparison,
+        conclusions=conclusions_of(results, comparison),
         tuning=tuple(tuning_of(result) for result in results),
         provenance=tuple(provenance_of(result) for result in results),
         dependence=tuple(dependence_of(result) for result in results),
@@ -74,23 +78,23 @@ def gather(engine: Engine, digits: Digits | None = None) -> Report:
 
 
 class Images:
-    """The images at hand: those that --data gives, and the bundled ones, read when they are first needed."""
+    """The images at hand: those given with --data, and the bundled ones, read when first needed."""
 
     def __init__(self, given: Digits | None) -> None:
-        self._found = {} if given is None else {given.digest: given}
+        self._by_digest = {} if given is None else {given.digest: given}
 
     def of(self, digest: str) -> Digits | None:
         """The images of that digest, None where they are not at hand."""
-        if digest == BUNDLED_DIGEST and digest not in self._found:
-            self._found[digest] = load()
-        return self._found.get(digest)
+        if digest == BUNDLED_DIGEST and digest not in self._by_digest:
+            self._by_digest[digest] = load()
+        return self._by_digest.get(digest)
 
 
 def read_answers(
     engine: Engine, results: Sequence[StudyResult], images: Images
 ) -> tuple[dict[int, Answers], tuple[str, ...]]:
     """The final rounds' answers by study id, and the names of the studies whose images are not at hand."""
-    found: dict[int, Answers] = {}
+    answers: dict[int, Answers] = {}
     without: list[str] = []
     draws: dict[str, DrawPairs] = {}
     for result in results:
@@ -104,8 +108,8 @@ def read_answers(
                 without.append(result.name)
                 continue
             draws[digest] = pair_draws(digits.pool_b_labels().astype(np.int64))
-        found[result.id] = answers_of(result, outputs, draws[digest])
-    return found, tuple(without)
+        answers[result.id] = answers_of(result, outputs, draws[digest])
+    return answers, tuple(without)
 
 
 def _confusions(results: Sequence[StudyResult], answers: Mapping[int, Answers]) -> Iterable[DigitConfusion]:

@@ -1,23 +1,24 @@
-"""Tables for other programs: the report's numbers as lines of CSV, accuracies as fractions."""
+"""Tables for other programs: the report's numbers as rows of CSV files, accuracies as fractions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hpo.analysis.comparison import Comparison
 from hpo.analysis.confusion import DigitConfusion
-from hpo.analysis.dependence.interactions import Dependence
+from hpo.analysis.dependence.interactions import Answer, Dependence
 from hpo.analysis.model_cost import ModelCost
-from hpo.report.contents import Report
+from hpo.report.contents import Contents
+from hpo.report.sentences import images_note, row_note
 from hpo.results.records import StudyResult
 from hpo.study.spec import HYPERPARAMETERS
 
 Cell = str | int | float | None
-Line = Mapping[str, Cell]
+CsvRow = Mapping[str, Cell]
 
 _PARAMETERS = tuple(dict.fromkeys(name for names in HYPERPARAMETERS.values() for name in names))
 
 
-def of(report: Report) -> dict[str, list[Line]]:
-    """All tables by name; every line of a table has the same keys."""
+def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
+    """All tables by name; the rows of a table have the same keys."""
     return {
         "comparison": _comparison(report.comparison),
         "pairs": _pairs(report.comparison),
@@ -31,11 +32,11 @@ def of(report: Report) -> dict[str, list[Line]]:
     }
 
 
-def _comparison(comparison: Comparison) -> list[Line]:
-    lines: list[Line] = []
+def _comparison(comparison: Comparison) -> list[CsvRow]:
+    rows: list[CsvRow] = []
     for row in comparison.rows:
         test = row.test
-        lines.append(
+        rows.append(
             {
                 "model": row.model,
                 "configuration": row.label,
@@ -57,13 +58,13 @@ def _comparison(comparison: Comparison) -> list[Line]:
                 "test_iqm": test.iqm,
                 "test_iqm_low": None if test.iqm_interval is None else test.iqm_interval.low,
                 "test_iqm_high": None if test.iqm_interval is None else test.iqm_interval.high,
-                "note": row.note,
+                "note": row_note(row),
             }
         )
-    return lines
+    return rows
 
 
-def _repeats(comparison: Comparison) -> list[Line]:
+def _repeats(comparison: Comparison) -> list[CsvRow]:
     return [
         {
             "group": group.group,
@@ -83,11 +84,11 @@ def _repeats(comparison: Comparison) -> list[Line]:
     ]
 
 
-def _pairs(comparison: Comparison) -> list[Line]:
-    lines: list[Line] = []
+def _pairs(comparison: Comparison) -> list[CsvRow]:
+    rows: list[CsvRow] = []
     for pair in comparison.pairs:
         interval = pair.difference.interval
-        lines.append(
+        rows.append(
             {
                 "kind": pair.kind,
                 "family": pair.family,
@@ -110,13 +111,13 @@ def _pairs(comparison: Comparison) -> list[Line]:
                 "correlation": pair.pairing.correlation,
                 "variance_ratio": pair.pairing.variance_ratio,
                 "detectable_difference": pair.detectable,
-                "note": pair.note,
+                "note": images_note(pair),
             }
         )
-    return lines
+    return rows
 
 
-def _rounds(results: Sequence[StudyResult]) -> list[Line]:
+def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
     return [
         {
             "study": result.name,
@@ -141,7 +142,7 @@ def _rounds(results: Sequence[StudyResult]) -> list[Line]:
     ]
 
 
-def _trials(results: Sequence[StudyResult]) -> list[Line]:
+def _trials(results: Sequence[StudyResult]) -> list[CsvRow]:
     return [
         {
             "study": result.name,
@@ -170,66 +171,70 @@ def _trials(results: Sequence[StudyResult]) -> list[Line]:
     ]
 
 
-def _importance(dependence: Sequence[Dependence]) -> list[Line]:
+def _importance(dependences: Sequence[Dependence]) -> list[CsvRow]:
     return [
         {
-            "study": one.study,
-            "model": one.model,
+            "study": dependence.study,
+            "model": dependence.model,
             "hyperparameter": importance.name,
-            "trials": one.answer.quality.n,
-            "r2": one.answer.quality.r2,
-            "r2_std": one.answer.quality.r2_std,
-            "good_fit": int(one.answer.quality.good),
+            "trials": answer.quality.n,
+            "r2": answer.quality.r2,
+            "r2_std": answer.quality.r2_std,
+            "good_fit": int(answer.quality.good),
             "ped_anova": importance.ped_anova,
             "ped_anova_by_chance": importance.ped_chance,
             "surrogate_alone": importance.main,
             "surrogate_with_interactions": importance.total,
         }
-        for one in dependence
-        if one.answer is not None
-        for importance in one.answer.importances
+        for dependence, answer in _answered(dependences)
+        for importance in answer.importances
     ]
 
 
-def _interactions(dependence: Sequence[Dependence]) -> list[Line]:
+def _interactions(dependences: Sequence[Dependence]) -> list[CsvRow]:
     return [
         {
-            "study": one.study,
-            "model": one.model,
+            "study": dependence.study,
+            "model": dependence.model,
             "a": pair.a,
             "b": pair.b,
-            "trials": one.answer.quality.n,
-            "r2": one.answer.quality.r2,
-            "good_fit": int(one.answer.quality.good),
+            "trials": answer.quality.n,
+            "r2": answer.quality.r2,
+            "good_fit": int(answer.quality.good),
             "h": pair.h,
             "share_of_variance": pair.share,
             "p": pair.p,
             "holm_p": pair.p_holm,
         }
-        for one in dependence
-        if one.answer is not None
-        for pair in one.answer.pairs
+        for dependence, answer in _answered(dependences)
+        for pair in answer.pairs
     ]
 
 
-def _confusion(confusions: Sequence[DigitConfusion]) -> list[Line]:
+def _answered(dependences: Sequence[Dependence]) -> Iterable[tuple[Dependence, Answer]]:
+    """The studies with enough trials for an answer."""
+    return ((dependence, dependence.answer) for dependence in dependences if dependence.answer is not None)
+
+
+def _confusion(confusions: Sequence[DigitConfusion]) -> list[CsvRow]:
     return [
         {
-            "study": one.study,
-            "model": one.model,
-            "configuration": one.label,
+            "study": confusion.study,
+            "model": confusion.model,
+            "configuration": confusion.label,
             "digit": digit,
             "named": named,
             "images": images,
         }
-        for one in confusions
-        for digit, row in enumerate(one.said)
+        for confusion in confusions
+        for digit, row in enumerate(confusion.said)
         for named, images in enumerate(row)
     ]
 
 
-def _models(costs: Sequence[ModelCost]) -> list[Line]:
-    """What does not depend on the machine: the latencies are in the page and in JSON."""
+def _models(costs: Sequence[ModelCost]) -> list[CsvRow]:
+    """What does not depend on the machine; the latencies are on the page and in the JSON file."""
     return [
-        {"model": one.model, "parameters": one.parameters, "multiply_adds_a_pair": one.multiply_adds} for one in costs
+        {"model": cost.model, "parameters": cost.parameters, "multiply_adds_a_pair": cost.multiply_adds}
+        for cost in costs
     ]

@@ -1,29 +1,32 @@
-"""Cells: numbers as the report's tables show them; what is not known is a dash."""
+"""Formats: numbers as tables and sentences show them; an unknown one is a dash."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from hpo.results.records import PAPER, TUNED
+from hpo.study.labels import PAPER, PUBLISHED, TUNED
 
-if TYPE_CHECKING:  # they load scipy, which who shows a few numbers need not wait for
+if TYPE_CHECKING:  # they load scipy, which takes a second
     from hpo.analysis.comparison import Summary
     from hpo.analysis.stats import Interval
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 CONFIGURATIONS = {
-    "published": "paper, as published",  # comparison.PUBLISHED_LABEL
+    PUBLISHED: "paper, as published",
     PAPER: "paper's, re-run",
     TUNED: "tuned",
 }
 
 
 def mean_std(column: "Summary") -> str:
+    """Mean ± standard deviation of a column in percent."""
+    return plus_minus(column.mean, column.std)
+
+
+def plus_minus(mean: float | None, std: float | None) -> str:
     """Mean ± standard deviation in percent."""
-    if column.mean is None:
-        return NOTHING
-    return f"{100 * column.mean:.1f}" + ("" if column.std is None else f" ± {100 * column.std:.1f}")
+    return percent(mean, 1) + ("" if mean is None or std is None else f" ± {percent(std, 1)}")
 
 
 def interval_percent(interval: "Interval | None") -> str:
@@ -47,12 +50,17 @@ def with_interval(value: float | None, interval: "Interval | None") -> str:
 
 
 def percent(x: float | None, digits: int) -> str:
-    """A fraction in percent."""
+    """A fraction in percent, for a column whose title has the sign."""
     return NOTHING if x is None else f"{100 * x:.{digits}f}"
 
 
+def as_percent(x: float | None, digits: int = 1) -> str:
+    """A fraction in percent, with the sign."""
+    return NOTHING if x is None else f"{percent(x, digits)}%"
+
+
 def signed(x: float, digits: int) -> str:
-    """A number with its sign, minus as minus."""
+    """A number with its sign; the minus is a true one."""
     return f"{x:+.{digits}f}".replace("-", MINUS)
 
 
@@ -67,12 +75,13 @@ def value(x: float | None) -> str:
 
 
 def counted(things: Sequence[tuple[str, int]]) -> str:
-    """Things with how often they came."""
+    """Things, each with how often it occurs."""
     return ", ".join(f"{thing} ({count})" for thing, count in things) or NOTHING
 
 
-def time(seconds: float | None) -> str:
-    """A time (seconds since 1970) in UTC."""
+def time(seconds: float | None, unit: Literal["minutes", "seconds"] = "minutes") -> str:
+    """A time (seconds since 1970) in UTC, to the minute or the second."""
     if seconds is None:
         return NOTHING
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
+    clock = "%H:%M:%S" if unit == "seconds" else "%H:%M"
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime(f"%Y-%m-%d {clock} UTC")

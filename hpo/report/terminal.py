@@ -1,7 +1,6 @@
-"""Tables for the terminal (rich): the same numbers as the report's. In 80 columns words wrap and numbers stay whole."""
+"""Tables for the terminal (rich), with the report's numbers; in 80 columns words wrap and numbers stay whole."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
@@ -10,18 +9,18 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis.comparison import Comparison, Summary, TableRow, compare
+from hpo.analysis.comparison import Comparison, TableRow
 from hpo.analysis.pairwise import setting_of
 from hpo.analysis.provenance import last_line
-from hpo.report.formats import CONFIGURATIONS
-from hpo.report.sentences import percent
+from hpo.report.formats import CONFIGURATIONS, NOTHING, as_percent, mean_std, plus_minus, time
+from hpo.report.sentences import Conclusions
 from hpo.results.failures import optuna_name, setbacks, troubled
-from hpo.results.records import PAPER, TUNED, FinalResult, StudyResult
+from hpo.results.records import FinalResult, StudyResult
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import HYPERPARAMETERS
 
-NOTHING = "-"
-MOST_FAILURES = 10  # lines in a table
-_SHOWN = (  # of a trial, a line each
+MOST_FAILURES = 10  # rows of the table
+_TRIAL_FIELDS = (  # a line each
     "state",
     "value",
     "loss",
@@ -35,9 +34,10 @@ _SHOWN = (  # of a trial, a line each
 )
 
 
-def comparison_table(results: Sequence[StudyResult], comparison: Comparison | None = None) -> RenderableType:
-    """The comparison: every measured configuration beside the published numbers, then the sentences."""
-    comparison = comparison or compare(results)
+def comparison_table(
+    results: Sequence[StudyResult], comparison: Comparison, conclusions: Conclusions
+) -> RenderableType:
+    """Every measured configuration beside the published numbers, then the sentences."""
     if not results:
         return Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything.")
     table = _table("Train and test accuracy, mean ± std over the rounds")
@@ -53,15 +53,15 @@ def comparison_table(results: Sequence[StudyResult], comparison: Comparison | No
         study = f"\n{escape(row.study)}" if several and row.study else ""
         table.add_row(model, configuration + study, *numbers)
     parts: list[RenderableType] = [table, ""]
-    parts += [Text(line) for line in comparison.headlines]
-    parts += [Text(line, style="yellow") for line in ([comparison.budget] if comparison.budget else [])]
-    parts += [Text(line, style="yellow") for line in comparison.cautions]
+    parts += [Text(line) for line in conclusions.headlines]
+    warnings = ([conclusions.budget] if conclusions.budget else []) + list(conclusions.cautions)
+    parts += [Text(line, style="yellow") for line in warnings]
     parts += [Text(f"{r.name}: {line}", style="dim") for r in results for line in r.missing]
     return Group(*parts)
 
 
 def study_table(results: Iterable[StudyResult]) -> RenderableType:
-    """`hpo study list`: a line a study."""
+    """`hpo study list`: a line for each study."""
     table = _table(None)
     _words(table, "study", "model", "phase")
     _numbers(table, "trials", "best", "confirmed", "final\nrounds", "tuned\ntest %")
@@ -76,10 +76,10 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
             result.model,
             result.phase + (" (paused)" if result.paused else ""),
             f"{result.trials.total - result.trials.open}/{result.trials.total}",
-            _percent(None if result.best is None else result.best.value),
-            _percent(None if tuned is None else tuned.confirm_mean),
+            as_percent(None if result.best is None else result.best.value, 2),
+            as_percent(None if tuned is None else tuned.confirm_mean, 2),
             f"{done}/{asked}" if asked else NOTHING,
-            _plus_minus(result.final_of(TUNED)),
+            _test(result.final_of(TUNED)),
         )
     if not count:
         return Text("There are no studies yet; `hpo study create --model ws` makes one.")
@@ -87,7 +87,7 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
 
 
 def study_detail(result: StudyResult) -> RenderableType:
-    """`hpo study show`: everything about one study that fits a screen."""
+    """`hpo study show`: a study on one screen."""
     t = result.trials
     paused = ", paused" if result.paused else ""
     head = Text.assemble(
@@ -99,7 +99,7 @@ def study_detail(result: StudyResult) -> RenderableType:
     )
     parts: list[RenderableType] = [head]
     if result.best is not None:
-        parts.append(Text(f"best trial: {result.best.number}, validation accuracy {percent(result.best.value, 2)}"))
+        parts.append(Text(f"best trial: {result.best.number}, validation accuracy {as_percent(result.best.value, 2)}"))
     parts += ["", _configurations(result), ""]
     if result.ranking:
         parts += [_ranking(result), ""]
@@ -113,13 +113,13 @@ def study_detail(result: StudyResult) -> RenderableType:
 
 
 def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
-    """`hpo trial show`: what `results.trial` found, a line each."""
+    """`hpo trial show`: the fields of `queries.trial`, a line each."""
     table = _table(f"{trial['study']} trial {trial['number']}", header=False)
     table.add_column("what", style="bold", no_wrap=True)
     table.add_column("value")
     if trial["label"] is not None:
         table.add_row("configuration", f"{escape(trial['label'])}, round {trial['round']}")
-    for name in _SHOWN:
+    for name in _TRIAL_FIELDS:
         table.add_row(name.replace("_", " "), NOTHING if trial[name] is None else escape(str(trial[name])))
     if trial["setbacks"]:
         table.add_row("setbacks", escape("\n".join(trial["setbacks"])))
@@ -130,7 +130,7 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
             by_epoch = " ".join(NOTHING if x is None else f"{x:.4f}" for x in trial[name])
             table.add_row(name.replace("_", " "), by_epoch)
     for name in ("started_at", "finished_at"):
-        table.add_row(name.replace("_", " "), _time(trial[name]))
+        table.add_row(name.replace("_", " "), time(trial[name], "seconds"))
     if trial["error"]:
         table.add_row("error" if trial["state"] == "failed" else "earlier error", escape(trial["error"]))
     return table
@@ -164,35 +164,21 @@ def _numbers(table: Table, *names: str) -> None:
 
 def _cells(row: TableRow) -> tuple[str, ...]:
     interval = row.test.interval
-    short = row.rounds < row.planned
+    incomplete = row.rounds < row.planned
     return (
         row.model,
         escape(CONFIGURATIONS.get(row.label, row.label)),
         str(row.epochs),
         NOTHING if row.trials is None else str(row.trials),
-        f"{row.rounds}/{row.planned}" if short else str(row.rounds),
-        _column(row.train),
-        _column(row.test),
+        f"{row.rounds}/{row.planned}" if incomplete else str(row.rounds),
+        mean_std(row.train),
+        mean_std(row.test),
         NOTHING if interval is None else f"{100 * interval.low:.1f}\N{EN DASH}{100 * interval.high:.1f}",
     )
 
 
-def _column(column: Summary) -> str:
-    return _mean_std(column.mean, column.std)
-
-
-def _mean_std(mean: float | None, std: float | None) -> str:
-    if mean is None:
-        return NOTHING
-    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
-
-
-def _plus_minus(final: FinalResult | None) -> str:
-    return NOTHING if final is None else _mean_std(final.test_mean, final.test_std)
-
-
-def _percent(x: float | None) -> str:
-    return NOTHING if x is None else percent(x, 2)
+def _test(final: FinalResult | None) -> str:
+    return NOTHING if final is None else plus_minus(final.test_mean, final.test_std)
 
 
 def _configurations(result: StudyResult) -> Table:
@@ -200,7 +186,7 @@ def _configurations(result: StudyResult) -> Table:
     names = HYPERPARAMETERS[result.model]
     _words(table, "configuration")
     _numbers(table, *names)
-    shown: list[tuple[str, Mapping[str, float]]] = [("paper", result.spec.paper)]
+    shown: list[tuple[str, Mapping[str, float]]] = [(PAPER, result.spec.paper)]
     if result.best is not None:
         shown.append((f"best of the search (trial {result.best.number})", result.best.params))
     if result.tuned is not None:
@@ -216,10 +202,11 @@ def _ranking(result: StudyResult) -> Table:
     _words(table, "configuration")
     _numbers(table, "rounds", "mean")
     _words(table, "rounds' values")
-    for one in result.ranking:
-        state = "" if one.whole else f" ({one.failed} failed)" if one.failed else " (unfinished)"
-        values = " ".join(f"{100 * value:.1f}" for value in one.values)
-        table.add_row(one.label + state, f"{len(one.values)}/{one.rounds}", _percent(one.mean), values)
+    for ranked in result.ranking:
+        state = "" if ranked.whole else f" ({ranked.failed} failed)" if ranked.failed else " (unfinished)"
+        values = " ".join(f"{100 * value:.1f}" for value in ranked.values)
+        rounds = f"{len(ranked.values)}/{ranked.rounds}"
+        table.add_row(ranked.label + state, rounds, as_percent(ranked.mean, 2), values)
     return table
 
 
@@ -233,14 +220,14 @@ def _final(result: StudyResult) -> Table:
             table.add_row(
                 escape(final.label) + same,
                 f"{final.rounds}/{final.planned}",
-                _mean_std(final.train_mean, final.train_std),
-                _mean_std(final.test_mean, final.test_std),
+                plus_minus(final.train_mean, final.train_std),
+                plus_minus(final.test_mean, final.test_std),
             )
     return table
 
 
 def _failures(result: StudyResult) -> list[RenderableType]:
-    """What went wrong in all phases, what was done about it, and how to see the whole error."""
+    """What went wrong in all phases, how it was handled, and how to see the whole error."""
     runs = troubled(result)
     if not runs:
         return []
@@ -256,11 +243,5 @@ def _failures(result: StudyResult) -> list[RenderableType]:
         )
     hints = [f"{len(runs) - MOST_FAILURES} more: see `--format json`"] if len(runs) > MOST_FAILURES else []
     numbered = [f"{optuna_name(result, run)} {run.number}" for run in runs if run.number is not None and run.error]
-    hints += [f"the whole error: `hpo trial show {one}`" for one in numbered[:1]]
+    hints += [f"the whole error: `hpo trial show {name}`" for name in numbered[:1]]
     return [table, *(Text(hint, style="dim") for hint in hints), ""]
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return NOTHING
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

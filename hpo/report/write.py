@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -13,14 +11,17 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from hpo.analysis.dependence.interactions import Dependence
 from hpo.analysis.hard_pairs import Gallery
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError
+from hpo.files import write_atomically
 from hpo.report import csv_tables, outline
-from hpo.report.contents import Report, gather
+from hpo.report.contents import Contents, gather
 from hpo.report.html import render
 from hpo.report.sections.dependence import sentences
-from hpo.report.sections.errors import naming_sentences
+from hpo.report.sections.errors import classification_sentences
+from hpo.report.sentences import data_in_words, images_note, row_note, tuning_verdict
 from hpo.results.summary import summary
 
 HTML, JSON = "report.html", "report.json"
@@ -44,8 +45,8 @@ def write_report(engine: Engine, out: Path, digits: Digits | None = None) -> Rep
     return write(gather(engine, digits), out)
 
 
-def write(report: Report, out: Path) -> ReportFiles:
-    """Write the report into the folder `out`, which is made; each file is written beside and renamed.
+def write(report: Contents, out: Path) -> ReportFiles:
+    """Write the report into the folder `out`, which is made; files are replaced atomically.
 
     Raises ReportNotWritable where that is not possible.
     """
@@ -59,56 +60,64 @@ def write(report: Report, out: Path) -> ReportFiles:
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        paths = {name: _write(out / name, text) for name, text in texts.items()}
+        for name, text in texts.items():
+            write_atomically(out / name, text)
     except OSError as error:
         raise ReportNotWritable(
             f"the report cannot be written to {out}: {error.strerror or error}; name another folder with --out"
         ) from error
-    written = tuple(path for name, path in paths.items() if name.endswith(".csv"))
-    return ReportFiles(html=paths[HTML], json=paths[JSON], csv=written)
+    csv_files = tuple(out / name for name in texts if name.endswith(".csv"))
+    return ReportFiles(html=out / HTML, json=out / JSON, csv=csv_files)
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: Contents) -> dict[str, Any]:
     """The report as plain types; accuracies are fractions."""
     return {
         "made_at": report.made_at,
         "database": report.database,
-        "headlines": list(report.comparison.headlines),
-        "budget": report.comparison.budget,
-        "cautions": list(report.comparison.cautions),
-        "table": [_plain(row) for row in report.comparison.rows],
+        "headlines": list(report.conclusions.headlines),
+        "budget": report.conclusions.budget,
+        "cautions": list(report.conclusions.cautions),
+        "table": [{**_plain(row), "note": row_note(row)} for row in report.comparison.rows],
         "settings": [_plain(setting) for setting in report.comparison.settings],
-        "pairs": [_plain(pair) for pair in report.comparison.pairs],
+        "pairs": [{**_plain(pair), "note": images_note(pair)} for pair in report.comparison.pairs],
         "repeats": _plain(report.comparison.repeats),
         "studies": [
             {
                 **summary(result),
-                "tuning": _plain(tuning),
-                "dependence": {"sentences": sentences(dependence), **_plain(dependence)},
-                "record": _plain(provenance),
+                "tuning": {**_plain(tuning), "verdict": tuning_verdict(tuning)},
+                "dependence": _dependence(dependence),
+                "record": {**_plain(provenance), "data": data_in_words(provenance.data_digest)},
             }
             for result, tuning, dependence, provenance in zip(
                 report.results, report.tuning, report.dependence, report.provenance, strict=True
             )
         ],
-        "naming": [{"sentences": list(naming_sentences(one)), **_plain(one)} for one in report.confusions],
+        "naming": [{"sentences": list(classification_sentences(c)), **_plain(c)} for c in report.confusions],
         "hardest_pairs": [_hardest(gallery) for gallery in report.galleries],
         "models": [_plain(cost) for cost in report.costs],
         "latency": None if report.latencies is None else _plain(report.latencies),
     }
 
 
+def _dependence(dependence: Dependence) -> dict[str, Any]:
+    data: dict[str, Any] = {"sentences": sentences(dependence), **_plain(dependence)}
+    if data["answer"] is not None:
+        data["answer"]["walk"] = data["answer"].pop("coordinate_search")  # the key that readers of the file know
+    return data
+
+
 def _hardest(gallery: Gallery) -> dict[str, Any]:
-    """A gallery without its pictures: whoever has the images finds them by number."""
+    """A gallery without its pictures: its numbers identify them in the images."""
     return {name: _plain(getattr(gallery, name)) for name in Gallery.__slots__ if name != "pictures"}
 
 
-def _tables(report: Report) -> dict[str, list[csv_tables.Line]]:
-    return csv_tables.of(report)
+def _tables(report: Contents) -> dict[str, list[csv_tables.CsvRow]]:
+    return csv_tables.tables_of(report)
 
 
 def _plain(thing: Any) -> Any:
-    """Records as dictionaries all the way down; what is not finite is None."""
+    """Nested records as dictionaries; numbers that are not finite become None."""
     if is_dataclass(thing) and not isinstance(thing, type):
         return _plain(asdict(thing))
     if isinstance(thing, dict):
@@ -121,24 +130,10 @@ def _plain(thing: Any) -> Any:
 
 
 def _csv(lines: Sequence[Mapping[str, csv_tables.Cell]]) -> str:
-    """Lines with the same keys as CSV; unknown values are empty."""
+    """Lines with the same keys, as CSV; unknown values are empty."""
     text = io.StringIO()
     if lines:
         writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> Path:
-    """Beside and renamed: whoever has the old report open never sees half of the new one."""
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(beside, 0o644)  # mkstemp makes it private
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
-    return path

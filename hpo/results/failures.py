@@ -1,4 +1,4 @@
-"""Failures told apart: what befell a training, and what was done about it."""
+"""Failures: what went wrong in a training, and how it was handled."""
 
 from typing import Any
 
@@ -7,39 +7,39 @@ from hpo.storage.claims import MAX_ATTEMPTS
 
 
 def setbacks(run: Run) -> list[str]:
-    """Which it was and what was done, a line each; empty where the first attempt went well."""
+    """What went wrong in a run and how it was handled, a line each; empty where the first attempt succeeded."""
     lines = []
-    failed, by_leases = run.state == "failed", run.expiries >= MAX_ATTEMPTS
+    failed, out_of_leases = run.state == "failed", run.expiries >= MAX_ATTEMPTS
     if run.state == "diverged":
-        lines.append("diverged: the loss was NaN or infinite, a result at chance accuracy that is not repeated")
+        lines.append("diverged: the loss was NaN or infinite; counts at chance accuracy and is not repeated")
     if run.failures:
-        end = "given up" if failed and not by_leases else "retried"
+        end = "given up" if failed and not out_of_leases else "retried"
         lines.append(f"raised {_times(run.failures)}, {end}")
     if run.expiries:
         leases = f"{run.expiries} lease{'' if run.expiries == 1 else 's'} ended without a new epoch"
-        lines.append(f"{leases}, {'given up' if failed and by_leases else 'taken up again'}")
+        lines.append(f"{leases}, {'given up' if failed and out_of_leases else 'taken up again'}")
     if run.error is not None and not failed and not run.failures:
         lines.append("failed, queued again by `hpo study resume`")
     others = run.attempt - run.failures - run.expiries - (run.done or run.state == "running")
     if others > 0:
-        way = "given back, cut off after a new epoch, or before a resume"
-        lines.append(f"{others} attempt{'' if others == 1 else 's'} ended early: {way}")
+        reason = "given back, cut off after a new epoch, or before a resume"
+        lines.append(f"{others} attempt{'' if others == 1 else 's'} ended early: {reason}")
     return lines
 
 
 def troubled(result: StudyResult) -> list[Run]:
-    """The runs of all phases that failed, then those that went well later; pre-emption is no trouble."""
-    found = [run for run in result.runs if run.state == "failed" or run.failures or run.expiries or run.error]
-    return sorted(found, key=lambda run: run.state != "failed")
+    """The runs of all phases that failed, then those that succeeded later; pre-emption does not count."""
+    runs = [run for run in result.runs if run.state == "failed" or run.failures or run.expiries or run.error]
+    return sorted(runs, key=lambda run: run.state != "failed")
 
 
 def optuna_name(result: StudyResult, run: Run) -> str:
-    """The name of the Optuna study that has the run's trial: `hpo trial show` takes it."""
+    """The name of the Optuna study that holds the run's trial, as `hpo trial show` takes it."""
     return result.name if run.kind == "search" else f"{result.name}:{run.kind}"
 
 
 def failures(result: StudyResult) -> list[dict[str, Any]]:
-    """The troubled runs as plain types, errors whole."""
+    """The troubled runs as plain types, with their errors in full."""
     return [
         {
             "study": optuna_name(result, run),

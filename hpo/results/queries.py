@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean
 from typing import Any
 
 from sqlalchemy import Engine, Row, select
@@ -11,17 +10,13 @@ from sqlalchemy import Engine, Row, select
 from hpo.errors import HpoError, SchemaError, StudyNotFound
 from hpo.results.failures import setbacks
 from hpo.results.records import (
-    PAPER,
-    TUNED,
     Best,
-    ConfirmResult,
     FinalResult,
     Opening,
     Run,
     StudyResult,
     TrialCounts,
     Tuned,
-    mean,
 )
 from hpo.storage import slots
 from hpo.storage.engine import begin_read, display_url, is_missing
@@ -29,6 +24,9 @@ from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
+from hpo.study.labels import PAPER, TUNED
+from hpo.study.ranking import ConfirmResult, ConfirmRound
+from hpo.study.ranking import ranking as confirm_ranking
 from hpo.study.spec import StudySpec, spec_of
 
 
@@ -168,7 +166,7 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = ()) -> 
     spec = spec_of(row)
     tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned)
     trials = TrialCounts(**_count(by_kind["search"]))
-    ranking = _ranking(by_kind["confirm"])
+    ranking = confirm_ranking(map(_confirm_round, sorted(by_kind["confirm"], key=lambda run: run.round or 0)))
     final = _final(by_kind["final"], tuned)
     return StudyResult(
         id=row.id,
@@ -189,7 +187,7 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = ()) -> 
         trials=trials,
         best=_best(by_kind["search"], spec),
         tuned=tuned,
-        ranking=ranking,
+        ranking=tuple(ranking),
         final=final,
         missing=tuple(_missing(row, trials, ranking, final, tuned, by_kind["final"])),
     )
@@ -221,24 +219,14 @@ def _best(search: Iterable[Run], spec: StudySpec) -> Best | None:
     return Best(number=number, value=float(run.value or 0.0), params=params)
 
 
-def _ranking(confirm: Iterable[Run]) -> tuple[ConfirmResult, ...]:
-    """Best mean first; ties go to the lower loss, then to the paper's, as in the protocol."""
-    ranked = []
-    for label, own in _by_label(confirm).items():
-        done = [run for run in own if run.done]
-        values = tuple(run.value for run in done if run.value is not None)
-        result = ConfirmResult(
-            label=label,
-            params=own[0].params or {},
-            values=values,
-            mean=mean(values),
-            rounds=len(own),
-            failed=sum(run.state == "failed" for run in own),
-        )
-        loss = fmean(map(_loss, done)) if done else float("inf")
-        average = -1.0 if result.mean is None else result.mean
-        ranked.append(((not result.whole, -average, loss, label != PAPER, label), result))
-    return tuple(result for _, result in sorted(ranked, key=lambda r: r[0]))
+def _confirm_round(run: Run) -> ConfirmRound:
+    return ConfirmRound(
+        label=run.label or "",
+        params=run.params or {},
+        value=run.value if run.done else None,
+        loss=run.loss,
+        failed=run.state == "failed",
+    )
 
 
 def _final(runs: Iterable[Run], tuned: Tuned | None) -> tuple[FinalResult, ...]:

@@ -1,4 +1,4 @@
-"""Records of what the database says about studies; `results.py` fills them.
+"""Records of what the database holds about studies; `queries.py` fills them.
 
 Accuracies and values are fractions, times are seconds since 1970, durations are seconds.
 """
@@ -8,22 +8,21 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Literal
 
+from hpo.study.ranking import ConfirmResult
 from hpo.study.spec import Model, StudySpec
-
-PAPER, TUNED = "paper", "tuned"  # labels of configurations
 
 RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One slot and what its training gave; what is not known (yet) is None or empty."""
+    """One slot and the result of its training; what is not known (yet) is None or empty."""
 
     slot_id: int
     kind: Literal["search", "confirm", "final"]
-    idx: int  # counts the slots of its study and kind from 0
+    idx: int  # of the slot among those of its study and kind, from 0
     number: int | None  # Optuna's number of the trial
-    label: str | None  # confirm, final: whose configuration
+    label: str | None  # confirm, final: which configuration
     round: int | None  # confirm, final: from 0
     state: RunState
     adaptive: bool  # search: its parameters depend on earlier results
@@ -34,8 +33,8 @@ class Run:
     epochs: int  # trained
     train_loss: tuple[float | None, ...] = ()  # by epoch; None where it was not finite
     validation_accuracy: tuple[float, ...] = ()  # by epoch; empty in final rounds
-    seconds: float | None = None  # in a lane: lanes of one device train side by side
-    device_seconds: float | None = None  # the device's own: each epoch's time shared among the lanes that trained in it
+    seconds: float | None = None  # in a lane; lanes of one device train side by side
+    device_seconds: float | None = None  # of the device: each epoch's time is shared among the lanes that trained in it
     attempt: int  # claims so far
     expiries: int  # leases that expired without progress
     failures: int  # exceptions in the model's code
@@ -47,7 +46,7 @@ class Run:
     data_digest: str | None = None
     slot_seed: int
     draw_seed: int | None = None
-    error: str | None  # why it failed, last time, with the traceback; stays where another attempt went well
+    error: str | None  # of the last attempt that failed, with the traceback; kept if a later attempt succeeds
     started_at: float | None
     finished_at: float | None
 
@@ -85,7 +84,7 @@ class TrialCounts:
 
     @property
     def open(self) -> int:
-        """Those that are still to come."""
+        """Those without an outcome yet."""
         return self.waiting + self.running
 
 
@@ -94,7 +93,7 @@ class Best:
     """The best complete trial of the search, the paper's included."""
 
     number: int
-    value: float  # validation accuracy: optimistic, it was picked for being the highest
+    value: float  # validation accuracy; optimistic, as the maximum of all
     params: Mapping[str, float]
 
 
@@ -103,25 +102,8 @@ class Tuned:
     """The configuration that won the confirm phase."""
 
     params: Mapping[str, float]
-    source: Literal["paper"] | int  # the paper's, or a trial number of the search
+    source: Literal["paper"] | int  # the paper's, or the number of a search trial
     confirm_mean: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfirmResult:
-    """One configuration's rounds of the confirm phase."""
-
-    label: str  # "paper" or "trial N"
-    params: Mapping[str, float]
-    values: tuple[float, ...]  # validation accuracies of the rounds done, by round
-    mean: float | None
-    rounds: int  # asked for
-    failed: int  # rounds that failed: one drops the configuration
-
-    @property
-    def whole(self) -> bool:
-        """Whether every round is done, so that it may win."""
-        return len(self.values) == self.rounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,12 +113,12 @@ class FinalResult:
     label: str
     params: Mapping[str, float]
     planned: int  # rounds asked for
-    round_numbers: tuple[int, ...]  # of the values, ascending: rounds are paired by number
+    round_numbers: tuple[int, ...]  # of the values, ascending; rounds are paired by number
     train_values: tuple[float | None, ...]  # None where the round diverged
     test_values: tuple[float, ...]  # a diverged round counts at chance accuracy
     diverged: int
     failed: int
-    same_as: str | None = None  # "paper" where the paper's won: the same rounds under both labels
+    same_as: str | None = None  # "paper" where the paper's configuration won: both labels have the same rounds
 
     @property
     def rounds(self) -> int:
@@ -166,7 +148,7 @@ class FinalResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyResult:
-    """Everything that the database says about one study."""
+    """Everything that the database holds about one study."""
 
     id: int
     name: str
@@ -186,9 +168,9 @@ class StudyResult:
     trials: TrialCounts
     best: Best | None
     tuned: Tuned | None
-    ranking: tuple[ConfirmResult, ...]  # best first, what may not win last
+    ranking: tuple[ConfirmResult, ...]  # best first; those that may not win come last
     final: tuple[FinalResult, ...]  # tuned, paper, then others as they were added
-    missing: tuple[str, ...]  # what is not there yet, in words
+    missing: tuple[str, ...]  # sentences about what is not there yet
 
     @property
     def runs(self) -> tuple[Run, ...]:

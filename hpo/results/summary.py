@@ -1,16 +1,11 @@
-"""A study's result as JSON."""
+"""Summary: a study's result as plain types, for JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from hpo.results.failures import failures
-from hpo.results.records import (
-    Best,
-    FinalResult,
-    StudyResult,
-    Tuned,
-)
+from hpo.results.records import Best, FinalResult, StudyResult, Tuned
 
 
 def summary(result: StudyResult) -> dict[str, Any]:
@@ -31,16 +26,16 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "tuned": None if tuned is None else _plain(tuned),
         "confirm": [
             {
-                "label": one.label,
-                "params": dict(one.params),
-                "rounds": one.rounds,
-                "values": list(one.values),
-                "mean": one.mean,
-                "failed": one.failed,
+                "label": ranked.label,
+                "params": dict(ranked.params),
+                "rounds": ranked.rounds,
+                "values": list(ranked.values),
+                "mean": ranked.mean,
+                "failed": ranked.failed,
             }
-            for one in result.ranking
+            for ranked in result.ranking
         ],
-        "final": [final_summary(one) for one in result.final if one.rounds],
+        "final": [final_summary(final) for final in result.final if final.rounds],
         "missing": list(result.missing),
         "failures": failures(result),
     }

@@ -1,12 +1,14 @@
 """Notes and figures on the studies' own pages in optuna-dashboard.
 
-A study's note says its phase, the tuned configuration beside the paper's, and what the comparison says of its model.
-A worker writes notes when a phase moves on; `hpo report` and `hpo dashboard` write all of them, and figures, which
-need plotly and are too slow for a worker. So what a worker did not live to write comes with the next of these. A note
-is a function of the database alone: writing it again changes nothing.
+A study's note holds its phase, the tuned configuration beside the paper's, and how its model compares with others.
+Workers write the notes when a phase moves on, and so do the commands that create studies or add rounds. `hpo report`
+and `hpo dashboard` write all of them together with the figures, which need plotly and are too slow for a worker, so
+they also write what an interrupted worker left out. A note depends on the database alone: writing it again changes
+nothing.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -14,70 +16,91 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from hpo.analysis.tuning import Stage, tuning_of
-from hpo.report.formats import NOTHING, percent, time, value
+from hpo.report.formats import NOTHING, percent, plus_minus, time, value
 from hpo.results.queries import all_results
-from hpo.results.records import PAPER, FinalResult, StudyResult
+from hpo.results.records import FinalResult, StudyResult
 from hpo.storage import studies
 from hpo.storage.pages import Page, keep_pages
+from hpo.study.labels import PAPER, TUNED
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
     from hpo.analysis.comparison import Comparison, Paired
 
+logger = logging.getLogger(__name__)
+
 PHASES = ("search", "confirm", "final", "done")
 _SIGNED = re.compile(r"(?s)(.*)\n\*Kept by hpo \[([0-9a-f]{12})\][^\n]*\*\n")
 _SPECIAL = re.compile(r"([\\*_\[\]|$~#<&])")
 
 
-# --- When -------------------------------------------------------------------------------------------------
+# --- Updates that never raise: no trial, phase or report may fail because of a note -----------------------
 
 
-def keep_notes(engine: Engine, names: Collection[str]) -> None:
-    """Write the notes of these studies, and of those that they are compared with.
+def update_notes(engine: Engine, names: Collection[str]) -> None:
+    """`write_notes`; a failure is logged."""
+    _logged(lambda: write_notes(engine, names))
 
-    Where a phase has moved on since the results were read, another may have written a newer note in between, and
-    that study's are written again. So whoever writes last has read the last phase; it ends when no phase moves.
+
+def update_pages(engine: Engine, results: Sequence[StudyResult], comparison: "Comparison") -> None:
+    """`write_pages`; a failure is logged."""
+    _logged(lambda: write_pages(engine, results, comparison))
+
+
+def update_all_pages(engine: Engine) -> None:
+    """`write_all_pages`; a failure is logged."""
+    _logged(lambda: write_all_pages(engine))
+
+
+def _logged(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        logger.warning("the studies' notes in optuna-dashboard are not up to date: %s", reason)
+
+
+# --- Writing ----------------------------------------------------------------------------------------------
+
+
+def write_notes(engine: Engine, names: Collection[str]) -> None:
+    """Write the notes of these studies and of those that they are compared with.
+
+    If a phase has moved on since the results were read, somebody else may have written a newer note in the meantime,
+    so those notes are written again, until no phase moves. So whoever writes last has read the latest phase.
     """
     while names:
         results = all_results(engine)
         paired = _paired(results)
-        sides = [{pair.a.study, pair.b.study} for pair in paired.pairs] if paired else []
-        which = set(names).union(*(both for both in sides if both & set(names)))
-        _keep(engine, [result for result in results if result.name in which], paired, None)
+        compared = [{pair.a.study, pair.b.study} for pair in paired.pairs] if paired else []
+        wanted = set(names).union(*(both for both in compared if both & set(names)))
+        _write(engine, [result for result in results if result.name in wanted], paired, None)
         names = _moved_on(engine, results)
 
 
-def keep_all(engine: Engine, results: Sequence[StudyResult], comparison: "Comparison") -> None:
-    """Write notes and figures of all studies; where a phase has moved on since they were read, the newer note."""
-    _keep(engine, results, comparison.paired, comparison)
-    keep_notes(engine, _moved_on(engine, results))
+def write_pages(engine: Engine, results: Sequence[StudyResult], comparison: "Comparison") -> None:
+    """Write the notes and figures of all studies; where a phase has moved on since they were read, its newer note."""
+    _write(engine, results, comparison.paired, comparison)
+    write_notes(engine, _moved_on(engine, results))
 
 
-def keep_everything(engine: Engine) -> None:
-    """The same, for who has not read the results yet."""
+def write_all_pages(engine: Engine) -> None:
+    """Read and compare all results, then write the notes and figures of all studies."""
     from hpo.analysis.comparison import compare
 
     results = all_results(engine)
-    keep_all(engine, results, compare(results))
+    write_pages(engine, results, compare(results))
 
 
 def _moved_on(engine: Engine, results: Sequence[StudyResult]) -> set[str]:
-    """The studies whose phase is another than when the results were read."""
-    read = {result.id: result.phase for result in results}
-    return {row.name for row in studies.list_studies(engine) if read.get(row.id, row.phase) != row.phase}
-
-
-def quietly(act: Callable[[], None], say: Callable[[str], None]) -> None:
-    """Do it; where it fails, say so and go on: nobody's trial, phase or report hangs on a note."""
-    try:
-        act()
-    except Exception as error:
-        say(f"the studies' notes in optuna-dashboard are not up to date: {type(error).__name__}: {error}")
+    """The studies that have left the phase in which their results were read."""
+    phases = {result.id: result.phase for result in results}
+    return {row.name for row in studies.list_studies(engine) if phases.get(row.id, row.phase) != row.phase}
 
 
 def _paired(results: Sequence[StudyResult]) -> "Paired | None":
-    """The pairs, or None before any final round: they need scipy, which takes a second to load."""
+    """The pairs; None before the first final round, as they need scipy, which takes a second to load."""
     if not any(final.rounds for result in results for final in result.final):
         return None
     from hpo.analysis.comparison import paired_of
@@ -85,14 +108,14 @@ def _paired(results: Sequence[StudyResult]) -> "Paired | None":
     return paired_of(results)
 
 
-def _keep(
+def _write(
     engine: Engine, results: Sequence[StudyResult], paired: "Paired | None", comparison: "Comparison | None"
 ) -> None:
     rows = {row.id: row for row in studies.list_studies(engine)}
     pages = []
     for result in results:
         row = rows.get(result.id)
-        if row is None:  # deleted meanwhile
+        if row is None:  # deleted in the meantime
             continue
         drawn = {} if comparison is None else figures_of(result, comparison)
         confirm = {name: drawn[name] for name in ("hpo-confirm",) if name in drawn}
@@ -105,19 +128,20 @@ def _keep(
     keep_pages(engine, pages, is_ours)
 
 
-# --- Whose note it is -------------------------------------------------------------------------------------
+# --- Who wrote a note -------------------------------------------------------------------------------------
 
 
 def signed_off(text: str) -> str:
-    """The note with a last line by which hpo knows it again as long as nobody has changed it."""
+    """The note with a last line by which hpo recognises it until somebody changes it."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return f"{text}\n*Kept by hpo [{digest}]. Change this note and hpo leaves it alone, empty it and hpo writes it.*\n"
+    rule = "If you change this note, hpo leaves it alone; if you empty it, hpo writes it again."
+    return f"{text}\n*Kept by hpo [{digest}]. {rule}*\n"
 
 
 def is_ours(note: str) -> bool:
     """Whether hpo wrote this note and nobody has changed it."""
-    found = _SIGNED.fullmatch(note)
-    return found is not None and hashlib.sha256(found[1].encode()).hexdigest()[:12] == found[2]
+    match = _SIGNED.fullmatch(note)
+    return match is not None and hashlib.sha256(match[1].encode()).hexdigest()[:12] == match[2]
 
 
 # --- The notes --------------------------------------------------------------------------------------------
@@ -141,7 +165,7 @@ def note_of(result: StudyResult, paired: "Paired | None") -> str:
         lines += ["**Comparison**", "", *_bullets(sentences)]
     if result.missing:
         lines += ["**Missing**", "", *_bullets(result.missing)]
-    lines += ["The full comparison, with its figures (those on this page are of the last time it was made):", ""]
+    lines += ["The full comparison, with its figures (those on this page are from the last time it was made):", ""]
     lines += ["    hpo report", ""]
     return signed_off("\n".join(lines))
 
@@ -149,15 +173,14 @@ def note_of(result: StudyResult, paired: "Paired | None") -> str:
 def confirm_note_of(result: StudyResult) -> str:
     """The note of `NAME:confirm`."""
     rows = [
-        (one.label, f"{len(one.values)} of {one.rounds}", percent(one.mean, 2) if one.values else NOTHING)
-        for one in result.ranking
+        (ranked.label, f"{len(ranked.values)} of {ranked.rounds}", percent(ranked.mean, 2)) for ranked in result.ranking
     ]
     lines = [
         f"## {_safe(result.name)}: rounds of the confirm phase",
         "",
         f"The best trials of study {_safe(result.name)} and the paper's configuration, trained again on fresh seeds "
-        "and fresh pairs: the best mean becomes the tuned configuration. No sampler is at work here. A trial is one "
-        "round of one configuration (its user attributes say which), its value the validation accuracy.",
+        "and fresh pairs: the configuration with the best mean becomes the tuned one. No sampler is involved. A trial "
+        "is one round of one configuration, named in its user attributes; its value is the validation accuracy.",
         "",
         *(_table(("configuration", "rounds", "mean validation accuracy %"), rows) or ["It has not started.", ""]),
     ]
@@ -168,19 +191,19 @@ def final_note_of(result: StudyResult) -> str:
     """The note of `NAME:final`."""
     rows = [
         (
-            one.label + (" (the paper's won the confirm phase)" if one.same_as else ""),
-            f"{one.rounds} of {one.planned}",
-            _plus_minus(one.train_mean, one.train_std),
-            _plus_minus(one.test_mean, one.test_std),
+            final.label + (" (the paper's won the confirm phase)" if final.same_as else ""),
+            f"{final.rounds} of {final.planned}",
+            plus_minus(final.train_mean, final.train_std),
+            plus_minus(final.test_mean, final.test_std),
         )
-        for one in result.final
+        for final in result.final
     ]
     lines = [
         f"## {_safe(result.name)}: final rounds",
         "",
         f"The tuned and the paper's configuration of study {_safe(result.name)}, measured on pairs from image pool B, "
-        "which no tuning saw. No sampler is at work here. A trial is one round of one configuration (its user "
-        "attributes say which), its value the test accuracy; rounds of one number share seeds and pairs.",
+        "which tuning never sees. No sampler is involved. A trial is one round of one configuration, named in its user "
+        "attributes; its value is the test accuracy. Rounds with the same number share seeds and pairs.",
         "",
         *(_table(("configuration", "rounds", "train %", "test %"), rows) or ["It has not started.", ""]),
     ]
@@ -211,22 +234,22 @@ def _as_of(result: StudyResult) -> str:
 
 
 def _configurations(result: StudyResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The tuned configuration beside the paper's: values, and what became of each."""
+    """The tuned configuration beside the paper's: values and results, as the title row and the rows of a table."""
     tuning = tuning_of(result)
     stages: dict[str, Stage] = {stage.label: stage for stage in tuning.stages}
-    columns = [("paper's", "paper")]
+    columns = [("paper's", PAPER)]
     if tuning.source == PAPER:
-        columns = [("paper's, which is the tuned one", "paper")]
-    elif "tuned" in stages:
-        columns.append(("tuned" if tuning.source is None else f"tuned (trial {tuning.source})", "tuned"))
+        columns = [("paper's, which is the tuned one", PAPER)]
+    elif TUNED in stages:
+        columns.append(("tuned" if tuning.source is None else f"tuned (trial {tuning.source})", TUNED))
     elif result.best is not None:
         columns.append((f"best so far (trial {result.best.number})", "best"))
     rows: list[tuple[str, ...]] = [
-        (p.name, *(value({"paper": p.paper, "tuned": p.tuned, "best": p.best}[which]) for _, which in columns))
+        (p.name, *(value({PAPER: p.paper, TUNED: p.tuned, "best": p.best}[which]) for _, which in columns))
         for p in tuning.parameters
     ]
     if result.best is not None:
-        stages["best"] = Stage(label="tuned", search=result.best.value, confirm=None, test=None)  # no test yet
+        stages["best"] = Stage(label=TUNED, search=result.best.value, confirm=None, test=None)  # no test yet
     rows += [
         ("search, validation accuracy %", *(percent(stages[which].search, 2) for _, which in columns)),
         ("confirm, validation accuracy %", *(percent(stages[which].confirm, 2) for _, which in columns)),
@@ -236,21 +259,17 @@ def _configurations(result: StudyResult) -> tuple[tuple[str, ...], list[tuple[st
 
 
 def _sentences(result: StudyResult, paired: "Paired | None") -> list[str]:
-    """The headline sentences in which this study's model takes part."""
+    """The headlines about this study."""
     if paired is None:
         return []
     from hpo.report import sentences
 
-    own = [pair for pair in paired.pairs if result.id in (pair.a.study_id, pair.b.study_id)]
-    return sentences.headlines([result], own, paired.settings)
+    pairs = [pair for pair in paired.pairs if result.id in (pair.a.study_id, pair.b.study_id)]
+    return sentences.headlines([result], pairs, paired.settings)
 
 
 def _test(final: FinalResult | None) -> str:
-    return NOTHING if final is None else _plus_minus(final.test_mean, final.test_std)
-
-
-def _plus_minus(mean: float | None, std: float | None) -> str:
-    return percent(mean, 1) + ("" if std is None else f" ± {percent(std, 1)}")
+    return NOTHING if final is None else plus_minus(final.test_mean, final.test_std)
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------
@@ -270,16 +289,16 @@ def _bullets(lines: Iterable[str]) -> list[str]:
 
 
 def _safe(text: str) -> str:
-    """Text that Markdown shows as it is; what stands in `quotes` is code. Names and labels have no quotes."""
+    """Text escaped so that Markdown shows it as it is, but for `code`; names and labels have no backquotes."""
     parts = text.split("`")
-    return "`".join(part if place % 2 else _SPECIAL.sub(r"\\\1", part) for place, part in enumerate(parts))
+    return "`".join(part if i % 2 else _SPECIAL.sub(r"\\\1", part) for i, part in enumerate(parts))
 
 
 # --- The figures ------------------------------------------------------------------------------------------
 
 
 def figures_of(result: StudyResult, comparison: "Comparison") -> dict[str, str]:
-    """Small figures by id, as plotly's JSON; loads plotly."""
+    """Small figures by id, as JSON for plotly, which this loads."""
     from hpo.report import chart_data
     from hpo.report.charts.rounds import rounds_chart
 

@@ -1,10 +1,10 @@
-"""optuna-dashboard on our own engine, behind a production WSGI server, for this machine alone.
+"""optuna-dashboard on hpo's engine, behind a production WSGI server, for this machine only.
 
 The app has no authentication and serves routes that change or delete studies. So it listens on loopback
 only, and because every page that a browser on this machine shows can reach loopback too, it also refuses
 requests that another site sent: a foreign Host header (DNS rebinding) or a change asked for by a page of
-another origin (cross-site request forgery). Of the changes only notes are let through: the app would rename,
-delete and tell Optuna's studies and trials behind our queue's back.
+another origin (cross-site request forgery). The only changes it lets through are notes: the app would
+otherwise rename, delete and tell Optuna's studies and trials behind the queue's back.
 """
 
 import errno
@@ -25,7 +25,7 @@ from hpo.errors import HpoError, UsageError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-# What a user may say, and where we then listen. A hosts file could send `localhost` elsewhere: not resolved.
+# What a user may give, and the address to listen on: `localhost` is not resolved, a hosts file could redirect it.
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # change nothing (RFC 9110, section 9.2.1)
 
@@ -44,7 +44,7 @@ class AddressError(UsageError):
 
 
 class PortError(HpoError):
-    """The address is taken or the system does not let us have it."""
+    """The port is taken, or the system does not allow it."""
 
     def __init__(self, host: str, port: int, error: OSError) -> None:
         busy = error.errno == errno.EADDRINUSE
@@ -64,11 +64,11 @@ def serve(
     `port` 0 takes a free one; `ready` is called once with the URL when connections are accepted.
     Raises AddressError for any `host` but loopback, PortError where the port cannot be had.
     """
-    listener = _listen(host, port)  # first, so that a wrong address is told before slow imports
+    listener = _listen(host, port)  # first, so that a wrong address is reported before slow imports
     with closing(listener):
         import waitress  # type: ignore[import-untyped]  # ships no types
 
-        # A page asks for a dozen things at once; that some wait a moment for a thread is no news.
+        # A page sends a dozen requests at once; that some wait a moment for a thread needs no warning.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         server = waitress.create_server(_app(engine), sockets=[listener], ident=None)
         address, taken = listener.getsockname()[:2]
@@ -88,7 +88,7 @@ def _listen(host: str, port: int) -> socket.socket:
     if host not in LOOPBACK:
         raise AddressError(host)
     if not 0 <= port <= 65535:
-        raise UsageError(f"dashboard: --port {port} is no port: choose one from 1 to 65535")
+        raise UsageError(f"dashboard: --port {port} is not a port: choose one from 1 to 65535")
     address = LOOPBACK[host]
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
@@ -142,7 +142,7 @@ def local_only(app: "WSGIApplication") -> "WSGIApplication":
 
 
 def refusal(environ: "WSGIEnvironment") -> str | None:
-    """Say why a request must be refused, or None where it may pass.
+    """The reason why a request must be refused, or None where it is allowed.
 
     The port of the Host header is free, since a forwarded port (SSH, Docker) has another number outside;
     a change must come from a page of that very host and port, or from no page at all (curl).

@@ -135,12 +135,6 @@ def next_models(engine: Engine, study_ids: Collection[int] | None = None) -> lis
         return list(dict.fromkeys(connection.scalars(per_study)))
 
 
-def any_running(engine: Engine, study_ids: Collection[int] | None = None) -> bool:
-    """Whether some slot runs, or is said to by a lease that has not been taken up again; paused or not."""
-    with begin_read(engine) as connection:
-        return _exists(connection, RUNNING, study_ids)
-
-
 def any_open(engine: Engine, study_ids: Collection[int] | None = None) -> bool:
     """Whether something is left to do: a slot waits in a study that is not paused, or runs.
 

@@ -1,7 +1,7 @@
 """Engines for the two databases; whatever differs between SQLite and PostgreSQL is in this module.
 
-A transaction says in advance whether it may write: on SQLite `begin_write` takes the write lock at once
-(a reader that turns writer half-way cannot wait for it), `begin_read` takes none.
+A transaction declares in advance whether it may write: on SQLite `begin_write` takes the write lock at once
+(a reader that becomes a writer half-way cannot wait for it), `begin_read` takes none.
 """
 
 import os
@@ -45,8 +45,8 @@ _TRANSIENT_SQLITE = ("locked", "busy", "disk is full", "disk i/o error", "unable
 def open_engine(url: str, *, application_name: str = "hpo") -> Engine:
     """Open the database at `url`: every connection of the engine is safe for several processes at once.
 
-    Raises UsageError for a URL that is none of ours, DatabaseError where the place cannot hold a database,
-    DatabaseUnreachable where nobody answers. A missing SQLite file is not made before the first statement.
+    Raises UsageError for an unsupported URL, DatabaseError where the place cannot hold a database,
+    DatabaseUnreachable where the server does not answer. A missing SQLite file is created by the first statement.
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
@@ -103,19 +103,19 @@ def _eight_hex_digits_postgresql(element: eight_hex_digits, compiler: Any, **opt
 
 
 def insert_if_absent(dialect: Dialect, table: Table) -> Insert:
-    """An INSERT that leaves out the rows whose unique key is there already."""
+    """An INSERT that skips rows whose unique key already exists."""
     if dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
 def display_url(engine: Engine) -> str:
-    """The database's URL as it may be shown: without passwords."""
+    """The database's URL for display: without passwords."""
     return _shown(engine.url)
 
 
 def _shown(url: URL) -> str:
-    secret = [name for name in url.query if "password" in name.lower()]  # libpq takes them there too
+    secret = [name for name in url.query if "password" in name.lower()]  # libpq accepts them there too
     return url.difference_update_query(secret).render_as_string(hide_password=True)
 
 
@@ -125,7 +125,7 @@ def is_missing(engine: Engine) -> bool:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether waiting may help: the database (or what raised because of it) does not answer just now."""
+    """Whether waiting may help: the error, or its cause, is that the database does not answer at the moment."""
     while error is not None:
         if isinstance(error, DatabaseUnreachable | PoolTimeout):
             return True
@@ -136,7 +136,7 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 def why_transient(error: BaseException) -> str:
-    """What the driver said where `is_transient`, in one line."""
+    """The driver's message, in one line, of an error that `is_transient`."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, DBAPIError | PoolTimeout):
@@ -147,7 +147,7 @@ def why_transient(error: BaseException) -> str:
 
 @contextmanager
 def translated(engine: Engine) -> Iterator[None]:
-    """Turn what the drivers raise for a lost, locked or unprepared database into one line."""
+    """Turn the drivers' errors about an unreachable, locked or unprepared database into one line."""
     try:
         yield
     except (DBAPIError, PoolTimeout) as error:
@@ -232,7 +232,7 @@ def _check_place(path: Path) -> None:
 
 
 def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
-    """The type of the file system that holds `folder`, or None where the system does not say."""
+    """The type of the file system that holds `folder`, or None where the system does not provide it."""
     try:
         lines = mounts.read_text().splitlines()
     except OSError:  # not Linux
@@ -241,16 +241,16 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None
     for line in lines:
         _, where, what, *_ = line.split()
         mount = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), where))
-        # Of two mounts on one place the later hides the earlier.
+        # Of two mounts on one folder the later hides the earlier.
         if folder.is_relative_to(mount) and len(mount.parts) >= best:
             best, kind = len(mount.parts), what
     return kind
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    connection.isolation_level = None  # the driver begins no transaction by itself, `_begin_sqlite` does
+    connection.isolation_level = None  # `_begin_sqlite` begins the transactions, not the driver
     connection.execute("PRAGMA foreign_keys = ON")
-    # Two that switch a new file at once do not wait for each other, whatever the busy timeout.
+    # Two connections that switch a new file at the same time do not wait for each other, whatever the busy timeout.
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
@@ -262,7 +262,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
             continue
         break
     if mode != "wal":
-        raise DatabaseError("this SQLite file cannot have a write-ahead log; put it into a local folder")
+        raise DatabaseError("this SQLite file cannot have a write-ahead log; move it to a local folder")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -281,7 +281,7 @@ def _open_postgresql(url: URL, application_name: str) -> Engine:
     }
     engine = create_engine(
         url,
-        pool_size=2,  # of a worker seldom more than two threads talk to the database at once
+        pool_size=2,  # seldom do more than two threads of a worker use the database at once
         max_overflow=3,
         pool_pre_ping=True,
         pool_recycle=1800,

@@ -1,7 +1,7 @@
-"""Both schemas in one database: ours and Optuna's, each with its own line of alembic migrations.
+"""Both schemas in one database: hpo's and Optuna's, each with its own line of alembic migrations.
 
-Creating and upgrading are one transaction each, so a database is never half-way. Nothing is upgraded unless
-somebody asks: a worker that meets an older or newer schema says so and stops.
+Creating and upgrading are one transaction each, so a database is never left half-way. Nothing is upgraded except by
+`hpo db upgrade`: a worker that meets an older or newer schema reports it and stops.
 """
 
 import logging
@@ -22,7 +22,7 @@ from hpo.errors import SchemaError
 from hpo.storage.engine import begin_read, begin_write, display_url, is_missing
 from hpo.storage.schema import metadata
 
-_LOCK = 0x68706F  # PostgreSQL's advisory lock: one process at a time makes or changes tables
+_LOCK = 0x68706F  # PostgreSQL's advisory lock: only one process at a time creates or changes tables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ _LINES = (_OPTUNAS, _OURS)
 
 
 def create_or_check(engine: Engine) -> None:
-    """Make both schemas in an empty database, check them in any other; two at once is fine.
+    """Create both schemas in an empty database, check them in any other; safe for two processes at once.
 
     Raises SchemaError where the tables are not those of this version.
     """
@@ -63,14 +63,14 @@ def create_or_check(engine: Engine) -> None:
     with begin_write(engine) as connection, _alone(connection):
         if _is_empty(connection):
             _create(connection)
-        else:  # somebody else was faster
+        else:  # another process has just created them
             _check(connection, display_url(engine))
 
 
 def check(engine: Engine) -> None:
     """Raise SchemaError, one line, unless both schemas are those of this version."""
     if is_missing(engine):
-        raise SchemaError(f"{display_url(engine)}: no database there yet; `hpo study create` makes it")
+        raise SchemaError(f"{display_url(engine)}: no database there yet; `hpo study create` creates it")
     with begin_read(engine) as connection:
         if _is_empty(connection):
             raise SchemaError(f"{display_url(engine)} is empty; `hpo study create` or `hpo db upgrade` fills it")
@@ -108,23 +108,23 @@ def versions(engine: Engine) -> dict[str, tuple[str | None, str]]:
 
 def _check(connection: Connection, where: str) -> None:
     for line in _LINES:
-        found, head = _version(connection, line), _head(line)
-        if found == head:
+        version, head = _version(connection, line), _head(line)
+        if version == head:
             continue
-        if found is None:
+        if version is None:
             raise SchemaError(f"{where} has no tables of {line.owner}'s; run `hpo db upgrade`")
-        _refuse_newer(line, found, where)
+        _refuse_newer(line, version, where)
         raise SchemaError(
-            f"{where}: the tables of {line.owner} are at version {found}, this hpo needs {head}; "
+            f"{where}: the tables of {line.owner} are at version {version}, this hpo needs {head}; "
             "make a backup, stop the workers, run `hpo db upgrade`"
         )
 
 
-def _refuse_newer(line: _Line, found: str | None, where: str) -> None:
+def _refuse_newer(line: _Line, version: str | None, where: str) -> None:
     known = {script.revision for script in _scripts(line).walk_revisions()}
-    if found is not None and found not in known:
+    if version is not None and version not in known:
         raise SchemaError(
-            f"{where}: the tables of {line.owner} are at version {found}, which this hpo does not know; "
+            f"{where}: the tables of {line.owner} are at version {version}, which this hpo does not know; "
             "install the newer hpo that made them"
         )
 
@@ -142,7 +142,7 @@ def _create(connection: Connection) -> None:
 def _create_optunas(connection: Connection) -> None:
     tables = _OPTUNAS.metadata
     if connection.dialect.name == "sqlite":
-        # A deleted study's ids would be given out again, while a worker's cache still knows the old ones.
+        # Otherwise a deleted study's ids would be used again, while a worker's cache still holds the old ones.
         tables = MetaData()
         for table in _OPTUNAS.metadata.sorted_tables:
             copy = table.to_metadata(tables)
@@ -197,7 +197,7 @@ def _head(line: _Line) -> str:
 
 @contextmanager
 def _alone(connection: Connection) -> Iterator[None]:
-    """Nobody else makes or changes tables until the transaction ends; on SQLite it is alone already."""
+    """Let no other process create or change tables until the transaction ends; on SQLite none can anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         connection.execute(text("SET LOCAL statement_timeout = 0"))  # rewriting a large table takes long

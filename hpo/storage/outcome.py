@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hpo.errors import DatabaseError
 
 FORMAT = 1  # of the stored text; raised when a reader of the old one would misread it
-CLASSES = 10
-_HIGHEST_CODE = 1 + 2 * (CLASSES * CLASSES - 1)
+_BASE = 10  # of the code for two digits
+_HIGHEST_CODE = 1 + 2 * (_BASE * _BASE - 1)
 
 OutcomeState = Literal["complete", "pruned", "diverged"]
 Whole = Annotated[int, Field(ge=0)]
@@ -122,7 +122,7 @@ def pack_answers(answer: NDArray[Any], digits: NDArray[Any] | None) -> bytes:
     """
     code = np.asarray(answer).astype(np.uint8)
     if digits is not None:
-        code = code + 2 * (CLASSES * digits[:, 0] + digits[:, 1]).astype(np.uint8)
+        code = code + 2 * (_BASE * digits[:, 0] + digits[:, 1]).astype(np.uint8)
     return code.tobytes()
 
 
@@ -131,4 +131,4 @@ def unpack_answers(packed: bytes, where: str) -> tuple[NDArray[np.int64], NDArra
     code = np.frombuffer(packed, dtype=np.uint8).astype(np.int64)
     if code.size and code.max() > _HIGHEST_CODE:
         raise UnreadableOutcome(f"{where}: its packed answers hold {code.max()}, {_HIGHEST_CODE} is the highest code")
-    return code % 2, np.stack([code // 2 // CLASSES, code // 2 % CLASSES], axis=1)
+    return code % 2, np.stack([code // 2 // _BASE, code // 2 % _BASE], axis=1)

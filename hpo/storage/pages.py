@@ -1,8 +1,8 @@
-"""What optuna-dashboard shows on a study's own page: a note and figures, kept as attributes of Optuna's study.
+"""What optuna-dashboard shows on a study's page: a note and figures, stored as attributes of Optuna's study.
 
-They are laid out as `save_note` and `save_plotly_graph_object` of optuna-dashboard 0.21 do it; a test reads them with
-its functions. Those take a transaction for each attribute, so a page could be seen half written, and a person's note
-could be lost between the look at it and the write. Here all of it is one transaction.
+Their format is that of `save_note` and `save_plotly_graph_object` in optuna-dashboard 0.21; a test reads them with its
+functions. Those use a transaction per attribute, so that a page could be seen half written, and a user's note could be
+lost between reading and writing it. Here all of it is one transaction.
 """
 
 import json
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, up
 
 from hpo.storage.engine import begin_read, begin_write
 
-PIECE = 2045  # characters of an attribute: what is longer is split
+PIECE = 2045  # characters per attribute: longer text is split
 _NOTE, _NOTE_VERSION, _FIGURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard:plot_data:{}:"
 _STUDIES, _ATTRIBUTES = models.StudyModel.__table__, models.StudySystemAttributeModel.__table__
 
@@ -24,7 +24,7 @@ Attributes = Mapping[str, Any]  # of one study, by key
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """What the page of one of Optuna's studies is to show."""
+    """The content of the page of one of Optuna's studies."""
 
     study_id: int  # Optuna's
     note: str  # Markdown
@@ -32,22 +32,21 @@ class Page:
 
 
 def keep_pages(engine: Engine, pages: Sequence[Page], ours: Callable[[str], bool]) -> None:
-    """Bring pages up to date; writes nothing where they are.
+    """Bring pages up to date; writes nothing where they already are.
 
-    A note that is neither empty nor `ours` is a person's and stays as it is. Pages of studies that have been deleted
-    are left out.
+    A note that is neither empty nor `ours` is a user's and stays as it is. Deleted studies are skipped.
     """
     ids = [page.study_id for page in pages]
     with begin_read(engine) as connection:
-        there = _attributes(connection, ids)
-    if not any(_changes(page, there[page.study_id], ours) for page in pages if page.study_id in there):
+        stored = _attributes(connection, ids)
+    if not any(_changes(page, stored[page.study_id], ours) for page in pages if page.study_id in stored):
         return
     with begin_write(engine) as connection:
-        there = _attributes(connection, ids, lock=True)  # a person may have written meanwhile
+        stored = _attributes(connection, ids, lock=True)  # a user may have written a note in the meantime
         for page in pages:
-            if page.study_id in there:
-                own = there[page.study_id]
-                _write(connection, page.study_id, own, _changes(page, own, ours))
+            if page.study_id in stored:
+                attributes = stored[page.study_id]
+                _write(connection, page.study_id, attributes, _changes(page, attributes, ours))
 
 
 def _attributes(connection: Connection, ids: Sequence[int], *, lock: bool = False) -> dict[int, dict[str, Any]]:
@@ -55,49 +54,51 @@ def _attributes(connection: Connection, ids: Sequence[int], *, lock: bool = Fals
     exist = select(_STUDIES.c.study_id).where(_STUDIES.c.study_id.in_(ids)).order_by(_STUDIES.c.study_id)
     if lock:
         exist = exist.with_for_update(key_share=True)
-    found: dict[int, dict[str, Any]] = {study_id: {} for study_id in connection.scalars(exist)}
+    by_study: dict[int, dict[str, Any]] = {study_id: {} for study_id in connection.scalars(exist)}
     query = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json)
-    for study_id, key, value in connection.execute(query.where(_ATTRIBUTES.c.study_id.in_(found))):
-        found[study_id][key] = json.loads(value)
-    return found
+    for study_id, key, value in connection.execute(query.where(_ATTRIBUTES.c.study_id.in_(by_study))):
+        by_study[study_id][key] = json.loads(value)
+    return by_study
 
 
-def _changes(page: Page, there: Attributes, ours: Callable[[str], bool]) -> dict[str, Any]:
-    """New values by key; None: the attribute goes."""
+def _changes(page: Page, stored: Attributes, ours: Callable[[str], bool]) -> dict[str, Any]:
+    """New values by key; None deletes the attribute."""
     changes: dict[str, Any] = {}
-    note = _joined(there, _NOTE)
+    note = _joined(stored, _NOTE)
     if note != page.note and (not note or ours(note)):
-        changes[_NOTE_VERSION] = int(there.get(_NOTE_VERSION, 0)) + 1  # an open page sees that it is out of date
-        changes |= _split(page.note, _NOTE, there)
+        changes[_NOTE_VERSION] = (
+            int(stored.get(_NOTE_VERSION, 0)) + 1
+        )  # so that an open page notices that it is out of date
+        changes |= _split(page.note, _NOTE, stored)
     for name, figure in page.figures.items():
         prefix = _FIGURE.format(name)
-        if _joined(there, prefix) != figure:
-            changes |= _split(figure, prefix, there)
+        if _joined(stored, prefix) != figure:
+            changes |= _split(figure, prefix, stored)
     return changes
 
 
-def _joined(there: Attributes, prefix: str) -> str:
-    places = sorted(int(key.removeprefix(prefix)) for key in there if key.startswith(prefix))
-    return "".join(there[f"{prefix}{place}"] for place in places)
+def _joined(stored: Attributes, prefix: str) -> str:
+    indices = sorted(int(key.removeprefix(prefix)) for key in stored if key.startswith(prefix))
+    return "".join(stored[f"{prefix}{index}"] for index in indices)
 
 
-def _split(text: str, prefix: str, there: Attributes) -> dict[str, str | None]:
-    """The text's pieces, and the ends of a longer one that was there."""
+def _split(text: str, prefix: str, stored: Attributes) -> dict[str, str | None]:
+    """The text in pieces; None for those that only an earlier, longer text had."""
     starts = range(0, len(text), PIECE)
-    pieces: dict[str, str | None] = {key: None for key in there if key.startswith(prefix)}
-    return pieces | {f"{prefix}{place}": text[at : at + PIECE] for place, at in enumerate(starts)}
+    pieces: dict[str, str | None] = {key: None for key in stored if key.startswith(prefix)}
+    return pieces | {f"{prefix}{index}": text[start : start + PIECE] for index, start in enumerate(starts)}
 
 
-def _write(connection: Connection, study_id: int, there: Attributes, changes: Mapping[str, Any]) -> None:
-    own = (_ATTRIBUTES.c.study_id == study_id, _ATTRIBUTES.c.key == bindparam("name"))
-    gone = [{"name": key} for key, value in changes.items() if value is None]
+def _write(connection: Connection, study_id: int, stored: Attributes, changes: Mapping[str, Any]) -> None:
+    attribute = (_ATTRIBUTES.c.study_id == study_id, _ATTRIBUTES.c.key == bindparam("name"))
+    deleted = [{"name": key} for key, value in changes.items() if value is None]
     rows = [(key, json.dumps(value)) for key, value in changes.items() if value is not None]
-    new = [{"study_id": study_id, "key": key, "value_json": value} for key, value in rows if key not in there]
-    changed = [{"name": key, "new": value} for key, value in rows if key in there]
+    new = [{"study_id": study_id, "key": key, "value_json": value} for key, value in rows if key not in stored]
+    changed = [{"name": key, "new": value} for key, value in rows if key in stored]
     for statement, parameters in (
-        (delete(_ATTRIBUTES).where(*own), gone),
+        (delete(_ATTRIBUTES).where(*attribute), deleted),
         (insert(_ATTRIBUTES), new),
-        (update(_ATTRIBUTES).where(*own).values(value_json=bindparam("new")), changed),
+        (update(_ATTRIBUTES).where(*attribute).values(value_json=bindparam("new")), changed),
     ):
         if parameters:
             connection.execute(statement, parameters)

@@ -1,6 +1,6 @@
-"""Our own tables; Optuna's live beside them in the same database and are its own business.
+"""hpo's tables; Optuna has its own in the same database.
 
-The slot is the truth: what a training gave is stored here first, Optuna's trial is a projection of it.
+The slot is the truth: the result of a training is stored here first, and Optuna's trial is a projection of it.
 Times are seconds since 1970 by the database's clock.
 """
 
@@ -44,8 +44,8 @@ studies = Table(
     Column("phase", String(16), nullable=False),  # search | confirm | final | done
     Column("paused", Boolean, nullable=False, default=False),
     Column("seed", BigInteger, nullable=False),  # keys the search's data draw
-    Column("startup_trials", Integer, nullable=False),  # search slots with index below are random
-    Column("in_flight", Integer, nullable=False),  # most adaptive search slots running at once
+    Column("startup_trials", Integer, nullable=False),  # how many search slots are random; not read
+    Column("in_flight", Integer, nullable=False),  # the largest number of adaptive search slots that run at once
     Column("repeat_group", String(200)),  # the name shared by the repeats of one study, else null
     Column("search_study_id", Integer, nullable=False),  # Optuna's study ids
     Column("confirm_study_id", Integer, nullable=False),
@@ -53,7 +53,7 @@ studies = Table(
     Column("tuned", Text),  # JSON {"params": {...}, "source": "paper" | trial number} once confirmed
     Column("created_at", Float, nullable=False),
     CheckConstraint("phase in ('search', 'confirm', 'final', 'done')", name="phase"),
-    sqlite_autoincrement=True,  # an id is never used again: a worker may still hold the old one
+    sqlite_autoincrement=True,  # ids are not reused: a worker may still hold an old one
 )
 
 slots = Table(
@@ -61,7 +61,7 @@ slots = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("study_id", ForeignKey("hpo_studies.id", ondelete="CASCADE"), nullable=False),
-    Column("model", String(32), nullable=False),  # the study's, kept here so that a claim reads one table
+    Column("model", String(32), nullable=False),  # the study's, repeated so that a claim reads one table
     Column("kind", String(8), nullable=False),  # search | confirm | final
     Column("idx", Integer, nullable=False),  # counts the slots of this study and kind from 0
     Column("adaptive", Boolean, nullable=False),  # search slot whose parameters depend on earlier results
@@ -70,22 +70,22 @@ slots = Table(
     Column("state", String(8), nullable=False),  # waiting | running | done | failed
     Column("result", String(8)),  # of a done slot: complete | pruned | diverged, as in outcome
     Column("label", String(64)),  # confirm, final: whose configuration ("paper", "tuned", "trial 17", ...)
-    Column("params", Text),  # confirm, final: the configuration, JSON; search: once asked
+    Column("params", Text),  # JSON: the configuration; of a search slot once it is asked for
     Column("round", Integer),  # confirm, final: the round's number from 0
     Column("trial_id", Integer),  # Optuna's id, once first claimed
     Column("trial_number", Integer),
     Column("attempt", Integer, nullable=False, default=0),  # claims so far, releases included
     Column("expiries", Integer, nullable=False, default=0),  # attempts used up: lost leases without progress
     Column("failures", Integer, nullable=False, default=0),  # exceptions in the model's code so far
-    Column("epoch", Integer, nullable=False, default=0),  # furthest epoch ever reported
-    Column("lease_epoch", Integer, nullable=False, default=0),  # epoch when the present lease was given
+    Column("epoch", Integer, nullable=False, default=0),  # the furthest epoch ever reported
+    Column("lease_epoch", Integer, nullable=False, default=0),  # the epoch when the present lease was given
     Column("worker", String(200)),
     Column("token", String(32)),  # of the present lease
     Column("lease_expires", Float),
     Column("outcome", Text),  # JSON, the whole result, written once by finish
     Column("outputs", LargeBinary),  # final: packed answers per test pair
     Column("error", Text),  # why it failed last, with the traceback where there is one
-    Column("told", Boolean, nullable=False, default=False),  # the outcome stands in Optuna's trial too
+    Column("told", Boolean, nullable=False, default=False),  # whether Optuna's trial has the outcome too
     Column("started_at", Float),  # first claim
     Column("finished_at", Float),
     UniqueConstraint("study_id", "kind", "idx"),
@@ -95,8 +95,8 @@ slots = Table(
     sqlite_autoincrement=True,
 )
 
-# Partial indexes, so that a claim costs the same however many finished slots lie behind. A query must say the same
-# with literals, not with bound values, or SQLite does not see that the index serves.
+# Partial indexes, so that a claim costs the same however many slots are finished. A query must repeat the condition
+# with literals, not with bound values, or SQLite does not use the index.
 UNTOLD = "state in ('done', 'failed') and not told"
 
 

@@ -5,7 +5,7 @@ Making and deleting a study is one transaction over both, so nothing is ever lef
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from optuna.storages._rdb import models
@@ -39,7 +39,6 @@ class StudyRow:
     phase: Phase
     paused: bool
     seed: int  # keys the search's data draw
-    startup_trials: int  # how many search slots are random
     in_flight: int  # the most adaptive search slots running at once
     repeat_group: str | None  # the name shared by the repeats of one study
     search_study_id: int  # Optuna's study ids
@@ -59,7 +58,6 @@ class NewStudy:
     spec_digest: str
     data_digest: str
     seed: int
-    startup_trials: int
     in_flight: int
     trial_seeds: Sequence[int]  # one a search slot; none: the study only evaluates
     adaptive_from: int | None  # the first slot whose parameters depend on earlier results; None: no such slot
@@ -251,7 +249,7 @@ def set_tuned(connection: Connection, study_id: int, tuned: Mapping[str, Any]) -
 
 
 def _study(row: Row[*tuple[Any, ...]]) -> StudyRow:
-    values = dict(row._mapping)
+    values = {field.name: getattr(row, field.name) for field in fields(StudyRow)}
     values["tuned"] = None if values["tuned"] is None else json.loads(values["tuned"])
     return StudyRow(**values)
 
@@ -296,7 +294,7 @@ def _insert_study(connection: Connection, new: NewStudy, optuna_ids: Sequence[in
         phase=new.phase,
         paused=False,
         seed=new.seed,
-        startup_trials=new.startup_trials,
+        startup_trials=len(new.trial_seeds) if new.adaptive_from is None else new.adaptive_from,
         in_flight=new.in_flight,
         repeat_group=new.repeat_group,
         search_study_id=search,

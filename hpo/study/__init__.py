@@ -1,1 +1,1 @@
-"""What a study is (its spec) and how it moves: the search, the phases, what people do to it."""
+"""What a study is (its spec) and how it proceeds: the search, the phases, the operations of users."""

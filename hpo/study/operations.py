@@ -1,9 +1,7 @@
-"""What people do to studies: plan them, create, extend, resume, export, add final rounds."""
+"""Operations on studies: plan, create, extend, resume, export, add final rounds."""
 
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -11,11 +9,12 @@ from sqlalchemy import Engine
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError, StudyExists, UsageError
-from hpo.server import notes
+from hpo.files import write_atomically
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
+from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, spec_of
 
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
@@ -38,17 +37,17 @@ def specs(*, model: str | None, path: Path | None) -> list[StudySpec]:
     return [builtin_spec(name) for name in (MODELS if model == "all" else [model])]
 
 
-def repeats(asked: Sequence[StudySpec], repeat: int) -> list[tuple[StudySpec, str | None]]:
-    """Each spec, or R repeats of it NAME-1..NAME-R with seeds seed..seed+R-1, and the repeats' group."""
+def repeats(specs: Sequence[StudySpec], repeat: int) -> list[tuple[StudySpec, str | None]]:
+    """Each spec, or its R repeats NAME-1..NAME-R with seeds seed..seed+R-1, and the group of the repeats."""
     if repeat < 1:
         raise UsageError(f"--repeat must be at least 1, got {repeat}")
-    if len({spec.name for spec in asked}) < len(asked):
+    if len({spec.name for spec in specs}) < len(specs):
         raise UsageError("--name names one study; with --model all each takes its model's name")
     if repeat == 1:
-        return [(spec, None) for spec in asked]
+        return [(spec, None) for spec in specs]
     return [
         (spec.with_options(name=f"{spec.name}-{i + 1}", seed=spec.seed + i), spec.name)
-        for spec in asked
+        for spec in specs
         for i in range(repeat)
     ]
 
@@ -60,21 +59,17 @@ def check_data(digits: Digits, spec: StudySpec) -> None:
 
 
 def create(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:
-    """Create the planned studies; returns True for a new one, False for one that exists, which `skip` allows.
+    """Create the planned studies; returns for each whether it is new, or exists already, which `skip` allows.
 
-    Raises StudyExists, before anything is made, where a study exists and may not: without `skip`, or with
-    another spec, whose difference is told.
+    Raises StudyExists, before anything is created, where a study exists without `skip`, or with another spec; the
+    message names the differences.
     """
     check_new(engine, digits, plan, skip=skip)
-    made = [_create(engine, digits, spec, group, skip) for spec, group in plan]
-    new = [spec.name for (spec, _), one in zip(plan, made, strict=True) if one]
-    if new:
-        notes.quietly(lambda: notes.keep_notes(engine, new), lambda _: None)
-    return made
+    return [_create(engine, digits, spec, group, skip) for spec, group in plan]
 
 
 def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:
-    """Return and raise what `create` would, and make nothing."""
+    """Return and raise what `create` would, without creating anything."""
     new = []
     for spec, _ in plan:
         check_data(digits, spec)
@@ -93,14 +88,14 @@ def _create(engine: Engine, digits: Digits, spec: StudySpec, group: str | None, 
             return True
         except StudyExists:
             existing = studies.find_study(engine, spec.name)
-            if existing is None:  # a study of Optuna's alone has the name
+            if existing is None:  # the name is taken by a study that Optuna alone knows
                 raise
-    _compare(existing, spec, digits, skip)  # another process was faster
+    _compare(existing, spec, digits, skip)  # created by another process in the meantime
     return False
 
 
 def _compare(row: StudyRow, spec: StudySpec, digits: Digits, skip: bool) -> None:
-    """Raise StudyExists, with what differs, where a study of this name is another one; else unless `skip`."""
+    """Raise StudyExists where the stored study differs, naming the differences; where it is the same, unless `skip`."""
     lines = differences(spec_of(row), spec)
     if row.data_digest != digits.digest:
         lines.append(f"data: digest {row.data_digest[:12]} in the database, {digits.digest[:12]} here")
@@ -114,7 +109,6 @@ def _compare(row: StudyRow, spec: StudySpec, digits: Digits, skip: bool) -> None
 
 
 def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
-    startup = spec.sampler.startup_trials
     return NewStudy(
         name=spec.name,
         model=spec.model,
@@ -122,7 +116,6 @@ def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
         spec_digest=spec.digest,
         data_digest=digits.digest,
         seed=spec.seed,
-        startup_trials=startup,
         phase="search" if spec.budget.trials else "final",
         in_flight=spec.budget.in_flight,
         repeat_group=group,
@@ -134,13 +127,13 @@ def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
 
 
 def extend(engine: Engine, name: str, trials: int) -> int:
-    """Add search trials to a study in its search phase; returns their number in all."""
+    """Add search trials to a study in its search phase; returns their total number."""
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
     row = studies.get_study(engine, name)
-    have = studies.counts(engine, row.id)["search"].total
+    total = studies.counts(engine, row.id)["search"].total
     spec = spec_of(row)
-    seeds = phases.search_seeds(row.seed, have, have + trials)
+    seeds = phases.search_seeds(row.seed, total, total + trials)
     return studies.extend_study(engine, row, seeds, adaptive_from=_adaptive_from(spec))
 
 
@@ -158,42 +151,38 @@ def resume(engine: Engine, name: str) -> int:
 
 
 def created_spec(engine: Engine, name: str) -> StudySpec:
-    """A study's spec as it was created: what `create` makes the same study of."""
+    """A study's spec as it was created; `create` makes the same study from it."""
     return spec_of(studies.get_study(engine, name))
 
 
 def tuned_spec(engine: Engine, name: str, label: str | None = None) -> StudySpec:
-    """A study's spec with a configuration in it as its tuned one, as `create` and `evaluate` take it.
+    """A study's spec with a tuned configuration in it, as `create` and `evaluate` take it.
 
-    The configuration is the confirmed one (NotNow before there is one), or that of the final rounds under a label.
+    The configuration is the confirmed one (NotNow before there is one), or that of the final rounds under `label`.
     """
     row = studies.get_study(engine, name)
     if label is None:
         if row.tuned is None:
             raise NotNow(
-                f"study {name} is in phase {row.phase}: nothing is confirmed yet, so nothing to export; --as-created "
-                "writes the study as it was created"
+                f"study {name} is in phase {row.phase}: nothing is confirmed yet, so there is nothing to "
+                "export; --as-created writes the study as it was created"
             )
         params = row.tuned["params"]
     else:
         by_label = {slot.label: slot.params for slot in slots.list_slots(engine, row.id, "final")}
         if label not in by_label:
-            there = ", ".join(sorted(str(one) for one in by_label)) or "none yet"
-            raise UsageError(f"study {name} has no final rounds of {label!r}; there are {there}")
+            labels = ", ".join(sorted(map(str, by_label))) or "none yet"
+            raise UsageError(f"study {name} has no final rounds of {label!r}; there are {labels}")
         params = by_label[label] or {}
     spec = spec_of(row)
     return spec.model_copy(update={"tuned": dict(params)})
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file beside and rename it; one line where that cannot be."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace a file atomically; HpoError where that fails."""
     try:
-        beside.write_text(text)
-        beside.replace(path)
+        write_atomically(path, text)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise HpoError(f"cannot write {path}: {error.strerror}") from error
 
 
@@ -207,23 +196,23 @@ def evaluate(
     epochs: int | None,
     label: str | None,
 ) -> dict[str, str | int]:
-    """Make sure that a configuration has its final rounds; returns study, epochs, label, rounds added and wanted.
+    """Make sure that a configuration has its final rounds; returns study, epochs, label, rounds added and requested.
 
-    The configuration is a file's or, without one, the study's own; the study is made, without a search,
-    where the file names one that does not exist.
+    The configuration comes from the file or, without one, from the study. Where the file names a study that does not
+    exist, it is created without a search.
     """
     if label is not None and not _LABEL.fullmatch(label):
         raise UsageError(f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-'")
     row = _study_to_evaluate(engine, digits, file, name, rounds, epochs)
     spec = spec_of(row)
     label, params = _configuration(row, spec, file, label)
-    wanted = rounds or spec.protocol.final_rounds
+    requested = rounds or spec.protocol.final_rounds
     with begin_write(engine) as connection:
         now = studies.lock_study(connection, row.id)
         if now is None:
-            raise HpoError(f"study {row.name} was deleted meanwhile")
-        added = phases.add_final(connection, now, spec, label, params, wanted)
-    return {"study": row.name, "epochs": spec.budget.epochs, "label": label, "added": added, "rounds": wanted}
+            raise HpoError(f"study {row.name} was deleted in the meantime")
+        added = phases.add_final(connection, now, spec, label, params, requested)
+    return {"study": row.name, "epochs": spec.budget.epochs, "label": label, "added": added, "rounds": requested}
 
 
 def _study_to_evaluate(
@@ -237,13 +226,13 @@ def _study_to_evaluate(
     target = name or (file.name if file else "")
     row = studies.find_study(engine, target)
     if row is None and file is not None:
-        alone = file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
-        create(engine, digits, [(alone, None)], skip=True)
+        no_search = file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
+        create(engine, digits, [(no_search, None)], skip=True)
     row = studies.get_study(engine, target)
     spec = spec_of(row)
     if file is not None and file.model != spec.model:
         raise UsageError(
-            f"study {target} is of model {spec.model}, the file of {file.model}: name another with --study"
+            f"study {target} is of model {spec.model}, but the file is of {file.model}: name another with --study"
         )
     if epochs is not None and epochs != spec.budget.epochs:
         raise UsageError(
@@ -255,19 +244,20 @@ def _study_to_evaluate(
 def _configuration(
     row: StudyRow, spec: StudySpec, file: StudySpec | None, label: str | None
 ) -> tuple[str, dict[str, float]]:
-    """The label and the values that `evaluate` means."""
+    """The label and the values of the configuration to evaluate."""
     if file is not None:
         paper, tuned = file.paper, file.tuned
     else:
         paper, tuned = spec.paper, dict(row.tuned["params"]) if row.tuned else None
-    chosen = label or (phases.PAPER if tuned is None or tuned == paper else phases.TUNED)
-    params = paper if chosen == phases.PAPER or tuned is None else tuned
-    if file is None and tuned is None and chosen != phases.PAPER:
+    chosen = label or (PAPER if tuned is None or tuned == paper else TUNED)
+    params = paper if chosen == PAPER or tuned is None else tuned
+    if file is None and tuned is None and chosen != PAPER:
         raise NotNow(
             f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label paper can be evaluated"
         )
-    if chosen == phases.TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
+    if chosen == TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
         raise NotNow(
-            f"study {row.name} is still in phase {row.phase}: {chosen!r} will be its own winner; choose a --label"
+            f"study {row.name} is still in phase {row.phase}: {chosen!r} is reserved for its winner; choose another "
+            "--label"
         )
     return chosen, params

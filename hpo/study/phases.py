@@ -1,13 +1,11 @@
 """The protocol's phases: which slots follow which, and who wins.
 
-search -> confirm -> final -> done. `advance` looks whether a study's phase is over and, if so, moves it on in a
-transaction of its own; whoever finishes a slot and whoever finds nothing to claim attempts it.
+search -> confirm -> final -> done. `advance` checks whether a study's phase is over and, if so, starts the next one in
+a separate transaction; every worker calls it after finishing a slot, and when there is nothing to claim.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, Engine
 
@@ -17,25 +15,14 @@ from hpo.storage.engine import begin_write
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from hpo.study.labels import PAPER, TUNED
+from hpo.study.ranking import ConfirmResult, ConfirmRound, ranking
 from hpo.study.spec import StudySpec, spec_of
 from hpo.training.seeds import derive
-
-PAPER, TUNED = "paper", "tuned"  # labels of configurations
 
 
 class ConfigurationDiffers(HpoError):
     """A label stands for one configuration within a study."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confirmed:
-    """One configuration's rounds of the confirm phase."""
-
-    label: str
-    params: Mapping[str, float]
-    values: Sequence[float]  # validation accuracies, one a round
-    mean: float
-    loss: float  # mean validation loss, for ties
 
 
 def round_seed(spec: StudySpec, kind: str, number: int) -> int:
@@ -48,37 +35,30 @@ def search_seeds(seed: int, start: int, stop: int) -> list[int]:
     return [derive(seed, "slot", index) for index in range(start, stop)]
 
 
-def candidates(found: Iterable[Slot], k: int) -> list[Slot]:
+def candidates(search_slots: Iterable[Slot], k: int) -> list[Slot]:
     """The best k complete search slots besides the paper's (slot 0); ties go to the lower loss."""
-    complete = [(s, s.outcome) for s in found if s.idx > 0 and s.outcome and s.outcome.state == "complete"]
+    complete = [(s, s.outcome) for s in search_slots if s.idx > 0 and s.outcome and s.outcome.state == "complete"]
     best = sorted(complete, key=lambda pair: (-pair[1].value, _loss(pair[1]), pair[0].idx))
     return [slot for slot, _ in best[:k]]
 
 
-def confirmed(rounds: Iterable[Slot]) -> list[Confirmed]:
-    """Configurations whose rounds are all done, best mean first; one with a failed round is dropped.
-
-    Ties go to the lower loss, then to the paper's. A diverged round counts at chance accuracy.
-    """
-    by_label: dict[str, list[Slot]] = {}
-    for slot in rounds:
-        by_label.setdefault(slot.label or "", []).append(slot)
-    whole = [
-        Confirmed(
-            label=label,
-            params=own[0].params or {},
-            values=[s.outcome.value for s in own if s.outcome],
-            mean=fmean(s.outcome.value for s in own if s.outcome),
-            loss=fmean(_loss(s.outcome) for s in own if s.outcome),
-        )
-        for label, own in by_label.items()
-        if all(s.state == "done" for s in own)
-    ]
-    return sorted(whole, key=lambda c: (-c.mean, c.loss, c.label != PAPER, c.label))
-
-
 def _loss(outcome: Outcome) -> float:
     return float("inf") if outcome.loss is None else outcome.loss
+
+
+def confirmed(rounds: Iterable[Slot]) -> list[ConfirmResult]:
+    """The configurations that may win, best first; a diverged round counts at chance accuracy."""
+    return [result for result in ranking(map(_confirm_round, rounds)) if result.whole]
+
+
+def _confirm_round(slot: Slot) -> ConfirmRound:
+    return ConfirmRound(
+        label=slot.label or "",
+        params=slot.params or {},
+        value=None if slot.outcome is None else slot.outcome.value,
+        loss=None if slot.outcome is None else slot.outcome.loss,
+        failed=slot.state == "failed",
+    )
 
 
 def _rounds(
@@ -88,9 +68,9 @@ def _rounds(
 
 
 def advance(engine: Engine, row: StudyRow) -> str | None:
-    """Move a study on if its phase is over; returns the phase it entered, or None.
+    """Start a study's next phase if the present one is over; returns the phase it entered, or None.
 
-    The conditional update of the study's row lets one of many callers do it.
+    The conditional update of the study's row lets only one of many callers do it.
     """
     if not _may_be_over(engine, row):
         return None
@@ -98,40 +78,40 @@ def advance(engine: Engine, row: StudyRow) -> str | None:
         now = studies.lock_study(connection, row.id)
         if now is None or now.phase == "done":
             return None
-        found = slots.read_slots(connection, row.id, now.phase)
-        if any(slot.state in ("waiting", "running") for slot in found):
+        present = slots.read_slots(connection, row.id, now.phase)
+        if any(slot.state in ("waiting", "running") for slot in present):
             return None
         step = {"search": _end_search, "confirm": _end_confirm, "final": _end_final}[now.phase]
-        return step(connection, now, spec_of(now), found)
+        return step(connection, now, spec_of(now), present)
 
 
 def _may_be_over(engine: Engine, row: StudyRow) -> bool:
-    """A look that takes no lock: idle workers ask every second, and on SQLite would queue up among the writers."""
+    """Check without a lock: idle workers ask every second, and on SQLite they would queue up with the writers."""
     if row.phase == "done":
         return False
     there = studies.counts(engine, row.id)[row.phase]
     return not there.open and not (row.phase == "final" and there.failed)
 
 
-def _end_search(connection: Connection, row: StudyRow, spec: StudySpec, found: list[Slot]) -> str | None:
+def _end_search(connection: Connection, row: StudyRow, spec: StudySpec, finished: list[Slot]) -> str | None:
     protocol = spec.protocol
-    if not found:  # an evaluation alone
+    if not finished:  # a study without a search
         return "final" if studies.set_phase(connection, row.id, "search", "final") else None
     if not studies.set_phase(connection, row.id, "search", "confirm"):
         return None
     new = _rounds(spec, "confirm", PAPER, spec.paper, range(protocol.confirm_rounds))
-    for slot in candidates(found, protocol.confirm_configurations):
+    for slot in candidates(finished, protocol.confirm_configurations):
         label = f"trial {slot.trial_number}"
         new += _rounds(spec, "confirm", label, slot.params or {}, range(protocol.confirm_rounds))
     slots.add_slots(connection, row.id, "confirm", new)
     return "confirm"
 
 
-def _end_confirm(connection: Connection, row: StudyRow, spec: StudySpec, found: list[Slot]) -> str | None:
-    ranking = confirmed(found)
-    if not ranking or not studies.set_phase(connection, row.id, "confirm", "final"):
+def _end_confirm(connection: Connection, row: StudyRow, spec: StudySpec, finished: list[Slot]) -> str | None:
+    whole = confirmed(finished)
+    if not whole or not studies.set_phase(connection, row.id, "confirm", "final"):
         return None  # every configuration failed: `hpo study resume` requeues
-    winner = ranking[0]
+    winner = whole[0]
     source = PAPER if winner.label == PAPER else int(winner.label.removeprefix("trial "))
     studies.set_tuned(
         connection, row.id, {"params": dict(winner.params), "source": source, "confirm_mean": winner.mean}
@@ -142,8 +122,8 @@ def _end_confirm(connection: Connection, row: StudyRow, spec: StudySpec, found: 
     return "final"
 
 
-def _end_final(connection: Connection, row: StudyRow, spec: StudySpec, found: list[Slot]) -> str | None:
-    if any(slot.state == "failed" for slot in found):
+def _end_final(connection: Connection, row: StudyRow, spec: StudySpec, finished: list[Slot]) -> str | None:
+    if any(slot.state == "failed" for slot in finished):
         return None  # shown, and `hpo study resume` requeues
     return "done" if studies.set_phase(connection, row.id, "final", "done") else None
 
@@ -156,20 +136,20 @@ def add_final(
     params: Mapping[str, float],
     rounds: int,
 ) -> int:
-    """Add the missing ones of a configuration's final rounds 0..rounds-1; returns how many were added.
+    """Add whichever of a configuration's final rounds 0..rounds-1 are missing; returns how many were added.
 
-    Raises ConfigurationDiffers where the label stands for another configuration: the study's own paper or tuned
-    one (`advance` adds their rounds, and must not find others), or that of rounds there are already.
+    Raises ConfigurationDiffers where the label stands for another configuration: the paper's or the tuned one
+    (`advance` adds their rounds, and must not find others), or that of existing rounds.
     """
-    have = [s for s in slots.read_slots(connection, row.id, "final") if s.label == label]
-    own = {PAPER: spec.paper, TUNED: row.tuned["params"] if row.tuned else None}.get(label)
-    for other in [own, *(slot.params for slot in have)]:
+    existing = [s for s in slots.read_slots(connection, row.id, "final") if s.label == label]
+    reserved = {PAPER: spec.paper, TUNED: row.tuned["params"] if row.tuned else None}.get(label)
+    for other in [reserved, *(slot.params for slot in existing)]:
         if other is not None and other != dict(params):
             raise ConfigurationDiffers(
                 f"study {row.name}: label {label!r} stands for another configuration ({json.dumps(dict(other))}); "
                 "give this one another name with --label"
             )
-    missing = sorted(set(range(rounds)) - {s.round for s in have})
+    missing = sorted(set(range(rounds)) - {s.round for s in existing})
     slots.add_slots(connection, row.id, "final", _rounds(spec, "final", label, params, missing))
     if missing:
         studies.set_phase(connection, row.id, "done", "final")

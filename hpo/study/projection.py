@@ -1,4 +1,4 @@
-"""The slots' truth projected on Optuna's trials and on the study's phase; repeatable, by anybody."""
+"""Projecting the slots onto Optuna's trials and the study's phase; any worker may repeat it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from hpo.study.search import Search
 
 
 def project(engine: Engine, search: Search) -> bool:
-    """Bring Optuna and the phase up to what the slots of a study say; repeatable, by any worker.
+    """Bring Optuna's trials and the phase of a study up to date with its slots; any worker may repeat it.
 
-    Returns whether the phase moved on. Nothing happens where the study is deleted meanwhile.
+    Returns whether a new phase began. Does nothing where the study has been deleted in the meantime.
     """
     moved = False
     with unless_deleted(engine, search):
@@ -28,7 +28,7 @@ def project(engine: Engine, search: Search) -> bool:
 
 @contextmanager
 def unless_deleted(engine: Engine, search: Search) -> Iterator[None]:
-    """What is no longer found is no error where the study is deleted meanwhile."""
+    """Ignore that something is missing where the study has been deleted in the meantime."""
     try:
         yield
     except (StudyNotFound, KeyError):  # KeyError: Optuna's study or trial

@@ -1,7 +1,7 @@
 """How a study searches: the one module that knows Optuna's samplers, pruners, ask and tell.
 
-The slot is the truth and Optuna's trial its projection: `Search.tell` may be repeated by anybody, any number of
-times, for a slot that is finished but untold.
+The slot is the truth and Optuna's trial its projection: any worker may call `Search.tell`, any number of times, for a
+slot that is finished but not yet told.
 """
 
 import math
@@ -25,7 +25,7 @@ from hpo.storage.studies import StudyRow
 from hpo.study.spec import HYPERPARAMETERS, StudySpec, spec_of
 from hpo.training.seeds import derive
 
-CHANCE = 0.5  # validation accuracy that a diverged trial is told with
+CHANCE = 0.5  # the validation accuracy that Optuna is told for a diverged trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -58,7 +58,7 @@ def fixed_trial(spec: StudySpec, params: Mapping[str, float], label: str, round_
 
 
 class _StartUp(BaseSampler):
-    """Draws each parameter by itself: one that an attempt stored before it crashed shifts no other."""
+    """Draws each parameter independently, so that one stored by an attempt that crashed does not shift the others."""
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
@@ -70,8 +70,8 @@ class _StartUp(BaseSampler):
         return {}
 
     def sample_independent(self, study: Any, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        own = RandomSampler(seed=derive(self._slot.seed, "sampler", name) % 2**32)
-        return own.sample_independent(study, trial, name, distribution)
+        sampler = RandomSampler(seed=derive(self._slot.seed, "sampler", name) % 2**32)
+        return sampler.sample_independent(study, trial, name, distribution)
 
 
 def _seed(slot: Slot) -> int:
@@ -79,9 +79,9 @@ def _seed(slot: Slot) -> int:
 
 
 def _sampler(spec: StudySpec, slot: Slot) -> BaseSampler:
-    """The slot's own sampler: random for the start-up slots, seeded by the slot alone.
+    """The slot's sampler: random for the start-up slots, seeded by the slot alone.
 
-    One seed for all would give every worker the same start-up points.
+    A common seed would give every worker the same start-up points.
     """
     if not slot.adaptive:
         return _StartUp(slot)
@@ -110,7 +110,7 @@ def _first_pruned(spec: StudySpec) -> float:
 
 
 class Search:
-    """One study of ours as Optuna sees it."""
+    """A study of hpo as Optuna sees it."""
 
     def __init__(self, storage: BaseStorage, row: StudyRow) -> None:
         self.row, self.spec = row, spec_of(row)
@@ -140,11 +140,13 @@ class Search:
         """Whether the values that a search slot's trial has stored up to an epoch are so poor that it should stop."""
         if slot.kind != "search" or slot.idx < self.spec.sampler.startup_trials or slot.trial_id is None:
             return False
-        if epoch < self._first_pruned:  # the pruner would say so itself, but read all trials first
+        if epoch < self._first_pruned:  # the pruner would decide the same, but only after reading all trials
             return False
         study = self._study(slot)
         trial = self._storage.get_trial(slot.trial_id)
-        with suppress(UpdateFinishedTrialError):  # this worker slept, and its successor is done: the lease is lost
+        with suppress(
+            UpdateFinishedTrialError
+        ):  # this worker was frozen and another has finished the slot: the lease is lost
             return self._pruner.prune(optuna.pruners._filter_study(study, trial), trial)
         return False
 
@@ -155,7 +157,7 @@ class Search:
         frozen = self._storage.get_trial(slot.trial_id)
         if frozen.state.is_finished():
             return
-        with suppress(UpdateFinishedTrialError):  # another worker tells it at the same time, and was faster
+        with suppress(UpdateFinishedTrialError):  # another worker told it at the same time
             if frozen.state == TrialState.WAITING:  # the slot failed before its trial ever ran
                 self._storage.set_trial_state_values(slot.trial_id, TrialState.RUNNING)
             self._tell(slot, slot.trial_id, frozen)
@@ -181,7 +183,7 @@ class Search:
 
 
 def _values(outcome: Outcome) -> dict[int, float]:
-    """The values that a trial is to show, by epoch; the one in which it diverged has none.
+    """The values of a trial by epoch; the epoch in which it diverged has none.
 
     A worker that dies may leave an epoch on disk (in a checkpoint, in a result) that it has not reported.
     """
@@ -196,7 +198,7 @@ def _error(slot: Slot) -> dict[str, Any]:
 
 
 def _attributes(outcome: Outcome) -> dict[str, Any]:
-    """A few JSON attributes, for each costs a write: what a person looks for in the dashboard."""
+    """What people look for in the dashboard, in few JSON attributes because each costs a write."""
     numbers = {"state", "loss", "train_accuracy", "epochs", "seconds", "attempt", "worker", "device"}
     record = {"seeds", "versions", "git_commit", "spec_digest", "data_digest"}
     return {

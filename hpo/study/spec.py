@@ -1,4 +1,4 @@
-"""StudySpec: all that a studies/*.toml may say, checked, with one canonical form and a digest."""
+"""StudySpec: the validated content of a studies/*.toml, with one canonical form and a digest."""
 
 import functools
 import hashlib
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 import hpo
 from hpo.errors import SpecError
 from hpo.study.spec_errors import explain, near, shown
+from hpo.training.augmentation import SAMPLES_PER_PAIR
 
 Model = Literal["simple", "ws", "ws-aux"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -27,7 +28,7 @@ HYPERPARAMETERS: Mapping[Model, tuple[str, ...]] = {
 }
 """What is tuned, by model, in the order of every table and file."""
 
-_LIMITS: Mapping[str, tuple[float, bool, float, bool]] = {  # low, itself allowed?, high, itself?
+_LIMITS: Mapping[str, tuple[float, bool, float, bool]] = {  # low, inclusive?, high, inclusive?
     "learning_rate": (0.0, False, math.inf, False),
     "weight_decay": (0.0, True, math.inf, False),
     "dropout": (0.0, True, 1.0, False),
@@ -35,9 +36,8 @@ _LIMITS: Mapping[str, tuple[float, bool, float, bool]] = {  # low, itself allowe
     "main_weight": (0.0, True, math.inf, False),
 }
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # no colon: `NAME:confirm` and `NAME:final` are studies of our own
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # no colon: `NAME:confirm` and `NAME:final` are studies that hpo makes
 _MAX_TRIALS = 100_000
-_VARIANTS = 18  # samples made of one training pair: 9 shifts, both orders
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Trials = Annotated[int, Field(ge=0, le=_MAX_TRIALS)]
@@ -47,7 +47,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Record(BaseModel):
-    """A part of a spec: it cannot change, takes no unknown key, no text for a number and no NaN."""
+    """A part of a spec: immutable, without unknown keys, text in place of numbers, or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -81,7 +81,7 @@ class Pruner(_Record):
     name: Literal["median", "hyperband", "none"] = "median"
     warmup: Share = 0.5  # median: the share of the epochs that every trial trains
     min_resource: Share = 0.1  # hyperband: the share of the epochs up to the lowest rung
-    reduction_factor: Annotated[int, Field(ge=2, le=100)] = 3  # hyperband: one of so many goes on at a rung
+    reduction_factor: Annotated[int, Field(ge=2, le=100)] = 3  # hyperband: one in so many is promoted at a rung
 
 
 class Budget(_Record):
@@ -97,7 +97,7 @@ class Protocol(_Record):
 
     seed: Seed = 2019  # of confirm and final, shared by all models so that rounds are paired
     batch_size: Count = 100  # samples
-    training_pairs: Count = 1000  # before augmentation: each gives 18 samples
+    training_pairs: Count = 1000  # before augmentation: each gives SAMPLES_PER_PAIR samples
     validation_pairs: Count = 2000
     test_pairs: Count = 1000
     confirm_configurations: Few = 5  # besides the paper's
@@ -106,9 +106,9 @@ class Protocol(_Record):
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Self:
-        samples = _VARIANTS * self.training_pairs
+        samples = SAMPLES_PER_PAIR * self.training_pairs
         if self.batch_size > samples:
-            raise ValueError(f"batch_size is {self.batch_size}, but an epoch has {samples} samples only")
+            raise ValueError(f"batch_size is {self.batch_size}, but an epoch has only {samples} samples")
         return self
 
 
@@ -116,7 +116,7 @@ class StudySpec(_Record):
     """One model's tuning, complete: what is searched, how, how long, and what it is compared with."""
 
     model: Model
-    name: str = Field(default_factory=lambda found: str(found.get("model", "")))
+    name: str = Field(default_factory=lambda fields: str(fields.get("model", "")))
     seed: Seed = 1
     space: dict[str, Range]
     sampler: Sampler = Sampler()
@@ -124,7 +124,7 @@ class StudySpec(_Record):
     budget: Budget = Budget()
     protocol: Protocol = Protocol()
     paper: dict[str, float]
-    tuned: dict[str, float] | None = None  # found earlier: `evaluate` measures it, a search tries it
+    tuned: dict[str, float] | None = None  # from an earlier search: `evaluate` measures it, a search tries it
 
     @field_validator("name")
     @classmethod
@@ -169,7 +169,7 @@ class StudySpec(_Record):
 
     @classmethod
     def from_canonical(cls, text: str) -> Self:
-        """Read what canonical() wrote; SpecError where it is damaged."""
+        """Read the output of canonical(); SpecError where it is damaged."""
         try:
             return cls.model_validate(json.loads(text))
         except json.JSONDecodeError as error:
@@ -185,7 +185,7 @@ class StudySpec(_Record):
         rounds: int | None = None,
         seed: int | None = None,
     ) -> Self:
-        """Return this spec with the command line's options put in; SpecError names the wrong option."""
+        """Return this spec with the command line's options applied; SpecError names an invalid option."""
         asked: dict[tuple[str, ...], object] = {
             ("name",): name,
             ("budget", "trials"): trials,
@@ -196,7 +196,7 @@ class StudySpec(_Record):
         return self._changed({key: value for key, value in asked.items() if value is not None})
 
     def demo(self) -> Self:
-        """Return this spec on the demo's budget: it shows the way, its numbers mean little."""
+        """Return this spec on the demo's budget: enough to see how it works, too little for a result."""
         return self._changed(_DEMO)
 
     def quick(self) -> Self:
@@ -236,7 +236,7 @@ _OPTIONS = {
 
 
 def load_spec(path: Path | str) -> StudySpec:
-    """Read a study's TOML file; SpecError, one line, where it is missing or says what it may not."""
+    """Read a study's TOML file; SpecError, one line, where it is missing or invalid."""
     try:
         with open(path, "rb") as file:
             return StudySpec.model_validate(tomllib.load(file))
@@ -280,12 +280,12 @@ def _parsed(text: str) -> StudySpec:
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
-    """Say line by line where a stored spec and an asked one differ; names do not count."""
-    stored, asked = (_flat(spec.model_dump(exclude={"name"})) for spec in (old, new))
+    """List the differences between a stored and a requested spec, a line each; names do not count."""
+    stored, requested = (_flat(spec.model_dump(exclude={"name"})) for spec in (old, new))
     return [
-        f"{key}: {shown(stored.get(key))} in the database, {shown(asked.get(key))} asked"
-        for key in [*stored, *(key for key in asked if key not in stored)]
-        if stored.get(key) != asked.get(key)
+        f"{key}: {shown(stored.get(key))} in the database, {shown(requested.get(key))} requested"
+        for key in [*stored, *(key for key in requested if key not in stored)]
+        if stored.get(key) != requested.get(key)
     ]
 
 
@@ -315,7 +315,7 @@ def to_toml(spec: StudySpec) -> str:
 
 _NOTES = {
     "paper": "  # the configuration to compare with: trial 0 of the search",
-    "tuned": "  # a configuration found earlier",
+    "tuned": "  # a configuration from an earlier search",
 }
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a study's file, in one line for a person, from pydantic's list of errors."""
+"""What is wrong with a study's file, as one readable line made from pydantic's list of errors."""
 
 import difflib
 import json
@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 
 def shown(value: object) -> str:
-    """Return a value as a message may hold it: one line, not long."""
+    """Return a value in a form for messages: one short line."""
     if value is None:
         return "nothing"
     text = json.dumps(value, default=str) if isinstance(value, bool | str | list | dict) else repr(value)
@@ -20,23 +20,23 @@ def shown(value: object) -> str:
 
 def near(word: str, words: Iterable[str]) -> str:
     """Return " (did you mean X?)" where one of the words is close, else nothing."""
-    found = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {found[0]}?)" if found else ""
+    matches = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 def explain(error: ValidationError, record: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
     """Return one line: dotted key, what is wrong, what is allowed.
 
-    record is the model that was validated; names gives keys another name (the option that set them).
+    record is the model that was validated; names maps keys to the options that set them.
     """
     problems = [one for one in error.errors(include_url=False) if one["type"] != "default_factory_not_called"]
-    # A misspelt key is the likely cause of what is missing, so it comes first.
+    # A misspelt key is the likely cause of a missing one, so it comes first.
     first, *others = sorted(problems, key=lambda one: one["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     key = (names or {}).get(key, key)
     problem = _unknown_key(first, record) if first["type"] == "extra_forbidden" else _problem(first)
     more = f" (and {len(others)} more)" if others else ""
-    # What concerns several keys has no place of its own: its text starts with the key.
+    # An error about several keys has no location; its text starts with the key.
     return f"{key}: {problem}{more}" if key else f"{problem}{more}"
 
 

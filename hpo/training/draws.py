@@ -2,7 +2,7 @@
 
 A draw is a function of the seed alone. Training images are all different; one training set holds 18 samples
 a pair: nine one-pixel shifts (eight directions and none, permuted independently for the two images), then the
-same with the images swapped and the target worked out anew.
+same with the images swapped and the target recomputed.
 
 Shapes: N images, S samples, E evaluation pairs.
 """
@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from hpo.training import streams
+from hpo.training.augmentation import NO_SHIFT, SHIFTS
 
 if TYPE_CHECKING:
     import numpy as np
 
-SIDE = 14  # pixels of an image's side
-SHIFTS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]  # in pixels; number 4 is none
-NO_SHIFT = SHIFTS.index((0, 0))
+SIDE = 14  # pixels, the width and height of an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class ImagePool:
 
     @classmethod
     def from_numpy(cls, name: str, images: "np.ndarray", labels: "np.ndarray") -> "ImagePool":
-        """From images (N, 14, 14) float32 and labels (N,)."""
+        """Make a pool of images (N, 14, 14) float32 and labels (N,)."""
         return cls(name=name, images=torch.from_numpy(images), labels=torch.from_numpy(labels.astype("int64")))
 
 
@@ -59,7 +58,7 @@ def _pairs(pool: ImagePool, image: Tensor) -> PairTable:
 
 
 def draw_training(pool: ImagePool, seed: int, pairs: int) -> tuple[PairTable, Tensor]:
-    """Draw training pairs: the 18 * pairs augmented samples, and the pool's images left over."""
+    """Draw training pairs: the 18 * pairs augmented samples, and the remaining images of the pool."""
     order = streams.permutation(streams.key(seed, "training images"), len(pool.labels))
     return augment(_pairs(pool, order[: 2 * pairs].view(pairs, 2)), seed), order[2 * pairs :]
 
@@ -81,8 +80,8 @@ def augment(base: PairTable, seed: int) -> PairTable:
 def draw_validation(pool: ImagePool, left_over: Tensor, seed: int, pairs: int) -> PairTable:
     """Draw validation pairs from the images that training left over.
 
-    Where they are too few for all pairs to be disjoint, the images go round again in a new order, so all
-    serve equally often and none is paired with itself.
+    Where they are too few for disjoint pairs, the images are used again in a new order, so that all are used
+    equally often and none is paired with itself.
     """
     half = len(left_over) // 2
     rounds = []

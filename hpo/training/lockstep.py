@@ -34,7 +34,7 @@ class Layout:
         }
 
     def bind(self, twin: nn.Module, flat: Tensor) -> None:
-        """Let a stacked twin read its parameters from a flat buffer (P, n)."""
+        """Make a stacked twin read its parameters from a flat buffer (P, n)."""
         values = self.views(flat)
         for name, parameter in twin.named_parameters():
             parameter.data = values[name]
@@ -63,7 +63,7 @@ class Lockstep:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """`auxiliary` says that the digits' losses belong to the objective."""
+        """`auxiliary`: whether the digits' losses are part of the objective."""
         self.layout, self.windows = Layout(plain), windows
         self.width, self.batch, self.auxiliary, self.dtype = width, batch, auxiliary, dtype
         self.twin = stack(plain).to(device, dtype)
@@ -73,7 +73,7 @@ class Lockstep:
         self._use(width)
 
     def _use(self, lanes: int) -> None:
-        """Work with the first so many rows of the buffers."""
+        """Use the first `lanes` rows of the buffers."""
         self.parameters, self.gradient, self.first, self.second = (buffer[:lanes] for buffer in self._buffers)
         self.layout.bind(self.twin, self.parameters)
         self._gradients = list(self.layout.views(self.gradient).values())
@@ -95,9 +95,9 @@ class Lockstep:
         dropout_keys: Tensor,
         stop: Callable[[], bool],
     ) -> Tensor | None:
-        """Train all lanes on their samples in the order given; None where `stop` said so on the way.
+        """Train all lanes on their samples in the order given; None where `stop` returned true before a step.
 
-        corner and digit (P, S, 2), hyper (P,) float64 by name, steps (P,) that each lane has behind it, dropout_keys
+        corner and digit (P, S, 2), hyper (P,) float64 by name, steps (P,) that each lane has completed, dropout_keys
         (P,). Returns the epoch's means of the comparison's loss and of the objective (2, P).
         """
         target = (digit[..., 0] <= digit[..., 1]).to(torch.int64)
@@ -114,8 +114,9 @@ class Lockstep:
             part = slice(start, start + self.batch)
             masks = streams.keep_masks(keys_TP[t], self._mask_counters, hyper["dropout"])
             models.set_masks(self.twin, masks.to(self.dtype), self.batch)
-            logits, said = self.twin(self.windows.gather(corner[:, part]))
-            comparison_PB, digits = losses(logits, said if self.auxiliary else None, target[:, part], digit[:, part])
+            logits, digit_logits = self.twin(self.windows.gather(corner[:, part]))
+            digit_logits = digit_logits if self.auxiliary else None
+            comparison_PB, digits = losses(logits, digit_logits, target[:, part], digit[:, part])
             comparison = objective = comparison_PB.mean(1)
             if digits is not None:
                 objective = main * comparison + aux * digits.mean(1).sum(-1)

@@ -1,4 +1,4 @@
-"""Memory: how the C library keeps it, and how torch says that there is none left."""
+"""Memory: how the C library keeps it, and how torch reports that there is none left."""
 
 import ctypes
 import sys
@@ -10,11 +10,11 @@ _NEVER = 1 << 30  # bytes
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory in the process instead of returning it; whether that could be arranged.
+    """Have glibc keep freed memory in the process instead of returning it; returns whether it could be arranged.
 
-    A training step frees and asks for the same tens of megabytes again. Given back to the kernel they come again
-    as page faults: a quarter of the time of a step of four lanes (BENCHMARKS.md). For the whole process; elsewhere
-    than on glibc nothing happens.
+    A training step frees and allocates the same tens of megabytes again. Returned to the kernel, they come back
+    as page faults: a quarter of the time of a step of four lanes (BENCHMARKS.md). Applies to the whole process; does
+    nothing without glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the device or the host has no memory left."""
+    """Whether an exception means that the device or the host has run out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's CPU allocator

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """Multiplies by a mask that its owner sets before each training step.
+    """Multiplies by a mask that the training sets before each step.
 
     `nn.Dropout` takes a float and the global generator; here probability and mask come from the lane.
     In evaluation mode it is the identity.
@@ -47,7 +47,7 @@ def decisions(model: nn.Module, pairs: int) -> int:
 
 
 def set_masks(model: nn.Module, masks: Tensor, pairs: int) -> None:
-    """Deal the masks (..., decisions) of one step out to the dropout layers."""
+    """Distribute the masks (..., decisions) of one step to the dropout layers."""
     start = 0
     for layer in dropouts(model):
         n = layer.features * layer.rows * pairs
@@ -69,7 +69,7 @@ def _features(channels: int) -> list[nn.Module]:
 
 
 def _comparison(inputs: int) -> list[nn.Module]:
-    """The classifier on top: says whether digit 1 <= digit 2."""
+    """The classifier on top: whether digit 1 <= digit 2."""
     return [
         nn.Linear(inputs, 230),
         nn.SELU(),
@@ -94,9 +94,9 @@ class Simple(nn.Module):
 
 
 class WeightSharing(nn.Module):
-    """The same layers read both images; their two answers are compared.
+    """The same layers read both images; their two outputs are compared.
 
-    `ws` and `ws-aux` are this one network: the auxiliary losses are the training's business.
+    `ws` and `ws-aux` are both this network; only the training knows the auxiliary losses.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class WeightSharing(nn.Module):
 
 
 class Architecture(Protocol):
-    """What makes a fresh network."""
+    """Makes a new network."""
 
     def __call__(self) -> nn.Module: ...
 
@@ -130,7 +130,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "ws": WeightSharing,
     "ws-aux": WeightSharing,
 }
-SAYS_DIGITS = frozenset({"ws-aux"})  # models trained to name the digits, whose digit logits mean something
+CLASSIFIES_DIGITS = frozenset({"ws-aux"})  # models that are trained to classify the digits too
 
 
 def initial_parameters(model: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ EVALUATION_CHUNK = 1000  # pairs a forward pass outside of training
 class Task:
     """One training, as a lane needs it."""
 
-    key: int  # the caller's name for it
+    key: int  # the caller's identifier for it
     params: Mapping[str, float]  # learning_rate, weight_decay, dropout; ws-aux: aux_weight, main_weight
     seed: int  # keys initialisation, order, dropout
     epochs: int
@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class LaneState:
-    """Everything that a lane needs to go on elsewhere; tensors on the CPU."""
+    """Everything needed to continue a lane elsewhere; tensors on the CPU."""
 
     epoch: int  # epochs trained
     parameters: Tensor  # (n,)
@@ -47,7 +47,7 @@ class LaneState:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """What one epoch of one lane gave."""
+    """The result of one epoch of one lane."""
 
     lane: int
     key: int
@@ -60,7 +60,7 @@ class EpochReport:
 
 
 class LanesFailed(Exception):
-    """Lanes whose training raised, each even alone; they stay where they were."""
+    """Lanes whose training raised even when tried alone; they stay as they were."""
 
     def __init__(self, reports: list[EpochReport], errors: dict[int, str]) -> None:
         """`reports` are the other lanes', `errors` the tracebacks by lane."""
@@ -75,7 +75,7 @@ class Prediction:
     loss: float  # cross entropy of the comparison
     accuracy: float  # fraction
     answer: Tensor  # (E,) 0 or 1
-    digits: Tensor | None  # (E, 2) what the model takes the digits for, where it is trained to
+    digits: Tensor | None  # (E, 2) the predicted digits, where the model is trained to classify them
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Population:
     """Up to `lanes` trainings of one model on one device; all tasks have the same number of samples and batch size.
 
     The busy lanes are trained an epoch at a time, `width` of them in one program; idle lanes cost nothing. A lane's
-    state changes when its epoch is complete and not before: an epoch that is given up leaves no trace.
+    state changes only when its epoch is complete: an epoch that is abandoned leaves no trace.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Population:
         self.width = lanes  # lanes in one program; halved where memory runs out
         self.device, self.dtype = torch.device(device), dtype
         self.plain = models.ARCHITECTURES[model]()
-        self.auxiliary = model in models.SAYS_DIGITS
+        self.auxiliary = model in models.CLASSIFIES_DIGITS
         self.layout = Layout(self.plain)
         self._evaluator = stack(self.plain).to(self.device, dtype).eval()
         self.windows = self.cut(images)
@@ -136,7 +136,7 @@ class Population:
 
     @property
     def free(self) -> list[int]:
-        """Lanes to put a task on: those without one, and no more than one program takes."""
+        """Lanes that can take a task: those without one, but no more than one program holds."""
         idle = [lane for lane, at in enumerate(self._lanes) if at is None]
         return idle[: max(0, self.width - len(self.busy))]
 
@@ -144,10 +144,6 @@ class Population:
     def busy(self) -> list[int]:
         """Lanes that train."""
         return [lane for lane, at in enumerate(self._lanes) if at is not None]
-
-    def task(self, lane: int) -> Task:
-        """The task of a busy lane."""
-        return self._at(lane).task
 
     def _at(self, lane: int) -> _Lane:
         at = self._lanes[lane]
@@ -200,10 +196,6 @@ class Population:
             second_moment=self.second[lane].cpu().clone(),
         )
 
-    def state_dict(self, lane: int) -> dict[str, Tensor]:
-        """A lane's parameters (n,) under the plain module's names."""
-        return {name: value[0].clone() for name, value in self.layout.views(self.parameters[lane : lane + 1]).items()}
-
     # -- training ------------------------------------------------------------------------------------------
 
     def train_epoch(
@@ -211,8 +203,8 @@ class Population:
     ) -> list[EpochReport]:
         """Train every busy lane, or those named, for one epoch, evaluate their validation pairs, and report.
 
-        `stop` is asked before every step: once it says yes, lanes whose epoch is not complete stay where they were
-        and are not reported. Where memory runs out `width` is halved and the epoch done again, in more parts.
+        `stop` is called before every step: once it returns true, lanes whose epoch is not complete stay as they were
+        and are not reported. Where memory runs out, `width` is halved and the epoch repeated in more parts.
         Raises LanesFailed where a lane raises even alone; all other lanes have trained their epoch.
         """
         reports: list[EpochReport] = []
@@ -316,13 +308,13 @@ class Population:
         """Answers under a lane's parameters (n,) on a table of pairs, over pool A's images or those of `windows`."""
         windows = windows or self.windows
         corner, digit = windows.corners(table)[None], table.digit.to(self.device)[None]
-        loss, answer, said = self._answers(parameters.to(self.device)[None], windows, corner, digit)
+        loss, answer, digits = self._answers(parameters.to(self.device)[None], windows, corner, digit)
         right = answer == (digit[..., 0] <= digit[..., 1])
         return Prediction(
             loss=float(loss.mean()),
             accuracy=float(right.to(torch.float64).mean()),
             answer=answer[0].cpu(),
-            digits=said[0].cpu() if self.auxiliary else None,
+            digits=digits[0].cpu() if self.auxiliary else None,
         )
 
     @torch.no_grad()
@@ -350,15 +342,15 @@ class Population:
         corner: Tensor,
         digit: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses (P, E), answers (P, E) as booleans, digits said (P, E, 2), under parameters (P, n)."""
+        """Losses (P, E), answers (P, E) as booleans, predicted digits (P, E, 2), under parameters (P, n)."""
         self.layout.bind(self._evaluator, parameters)
         parts = []
         for at in range(0, corner.shape[1], EVALUATION_CHUNK):
             part = slice(at, at + EVALUATION_CHUNK)
             target = (digit[:, part, 0] <= digit[:, part, 1]).to(torch.int64)
-            logits, said = self._evaluator(windows.gather(corner[:, part]))
+            logits, digit_logits = self._evaluator(windows.gather(corner[:, part]))
             loss, _ = losses(logits, None, target, digit)
-            digits = said.argmax(-1) if said is not None else torch.zeros_like(digit[:, part])
+            digits = torch.zeros_like(digit[:, part]) if digit_logits is None else digit_logits.argmax(-1)
             parts.append((loss, logits[..., 1] > logits[..., 0], digits))
         loss, answer, digits = (torch.cat(ts, 1) for ts in zip(*parts, strict=True))
         return loss, answer, digits

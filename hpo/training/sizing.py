@@ -1,4 +1,4 @@
-"""How many lanes a population should have: measured on the device itself, in a second or two."""
+"""How many lanes a population should have: measured on the device, in a second or two."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
+from hpo.training.augmentation import SAMPLES_PER_PAIR
 from hpo.training.draws import ImagePool, PairTable, draw_training
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import Population, Task
 
-STEPS, TURNS = 6, 3  # a measurement: the fastest of so many turns of so many steps
-WORTH = 1.05  # a larger population must be faster by this much: it also holds more trials, and ends later
+STEPS, TURNS = 6, 3  # a measurement is the fastest of TURNS turns of STEPS steps
+WORTH = 1.05  # a larger population must be faster by this factor: it also holds more trials, and ends later
 CPU_LANES = (1, 2, 4)
 CUDA_LANES = tuple(2**i for i in range(3, 11))
-MEMORY = 0.8  # of what is free may be planned for
+MEMORY = 0.8  # the share of the free memory that may be planned for
 _PARAMS = {"learning_rate": 1e-3, "weight_decay": 0.0, "dropout": 0.1, "aux_weight": 1.0, "main_weight": 1.0}
 
 
@@ -42,14 +43,14 @@ def choose_lanes(
 ) -> Size:
     """The fewest lanes that are within 5% of the fastest tried; candidates ascend.
 
-    Larger ones are tried until one is slower, would not fit into memory, or is above `most`. Nothing is trained
-    that anybody keeps. Raises what torch raises where not even the first fits.
+    Larger ones are tried until one is slower, would not fit into memory, or is above `most`. Nothing
+    that is trained here is kept. Raises torch's error where not even the first fits.
     """
     if candidates is None:
         candidates = CUDA_LANES if device.type == "cuda" else CPU_LANES
     if most is not None:
         candidates = [lanes for lanes in candidates if lanes <= most] or [most]
-    table, _ = draw_training(pool, 0, -(-STEPS * batch // 18))
+    table, _ = draw_training(pool, 0, -(-STEPS * batch // SAMPLES_PER_PAIR))
     table = PairTable(**{name: getattr(table, name)[: STEPS * batch] for name in ("image", "shift", "digit")})
     measured: dict[int, float] = {}
     for lanes in candidates:
@@ -68,7 +69,7 @@ def choose_lanes(
 
 
 def _milliseconds(model: str, lanes: int, pool: ImagePool, table: PairTable, batch: int, device: torch.device) -> float:
-    """A step's time for one trial among so many."""
+    """Milliseconds per step and trial with so many lanes."""
     population = Population(model, lanes, pool.images, samples=len(table), batch=batch, device=device)
     for lane in range(lanes):
         task = Task(key=lane, params=_PARAMS, seed=lane, epochs=1, training=table, validation=None)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpo.training.draws import SHIFTS, PairTable
+from hpo.training.augmentation import SHIFTS
+from hpo.training.draws import PairTable
 from hpo.training.models import Dropout
 
 _ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805  # SELU (Klambauer et al., NeurIPS 2017)
@@ -174,7 +175,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class StackedConvolution(nn.Module):
-    """Conv2d, MaxPool2d, SELU of P lanes; `windows` says that it is the first one and reads windows."""
+    """Conv2d, MaxPool2d, SELU of P lanes; with `windows` it is the first convolution and reads windows."""
 
     def __init__(self, conv: nn.Conv2d, pool: nn.MaxPool2d, windows: bool) -> None:
         super().__init__()
@@ -260,9 +261,11 @@ def _stack(plain: nn.Module, first: list[bool]) -> nn.Module:
     if isinstance(plain, Dropout) or (isinstance(plain, nn.Flatten) and plain.start_dim < 0):
         return copy.deepcopy(plain)
     children = list(plain.named_children())
-    own = [*plain.parameters(recurse=False), *plain.buffers(recurse=False)]
-    if own or not children:
-        raise CannotStack(f"{type(plain).__name__} has no stacked twin (hpo.training.stacked says which have)")
+    direct = [*plain.parameters(recurse=False), *plain.buffers(recurse=False)]
+    if direct or not children:
+        raise CannotStack(
+            f"{type(plain).__name__} has no stacked twin (hpo.training.stacked lists the layers that have one)"
+        )
     twin = copy.copy(plain)
     twin._modules = {name: _stack(child, first) for name, child in children}
     return twin

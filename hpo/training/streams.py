@@ -13,9 +13,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-from hpo.training.seeds import derive as derive  # one place to ask for seeds and streams
-
-_MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of splitmix64
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -25,12 +22,6 @@ def _signed(x: int) -> int:
 
 
 _GAMMA_S, _M1_S, _M2_S = _signed(_GAMMA), _signed(_M1), _signed(_M2)
-
-
-def _mix_int(z: int) -> int:
-    z = ((z ^ (z >> 30)) * _M1) & _MASK
-    z = ((z ^ (z >> 27)) * _M2) & _MASK
-    return z ^ (z >> 31)
 
 
 def _mix_(z: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from hpo.training import draws
 from hpo.training.population import Population, Prediction
 from hpo.worker.job import Job
 
-PACKAGES = ("hpo", "torch", "optuna", "numpy", "sqlalchemy")  # whose versions every outcome records
+PACKAGES = ("torch", "optuna", "numpy", "sqlalchemy")  # whose versions every outcome records, beside hpo's own
 
 
 def outcome_of(
@@ -97,8 +97,12 @@ def device_name(population: Population) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make a result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """Versions of Python, of hpo and of the packages that make a result."""
+    return {
+        "python": platform.python_version(),
+        "hpo": hpo.__version__,
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 @functools.cache

@@ -1,14 +1,12 @@
 """What a worker keeps outside the database: checkpoints of unfinished trainings, and results not yet stored.
 
-Both are files that are written beside and renamed, with a digest in their first line, so that a file is whole or is
-noticed not to be. A checkpoint's name is a digest of all that makes a training (spec, data, seeds, parameters), so
+Both are files that are written atomically, with a digest in their first line, so that a file is whole or is noticed
+not to be. A checkpoint's name is a digest of all that makes a training (spec, data, seeds, parameters), so
 any worker of any database may go on from it. A result's folder belongs to one database.
 """
 
 import hashlib
 import io
-import os
-import threading
 import time
 import uuid
 from contextlib import suppress
@@ -18,9 +16,10 @@ from typing import Protocol
 from sqlalchemy import Engine
 
 from hpo.errors import HpoError
+from hpo.files import temporaries_of, write_atomically
 
 _HEAD = b"hpo 1 "
-_LEFT_ALONE = 86_400.0  # seconds until a half-written file is taken for that of a writer that was killed
+_ABANDONED_AFTER = 86_400.0  # seconds until a temporary file is taken for that of a writer that was killed
 
 
 class Damaged(HpoError):
@@ -52,27 +51,18 @@ class Folder:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
+            probe = folder / f".probe.{uuid.uuid4().hex}"
+            write_atomically(probe, b"")
             probe.unlink()
-            for half in folder.glob(".*"):
-                with suppress(FileNotFoundError):  # its writer has renamed it
-                    if time.time() - half.stat().st_mtime > _LEFT_ALONE:
-                        half.unlink()
+            for path in folder.glob(".*"):
+                with suppress(OSError):  # its writer has renamed it, or it is not ours to delete
+                    if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
+                        path.unlink()
         except OSError as error:
             raise NoArtifacts(f"{folder}: {error.strerror}; name a folder to write to with --artifacts") from error
 
     def write(self, name: str, body: bytes) -> None:
-        beside = self.folder / f".{name}.{os.getpid()}.{threading.get_ident()}"
-        try:
-            with beside.open("wb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.folder / name)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        write_atomically(self.folder / name, body)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -81,9 +71,10 @@ class Folder:
             return None
 
     def remove(self, name: str) -> None:
-        """With it what a writer that was killed has left half written; one that still writes is late, and told so."""
-        for path in (self.folder / name, *self.folder.glob(f".{name}.*")):
-            path.unlink(missing_ok=True)
+        """Remove the file and what killed writers left half written of it; a writer still at work gets an error."""
+        path = self.folder / name
+        for file in (path, *temporaries_of(path)):
+            file.unlink(missing_ok=True)
 
 
 class Bucket:

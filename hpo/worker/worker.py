@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 from hpo.digits.pools import Digits, to_network_images
-from hpo.server.notes import keep_notes, quietly
+from hpo.server.notes import update_notes
 from hpo.storage import claims
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.outcome import OutcomeState
@@ -151,7 +151,7 @@ class Worker:
 
     def _phase_moved(self, name: str) -> None:
         """A study's phase has moved on: its note in the dashboard follows."""
-        self.background.submit(lambda: quietly(lambda: keep_notes(self.engine, [name]), logger.warning))
+        self.background.submit(lambda: update_notes(self.engine, [name]))
 
     def _check_coordinator(self) -> None:
         if self.coordinator.crash is not None:

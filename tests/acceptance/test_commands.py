@@ -86,7 +86,7 @@ def test_all_models_at_once(hpo: Hpo) -> None:
     """`--model all` makes the three, or none."""
     hpo("study", "create", "--model", "ws", "--trials", "5")
     line = hpo.refused("study", "create", "--model", "all", "--trials", "6")
-    assert "budget.trials: 5 in the database, 6 asked" in line
+    assert "budget.trials: 5 in the database, 6 requested" in line
     assert [one["name"] for one in hpo.json("study", "list")] == ["ws"]
     made = hpo.json("study", "create", "--model", "all", "--trials", "5", "--skip-if-exists")
     assert {one["name"]: one["state"] for one in made} == {"simple": "created", "ws": "exists", "ws-aux": "created"}
@@ -113,8 +113,8 @@ def test_a_second_create(hpo: Hpo) -> None:
     other = ["study", "create", "--file", str(path), "--trials", "5", "--seed", "3"]
     for words in (other, [*other, "--skip-if-exists"], [*other, "--dry-run"]):
         line = hpo.refused(*words)
-        assert "budget.trials: 4 in the database, 5 asked" in line
-        assert "seed: 1 in the database, 3 asked" in line
+        assert "budget.trials: 4 in the database, 5 requested" in line
+        assert "seed: 1 in the database, 3 requested" in line
     assert hpo.show()["trials"]["total"] == 4
 
 
@@ -169,6 +169,19 @@ def test_export_of_other_configurations(hpo: Hpo) -> None:
         "study", "export", "ws", "--label", "mine", code=2
     )
     assert "leave --label out" in hpo.refused("study", "export", "ws", "--as-created", "--label", "paper", code=2)
+
+
+def test_export_follows_no_planted_link(hpo: Hpo) -> None:
+    """In a folder that others may write to: neither under a name of a temporary file nor under the file's own."""
+    hpo.create(trials=1)
+    victim, out = hpo.folder / "victim", hpo.folder / "out"
+    out.mkdir()
+    victim.write_text("precious")
+    for name in (f".ws.toml.{os.getpid()}", "ws.toml"):
+        (out / name).symlink_to(victim)
+    hpo("study", "export", "ws", "--as-created", "--out", out / "ws.toml")
+    assert victim.read_text() == "precious"
+    assert (out / "ws.toml").read_text() == hpo("study", "export", "ws", "--as-created").stdout
 
 
 def test_export_is_read_back(hpo: Hpo) -> None:
@@ -270,7 +283,7 @@ def test_run_goes_on_after_ctrl_c(hpo: Hpo) -> None:
     out, err = finish(process, 130)
     assert out == ""
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == "stopped: the same command goes on where this ended"
+    assert err.splitlines()[-1] == "stopped: the same command continues from here"
     assert hpo.running() == []
     assert not Path(f"/proc/{worker}").exists()
     assert "given back" in (hpo.folder / "report" / "logs" / "worker-0.log").read_text()
@@ -288,7 +301,7 @@ def test_run_tells_what_failed(hpo: Hpo) -> None:
     hpo("study", "create", "--file", path)
     hpo("study", "pause", "ws")
     err = hpo("run", "--file", path, "--workers", "1", code=1).stderr
-    assert "`hpo study show ws` says what is missing" in err
+    assert "`hpo study show ws` shows what is missing" in err
     hpo.folder.joinpath("report", "logs", "worker-0.log").unlink()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("hpo.launch.local._device", lambda i: "cuda:7")

@@ -236,7 +236,7 @@ def test_notes_and_figures_stand_on_the_pages(
         page = wait_until(lambda: found if (found := study_page(port, "ws"))["note"]["body"] else None)
         assert "ws: phase confirm (2 of 3)" in page["note"]["body"]
         assert [figure["id"] for figure in page["plotly_graph_objects"]] == ["hpo-confirm"]
-        assert "No sampler is at work here" in study_page(port, "ws:confirm")["note"]["body"]
+        assert "No sampler is involved" in study_page(port, "ws:confirm")["note"]["body"]
         assert "It has not started" in study_page(port, "ws:final")["note"]["body"]
         maker.work()
         report = [*HPO, "--db", database_url, "report", "--out", str(tmp_path)]

@@ -43,7 +43,7 @@ def test_bad_databases(hpo: Hpo, url: str, code: int, says: str) -> None:
 def test_no_database_yet(hpo: Hpo) -> None:
     """Reading makes none and says what does."""
     for words in (READING, ("worker",), ("report",), ("db", "check"), ("dashboard",), ("study", "pause", "ws")):
-        assert "`hpo study create` makes it" in hpo.refused(*words)
+        assert "`hpo study create` creates it" in hpo.refused(*words)
     assert not (hpo.folder / "hpo.db").exists()
 
 

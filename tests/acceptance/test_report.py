@@ -41,11 +41,11 @@ class _Reader(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        own = dict(attrs)
+        attributes = dict(attrs)
         self._hidden += tag in ("script", "style")
-        if tag == "div" and "plot" in (own.get("class") or "").split():
-            self.plots.append(own)
-        self.images += [own["src"] or ""] if tag == "img" else []
+        if tag == "div" and "plot" in (attributes.get("class") or "").split():
+            self.plots.append(attributes)
+        self.images += [attributes["src"] or ""] if tag == "img" else []
         self.outside += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("#", "data:"))]
 
     def handle_endtag(self, tag: str) -> None:
@@ -112,10 +112,10 @@ def test_the_three_forms_agree(whole: tuple[Engine, Path]) -> None:
         trials = list(csv.DictReader(file))
     assert sum(r["phase"] == "search" for r in trials) == 36
     for one in report["studies"]:
-        own = [r for r in trials + rounds if r["study"] == one["name"] and r["device_seconds"]]
+        trainings = [r for r in trials + rounds if r["study"] == one["name"] and r["device_seconds"]]
         spent = [phase["device_seconds"]["cpu"] for phase in one["tuning"]["spend"]]
         assert len(spent) == 3
-        assert sum(spent) == sum(float(r["device_seconds"]) for r in own) == 3.125 * len(own) > 0
+        assert sum(spent) == sum(float(r["device_seconds"]) for r in trainings) == 3.125 * len(trainings) > 0
         assert f"{sum(spent) / 3600:.2f}" in page.text
     assert "CPU hours" in page.text
 
@@ -128,7 +128,7 @@ def test_new_images_and_hard_pairs(whole: tuple[Engine, Path]) -> None:
     for pair in report["pairs"]:
         assert pair["images"]["low"] <= pair["difference"]["mean"] <= pair["images"]["high"]
     page = _Reader((out / "report.html").read_text()).text
-    assert "Where comparing fails" in page
+    assert "Where the models go wrong" in page
     assert "conditional on these pools" in page
     assert "are left out here" not in page
 
@@ -179,15 +179,16 @@ def test_what_the_models_cost(whole: tuple[Engine, Path]) -> None:
 def test_every_opening_of_the_test_pool_is_listed(whole: tuple[Engine, Path]) -> None:
     """With its slot, study, attempt, worker and time, folded on the screen."""
     engine, out = whole
-    (table,) = re.findall(r"<details><summary>Every opening of pool B.*?</details>", (out / "report.html").read_text())
+    page = (out / "report.html").read_text()
+    (table,) = re.findall(r"<details><summary>Every opening of pool B.*?</details>", page, re.DOTALL)
     rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in table.split("<tr")[2:]]
-    found = queries.all_results(engine)
+    results = queries.all_results(engine)
     assert len(rows) == 11 * 5
     assert "Every opening of pool B (55)" in table
-    labels = {str(run.slot_id): f"{run.label}, round {run.round}" for one in found for run in one.final_runs}
+    labels = {str(run.slot_id): f"{run.label}, round {run.round}" for one in results for run in one.final_runs}
     for slot, study, attempt, worker, _ in rows:
         number, _, label = slot.partition(": ")
-        (one,) = [one for one in found if one.name == study]
+        (one,) = [one for one in results if one.name == study]
         (opening,) = [opening for opening in one.openings if str(opening.slot_id) == number]
         assert (attempt, worker, label) == (str(opening.attempt), opening.worker, labels[number])
     times = [row[-1] for row in rows]
@@ -248,18 +249,18 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_dependence_stands_in_all_forms(searched: Path) -> None:
     (study,) = json.loads((searched / "report.json").read_text())["studies"]
-    found, page = study["dependence"], _Reader((searched / "report.html").read_text()).text
+    dependence, page = study["dependence"], _Reader((searched / "report.html").read_text()).text
     assert "Do the hyperparameters depend on each other?" in page
-    for line in found["sentences"]:
+    for line in dependence["sentences"]:
         assert line in page
-    assert any("common scale is redundant" in line for line in found["sentences"])
+    assert any("common scale of the loss weights is redundant" in line for line in dependence["sentences"])
     with open(searched / "interactions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["h"]) for row in rows] == [pair["h"] for pair in found["answer"]["pairs"]]
+    assert [float(row["h"]) for row in rows] == [pair["h"] for pair in dependence["answer"]["pairs"]]
     with open(searched / "importance.csv", newline="") as file:
         names = [row["hyperparameter"] for row in csv.DictReader(file)]
     assert names == ["learning_rate", "relative_decay", "dropout", "weight_ratio"]
-    assert found["answer"]["walk"]["paper"]["accuracy"] <= found["answer"]["walk"]["joint"]["accuracy"]
+    assert dependence["answer"]["walk"]["paper"]["accuracy"] <= dependence["answer"]["walk"]["joint"]["accuracy"]
 
 
 @needs_chromium
@@ -311,7 +312,7 @@ def test_no_test_image_while_a_study_is_tuned(sqlite_engine: Engine, tmp_path: P
     other = make(sqlite_engine, small_spec("simple", trials=3, rounds=2), data_digest=BUNDLED_DIGEST, limit=2)
     report, text = _report(sqlite_engine, tmp_path)
     assert report["hardest_pairs"][0]["still_tuned"] == ["simple"]
-    assert "as long as a study is being tuned on these images (simple), nobody looks at the test pool" in text
+    assert "the test pool stays sealed as long as a study is being tuned on these images (simple)." in text
     assert "<img" not in (tmp_path / "report.html").read_text()
     other.work()
     report, _ = _report(sqlite_engine, tmp_path)
@@ -388,10 +389,10 @@ def test_a_paper_without_one_of_the_losses(
         tree["paper"][name] = weight
     make(sqlite_engine, StudySpec.model_validate(tree))
     report, text = _report(sqlite_engine, tmp_path)
-    found = report["studies"][0]["dependence"]["answer"]
-    ratio = found["coordinates"][3]
+    answer = report["studies"][0]["dependence"]["answer"]
+    ratio = answer["coordinates"][3]
     assert (ratio["name"], ratio["paper"]) == ("weight_ratio", 0.0 if "aux_weight" not in weights else None)
-    assert found["walk"]["moved"]
+    assert answer["walk"]["moved"]
     assert "the paper's values (moved into the range)" in text
 
 
@@ -421,9 +422,9 @@ def test_repeats_stand_in_all_forms(sqlite_engine: Engine, tmp_path: Path) -> No
     (group,) = report["repeats"]["groups"]
     assert [one["study"] for one in group["repeats"]] == ["ws-1", "ws-2"]
     assert report["headlines"][-1].startswith("Over 2 repeats of the search, ")
-    assert "Would another search have found the same?" in text
-    assert "ws: what each of 2 searches found" in text
-    assert "one search was made" not in text
+    assert "Would another search give the same result?" in text
+    assert "ws: results of its 2 searches" in text
+    assert "Only one search was made" not in text
     with open(tmp_path / "repeats.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["test_mean"]) for row in rows] == [one["test"] for one in group["repeats"]]

@@ -30,7 +30,6 @@ def make_study(request: pytest.FixtureRequest) -> MakeStudy:
             "spec_digest": "a" * 64,
             "data_digest": "b" * 64,
             "seed": 2**63 - 1,
-            "startup_trials": 3,
             "in_flight": 2,
             "trial_seeds": [2**62 + index for index in range(trials)],
             "adaptive_from": 3,

@@ -15,6 +15,7 @@ from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
 from tests.support.fixtures import MakeStudy, Watch
 from tests.support.outcomes import outcome as outcome_of
+from tests.support.queue import any_running
 
 
 def claim(engine: Engine, n: int = 100, lease_seconds: float = 60, model: str = "ws", **options: Any) -> list[Slot]:
@@ -93,7 +94,7 @@ def test_paused_studies_are_left_out(engine: Engine, make_study: MakeStudy) -> N
     assert not studies.set_paused(engine, study.id, True)
     assert claim(engine) == []
     assert claims.next_models(engine) == []
-    assert claims.any_running(engine)
+    assert any_running(engine)
     finish(engine, running)
     assert studies.set_paused(engine, study.id, False)
     assert places(claim(engine, 2), study) == ["a1", "a2"]
@@ -180,17 +181,17 @@ def test_open_and_running(engine: Engine, make_study: MakeStudy) -> None:
     assert claims.any_open(engine)
     assert claims.any_open(engine, [study.id])
     assert not claims.any_open(engine, [other.id])
-    assert not claims.any_running(engine)
+    assert not any_running(engine)
     studies.set_paused(engine, study.id, True)
     assert not claims.any_open(engine)
     studies.set_paused(engine, study.id, False)
     (slot,) = claim(engine)
-    assert claims.any_running(engine)
-    assert not claims.any_running(engine, [other.id])
+    assert any_running(engine)
+    assert not any_running(engine, [other.id])
     assert claims.any_open(engine)
     finish(engine, slot)
     assert not claims.any_open(engine)
-    assert not claims.any_running(engine)
+    assert not any_running(engine)
 
 
 def test_a_pause_leaves_nothing_open_but_leases_that_hold(engine: Engine, make_study: MakeStudy) -> None:
@@ -278,7 +279,6 @@ def test_a_worker_that_names_its_studies_reads_open_slots_alone(
     with statements(engine) as sent:
         assert claims.next_models(engine, [study.id]) == ["ws"]
         assert claims.any_open(engine, [study.id])
-        assert not claims.any_running(engine, [study.id])
         assert claim(engine, study_ids=[study.id])
         assert claims.next_models(engine, [study.id]) == []
     asked = [(statement, given) for statement, given in sent if "hpo_slots" in statement]

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from hpo.analysis.comparison import compare
+from hpo.report.sentences import conclusions_of
 from hpo.results.queries import all_results, study_result
 from hpo.results.records import StudyResult
 from hpo.server import notes
@@ -23,11 +24,11 @@ def note(engine: Engine, name: str) -> str:
     return str(optuna_dashboard.get_note(optuna.load_study(study_name=name, storage=make_storage(engine))))
 
 
-def bring_on(maker: Maker, said: list[str]) -> None:
+def bring_on(maker: Maker) -> None:
     """What a worker does after the last slot of a phase."""
     row = studies.get_study(maker.engine, maker.spec.name)
     assert project(maker.engine, Search(open_optuna(maker.engine), row))
-    notes.quietly(lambda: notes.keep_notes(maker.engine, [row.name]), said.append)
+    notes.update_notes(maker.engine, [row.name])
 
 
 def one_left(maker: Maker) -> None:
@@ -39,12 +40,12 @@ def one_left(maker: Maker) -> None:
             maker._one(slot)
 
 
-def test_a_worker_writes_the_note_when_a_phase_moves_on(engine: Engine) -> None:
-    maker, said = make(engine, small_spec("ws", trials=6, rounds=3), limit=0), list[str]()
+def test_a_worker_writes_the_note_when_a_phase_moves_on(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    maker = make(engine, small_spec("ws", trials=6, rounds=3), limit=0)
     seen = []
     for _ in range(3):
         one_left(maker)
-        bring_on(maker, said)
+        bring_on(maker)
         seen.append(note(engine, "ws"))
     assert [text.splitlines()[0] for text in seen] == [
         "## ws: phase confirm (2 of 3)",
@@ -56,14 +57,14 @@ def test_a_worker_writes_the_note_when_a_phase_moves_on(engine: Engine) -> None:
     assert "- confirm: paper has 0 of 3 rounds" in seen[0]
     assert "| confirm | 9 of 9 rounds |" in seen[1]
     assert "**Missing**" not in seen[2]
-    assert said == []
+    assert caplog.messages == []
 
 
 def test_the_note_has_the_numbers(sqlite_engine: Engine) -> None:
     for model in ("simple", "ws"):
         make(sqlite_engine, small_spec(model, trials=12, rounds=11))
     results = all_results(sqlite_engine)
-    notes.keep_all(sqlite_engine, results, compare(results))
+    notes.write_pages(sqlite_engine, results, compare(results))
     result, text = study_result(sqlite_engine, "ws"), note(sqlite_engine, "ws")
     tuned = result.final_of("tuned")
     assert result.tuned is not None
@@ -72,7 +73,7 @@ def test_the_note_has_the_numbers(sqlite_engine: Engine) -> None:
     assert f"{result.tuned.params['learning_rate']:.3g}" in text
     assert f"{100 * (result.tuned.confirm_mean or 0):.2f}" in text
     assert f"{100 * (tuned.test_mean or 0):.1f} ± {100 * (tuned.test_std or 0):.1f}" in text
-    sentences = compare(results).headlines
+    sentences = conclusions_of(results, compare(results)).headlines
     assert [line for line in sentences if line in text] == [line for line in sentences if "ws" in line]
     assert [line for line in sentences if line in note(sqlite_engine, "simple")] == [
         line for line in sentences if "simple" in line
@@ -84,18 +85,18 @@ def test_the_note_has_the_numbers(sqlite_engine: Engine) -> None:
 
 def test_the_papers_won(sqlite_engine: Engine) -> None:
     make(sqlite_engine, small_spec("simple", trials=6, rounds=3), paper_is_best=True)
-    notes.keep_everything(sqlite_engine)
+    notes.write_all_pages(sqlite_engine)
     text = note(sqlite_engine, "simple")
     assert "paper's, which is the tuned one" in text
-    assert "Tuning brought simple nothing: the paper's configuration won the confirm phase." in text
+    assert "Tuning did not improve simple: the paper's configuration won the confirm phase." in text
 
 
 def test_writing_again_changes_nothing(engine: Engine) -> None:
     make(engine, small_spec("ws", trials=6, rounds=3))
-    notes.keep_notes(engine, ["ws"])
+    notes.write_notes(engine, ["ws"])
     first = note(engine, "ws")
-    notes.keep_everything(engine)
-    notes.keep_notes(engine, ["ws"])
+    notes.write_all_pages(engine)
+    notes.write_notes(engine, ["ws"])
     assert note(engine, "ws") == first
     attributes = make_storage(engine).get_study_system_attrs(studies.get_study(engine, "ws").search_study_id)
     assert attributes["dashboard:note_ver"] == 1
@@ -105,7 +106,7 @@ def test_who_has_read_earlier_does_not_write_last(engine: Engine, monkeypatch: p
     """Between a slow writer's look and its write a phase moves on, and that worker's note is there first."""
     make(engine, small_spec("simple", trials=6, rounds=3))
     slower = make(engine, small_spec("ws", trials=6, rounds=3), limit=6 + 9 + 5)  # one final round is missing
-    notes.keep_notes(engine, ["ws"])
+    notes.write_notes(engine, ["ws"])
     assert note(engine, "ws").startswith("## ws: phase final")
     reads: list[list[StudyResult]] = []
 
@@ -114,12 +115,12 @@ def test_who_has_read_earlier_does_not_write_last(engine: Engine, monkeypatch: p
         reads.append(found)
         if len(reads) == 1:
             slower.work()
-            notes.keep_notes(engine, ["ws"])
+            notes.write_notes(engine, ["ws"])
             assert note(engine, "ws").startswith("## ws: done")
         return found
 
     monkeypatch.setattr(notes, "all_results", read_and_sleep)
-    notes.keep_notes(engine, ["simple"])  # writes the page of ws too, for they are compared
+    notes.write_notes(engine, ["simple"])  # writes the page of ws too, for they are compared
     assert note(engine, "ws").startswith("## ws: done")
     assert len(reads) == 3, "the slow one's, the other's, and once more"
 
@@ -128,39 +129,47 @@ def test_a_report_that_has_read_earlier_does_not_write_last(sqlite_engine: Engin
     maker = make(sqlite_engine, small_spec("ws", trials=6, rounds=3), limit=8)
     results = all_results(sqlite_engine)
     maker.work()
-    notes.keep_notes(sqlite_engine, ["ws"])
-    notes.keep_all(sqlite_engine, results, compare(results))
+    notes.write_notes(sqlite_engine, ["ws"])
+    notes.write_pages(sqlite_engine, results, compare(results))
     assert note(sqlite_engine, "ws").startswith("## ws: done")
 
 
 def test_a_persons_note_stays_and_ours_comes_back_when_it_is_emptied(sqlite_engine: Engine) -> None:
     maker = make(sqlite_engine, small_spec("ws", trials=6, rounds=3), limit=6)
-    notes.keep_everything(sqlite_engine)
+    notes.write_all_pages(sqlite_engine)
     study = optuna.load_study(study_name="ws", storage=make_storage(sqlite_engine))
     edited = note(sqlite_engine, "ws").replace("Budget", "My remark. Budget")  # our last line is still there
     optuna_dashboard.save_note(study, edited)
     maker.work()
-    notes.keep_everything(sqlite_engine)
+    notes.write_all_pages(sqlite_engine)
     assert note(sqlite_engine, "ws") == edited
     assert "## ws: final rounds" in note(sqlite_engine, "ws:final")
     optuna_dashboard.save_note(study, "")
-    notes.keep_notes(sqlite_engine, ["ws"])
+    notes.write_notes(sqlite_engine, ["ws"])
     assert note(sqlite_engine, "ws").startswith("## ws: done")
 
 
-def test_a_note_that_fails_fails_nothing_else(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The phase has moved on, the worker says it in a line, and the next event writes the note."""
-    maker, said = make(engine, small_spec("ws", trials=6, rounds=3), limit=0), list[str]()
+def test_a_note_that_fails_fails_nothing_else(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The phase has moved on, the failure is logged in a line, and the next event writes the note."""
+    maker = make(engine, small_spec("ws", trials=6, rounds=3), limit=0)
     one_left(maker)
     with monkeypatch.context() as patched:
         patched.setattr(notes, "keep_pages", lambda *_: 1 / 0)
-        bring_on(maker, said)
+        bring_on(maker)
     assert studies.get_study(engine, "ws").phase == "confirm"
     assert len(slots.list_slots(engine, maker.row.id, "confirm")) == 9
-    assert said == ["the studies' notes in optuna-dashboard are not up to date: ZeroDivisionError: division by zero"]
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "hpo.server.notes",
+            "WARNING",
+            "the studies' notes in optuna-dashboard are not up to date: ZeroDivisionError: division by zero",
+        )
+    ]
     assert note(engine, "ws") == ""
     one_left(maker)
-    bring_on(maker, said)
+    bring_on(maker)
     assert note(engine, "ws").startswith("## ws: phase final")
 
 
@@ -171,18 +180,23 @@ def test_figures_are_small_and_of_this_model(sqlite_engine: Engine) -> None:
     drawn = notes.figures_of(study_result(sqlite_engine, "ws"), compare(results))
     assert set(drawn) == {"hpo-confirm", "hpo-final"}
     assert max(len(text) for text in drawn.values()) < 20_000
-    (ticks,) = [json.loads(drawn["hpo-final"])["layout"]["xaxis"]["ticktext"]]
-    assert [tick.split("<br>")[:2] for tick in ticks] == [["ws", "published"], ["ws", "paper's"], ["ws", "tuned"]]
-    ticks = json.loads(drawn["hpo-confirm"])["layout"]["xaxis"]["ticktext"]
-    assert [tick.split("<br>")[1] for tick in ticks] == [
-        "paper's" if one.label == "paper" else one.label for one in results[1].ranking
+    assert configurations(drawn["hpo-final"]) == ["paper, as published", "paper's, re-run", "tuned"]
+    assert configurations(drawn["hpo-confirm"]) == [
+        "paper's, re-run" if confirmed.label == "paper" else confirmed.label for confirmed in results[1].ranking
     ]
+
+
+def configurations(figure: str) -> list[str]:
+    """The configurations below a figure's groups, each between its model and its epochs."""
+    ticks = [tick.split("<br>") for tick in json.loads(figure)["layout"]["xaxis"]["ticktext"]]
+    assert {tick[0] for tick in ticks} == {"ws"}
+    return [" ".join(tick[1:-1]) for tick in ticks]
 
 
 def test_names_are_not_read_as_markup(sqlite_engine: Engine) -> None:
     """Two pairs of underscores make text bold, but not in code, where a backslash would be shown."""
     make(sqlite_engine, small_spec("ws", trials=6, rounds=2).with_options(name="a__b__c"), fails=lambda s: s.idx == 4)
-    notes.keep_everything(sqlite_engine)
+    notes.write_all_pages(sqlite_engine)
     text = note(sqlite_engine, "a__b__c")
     assert text.startswith("## a\\_\\_b\\_\\_c: ")
     assert "`hpo study resume a__b__c`" in notes._safe("`hpo study resume a__b__c`")

@@ -19,7 +19,8 @@ from hpo.storage.optuna_storage import make_storage
 from hpo.storage.slots import Kind, Slot
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
-from hpo.study.phases import PAPER, TUNED, ConfigurationDiffers, advance, round_seed
+from hpo.study.labels import PAPER, TUNED
+from hpo.study.phases import ConfigurationDiffers, advance, round_seed
 from hpo.study.spec import HYPERPARAMETERS, StudySpec, builtin_spec
 from tests.support.commandline import PATIENCE
 from tests.support.outcomes import outcome as outcome_of
@@ -48,7 +49,6 @@ def create(engine: Engine, spec: StudySpec, phase: studies.Phase = "search") -> 
             spec_digest=spec.digest,
             data_digest="d" * 64,
             seed=spec.seed,
-            startup_trials=spec.sampler.startup_trials,
             in_flight=spec.budget.in_flight,
             trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
             adaptive_from=None,

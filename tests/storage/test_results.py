@@ -7,7 +7,9 @@ from statistics import fmean, stdev
 import pytest
 from sqlalchemy import Engine
 
+from hpo.analysis.comparison import compare
 from hpo.errors import SchemaError, StudyNotFound
+from hpo.report.sentences import conclusions_of
 from hpo.report.terminal import comparison_table, study_detail, study_table, trial_detail
 from hpo.results import queries
 from hpo.results.summary import summary as summary_of
@@ -272,7 +274,8 @@ def test_no_study_and_no_database(sqlite_engine: Engine, tmp_path: Path) -> None
 
 
 def test_tables_say_the_same_as_the_records(sqlite_engine: Engine) -> None:
-    assert "no studies yet" in _text(comparison_table([]))
+    nothing = compare([])
+    assert "no studies yet" in _text(comparison_table([], nothing, conclusions_of([], nothing)))
     assert "no studies yet" in _text(study_table([]))
     make(sqlite_engine, small_spec("ws", trials=8, rounds=3))
     make(sqlite_engine, small_spec("simple", trials=8, rounds=3), limit=2)
@@ -280,7 +283,8 @@ def test_tables_say_the_same_as_the_records(sqlite_engine: Engine) -> None:
     tuned = found[0].final_of("tuned")
     assert tuned is not None
     assert tuned.test_mean is not None
-    text = _text(comparison_table(found))
+    comparison = compare(found)
+    text = _text(comparison_table(found, comparison, conclusions_of(found, comparison)))
     assert f"{100 * tuned.test_mean:.1f} ± " in text
     assert "paper, as published" in text
     assert "Small budget" in text

@@ -141,7 +141,6 @@ def outcome_of(slot: Slot, state: str, value: float, epochs: int) -> Outcome:
 
 def start(engine: Engine, spec: StudySpec) -> Worker:
     """The study as `hpo study create` makes it, and a worker for it."""
-    startup = spec.sampler.startup_trials
     new = NewStudy(
         name=spec.name,
         model=spec.model,
@@ -149,10 +148,9 @@ def start(engine: Engine, spec: StudySpec) -> Worker:
         spec_digest=spec.digest,
         data_digest="d" * 64,
         seed=spec.seed,
-        startup_trials=startup,
         in_flight=spec.budget.in_flight,
         trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
-        adaptive_from=None if spec.sampler.name == "random" else startup,
+        adaptive_from=None if spec.sampler.name == "random" else spec.sampler.startup_trials,
         paper=spec.paper,
         tuned=spec.tuned,
     )

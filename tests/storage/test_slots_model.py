@@ -26,6 +26,7 @@ from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Kind, NewSlot, Slot
 from hpo.storage.studies import StudyRow
 from tests.support.outcomes import outcome as outcome_of
+from tests.support.queue import any_running
 
 LIVE, EXPIRED = 3600.0, -1.0  # seconds from now
 IN_FLIGHT = (1, 3)
@@ -100,7 +101,6 @@ class Queue(RuleBasedStateMachine):
             spec_digest="",
             data_digest="",
             seed=1,
-            startup_trials=1,
             in_flight=in_flight,
             trial_seeds=range(5),
             adaptive_from=1,
@@ -313,7 +313,7 @@ class Queue(RuleBasedStateMachine):
         )
         assert claims.next_models(self.engine, ids) == [self.model] * claimable
         running = [slot for slot in self.slots.values() if slot.state == "running"]
-        assert claims.any_running(self.engine, ids) == bool(running)
+        assert any_running(self.engine, ids) == bool(running)
         held = any(not slot.expired for slot in running)
         assert claims.any_open(self.engine, ids) == (held or any(slot.state in ("waiting", "running") for slot in free))
 

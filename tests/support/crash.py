@@ -38,7 +38,7 @@ def arm(point: str, times: int) -> None:
 
 if __name__ == "__main__":
     arm(sys.argv[1], int(sys.argv[2]))
-    from hpo.cli import main
+    from hpo.cli.main import main
 
     sys.argv = ["hpo", *sys.argv[3:]]
     main()

@@ -56,7 +56,9 @@ class Postgres:
         self.sql(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
 
     def close(self) -> None:
-        """Close the connections of this object; the server goes on."""
+        """Drop the template and close the connections of this object; the server goes on."""
+        if self._template is not None:
+            self.drop(self._url(self._template))
         self._admin.dispose()
 
     def _url(self, name: str) -> str:

@@ -48,7 +48,6 @@ def create(
             spec_digest=spec.digest,
             data_digest=data_digest,
             seed=spec.seed,
-            startup_trials=spec.sampler.startup_trials,
             in_flight=spec.budget.in_flight,
             trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
             adaptive_from=spec.sampler.startup_trials,

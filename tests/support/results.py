@@ -73,3 +73,21 @@ def finals(label: str, values: list[float], first: int = 0) -> list[Run]:
 
 
 COURSE = [0.001 * ((7 * r) % 11 - 5) for r in range(20)]
+
+
+def around(level: float, wobble: float = 0.0005) -> list[float]:
+    """The accuracies of 20 rounds around a level, on a course that all configurations share: pairing helps."""
+    return [level + c + wobble * (-1) ** (i // 2) for i, c in enumerate(COURSE)]
+
+
+def searched() -> StudyResult:
+    """A search of six finished trials, the paper's among them, one pruned, one diverged, and one that still runs."""
+    spec = builtin_spec("ws")
+    values = {0: 0.8, 1: 0.7, 2: 0.86, 3: 0.4, 4: 0.9, 5: 0.85}
+    states = {3: "pruned", 5: "diverged"}
+    runs = [
+        run("search", i, value=v, state=states.get(i, "complete"), adaptive=i > 2, finished_at=float(10 - i))
+        for i, v in values.items()
+    ]
+    runs[0] = run("search", 0, value=0.8, params=dict(spec.paper), finished_at=50.0)
+    return study("ws", [*runs, run("search", 6, state="running", value=None)])

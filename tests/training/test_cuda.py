@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hpo.training import draws, models
+from hpo.training.augmentation import SAMPLES_PER_PAIR
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
 
@@ -20,7 +21,7 @@ def population(model: str, device: str, lanes: int, dtype: torch.dtype = torch.f
     """Lanes with unlike rates on random images, each with its own draw."""
     images = torch.rand(60, draws.SIDE, draws.SIDE, generator=torch.Generator().manual_seed(3))
     pool = draws.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
-    made = Population(model, lanes, images, samples=18 * PAIRS, batch=BATCH, device=device, dtype=dtype)
+    made = Population(model, lanes, images, samples=SAMPLES_PER_PAIR * PAIRS, batch=BATCH, device=device, dtype=dtype)
     for lane in range(lanes):
         training, left = draws.draw_training(pool, lane, PAIRS)
         task = Task(

@@ -13,7 +13,8 @@ from torch import Tensor
 from hpo.digits import load
 from hpo.digits.pools import Digits, FinalPermit, to_network_images
 from hpo.training import draws
-from hpo.training.draws import NO_SHIFT, SHIFTS, ImagePool, PairTable
+from hpo.training.augmentation import NO_SHIFT, SAMPLES_PER_PAIR, SHIFTS
+from hpo.training.draws import ImagePool, PairTable
 
 FEW = settings(deadline=None, max_examples=25)
 
@@ -79,7 +80,7 @@ def test_no_image_is_twice_in_a_training_draw(seed: int, pairs: int, more: int) 
 def test_a_pair_becomes_eighteen_samples(seed: int, pairs: int) -> None:
     """Nine samples of a pair in its own order and nine swapped; in each half each image has every shift once."""
     samples, _ = draws.draw_training(pool_of(2 * pairs), seed, pairs)
-    assert len(samples) == 18 * pairs == 2 * len(SHIFTS) * pairs
+    assert len(samples) == 18 * pairs == SAMPLES_PER_PAIR * pairs
     half = 9 * pairs
     for pair in range(pairs):
         own = slice(pair, half, pairs)

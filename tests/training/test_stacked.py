@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.training import draws, models
+from hpo.training.augmentation import NO_SHIFT
 from hpo.training.draws import SIDE, PairTable
 from hpo.training.stacked import CannotStack, StackedConvolution, StackedLinear, WindowTable, first_convolution, stack
 
@@ -117,7 +118,7 @@ def test_one_image_at_every_corner_of_the_window_table() -> None:
     images = random(50, SIDE, SIDE)
     windows = WindowTable(images, 5, 2)
     image = torch.stack([torch.arange(50), torch.arange(50).flip(0)], dim=1)
-    table = PairTable(image=image, shift=torch.full_like(image, draws.NO_SHIFT), digit=torch.zeros_like(image))
+    table = PairTable(image=image, shift=torch.full_like(image, NO_SHIFT), digit=torch.zeros_like(image))
     got = windows.gather(windows.corners(table))
     assert torch.equal(got[:, :, 0], images[image][..., :6, :6].flatten(-2))
     assert torch.equal(got[:, :, -1], images[image][..., 8:, 8:].flatten(-2))

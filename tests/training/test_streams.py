@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hpo.training import models, streams
+from hpo.training.seeds import derive
 
 FEW = settings(deadline=None, max_examples=25)
 MASK = (1 << 64) - 1
@@ -199,8 +200,8 @@ def test_a_step_is_not_its_neighbour_moved_by_one() -> None:
 @FEW
 def test_derived_seeds_have_63_bits(seed: int, labels: list[str | int]) -> None:
     """They fit a signed 64-bit column and are the same each time."""
-    assert 0 <= streams.derive(seed, *labels) < 2**63
-    assert streams.derive(seed, *labels) == streams.derive(seed, *labels)
+    assert 0 <= derive(seed, *labels) < 2**63
+    assert derive(seed, *labels) == derive(seed, *labels)
 
 
 def test_derived_seeds_differ_by_every_label_and_its_type() -> None:
@@ -209,13 +210,13 @@ def test_derived_seeds_differ_by_every_label_and_its_type() -> None:
         *[(), ("a",), ("a", "b"), ("ab",), ("b", "a"), ("a", ""), ("", "a"), (1,), ("1",), (1, 1), (11,), ("final", 3)],
         *[("final", 4), ("confirm", 3), ("slot", 3), ("sampler",)],
     ]
-    derived = [streams.derive(seed, *path) for seed in (1, 2, 11) for path in paths]
+    derived = [derive(seed, *path) for seed in (1, 2, 11) for path in paths]
     assert len(set(derived)) == len(derived)
 
 
 def test_ten_thousand_derived_seeds_all_differ() -> None:
     """Slots of a long study share no seed."""
-    assert len({streams.derive(1, "slot", index) for index in range(10_000)}) == 10_000
+    assert len({derive(1, "slot", index) for index in range(10_000)}) == 10_000
 
 
 # --- They look random ---------------------------------------------------------------------------------------
@@ -331,7 +332,7 @@ def digest(*tensors: Tensor) -> str:
 
 def goldens() -> Iterator[tuple[str, object]]:
     key = streams.key(2019, "order")
-    yield "derive", [streams.derive(2019, "final", 3), streams.derive(1, "slot", 0), streams.derive(7)]
+    yield "derive", [derive(2019, "final", 3), derive(1, "slot", 0), derive(7)]
     yield "key", [key, streams.key(0, "training images"), streams.key(2**63 - 1, "shifts")]
     yield "step_keys", streams.step_keys(one(key).expand(3), torch.tensor([0, 1, 7200])).tolist()
     yield "words", streams.words(one(key), streams.counters(3))[0].tolist()

@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from hpo import __version__
 from hpo.cli import doctor
 from hpo.cli.root import COMMANDS, root
 from hpo.digits import download
@@ -157,7 +158,7 @@ def test_help_loads_nothing_slow() -> None:
     """`hpo --help`, and the help of every command, load no torch, no Optuna, no database, not even numpy."""
     lines = [[], *(path.split() for path in ALL)]
     code = f"""
-from hpo.cli import main
+from hpo.cli.main import main
 for words in {lines!r}:
     sys.argv = ["hpo", *words, "--help"]
     try:
@@ -281,8 +282,8 @@ def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert bar.startswith("images.gz")
     assert "1.0/1.0 kB" in bar
     assert lines == [
-        "here/images.gz: 600 of its 1,000 bytes fetched, checksum right",
-        "here/labels.gz: was there, checksum right",
+        "here/images.gz: 600 of 1,000 bytes fetched, checksum correct",
+        "here/labels.gz: already there, checksum correct",
         "MNIST is in here; use it with `hpo --data here ...` or HPO_DATA_DIR=here",
     ]
 
@@ -324,9 +325,9 @@ def test_doctor_names_what_mends(hpo: Hpo, tmp_path: Path, monkeypatch: pytest.M
     assert result.exit_code == 1
     found = {one["name"]: one for one in json.loads(result.stdout)}
     assert [found[name]["ok"] for name in ("versions", "device", "database", "data")] == [False, True, False, False]
-    assert found["versions"]["mend"] == "pip install 'optuna<5.1,>=5.0'"
-    assert found["database"]["mend"] == "hpo db upgrade"
-    assert found["data"]["mend"] == "hpo data fetch nowhere"
+    assert found["versions"]["fix"] == "pip install 'optuna<5.1,>=5.0'"
+    assert found["database"]["fix"] == "hpo db upgrade"
+    assert found["data"]["fix"] == "hpo data fetch nowhere"
     assert "BAD  data: nowhere" in hpo("--data", "nowhere", "doctor").stdout
 
 
@@ -340,4 +341,15 @@ def test_doctor_misses_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(doctor.Missing, match=r"waitress is not installed; `pip install 'waitress>=3.0'`"):
+        doctor._versions()
+
+
+def test_doctor_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its sources alone hpo runs, but does not know which versions it needs, and says how to install it."""
+
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    with pytest.raises(doctor.Missing, match=rf"hpo {__version__} runs from its sources.*`pip install"):
         doctor._versions()

@@ -6,7 +6,7 @@ import pytest
 from hpo.analysis.answers import RoundAnswers
 from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
 from hpo.report.charts import errors
-from hpo.report.sections.errors import naming_sentences
+from hpo.report.sections.errors import classification_sentences
 from tests.support.results import PARAMS, finals, run, study
 
 
@@ -42,19 +42,23 @@ def test_where_wrong_answers_come_from(found: DigitConfusion) -> None:
     assert found.wrong_though_named == 1  # 3 and 5
     assert found.right_though_misnamed == 2  # 4 and 4, named 4 and 9; 8 and 2, named the wrong way round
     assert found.right_by_names == 4  # of 9 and 7, and of 2 and 8, the names' order is wrong
-    text = "\n".join(naming_sentences(found))
+    text = "\n".join(classification_sentences(found))
     assert (
-        "s, tuned: 66.67% of 12 digits are named right; most often it takes 4 for 9 (2 times, 50.0% of the 4s)" in text
+        "s, tuned: 66.67% of 12 digits are classified correctly; the most frequent confusions are 4 as 9 (2 times, "
+        "50.0% of the 4s), 2 as 8 (1 time, 100.0% of the 2s)" in text
     )
-    assert "of 2 wrong answers, 1 (50%) came although both digits were named right" in text
-    assert "of 3 pairs with a misnamed digit, 2 (67%) were answered right all the same" in text
-    assert "Comparing the named digits would answer 66.67% right, the network's own answer is right in 66.67%." in text
+    assert "of 2 wrong answers, 1 (50%) came although both digits were classified correctly" in text
+    assert "of 3 pairs with a misclassified digit, 2 (67%) were still answered correctly" in text
+    assert (
+        "Comparing the predicted digits would answer 66.67% of all pairs correctly; the network itself answers 66.67%."
+        in text
+    )
 
 
 def test_without_a_mistake_there_is_one_sentence() -> None:
     perfect = confusion_of("s", "ws-aux", "paper", [answered(0, [((1, 2), (1, 2), True)])])
-    (line,) = naming_sentences(perfect)
-    assert line.endswith("100.00% of 2 digits are named right.")
+    (line,) = classification_sentences(perfect)
+    assert line.endswith("100.00% of 2 digits are classified correctly.")
     assert errors.confusion_chart([perfect]).data  # digits that never came are left blank
 
 

@@ -13,8 +13,8 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel  #
 from hpo.analysis.dependence import interactions, surrogate
 from hpo.analysis.dependence.encoding import Coordinate, Sample, learned_least, sample_of
 from hpo.analysis.dependence.interactions import Answer, Dependence, answer_of, dependence_of, ped_anova
-from hpo.analysis.dependence.one_at_a_time import Walk, best_of_grid, walk_of
-from hpo.analysis.search_history import Search, Trial
+from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, best_of_grid, coordinate_search
+from hpo.analysis.search_history import SearchHistory, Trial
 from hpo.report.charts import dependence
 from hpo.report.html import PageFigure
 from hpo.report.sections.dependence import dependence_parts, sentences
@@ -154,7 +154,7 @@ def test_what_is_found_does_not_rub_off_on_its_neighbours(monkeypatch: pytest.Mo
 def test_noise_gets_no_verdict() -> None:
     found = answer(lambda x: 0 * x[:, 0], noise=1.0)
     assert not found.quality.good
-    assert (found.walk, found.contour) == (None, None)
+    assert (found.coordinate_search, found.contour) == (None, None)
     assert {(pair.p, pair.p_holm, pair.clear) for pair in found.pairs} == {(None, None, False)}
 
 
@@ -182,9 +182,9 @@ def test_ped_anova_finds_what_matters_and_tells_chance() -> None:
 # --- One at a time ----------------------------------------------------------------------------------------
 
 
-def walked(law: Law, k: int = 2, paper: float = 0.25) -> Walk:
+def walked(law: Law, k: int = 2, paper: float = 0.25) -> CoordinateSearch:
     x = cube(80, k)
-    return walk_of(surrogate.fit(x, law(x)), coordinates(k, paper))
+    return coordinate_search(surrogate.fit(x, law(x)), coordinates(k, paper))
 
 
 def test_one_at_a_time_fails_on_a_rotated_ridge() -> None:
@@ -214,7 +214,7 @@ def test_a_paper_outside_the_range_is_moved_and_said() -> None:
 # --- Trials -----------------------------------------------------------------------------------------------
 
 
-def search_of(trials: list[dict[str, float]]) -> tuple[Search, list[Trial]]:
+def search_of(trials: list[dict[str, float]]) -> tuple[SearchHistory, list[Trial]]:
     names, spec = HYPERPARAMETERS["ws-aux"], builtin_spec("ws-aux")
     made = [
         Trial(
@@ -231,7 +231,7 @@ def search_of(trials: list[dict[str, float]]) -> tuple[Search, list[Trial]]:
         for i, one in enumerate(trials)
     ]
     ranges = tuple((spec.space[n].low, spec.space[n].high, spec.space[n].log) for n in names)
-    search = Search(study="s", model="ws-aux", names=names, ranges=ranges, trials=tuple(made), incumbent=())
+    search = SearchHistory(study="s", model="ws-aux", names=names, ranges=ranges, trials=tuple(made), incumbent=())
     return search, made
 
 
@@ -249,7 +249,7 @@ def test_loss_weights_enter_as_ratios_alone() -> None:
     assert [c.name for c in a.coordinates] == ["learning_rate", "relative_decay", "dropout", "weight_ratio"]
     assert [c.paper for c in a.coordinates] == pytest.approx([3e-3, 2.5e-5 / 2.5, 0.15, 0.5])
     ratio = a.coordinates[3]
-    assert ratio.value(float(a.points[2, 3])) == pytest.approx(trials[2]["main_weight"] / trials[2]["aux_weight"])
+    assert ratio.from_unit(float(a.points[2, 3])) == pytest.approx(trials[2]["main_weight"] / trials[2]["aux_weight"])
     moved = [{**one, "main_weight": one["main_weight"] * (1 + i)} for i, one in enumerate(trials)]
     assert sample_of(search_of(moved)[1], search, paper, 2000).points != pytest.approx(a.points)
 
@@ -312,8 +312,8 @@ def test_the_sentences_say_what_was_found() -> None:
     assert "3 of 26 random trials learned nothing" in text
     assert "redundant" not in text
     few = "\n".join(sentences(dependence_of(searched(random=12))))
-    assert "ws: no answer, too few trials to fit anything: 7 random ones learned something, 15 are needed." in few
-    assert "common scale is redundant" in "\n".join(sentences(dependence_of(searched("ws-aux"))))
+    assert "ws: no answer, too few trials to fit a surrogate: 7 random trials learned something, 15 are needed." in few
+    assert "common scale of the loss weights is redundant" in "\n".join(sentences(dependence_of(searched("ws-aux"))))
 
 
 def test_charts_draw_every_part() -> None:

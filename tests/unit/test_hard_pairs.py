@@ -39,13 +39,13 @@ def test_ranked_by_the_share_of_trainings_that_were_wrong() -> None:
     rounds = rounds_of("simple", answered([0, 1, 2]), answered([1, 2])) + rounds_of(
         "ws", answered([1]), answered([1, 2])
     )
-    found, met, by_all = hardest(rounds, shown=10)
-    assert [(pair.images, pair.digits, pair.wrong, pair.trainings) for pair in found] == [
+    pairs, met, by_all = hardest(rounds, shown=10)
+    assert [(pair.images, pair.digits, pair.wrong, pair.trainings) for pair in pairs] == [
         ((2, 3), (2, 3), 4, 4),
         ((4, 5), (4, 5), 3, 4),
         ((0, 1), (0, 1), 1, 4),
     ]  # 6 and 7 nobody got wrong
-    assert [(one.model, one.wrong, one.trainings) for one in found[1].counts] == [("simple", 2, 2), ("ws", 1, 2)]
+    assert [(one.model, one.wrong, one.trainings) for one in pairs[1].counts] == [("simple", 2, 2), ("ws", 1, 2)]
     assert (met, by_all) == (4, 1)
     assert len(hardest(rounds, shown=2)[0]) == 2
 
@@ -54,23 +54,23 @@ def test_ties_go_to_images_that_are_hard_elsewhere_too() -> None:
     """Both pairs of round 0 are always wrong; image 3 is right in the next round's pair, image 5 wrong again."""
     first = answered([1, 2])
     second = answered([1], [(3, 0), (5, 1), (2, 4), (6, 7)], number=1)
-    found, _, _ = hardest(rounds_of("ws", first, second), shown=2)
-    assert [pair.images for pair in found] == [(4, 5), (2, 3)]
-    assert found[0].images_wrong == pytest.approx((0.5 + 1.0) / 2)
+    pairs, _, _ = hardest(rounds_of("ws", first, second), shown=2)
+    assert [pair.images for pair in pairs] == [(4, 5), (2, 3)]
+    assert pairs[0].images_wrong == pytest.approx((0.5 + 1.0) / 2)
 
 
 def test_an_image_is_shown_once() -> None:
     rounds = rounds_of("ws", answered([0, 1], [(0, 1), (2, 3)]), answered([0, 1], [(1, 0), (2, 9)], number=1))
-    found, met, by_all = hardest(rounds, shown=10)
-    assert [pair.images for pair in found] == [(0, 1), (2, 3)]
+    pairs, met, by_all = hardest(rounds, shown=10)
+    assert [pair.images for pair in pairs] == [(0, 1), (2, 3)]
     assert (met, by_all) == (4, 4)  # the order of a pair matters: it is another question
 
 
 def test_what_few_trainings_met_says_nothing() -> None:
     many = rounds_of("simple", *[answered([0, 1] if i else [0]) for i in range(5)])
     few = rounds_of("ws", answered([0], [(10, 11)], number=9))
-    found, met, _ = hardest(many + few, shown=10)
-    assert [pair.images for pair in found] == [(0, 1), (2, 3)]
+    pairs, met, _ = hardest(many + few, shown=10)
+    assert [pair.images for pair in pairs] == [(0, 1), (2, 3)]
     assert met == 4
 
 
@@ -98,11 +98,11 @@ def gallery(results: list[StudyResult], digits: Digits, one: RoundAnswers) -> tu
 
 
 def test_only_pictures_of_tested_pairs(digits: Digits) -> None:
-    (found,) = gallery([finished(digits, "a", 1), finished(digits, "b", 2)], digits, answered([3, 1]))
-    assert (found.studies, found.still_tuned, found.by_all) == (("a", "b"), (), 2)
-    assert set(found.pictures) == {2, 3, 6, 7}  # of the pairs shown and no others
+    (shown,) = gallery([finished(digits, "a", 1), finished(digits, "b", 2)], digits, answered([3, 1]))
+    assert (shown.studies, shown.still_tuned, shown.by_all) == (("a", "b"), (), 2)
+    assert set(shown.pictures) == {2, 3, 6, 7}  # of the pairs shown and no others
     exact = to_network_images(digits._images[digits.pool_b[[6]]])[0] * 255
-    assert np.abs(np.array(found.pictures[6]) - exact).max() <= 0.5
+    assert np.abs(np.array(shown.pictures[6]) - exact).max() <= 0.5
 
 
 @pytest.mark.parametrize("phase", ["search", "confirm"])
@@ -110,18 +110,18 @@ def test_nothing_is_shown_while_a_study_is_being_tuned(digits: Digits, phase: st
     """Another study on the same images may still be tuned by whoever reads the report; one on others may."""
     done = finished(digits, "a", 1)
     being_tuned = study("ws", [], name="b", id=2, phase=phase, data_digest=digits.digest)
-    (found,) = gallery([done, being_tuned], digits, answered([0]))
-    assert (found.pairs, dict(found.pictures), found.still_tuned) == ((), {}, ("b",))
-    (found,) = gallery([done, study("ws", [], name="b", id=2, phase=phase)], digits, answered([0]))
-    assert len(found.pairs) == 1
-    assert found.still_tuned == ()
+    (shown,) = gallery([done, being_tuned], digits, answered([0]))
+    assert (shown.pairs, dict(shown.pictures), shown.still_tuned) == ((), {}, ("b",))
+    (shown,) = gallery([done, study("ws", [], name="b", id=2, phase=phase)], digits, answered([0]))
+    assert len(shown.pairs) == 1
+    assert shown.still_tuned == ()
 
 
 def test_nothing_is_shown_of_an_opening_that_is_not_on_record(digits: Digits) -> None:
     assert gallery([finished(digits, "a", 1, opened=False)], digits, answered([0])) == ()
     both = [finished(digits, "a", 1, opened=False), finished(digits, "b", 2)]
-    (found,) = gallery(both, digits, answered([0]))
-    assert found.pairs[0].trainings == 1
+    (shown,) = gallery(both, digits, answered([0]))
+    assert shown.pairs[0].trainings == 1
 
 
 def test_without_images_there_is_no_gallery(digits: Digits) -> None:
@@ -141,18 +141,18 @@ def test_the_same_rounds_under_two_labels_count_once(digits: Digits) -> None:
     paper = replace(paper, openings=(Opening(slot_id=1, attempt=1, worker="w", opened_at=0.0),))
     rounds = {0: answered([0])}
     answers = {1: Answers(by_label={"paper": rounds, "tuned": rounds}, refused=0)}
-    (found,) = galleries_of([paper], answers, lambda digest: digits)
-    assert [pair.trainings for pair in found.pairs] == [1]
+    (shown,) = galleries_of([paper], answers, lambda digest: digits)
+    assert [pair.trainings for pair in shown.pairs] == [1]
 
 
 def test_the_pictures_are_the_images(digits: Digits) -> None:
-    (found,) = gallery([finished(digits, "a", 1)], digits, answered([0, 1, 2, 3]))
-    shown = images.gallery_images(found)
+    (pairs,) = gallery([finished(digits, "a", 1)], digits, answered([0, 1, 2, 3]))
+    shown = images.gallery_images(pairs)
     assert len(shown) == 4
     assert shown[0].above == "0 \N{LESS-THAN OR EQUAL TO} 1: yes"
     assert [text for text, _ in shown[0].below] == ["1 of 1"]
     pixels = read_png(shown[1].png)
-    left, right = (np.array(found.pictures[image]) for image in found.pairs[1].images)
+    left, right = (np.array(pairs.pictures[image]) for image in pairs.pairs[1].images)
     assert np.array_equal(pixels[:, :14], 255 - left)  # black ink on white paper
     assert (pixels[:, 14] == 255).all()
     assert np.array_equal(pixels[:, 15:], 255 - right)

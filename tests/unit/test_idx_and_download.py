@@ -124,7 +124,7 @@ def test_too_long(folder: Path) -> None:
     """More bytes than announced is no IDX file either."""
     path = folder / "t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes() + b"\0")
-    assert f"{path}: too long: 7 bytes after the header, it announces 6" in refused(folder)
+    assert f"{path}: too long: 7 bytes after the header, which announces 6" in refused(folder)
 
 
 def test_huge_announcement(folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_labels_are_digits(folder: Path) -> None:
     labels = LABELS[TRAIN:].copy()
     labels[4] = 10
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
-    assert "t10k-labels-idx1-ubyte: label 10 at place 4; digits are 0 to 9" in refused(folder)
+    assert "t10k-labels-idx1-ubyte: label 10 at index 4; digits are 0 to 9" in refused(folder)
 
 
 def test_images_of_another_size(folder: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_broken_download_goes_on(tmp_path: Path, server: Server, checksums: di
     server.files[IMAGE_FILE] = bytes(range(256)) * 40
     checksums[IMAGE_FILE] = hashlib.sha256(server.files[IMAGE_FILE]).hexdigest()
     server.break_after = 9000
-    with pytest.raises(DataError, match=r"; 8192 bytes are kept, run it again to go on$") as caught:
+    with pytest.raises(DataError, match=r"; 8192 bytes are kept, run it again to continue$") as caught:
         fetch(tmp_path, server.url, checksums=checksums)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [f"{IMAGE_FILE}.part"]

@@ -25,26 +25,28 @@ def test_the_three_models() -> None:
     image = 32 * 10 * 10 * 25 + second + 64 * 120 + 120 * 10
     sharing = 2 * image + 20 * 230 + 230 * 100 + 100 * 2
     assert (simple, sharing) == (363_808, 537_336)
-    found = {model: cost_of(model) for model in MODELS}
-    assert {model: one.multiply_adds for model, one in found.items()} == {
+    costs = {model: cost_of(model) for model in MODELS}
+    assert {model: cost.multiply_adds for model, cost in costs.items()} == {
         "simple": simple,
         "ws": sharing,
         "ws-aux": sharing,
     }
-    assert [found[model].parameters for model in MODELS] == [58_380, 56_470, 56_470]
+    assert [costs[model].parameters for model in MODELS] == [58_380, 56_470, 56_470]
 
 
 def test_latency_is_the_median_pass() -> None:
     """By a clock that a pass moves by 7, 1 or 40 seconds: three passes, then the time is over."""
     times = iter([0.0, 0.0, 7.0, 7.0, 8.0, 8.0, 48.0, 48.0] * 4)
     threads = torch.get_num_threads()
-    found = latencies_of(["simple", "ws", "ws-aux"], clock=lambda: next(times))
+    latencies = latencies_of(["simple", "ws", "ws-aux"], clock=lambda: next(times))
     assert torch.get_num_threads() == threads
-    assert [(one.model, one.pairs) for one in found.measured] == [(m, n) for m in MODELS for n in BATCHES]
-    assert {(one.seconds, one.repeats) for one in found.measured} == {(7.0, 3)}
-    assert found.of("ws-aux", 1000).a_pair == pytest.approx(0.007)
+    assert [(latency.model, latency.pairs) for latency in latencies.measured] == [
+        (m, n) for m in MODELS for n in BATCHES
+    ]
+    assert {(latency.seconds, latency.repeats) for latency in latencies.measured} == {(7.0, 3)}
+    assert latencies.of("ws-aux", 1000).a_pair == pytest.approx(0.007)
     assert next(times, None) is None  # ws and ws-aux are one network, measured once
-    assert torch.__version__ in found.device
+    assert torch.__version__ in latencies.device
 
 
 def test_latency_is_measured() -> None:

@@ -271,7 +271,7 @@ def test_pools_must_be_large_enough(bundled: Digits, pairs: tuple[int, int, int]
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(0, 4), st.just(28), st.just(28))))
 def test_network_images_are_the_mean_of_four_pixels(images: np.ndarray) -> None:
     """Against the plain loop in exact fractions; float32 rounds once."""

@@ -12,6 +12,7 @@ from hpo.analysis.comparison import Comparison, compare
 from hpo.report.chart_data import repeats_data
 from hpo.report.html import PageFigure, PageTable
 from hpo.report.sections.repeats import missing_sentences, repeats_parts
+from hpo.report.sentences import conclusions_of
 from hpo.results.records import StudyResult
 from tests.support.results import COURSE, PARAMS, finals, run, study
 
@@ -129,6 +130,7 @@ def test_groups_hold_what_each_search_found() -> None:
 def test_over_repeats_a_search_is_one_value() -> None:
     results = two_models()
     found = compare(results)
+    sentences = conclusions_of(results, found)
     (pair,) = found.repeats.models
     tests = [[repeat.test for repeat in group.repeats] for group in found.repeats.groups]
     expected = scipy_stats.ttest_rel(tests[1], tests[0]).confidence_interval()
@@ -139,19 +141,22 @@ def test_over_repeats_a_search_is_one_value() -> None:
     assert [(p.a, p.b) for p in found.repeats.tuning] == [("simple tuned", "simple paper"), ("ws tuned", "ws paper")]
     assert [p.p_holm for p in found.repeats.tuning] == [4 / 64, 4 / 64]  # two tests
     assert any(
-        line.startswith("Over 6 repeats of the search, ws is better than simple: 2.1") for line in found.headlines
+        line.startswith("Over 6 repeats of the search, ws is better than simple: 2.1") for line in sentences.headlines
     )
     assert any(
         "ws did better tuned, though the corrected test does not settle it (p = 0.062): +3." in line
-        for line in found.headlines
+        for line in sentences.headlines
     )
-    assert not any("In the table but not in the sentences" in line for line in found.cautions)
+    assert not any("In the table but not in the sentences" in line for line in sentences.cautions)
 
 
 def test_few_repeats_say_that_they_are_few() -> None:
-    found = compare(two_models(searches=3))
-    (line,) = [line for line in found.headlines if "Over 3 repeats of the search, ws did better than simple" in line]
-    assert "so few are too few for a test (the smallest possible p is 0.25): " in line
+    results = two_models(searches=3)
+    sentences = conclusions_of(results, compare(results))
+    (line,) = [
+        line for line in sentences.headlines if "Over 3 repeats of the search, ws did better than simple" in line
+    ]
+    assert "3 repeats are too few for a test (the smallest possible p is 0.25): " in line
     assert "points apart (95% interval" in line
     assert "better in 3 of 3)." in line
 
@@ -178,7 +183,7 @@ def test_without_repeats_the_section_says_what_is_missing() -> None:
     results = [study("ws", [run("search", 0), *finals("tuned", [0.9, 0.91])])]
     found = compare(results)
     (line,) = parts(results, found)
-    assert "Of ws one search was made" in str(line)
+    assert "Only one search was made of ws: " in str(line)
     assert "`hpo study create --model ws --name ws-repeat --repeat 5` would measure it" in str(line)
     assert found.repeats.groups == ()
     assert parts([study("ws", finals("paper", [0.9]))], found) == []  # nothing was searched
@@ -197,7 +202,7 @@ def test_repeats_of_one_model_do_not_hide_that_another_has_none() -> None:
     results = [*single, repeat("ws", 1, 0.88), repeat("ws", 2, 0.88, rounds=0)]
     waiting, left = missing_sentences(results, compare(results).repeats)
     assert waiting.endswith("yet: ws-1, ws-2.")
-    assert left.startswith("Of simple one search was made")
+    assert left.startswith("Only one search was made of simple: ")
     assert parts(results, compare(results)) == [waiting, left]
 
 

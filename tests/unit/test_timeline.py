@@ -72,7 +72,7 @@ def test_a_slot_claimed_again_does_not_reach_into_other_workers_time() -> None:
 
 def test_too_many_workers_are_cut_and_counted() -> None:
     runs = [at(10 * w + i, w, w + 1, f"w{w}") for w in range(5) for i in range(1 + w)]
-    found = timeline_of([study("ws", runs)], most=2)
+    found = timeline_of([study("ws", runs)], limit=2)
     assert found is not None
     assert [row.worker for row in found.rows] == ["w3", "w4"]
     assert (found.workers, found.hidden) == (5, 1 + 2 + 3)

@@ -1,7 +1,7 @@
-"""Dependence: do a model's hyperparameters depend on each other? Data and statistics, no pictures.
+"""Interactions: do a model's hyperparameters depend on each other?
 
-Accuracies are fractions; fits are made on their log-odds, where a point near 100 % counts more than one near
-80 %: else every model close to the ceiling would seem to have interactions. Shapes as in `surrogate.py`.
+Accuracies are fractions. Fits are made on their log-odds, where a point near 100 % counts more than one near 80 %:
+otherwise every model close to the ceiling would seem to have interactions. Shapes as in `surrogate.py`.
 """
 
 import math
@@ -16,20 +16,20 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # h
 
 from hpo.analysis.dependence import surrogate as fits
 from hpo.analysis.dependence.encoding import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
-from hpo.analysis.dependence.one_at_a_time import Walk, walk_of
+from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, coordinate_search
 from hpo.analysis.dependence.surrogate import Floats, Parts, Surrogate
-from hpo.analysis.search_history import Search, Trial, search_data
+from hpo.analysis.search_history import SearchHistory, Trial, search_data
 from hpo.analysis.stats import LEVEL, holm
 from hpo.results.records import StudyResult
 from hpo.study.spec import Model
 
-LEAST_R2 = 0.3  # cross-validated: below, the report says nothing about interactions
-LEAST_TRIALS = 15  # random ones, to fit anything
-MOST_TRIALS, MOST_CHECKED = 100, 150  # random ones that are fitted, and of all: a fit costs their number cubed
+LEAST_R2 = 0.3  # cross-validated: with a lower one, nothing is concluded about interactions
+LEAST_TRIALS = 15  # random ones: with fewer, nothing is fitted
+MOST_TRIALS, MOST_CHECKED = 100, 150  # random ones fitted, and of all in checks: the cost is cubic
 NULL_REPEATS = 199  # p down to 0.005: after Holm's correction for six pairs 0.03
 CV_REPEATS, CHECK_REPEATS = 10, 2
 PED_PERMUTATIONS = 100
-KNOWN_MOST = 3  # pairs found that get into the null: each costs another run of it
+KNOWN_MOST = 3  # clear pairs that enter the null: each costs another run of it
 
 
 Check = Literal["all complete trials", "with those that learned nothing"]
@@ -37,7 +37,7 @@ Check = Literal["all complete trials", "with those that learned nothing"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """How well the surrogate tells trials that it has not seen."""
+    """How well the surrogate predicts trials that it has not seen."""
 
     n: int  # trials
     r2: float  # mean over the repeats of the cross-validation
@@ -45,19 +45,19 @@ class Quality:
 
     @property
     def good(self) -> bool:
-        """Whether anything may be said from this fit."""
+        """Whether this fit supports any conclusion."""
         return self.r2 >= LEAST_R2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Importance:
-    """How much one coordinate matters; the shares are of the surrogate's variance."""
+    """How much one coordinate matters; shares are of the surrogate's variance."""
 
     name: str
-    ped_anova: float  # the coordinates' sum is 1
-    ped_chance: float  # 95 % quantile where the values are permuted
+    ped_anova: float  # sums to 1 over the coordinates
+    ped_chance: float  # 95 % quantile over permuted values
     main: float  # alone
-    total: float  # with every interaction that it has part in
+    total: float  # with all its interactions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,28 +68,28 @@ class PairStrength:
     b: str
     h: float  # Friedman's H, 0..1
     share: float  # of the surrogate's variance
-    p: float | None  # None: the fit is too poor to ask
+    p: float | None  # None where the fit is too poor
     p_holm: float | None  # over the model's pairs
 
     @property
     def clear(self) -> bool:
-        """Whether the interaction is more than the null gives."""
+        """Whether the interaction is stronger than the null explains."""
         return self.p_holm is not None and self.p_holm <= 1 - LEVEL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """What one coordinate does by itself, the others averaged."""
+    """The effect of one coordinate, averaged over the others."""
 
     name: str
     at: tuple[float, ...]
     accuracy: tuple[float, ...]
-    trials: tuple[tuple[float, float], ...]  # place, validation accuracy: what was fitted
+    trials: tuple[tuple[float, float], ...]  # value, validation accuracy: what was fitted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contour:
-    """What two coordinates do together, the others averaged."""
+    """The joint effect of two coordinates, averaged over the others."""
 
     a: str
     b: str
@@ -101,7 +101,7 @@ class Contour:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensitivity:
-    """The same fit on other trials: a check, without a verdict."""
+    """The same fit on other trials, as a check; no conclusion is drawn from it."""
 
     what: Check
     quality: Quality
@@ -109,12 +109,12 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
-    """Which trials there are to learn from; rates are the lowest and highest learning rate."""
+class SampleCounts:
+    """Which trials can be used; rates are the lowest and highest learning rate."""
 
-    random: int  # start-up trials with a result, the paper's left out
+    random: int  # start-up trials with a result, without the paper's
     diverged: int  # of them
-    blank: int  # of them: trained to the end and learned nothing
+    blank: int  # of them: trained to the end without learning anything
     blank_rates: tuple[float, float] | None
     learned: int
     learned_rates: tuple[float, float] | None
@@ -122,20 +122,20 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the fit says; without a good one, importances and effects are only its best guess."""
+    """What the fit shows; where it is poor, importances and effects are only a guess."""
 
     coordinates: tuple[Coordinate, ...]
     quality: Quality
     importances: tuple[Importance, ...]
-    pairs: tuple[PairStrength, ...]  # least likely by chance first, then by share
+    pairs: tuple[PairStrength, ...]  # the least likely by chance first, then by share
     contour: Contour | None  # of the strongest pair; None without a good fit
     effects: tuple[Effect, ...]
-    walk: Walk | None  # None without a good fit
+    coordinate_search: CoordinateSearch | None  # None without a good fit
     sensitivity: tuple[Sensitivity, ...]
 
     @property
     def redundant(self) -> bool:
-        """Whether loss weights are in it, whose common scale changes nothing."""
+        """Whether loss weights are among the coordinates, whose common scale changes nothing."""
         return any(c.name == WEIGHT_RATIO for c in self.coordinates)
 
 
@@ -145,19 +145,19 @@ class Dependence:
 
     study: str
     model: Model
-    counts: Counts
+    counts: SampleCounts
     answer: Answer | None  # None: too few trials
 
 
 def dependence_of(result: StudyResult) -> Dependence:
-    """Fit the random, unpruned, not diverged start-up trials that learned anything, and ask the fit."""
+    """Fit the random start-up trials that were never pruned, did not diverge and learned something."""
     search, pairs = search_data(result), result.spec.protocol.validation_pairs
-    least = learned_least(pairs)
+    threshold = learned_least(pairs)
     random = [trial for trial in search.trials if trial.unbiased]
-    whole = [trial for trial in random if trial.state == "complete"]
-    blank = [trial for trial in whole if trial.value <= least]
-    learned = [trial for trial in whole if trial.value > least]
-    counts = Counts(
+    complete = [trial for trial in random if trial.state == "complete"]
+    blank = [trial for trial in complete if trial.value <= threshold]
+    learned = [trial for trial in complete if trial.value > threshold]
+    counts = SampleCounts(
         random=len(random),
         diverged=sum(trial.state == "diverged" for trial in random),
         blank=len(blank),
@@ -166,31 +166,31 @@ def dependence_of(result: StudyResult) -> Dependence:
         learned_rates=_rates(search, learned),
     )
     others: dict[Check, list[Trial]] = {
-        "all complete trials": [t for t in search.trials if t.state == "complete" and t.value > least],
+        "all complete trials": [t for t in search.trials if t.state == "complete" and t.value > threshold],
     }
     if blank:
-        others["with those that learned nothing"] = whole
+        others["with those that learned nothing"] = complete
     sample = sample_of(learned[:MOST_TRIALS], search, result.spec.paper, pairs)
     checks = {}
     for what, trials in others.items():
-        step = max(1, math.ceil(len(trials) / MOST_CHECKED))  # evenly over the search
+        step = max(1, math.ceil(len(trials) / MOST_CHECKED))  # spread evenly over the search
         checks[what] = sample_of(trials[::step], search, result.spec.paper, pairs)
-    with threadpool_limits(1, user_api="blas"):  # of so small matrices two threads do little but wait for each other
+    with threadpool_limits(1, user_api="blas"):  # with matrices this small, threads mostly wait for each other
         answer = answer_of(sample, checks)
     return Dependence(study=result.name, model=result.model, counts=counts, answer=answer)
 
 
-def _rates(search: Search, trials: Sequence[Trial]) -> tuple[float, float] | None:
-    place = search.names.index("learning_rate")
-    rates = [trial.params[place] for trial in trials]
+def _rates(search: SearchHistory, trials: Sequence[Trial]) -> tuple[float, float] | None:
+    column = search.names.index("learning_rate")
+    rates = [trial.params[column] for trial in trials]
     return (min(rates), max(rates)) if rates else None
 
 
-# --- Asking the surrogate ---------------------------------------------------------------------------------
+# --- What the surrogate shows ---------------------------------------------------------------------------------
 
 
 def answer_of(sample: Sample, checks: Mapping[Check, Sample]) -> Answer | None:
-    """Everything the fit to a sample says; None where there are too few trials or all have one value."""
+    """Everything that a fit to the sample shows; None where trials are too few or all have the same value."""
     if len(sample.values) < LEAST_TRIALS or np.ptp(sample.values) == 0:
         return None
     fitted = fits.fit(sample.points, sample.values)
@@ -204,8 +204,8 @@ def answer_of(sample: Sample, checks: Mapping[Check, Sample]) -> Answer | None:
         pairs=pairs,
         contour=_contour(sample, fitted, pairs[0]) if quality.good else None,
         effects=tuple(_effect(sample, parts, j) for j in range(len(sample.coordinates))),
-        walk=walk_of(fitted, sample.coordinates) if quality.good else None,
-        sensitivity=tuple(_check(what, other) for what, other in checks.items() if len(other.values) >= LEAST_TRIALS),
+        coordinate_search=coordinate_search(fitted, sample.coordinates) if quality.good else None,
+        sensitivity=tuple(_check(what, check) for what, check in checks.items() if len(check.values) >= LEAST_TRIALS),
     )
 
 
@@ -222,11 +222,11 @@ def _check(what: Check, sample: Sample) -> Sensitivity:
 
 
 def _pairs(sample: Sample, fitted: Surrogate, parts: Parts, repeats: int) -> tuple[PairStrength, ...]:
-    """All pairs: what is least likely by chance first, then by their share of the variance."""
+    """All pairs: the least likely by chance first, then by their share of the variance."""
     p = interaction_p_values(sample, fitted, parts, repeats) if repeats else {}
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
     names = [c.name for c in sample.coordinates]
-    found = [
+    strengths = [
         PairStrength(
             a=names[a],
             b=names[b],
@@ -237,16 +237,16 @@ def _pairs(sample: Sample, fitted: Surrogate, parts: Parts, repeats: int) -> tup
         )
         for a, b in combinations(range(len(names)), 2)
     ]
-    return tuple(sorted(found, key=lambda pair: (pair.p_holm or 0.0, -pair.share)))
+    return tuple(sorted(strengths, key=lambda pair: (pair.p_holm or 0.0, -pair.share)))
 
 
 def interaction_p_values(sample: Sample, fitted: Surrogate, parts: Parts, repeats: int) -> dict[tuple[int, int], float]:
-    """A p-value a pair, against a null without any interaction and then against nulls with those found.
+    """A p-value for each pair, against a null without interactions and then against nulls with the clear ones.
 
-    An interaction shortens the length scales of its two coordinates and so raises their H with every other: beside
-    an additive null each would seem to interact. So once a pair is clear the null gets it too, the other clear pairs
-    are asked again, and a pair's p is the highest that it has had. What is not clear needs no second question: its p
-    could only rise.
+    An interaction shortens the length scales of its two coordinates and so raises their H with every other coordinate:
+    against an additive null, all of these would seem to interact. So once a pair is clear, the null includes it, the
+    other clear pairs are tested again, and a pair's p is the highest of its tests. Pairs that are not clear need no
+    second test, as their p could only rise.
     """
     p = fits.interaction_p(sample.points, sample.values, parts.h, repeats)
     known: list[tuple[int, int]] = []
@@ -258,8 +258,8 @@ def interaction_p_values(sample: Sample, fitted: Surrogate, parts: Parts, repeat
         known.append(max(clear, key=lambda pair: parts.pair_shares[pair]))
         effects = np.sum([fits.pair_effect(fitted, *pair) for pair in known], axis=0)
         others = {pair: parts.h[pair] for pair in clear if pair not in known}
-        again = fits.interaction_p(sample.points, sample.values, others, repeats, effects)
-        p = {pair: max(own, again.get(pair, 0.0)) for pair, own in p.items()}
+        retested = fits.interaction_p(sample.points, sample.values, others, repeats, effects)
+        p = {pair: max(value, retested.get(pair, 0.0)) for pair, value in p.items()}
     return p
 
 
@@ -267,9 +267,11 @@ def _effect(sample: Sample, parts: Parts, j: int) -> Effect:
     coordinate, accuracies = sample.coordinates[j], accuracy_of(sample.values).tolist()
     return Effect(
         name=coordinate.name,
-        at=tuple(coordinate.value(x) for x in parts.grid),
+        at=tuple(coordinate.from_unit(x) for x in parts.grid),
         accuracy=tuple(accuracy_of(parts.mean + parts.mains[j]).tolist()),
-        trials=tuple((coordinate.value(x), y) for x, y in zip(sample.points[:, j].tolist(), accuracies, strict=True)),
+        trials=tuple(
+            (coordinate.from_unit(x), y) for x, y in zip(sample.points[:, j].tolist(), accuracies, strict=True)
+        ),
     )
 
 
@@ -277,16 +279,16 @@ def _contour(sample: Sample, fitted: Surrogate, pair: PairStrength) -> Contour:
     names = [c.name for c in sample.coordinates]
     a, b = names.index(pair.a), names.index(pair.b)
     at = np.linspace(0, 1, fits.GRID)
-    both = fits.joint_effect(fitted, a, b, at)
+    joint = fits.joint_effect(fitted, a, b, at)
     first, second = sample.coordinates[a], sample.coordinates[b]
     return Contour(
         a=pair.a,
         b=pair.b,
-        at_a=tuple(first.value(x) for x in at),
-        at_b=tuple(second.value(x) for x in at),
-        accuracy=tuple(tuple(row) for row in accuracy_of(both).T.tolist()),
+        at_a=tuple(first.from_unit(x) for x in at),
+        at_b=tuple(second.from_unit(x) for x in at),
+        accuracy=tuple(tuple(row) for row in accuracy_of(joint).T.tolist()),
         trials=tuple(
-            (first.value(point[a]), second.value(point[b]), value)
+            (first.from_unit(point[a]), second.from_unit(point[b]), value)
             for point, value in zip(sample.points.tolist(), accuracy_of(sample.values).tolist(), strict=True)
         ),
     )
@@ -307,11 +309,11 @@ def _importances(sample: Sample, parts: Parts) -> tuple[Importance, ...]:
 
 
 def ped_anova(names: Sequence[str], points: Floats, values: Floats) -> tuple[dict[str, float], dict[str, float]]:
-    """Optuna's PED-ANOVA: how much the best trials' distribution differs from all trials', and what chance gives.
+    """Optuna's PED-ANOVA: how much the best trials' distribution differs from that of all, and by how much by chance.
 
     Watanabe et al., "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary subspaces" (2023).
-    The best are a tenth, but at least five trials, as Optuna advises. Importances add up to 1; chance is the 95 %
-    quantile of each over permuted values, so that few trials are not believed.
+    The best are a tenth, but at least five trials, as Optuna advises. Importances add up to 1; the chance level of each
+    is its 95 % quantile over permuted values, which is high for few trials.
     """
     import optuna
     from optuna.distributions import BaseDistribution, FloatDistribution
@@ -327,10 +329,11 @@ def ped_anova(names: Sequence[str], points: Floats, values: Floats) -> tuple[dic
 
     def importances(of: Floats) -> dict[str, float]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a target is minimised: it is the negative
-            found = get_param_importances(study, evaluator=evaluator, target=lambda trial: -float(of[trial.number]))
-        return {name: float(found.get(name, 0.0)) for name in names}
+            warnings.simplefilter("ignore")  # that targets are minimised: the target is the negative
+            by_name = get_param_importances(study, evaluator=evaluator, target=lambda trial: -float(of[trial.number]))
+        return {name: float(by_name.get(name, 0.0)) for name in names}
 
     rng = np.random.default_rng(0)
     permuted = [importances(rng.permutation(values)) for _ in range(PED_PERMUTATIONS)]
-    return importances(values), {name: float(np.quantile([one[name] for one in permuted], LEVEL)) for name in names}
+    chance = {name: float(np.quantile([sample[name] for sample in permuted], LEVEL)) for name in names}
+    return importances(values), chance

@@ -1,13 +1,13 @@
 """Surrogate: a Gaussian process through trials in the unit cube, its interactions, and their null distribution.
 
-Why a Gaussian process and not a forest: of 29 trials a forest makes steps, and two steps beside each other look
-like an interaction; the process is smooth, says how unsure it is, and has a length scale for each coordinate.
-scikit-learn's own choice of the scales maximises the likelihood alone, which overfits so few trials (cross-validated
-R² of pure noise, n = 29, four coordinates: -0.42 instead of -0.15) and costs three times as much for each of some
-hundred fits, so the scales are chosen here, under weak priors. Of those hundreds only the mean is wanted, which is
-a line of linear algebra; the fit that is reported is asked for its covariance too, and that is scikit-learn's.
+Why a Gaussian process and not a forest: on 29 trials a forest makes steps, and two neighbouring steps look like an
+interaction; the process is smooth, quantifies its uncertainty, and has a length scale for each coordinate.
+scikit-learn chooses the scales by likelihood alone, which overfits so few trials (cross-validated R² of pure noise,
+n = 29, four coordinates: -0.42 instead of -0.15) and takes three times as long for each of several hundred fits. So
+the scales are chosen here, under weak priors. Most fits need only the mean, a line of linear algebra; the reported
+fit also needs the covariance, which is scikit-learn's.
 
-Shapes: T trials, K coordinates, G grid points of one coordinate, Q points asked for.
+Shapes: T trials, K coordinates, G grid points of one coordinate, Q query points.
 """
 
 import math
@@ -28,17 +28,17 @@ GRID = 33  # points of a coordinate
 _PRIOR_MEDIAN = (1.0, 1.0, 0.3)  # of amplitude, length scale, noise; the cube is 1 wide, values have variance 1
 _PRIOR_SPREAD = (1.0, 0.7, 1.0)  # standard deviations of their logarithms
 _BOUNDS = ((1e-2, 1e2), (0.1, 20.0), (1e-3, 3.0))
-_JITTER = 1e-8  # on the covariance's diagonal, for its root
+_JITTER = 1e-8  # on the covariance's diagonal, for its Cholesky root
 _ADDITIVE_KNOTS = 4  # of a cubic spline in each coordinate
 
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A fitted process; its mean is a sum of T products, one factor a coordinate."""
+    """A fitted process; its mean is a sum of T products with one factor per coordinate."""
 
     points: Floats  # (T, K)
-    weights: Floats  # (T,) of the products, in the values' own unit
-    scales: Floats  # (K,) lengths: 1 is the width of the cube, 20 is as good as linear
+    weights: Floats  # (T,) of the products, in the unit of the values
+    scales: Floats  # (K,) lengths: 1 is the width of the cube, 20 is practically linear
     mean: float
     amplitude: float  # variance of the signal, of standardised values
     unit: float  # standard deviation of the values
@@ -47,7 +47,7 @@ class Surrogate:
 
     @cached_property
     def process(self) -> Any:
-        """The same process as scikit-learn's, on standardised values; made when asked for, as it takes a while."""
+        """The same process in scikit-learn, on standardised values; made when first used, as it is slow."""
         from sklearn.gaussian_process import (  # type: ignore[import-untyped]  # has no types; takes seconds to load
             GaussianProcessRegressor,
         )
@@ -67,9 +67,9 @@ class Surrogate:
         return np.asarray(self.mean + np.exp(-0.5 * (gap**2).sum(axis=-1)) @ self.weights)
 
     def spread_of_difference(self, a: Floats, b: Floats) -> float:
-        """How unsure the process is of its difference between two points (K,): a standard deviation."""
+        """The process's standard deviation of the difference between two points (K,)."""
         _, covariance = self.process.predict(np.stack([a, b]), return_cov=True)
-        # scikit-learn's covariance is that of two new trials, each with noise of its own.
+        # scikit-learn's covariance is that of two new trials, each with its own noise.
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1] - 2 * self.noise
         return self.unit * math.sqrt(max(0.0, float(variance)))
 
@@ -106,12 +106,12 @@ def _most_likely(gaps: Floats, z: Floats) -> Floats:
         return value + 0.5 * float(apart @ apart), slope + apart / spread
 
     options = {"maxiter": 40, "ftol": 1e-6}  # a change too small to matter for any fit
-    found = minimize(cost, centre, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return np.asarray(found.x, dtype=np.float64)
+    optimum = minimize(cost, centre, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return np.asarray(optimum.x, dtype=np.float64)
 
 
 def _signal_and_root(theta: Floats, gaps: Floats) -> tuple[Floats, Floats]:
-    """The covariance without noise, and the lower Cholesky root of the one with it: (T, T) each."""
+    """The covariance without noise, and the lower Cholesky root of the covariance with noise: (T, T) each."""
     inverse_squares, noise = np.exp(-2 * theta[1:-1]), math.exp(theta[-1])
     size = gaps.shape[1]
     signal = math.exp(theta[0]) * np.exp(-0.5 * (inverse_squares @ gaps.reshape(len(gaps), -1))).reshape(size, size)
@@ -141,19 +141,19 @@ def minus_log_likelihood(theta: Floats, gaps: Floats, z: Floats) -> tuple[float,
 
 
 def cross_validated(points: Floats, values: Floats, repeats: int, folds: int = 5) -> list[float]:
-    """R² of trials that the fit has not seen, one a repeat of k-fold cross-validation; below 0 the mean is better."""
+    """R² on held-out trials, one for each repeat of k-fold cross-validation; below 0, the mean predicts better."""
     total = float(((values - values.mean()) ** 2).sum())
     if total == 0:
         return [0.0] * repeats
-    found = []
+    r2 = []
     for repeat in range(repeats):
         order = np.random.default_rng([repeat, 5]).permutation(len(values))
         wrong = 0.0
         for held in np.array_split(order, folds):
             rest = np.setdiff1d(order, held)
             wrong += float(((fit(points[rest], values[rest]).predict(points[held]) - values[held]) ** 2).sum())
-        found.append(1 - wrong / total)
-    return found
+        r2.append(1 - wrong / total)
+    return r2
 
 
 # --- What the surrogate is made of ------------------------------------------------------------------------
@@ -161,14 +161,14 @@ def cross_validated(points: Floats, values: Floats, repeats: int, folds: int = 5
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The surrogate taken apart over the uniform cube (functional ANOVA: its partial dependences, centred)."""
+    """The surrogate decomposed over the uniform cube (functional ANOVA: centred partial dependences)."""
 
     grid: Floats  # (G,) the same for every coordinate
     mean: float
     mains: tuple[Floats, ...]  # K of (G,)
-    pairs: dict[tuple[int, int], Floats]  # (G, G): what the two do together beyond their mains
+    pairs: dict[tuple[int, int], Floats]  # (G, G): the joint effect without the main effects
     main_shares: Floats  # (K,) of the variance: first-order Sobol indices
-    total_shares: Floats  # (K,) with every interaction of the coordinate
+    total_shares: Floats  # (K,) with all interactions of the coordinate
     h: dict[tuple[int, int], float]  # Friedman's H, 0..1
     pair_shares: dict[tuple[int, int], float]
 
@@ -194,16 +194,17 @@ def take_apart(surrogate: Surrogate) -> Parts:
     mean = float(rest().sum())
     mains = tuple(factors[j] @ rest(j) - mean for j in range(k))
     pairs, h, explained = {}, {}, {}
+    tiny = 1e-12 * surrogate.unit**2
     for a, b in combinations(range(k), 2):
-        both = (factors[a] * rest(a, b)) @ factors[b].T - mean
-        own = both - mains[a][:, None] - mains[b][None, :]
-        whole = float((both**2).mean())
-        pairs[a, b], explained[a, b] = own, float((own**2).mean())
-        h[a, b] = min(1.0, math.sqrt(explained[a, b] / whole)) if whole > 1e-12 * surrogate.unit**2 else 0.0
+        joint = (factors[a] * rest(a, b)) @ factors[b].T - mean
+        interaction = joint - mains[a][:, None] - mains[b][None, :]
+        variance_of_joint = float((joint**2).mean())
+        pairs[a, b], explained[a, b] = interaction, float((interaction**2).mean())
+        h[a, b] = min(1.0, math.sqrt(explained[a, b] / variance_of_joint)) if variance_of_joint > tiny else 0.0
     seconds = [f.T @ f / GRID for f in factors]  # (T, T) means of the products of two factors
     variance = max(_quadratic(surrogate.weights, seconds) - mean**2, 1e-300)
     outer = [np.outer(a, a) for a in averages]
-    # The variance of the mean over coordinate j leaves what the others explain without it.
+    # Averaging over coordinate j leaves the variance that the others explain without it.
     total = [
         variance - _quadratic(surrogate.weights, [outer[i] if i == j else seconds[i] for i in range(k)]) + mean**2
         for j in range(k)
@@ -216,12 +217,12 @@ def take_apart(surrogate: Surrogate) -> Parts:
         main_shares=np.array([float((m**2).mean()) for m in mains]) / variance,
         total_shares=np.array(total) / variance,
         h=h,
-        pair_shares={pair: own / variance for pair, own in explained.items()},
+        pair_shares={pair: part / variance for pair, part in explained.items()},
     )
 
 
 def joint_effect(surrogate: Surrogate, a: int, b: int, at: Floats) -> Floats:
-    """Partial dependence on two coordinates at places of each, (Q, Q) with b along the columns."""
+    """Partial dependence on two coordinates at the same positions of each, (Q, Q) with b along the columns."""
     grid = (np.arange(GRID) + 0.5) / GRID
     rest = surrogate.weights.copy()
     for j in range(surrogate.points.shape[1]):
@@ -231,13 +232,13 @@ def joint_effect(surrogate: Surrogate, a: int, b: int, at: Floats) -> Floats:
 
 
 def pair_effect(surrogate: Surrogate, a: int, b: int) -> Floats:
-    """What two coordinates do together beyond their mains, at the fitted points: (T,)."""
-    places, grid = surrogate.points, (np.arange(GRID) + 0.5) / GRID
+    """The interaction of two coordinates, without their main effects, at the fitted points: (T,)."""
+    points, grid = surrogate.points, (np.arange(GRID) + 0.5) / GRID
     rest = surrogate.weights.copy()
-    for j in range(places.shape[1]):
+    for j in range(points.shape[1]):
         if j not in (a, b):
             rest = rest * surrogate.factors(j, grid).mean(axis=0)
-    here_a, here_b = (surrogate.factors(j, places[:, j]) for j in (a, b))
+    here_a, here_b = (surrogate.factors(j, points[:, j]) for j in (a, b))
     mean_a, mean_b = (surrogate.factors(j, grid).mean(axis=0) for j in (a, b))
     return np.asarray(((here_a - mean_a) * (here_b - mean_b)) @ rest)
 
@@ -249,38 +250,38 @@ def _quadratic(weights: Floats, matrices: Sequence[Floats]) -> float:
     return float(product.sum())
 
 
-# --- The null: what H is where nothing interacts ----------------------------------------------------------
+# --- The null distribution: H where nothing interacts ----------------------------------------------------------
 
 
 def interaction_p(
-    points: Floats, values: Floats, seen: dict[tuple[int, int], float], repeats: int, known: Floats | None = None
+    points: Floats, values: Floats, observed: dict[tuple[int, int], float], repeats: int, known: Floats | None = None
 ) -> dict[tuple[int, int], float]:
-    """How often H is at least as high as seen where the truth is an additive fit with permuted residuals.
+    """How often H is at least as high as observed where the truth is an additive fit with permuted residuals.
 
-    H is never below 0 and grows with noise, so it means something only beside this. Stops once every pair has
-    been reached often (Besag & Clifford, "Sequential Monte Carlo p-values", 1991); the lowest p is 1 / (repeats + 1).
-    `known` (T,) is what pairs already found do beyond their mains: the truth has it too.
+    H is never below 0 and grows with noise, so it has a meaning only against this null. Stops once every pair has been
+    exceeded often (Besag & Clifford, "Sequential Monte Carlo p-values", 1991); the lowest p is 1 / (repeats + 1).
+    `known` (T,) is the effect of interactions already shown, which the truth includes.
     """
     known = np.zeros_like(values) if known is None else known
     smooth, residuals = additive_fit(points, values - known)
     smooth, rng = smooth + known, np.random.default_rng(0)
-    reached, done = dict.fromkeys(seen, 0), 0
-    while done < repeats and min(reached.values()) < _ENOUGH:
-        found = take_apart(fit(points, smooth + rng.permutation(residuals))).h
+    exceeded, done = dict.fromkeys(observed, 0), 0
+    while done < repeats and min(exceeded.values()) < _ENOUGH:
+        h = take_apart(fit(points, smooth + rng.permutation(residuals))).h
         done += 1
-        for pair in seen:
-            reached[pair] += found[pair] >= seen[pair]
-    return {pair: (1 + count) / (1 + done) for pair, count in reached.items()}
+        for pair in observed:
+            exceeded[pair] += h[pair] >= observed[pair]
+    return {pair: (1 + count) / (1 + done) for pair, count in exceeded.items()}
 
 
-_ENOUGH = 20  # times that a p is known well enough: it is then far above 0.05
+_ENOUGH = 20  # times exceeded after which p is known well enough: it is far above 0.05
 
 
 def additive_fit(points: Floats, values: Floats) -> tuple[Floats, Floats]:
     """A sum of a smooth curve in each coordinate (ridge on cubic splines), and residuals of the noise's size.
 
-    The penalty is chosen by leave-one-out. Residuals of a fit with f free parameters are too small by
-    sqrt(1 - f / T), so they are made as much larger.
+    The penalty is chosen by leave-one-out. Residuals of a fit with f free parameters are too small by a factor
+    sqrt(1 - f / T), for which they are corrected.
     """
     from sklearn.linear_model import RidgeCV  # type: ignore[import-untyped]  # as above
     from sklearn.preprocessing import SplineTransformer  # type: ignore[import-untyped]

@@ -1,1 +1,1 @@
-"""The report's figures: each takes its data, ready, and gives a plotly figure or an image."""
+"""The report's figures: each takes finished data and returns a plotly figure or images."""

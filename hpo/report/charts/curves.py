@@ -11,26 +11,27 @@ from hpo.report.charts.theme import (
     GREY,
     INK,
     cell,
-    faint,
     panels,
     title,
+    translucent,
     with_legend,
 )
-from hpo.results.records import TUNED
+from hpo.study.labels import TUNED
 
-_LOSSES = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]  # labels on a logarithmic axis
+_LOSS_TICKS = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]  # labels on a logarithmic axis
 
 
 def curves_chart(curves: Sequence[Curve]) -> go.Figure:
-    """Learning curves by model: the mean over the rounds, the band from the lowest round to the highest."""
+    """One panel per study and quantity: the mean over the rounds, with a band from the lowest round to the highest."""
     studies = list(dict.fromkeys(curve.study for curve in curves))
     kinds = list(dict.fromkeys(curve.what for curve in curves))
     titles = [f"{study}: {kind}" for kind in kinds for study in studies]
-    figure = panels(titles, 300, across=len(studies) if len(studies) <= ACROSS else ACROSS)
+    across = min(len(studies), ACROSS)
+    figure = panels(titles, 300, across)
     shown: set[str] = set()
     for curve in curves:
         index = kinds.index(curve.what) * len(studies) + studies.index(curve.study)
-        at = cell(index, len(studies) if len(studies) <= ACROSS else ACROSS)
+        at = cell(index, across)
         scale = 100 if curve.what == "validation accuracy" else 1
         epochs = list(range(1, len(curve.mean) + 1))
         colour, dash = COLOURS[curve.model], "solid" if curve.label == TUNED else "dash"
@@ -40,7 +41,7 @@ def curves_chart(curves: Sequence[Curve]) -> go.Figure:
                 x=epochs + epochs[::-1],
                 y=band,
                 fill="toself",
-                fillcolor=faint(colour if curve.label == TUNED else GREY, 0.18),
+                fillcolor=translucent(colour if curve.label == TUNED else GREY, 0.18),
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
@@ -63,6 +64,6 @@ def curves_chart(curves: Sequence[Curve]) -> go.Figure:
         )
         shown.add(curve.label)
         if curve.what == "training loss":
-            figure.update_yaxes(type="log", tickvals=_LOSSES, ticktext=[f"{x:g}" for x in _LOSSES], **at)
+            figure.update_yaxes(type="log", tickvals=_LOSS_TICKS, ticktext=[f"{x:g}" for x in _LOSS_TICKS], **at)
     figure.update_xaxes(title="epoch")
     return with_legend(figure)

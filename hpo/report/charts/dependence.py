@@ -1,4 +1,4 @@
-"""Charts of `dependence.py`'s records, in the look of all the others: importance, effects, interactions, contour."""
+"""Dependence between hyperparameters: importance, effects, interactions, contours."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,22 @@ from hpo.analysis.dependence.encoding import RELATIVE_DECAY, WEIGHT_RATIO, Coord
 from hpo.analysis.dependence.interactions import Dependence
 from hpo.report.charts.theme import COLOURS, INK, PARAMETER_TITLES, cell, left_axes, panels, percents, with_legend
 
-TITLES = {**PARAMETER_TITLES, WEIGHT_RATIO: "main : aux weight", RELATIVE_DECAY: "relative decay"}
+COORDINATE_TITLES = {**PARAMETER_TITLES, WEIGHT_RATIO: "main : aux weight", RELATIVE_DECAY: "relative decay"}
 _STRENGTHS = [[0, "#ffffff"], [0.5, "#8fb8d8"], [1, "#1c6ea4"]]
-_HEIGHTS = [[0, "#f7f7f7"], [0.5, "#c9d9e6"], [1, "#7aa5c4"]]  # pale: lines, labels and points stand on it
+_HEIGHTS = [[0, "#f7f7f7"], [0.5, "#c9d9e6"], [1, "#7aa5c4"]]  # pale, for the lines, labels and points on it
 
 
-def importance_chart(found: Sequence[Dependence]) -> go.Figure:
-    """Three measures a coordinate, told apart by hatching too, and what PED-ANOVA gives by chance."""
-    figure = panels([one.study for one in found], 300)
-    for index, one in enumerate(found):
-        assert one.answer is not None
-        importances, colour, at = one.answer.importances[::-1], COLOURS[one.model], cell(index)  # first on top
-        names = [_broken(i.name) for i in importances]
+def importance_chart(dependences: Sequence[Dependence]) -> go.Figure:
+    """Three measures per coordinate, distinguished by hatching too, and what PED-ANOVA gives by chance."""
+    figure = panels([dependence.study for dependence in dependences], 300)
+    for index, dependence in enumerate(dependences):
+        assert dependence.answer is not None
+        importances, colour, at = (
+            dependence.answer.importances[::-1],
+            COLOURS[dependence.model],
+            cell(index),
+        )  # first on top
+        names = [_two_lines(i.name) for i in importances]
         for name, values, pattern, fill in (
             ("surrogate: with interactions", [i.total for i in importances], "", "white"),
             ("surrogate: alone", [i.main for i in importances], "", colour),
@@ -61,19 +65,19 @@ def importance_chart(found: Sequence[Dependence]) -> go.Figure:
     return with_legend(figure)
 
 
-def effects_chart(one: Dependence) -> go.Figure:
-    """Each coordinate's own effect, the others averaged, through the trials; dashed where the fit is poor."""
-    assert one.answer is not None
-    effects, good = one.answer.effects, one.answer.quality.good
-    figure = panels([TITLES.get(effect.name, effect.name) for effect in effects], 260)
-    for index, (effect, coordinate) in enumerate(zip(effects, one.answer.coordinates, strict=True)):
+def effects_chart(dependence: Dependence) -> go.Figure:
+    """The effect of each coordinate alone, averaged over the others, with the trials; dashed where the fit is poor."""
+    assert dependence.answer is not None
+    effects, good = dependence.answer.effects, dependence.answer.quality.good
+    figure = panels([COORDINATE_TITLES.get(effect.name, effect.name) for effect in effects], 260)
+    for index, (effect, coordinate) in enumerate(zip(effects, dependence.answer.coordinates, strict=True)):
         at, first = cell(index), index == 0
         figure.add_trace(
             go.Scatter(
-                x=[_short(x) for x, _ in effect.trials],
+                x=[_rounded(x) for x, _ in effect.trials],
                 y=percents(y for _, y in effect.trials),
                 mode="markers",
-                marker={"symbol": "circle-open", "size": 7, "color": COLOURS[one.model]},
+                marker={"symbol": "circle-open", "size": 7, "color": COLOURS[dependence.model]},
                 name="random trials",
                 legendgroup="trials",
                 showlegend=first,
@@ -83,7 +87,7 @@ def effects_chart(one: Dependence) -> go.Figure:
         )
         figure.add_trace(
             go.Scatter(
-                x=[_short(x) for x in effect.at],
+                x=[_rounded(x) for x in effect.at],
                 y=percents(effect.accuracy),
                 mode="lines",
                 line={"color": INK, "width": 2, "dash": "solid" if good else "dash"},
@@ -99,15 +103,15 @@ def effects_chart(one: Dependence) -> go.Figure:
     return with_legend(figure)
 
 
-def interactions_chart(found: Sequence[Dependence]) -> go.Figure:
-    """Friedman's H of every pair, one panel a model; a star where it is more than chance gives."""
-    figure = panels([one.study for one in found], 360)
-    for index, one in enumerate(found):
-        assert one.answer is not None
-        names = [c.name for c in one.answer.coordinates]
-        titles = [_broken(name) for name in names]
+def interactions_chart(dependences: Sequence[Dependence]) -> go.Figure:
+    """Friedman's H of every pair, one panel per model; a star marks pairs that interact more than by chance."""
+    figure = panels([dependence.study for dependence in dependences], 360)
+    for index, dependence in enumerate(dependences):
+        assert dependence.answer is not None
+        names = [c.name for c in dependence.answer.coordinates]
+        titles = [_two_lines(name) for name in names]
         strengths: dict[tuple[int, int], tuple[float, str]] = {}
-        for pair in one.answer.pairs:
+        for pair in dependence.answer.pairs:
             a, b = names.index(pair.a), names.index(pair.b)
             text = f"{pair.h:.2f}{'*' if pair.clear else ''}<br>p {pair.p_holm or 0:.2g}"
             strengths[a, b] = strengths[b, a] = (round(pair.h, 3), text)
@@ -123,7 +127,7 @@ def interactions_chart(found: Sequence[Dependence]) -> go.Figure:
                 zmin=0,
                 zmax=1,
                 colorscale=_STRENGTHS,
-                showscale=False,  # the numbers stand in the cells
+                showscale=False,  # the numbers are in the cells
                 hovertemplate="%{y}, %{x}: H %{z}<extra></extra>",
                 xgap=2,
                 ygap=2,
@@ -137,18 +141,22 @@ def interactions_chart(found: Sequence[Dependence]) -> go.Figure:
     return figure
 
 
-def contours_chart(found: Sequence[Dependence]) -> go.Figure:
-    """The strongest pair of each model: what the surrogate expects, the trials, and the ways of tuning."""
-    shown = [(one, one.answer, one.answer.contour) for one in found if one.answer and one.answer.contour]
-    figure = panels([one.study for one, _, _ in shown], 380, across=2)
-    for index, (one, answer, contour) in enumerate(shown):
+def contours_chart(dependences: Sequence[Dependence]) -> go.Figure:
+    """The strongest pair of each model: the surrogate's prediction, the trials, and the tuned configurations."""
+    shown = [
+        (dependence, dependence.answer, dependence.answer.contour)
+        for dependence in dependences
+        if dependence.answer and dependence.answer.contour
+    ]
+    figure = panels([dependence.study for dependence, _, _ in shown], 380, across=2)
+    for index, (dependence, answer, contour) in enumerate(shown):
         at, first = cell(index, 2), index == 0
         values = [x for row in contour.accuracy for x in row]
         steps = max((max(values) - min(values)) * 100 / 9, 0.02)
         figure.add_trace(
             go.Contour(
-                x=[_short(x) for x in contour.at_a],
-                y=[_short(y) for y in contour.at_b],
+                x=[_rounded(x) for x in contour.at_a],
+                y=[_rounded(y) for y in contour.at_b],
                 z=[[round(100 * v, 2) for v in row] for row in contour.accuracy],
                 colorscale=_HEIGHTS,
                 contours={"showlabels": True, "size": float(f"{steps:.1g}"), "labelfont": {"color": INK, "size": 11}},
@@ -159,20 +167,22 @@ def contours_chart(found: Sequence[Dependence]) -> go.Figure:
             ),
             **at,
         )
-        walk = answer.walk
-        places = [("random trials", [(a, b) for a, b, _ in contour.trials], "circle-open", COLOURS[one.model], 7)]
-        if walk is not None:
+        search = answer.coordinate_search
+        places = [
+            ("random trials", [(a, b) for a, b, _ in contour.trials], "circle-open", COLOURS[dependence.model], 7)
+        ]
+        if search is not None:
             for name, place, symbol, size in (
-                ("the paper's values", walk.paper, "star", 13),
-                ("one at a time, one pass", walk.once, "square-open", 15),
-                ("joint optimum", walk.joint, "x", 9),
+                ("the paper's values", search.paper, "star", 13),
+                ("one at a time, one pass", search.once, "square-open", 15),
+                ("joint optimum", search.joint, "x", 9),
             ):
                 places.append((name, [(place.params[contour.a], place.params[contour.b])], symbol, INK, size))
         for name, points, symbol, colour, size in places:
             figure.add_trace(
                 go.Scatter(
-                    x=[_short(x) for x, _ in points],
-                    y=[_short(y) for _, y in points],
+                    x=[_rounded(x) for x, _ in points],
+                    y=[_rounded(y) for _, y in points],
                     mode="markers",
                     marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 1.8}},
                     name=name,
@@ -186,7 +196,7 @@ def contours_chart(found: Sequence[Dependence]) -> go.Figure:
         for name, axis in ((contour.a, "x"), (contour.b, "y")):
             coordinate = next(c for c in answer.coordinates if c.name == name)
             _axis(figure, coordinate, at, axis)
-            (figure.update_xaxes if axis == "x" else figure.update_yaxes)(title=TITLES.get(name, name), **at)
+            (figure.update_xaxes if axis == "x" else figure.update_yaxes)(title=COORDINATE_TITLES.get(name, name), **at)
     return with_legend(figure)
 
 
@@ -196,10 +206,10 @@ def _axis(figure: go.Figure, coordinate: Coordinate, at: dict[str, int], axis: s
         update(type="log", exponentformat="power", dtick=1, tickfont={"size": 10}, **at)
 
 
-def _broken(name: str) -> str:
-    """In two lines, so that panels side by side keep apart."""
-    return TITLES.get(name, name).replace(" : ", ":").replace(" ", "<br>", 1)
+def _two_lines(name: str) -> str:
+    """A title in two lines, so that panels side by side do not overlap."""
+    return COORDINATE_TITLES.get(name, name).replace(" : ", ":").replace(" ", "<br>", 1)
 
 
-def _short(x: float) -> float:
+def _rounded(x: float) -> float:
     return float(f"{x:.4g}")

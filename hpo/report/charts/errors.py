@@ -1,4 +1,4 @@
-"""Errors by pair of digits, and digits taken for others."""
+"""Errors by pair of digits, and the confusion matrix of the digits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,20 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 
 from hpo.analysis.answers import ErrorGrid
 from hpo.analysis.confusion import DigitConfusion
+from hpo.digits.idx import CLASSES
 from hpo.report.charts.theme import (
     INK,
-    TITLES,
     cell,
     panels,
-    safe,
     title,
 )
-from hpo.storage.outcome import CLASSES
+
+_SHARES = [[0, "#ffffff"], [0.4, "#cfe1f0"], [1, "#74a9cf"]]  # pale, for the numbers printed on it
+_PALE = [[0, "#eeeeee"], [1, "#eeeeee"]]
 
 
 def errors_chart(grids: Sequence[ErrorGrid]) -> go.Figure:
-    """Error rate by the pair's two digits, one panel a configuration, one scale for all."""
+    """Error rate by the pair's two digits: one panel per configuration, one scale for all."""
     figure = panels([f"{grid.study}, {title(grid.label)}" for grid in grids], 360)
     rates = [
         [
@@ -53,37 +54,31 @@ def errors_chart(grids: Sequence[ErrorGrid]) -> go.Figure:
     return figure
 
 
-_SHARES = [[0, "#ffffff"], [0.4, "#cfe1f0"], [1, "#74a9cf"]]  # pale: numbers stand on it
-
-
-_PALE = [[0, "#eeeeee"], [1, "#eeeeee"]]
-
-
-def confusion_chart(found: Sequence[DigitConfusion]) -> go.Figure:
-    """Named digit by true digit in percent of the true digit's images; the diagonal is grey, or it would drown all."""
-    figure = panels([f"{one.study}, {TITLES.get(one.label, safe(one.label))}" for one in found], 420, across=2)
-    if len(found) == 1:
+def confusion_chart(confusions: Sequence[DigitConfusion]) -> go.Figure:
+    """Predicted by true digit, in percent of the true digit's images; the diagonal is grey, or it would dominate."""
+    figure = panels([f"{confusion.study}, {title(confusion.label)}" for confusion in confusions], 420, across=2)
+    if len(confusions) == 1:
         figure.update_xaxes(domain=[0, 0.55])  # square cells
         figure.update_annotations(x=0.275)
-    shares = [[_shares(one, i) for i in range(CLASSES)] for one in found]
+    shares = [[_shares(confusion, i) for i in range(CLASSES)] for confusion in confusions]
     others = [x for table in shares for i, row in enumerate(table) for j, x in enumerate(row) if i != j]
     highest = max((x for x in others if x is not None), default=0) or 1.0
-    for index, (one, table) in enumerate(zip(found, shares, strict=True)):
+    for index, (confusion, table) in enumerate(zip(confusions, shares, strict=True)):
         off = [[None if i == j else x for j, x in enumerate(row)] for i, row in enumerate(table)]
         on = [[x if i == j else None for j, x in enumerate(row)] for i, row in enumerate(table)]
         for z, scale, top in ((off, _SHARES, highest), (on, _PALE, 100.0)):
-            figure.add_trace(_cells(one, z, scale, top), **cell(index, 2))
-    figure.update_xaxes(title="named", dtick=1, showgrid=False)
+            figure.add_trace(_cells(confusion, z, scale, top), **cell(index, 2))
+    figure.update_xaxes(title="classified as", dtick=1, showgrid=False)
     figure.update_yaxes(title="true digit", dtick=1, showgrid=False, autorange="reversed")
     return figure
 
 
-def _shares(one: DigitConfusion, digit: int) -> list[float | None]:
-    total = sum(one.said[digit])
-    return [round(100 * n / total, 2) if total else None for n in one.said[digit]]
+def _shares(confusion: DigitConfusion, digit: int) -> list[float | None]:
+    total = sum(confusion.said[digit])
+    return [round(100 * n / total, 2) if total else None for n in confusion.said[digit]]
 
 
-def _cells(one: DigitConfusion, z: list[list[float | None]], scale: list[list[Any]], top: float) -> go.Heatmap:
+def _cells(confusion: DigitConfusion, z: list[list[float | None]], scale: list[list[Any]], top: float) -> go.Heatmap:
     digits = list(range(CLASSES))
     return go.Heatmap(
         x=digits,
@@ -96,8 +91,8 @@ def _cells(one: DigitConfusion, z: list[list[float | None]], scale: list[list[An
         text=[["" if not x or x < 0.05 else f"{x:.1f}" for x in row] for row in z],
         texttemplate="%{text}",
         textfont={"size": 10, "color": INK},
-        customdata=one.said,
-        hovertemplate="%{y} named %{x}: %{z}%, %{customdata} images<extra></extra>",
+        customdata=confusion.said,
+        hovertemplate="%{y} classified as %{x}: %{z}%, %{customdata} images<extra></extra>",
         hoverongaps=False,
         xgap=1,
         ygap=1,

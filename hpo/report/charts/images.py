@@ -1,4 +1,4 @@
-"""Small grey pictures of digits, as the bytes of a PNG file (17 lines; a library for pictures would be 10 MB)."""
+"""Small grey images of digits, as the bytes of a PNG file (17 lines; an imaging library would be 10 MB)."""
 
 import struct
 import zlib
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from hpo.analysis.hard_pairs import DARKEST, Gallery, HardPair, Picture
 from hpo.report.charts.theme import COLOURS
 from hpo.report.html import PageImage
+
+_GAP = 1  # pixels between a pair's images
 
 
 def grey_png(rows: Sequence[Sequence[int]]) -> bytes:
@@ -21,23 +23,20 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-_BETWEEN = 1  # pixels between a pair's images
-
-
 def gallery_images(gallery: Gallery) -> tuple[PageImage, ...]:
-    """Each pair as one picture, ink on paper; above its question, below how many trainings were wrong, by model."""
+    """Each pair as one image, dark on white; its question above, the number of wrong trainings by model below."""
     return tuple(
         PageImage(
-            png=grey_png(_beside(*(gallery.pictures[image] for image in pair.images))),
+            png=grey_png(_side_by_side(*(gallery.pictures[image] for image in pair.images))),
             above=_question(pair),
-            below=tuple((f"{one.wrong} of {one.trainings}", COLOURS[one.model]) for one in pair.counts),
+            below=tuple((f"{count.wrong} of {count.trainings}", COLOURS[count.model]) for count in pair.counts),
         )
         for pair in gallery.pairs
     )
 
 
-def _beside(left: Picture, right: Picture) -> list[list[int]]:
-    gap = (0,) * _BETWEEN
+def _side_by_side(left: Picture, right: Picture) -> list[list[int]]:
+    gap = (0,) * _GAP
     return [[DARKEST - ink for ink in (*a, *gap, *b)] for a, b in zip(left, right, strict=True)]
 
 

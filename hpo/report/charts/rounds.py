@@ -1,31 +1,30 @@
-"""Every round's accuracy, drawn with plotly."""
+"""The accuracy in every round."""
 
 from collections.abc import Sequence
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis.comparison import PUBLISHED_LABEL
 from hpo.report.chart_data import RoundsGroup
 from hpo.report.charts.theme import (
     COLOURS,
     GREY,
     INK,
-    faint,
-    figure_of,
+    empty_figure,
     percents,
     title,
+    translucent,
 )
-from hpo.results.records import PAPER, TUNED
+from hpo.study.labels import PUBLISHED, TUNED
 
 
-def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test accuracy (%)") -> go.Figure:
-    """Every round's accuracy: points, box, mean with its interval; the published ones as a bar."""
-    figure, place, ticks = figure_of(460), 0.0, []
+def rounds_chart(groups: Sequence[RoundsGroup], quantity: str = "test accuracy (%)") -> go.Figure:
+    """Points, box and mean with its interval of each group; published results as mean ± standard deviation."""
+    figure, place, ticks = empty_figure(460), 0.0, []
     for before, group in zip([None, *groups], groups, strict=False):
         place += 1.0 if before is None or before.model == group.model else 1.6
-        name = "paper's" if group.label == PAPER else title(group.label)  # short: nine stand side by side
+        name = title(group.label).replace(", ", ",<br>")  # narrow: nine groups stand side by side
         ticks.append((place, f"{group.model}<br>{name}<br>{group.epochs} epochs"))
-        colour = GREY if group.label == PUBLISHED_LABEL else COLOURS[group.model]
+        colour = GREY if group.label == PUBLISHED else COLOURS[group.model]
         if group.values:
             figure.add_trace(_box(group, place, colour))
             figure.add_trace(_points(group, place, colour))
@@ -38,8 +37,8 @@ def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test accuracy (%)")
         tickangle=0,
     )
     figure.update_xaxes(tickfont={"size": 11})
-    figure.update_yaxes(title=what)
-    figure.update_layout(margin={"b": 76})  # three lines below the axis
+    figure.update_yaxes(title=quantity)
+    figure.update_layout(margin={"b": 92})  # four lines below the axis
     return figure
 
 
@@ -50,14 +49,14 @@ def _box(group: RoundsGroup, place: float, colour: str) -> go.Box:
         width=0.62,
         boxpoints=False,
         line={"color": colour, "width": 1.5},
-        fillcolor=faint(colour, 0.35 if group.label == TUNED else 0.08),
+        fillcolor=translucent(colour, 0.35 if group.label == TUNED else 0.08),
         hoverinfo="skip",
         showlegend=False,
     )
 
 
 def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
-    # The golden ratio spreads neighbouring rounds evenly and the same in every report.
+    # Multiples of the golden ratio spread neighbouring rounds evenly, and alike in every report.
     spread = [place + 0.42 * ((r * 0.618034) % 1 - 0.5) for r in group.rounds]
     return go.Scatter(
         x=spread,
@@ -75,9 +74,9 @@ def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
 
 
 def _mean(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
-    published = group.label == PUBLISHED_LABEL
+    published = group.label == PUBLISHED
     mean, low, high = (100 * x for x in (group.mean, group.low, group.high))
-    what = "mean ± std, as published" if published else "mean and its 95% interval"
+    measure = "mean ± std, as published" if published else "mean and its 95% interval"
     return go.Scatter(
         x=[place if published else place + 0.4],
         y=[round(mean, 3)],
@@ -92,6 +91,6 @@ def _mean(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
             "thickness": 1.5,
             "width": 5,
         },
-        hovertemplate=f"{group.model}, {title(group.label)}<br>{what}: %{{y:.2f}}%<extra></extra>",
+        hovertemplate=f"{group.model}, {title(group.label)}<br>{measure}: %{{y:.2f}}%<extra></extra>",
         showlegend=False,
     )

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis.search_history import BudgetCurve, Search, Trial
+from hpo.analysis.search_history import BudgetCurve, SearchHistory, Trial
 from hpo.report.charts.theme import (
     COLOURS,
     GREY,
     INK,
     PARAMETER_TITLES,
     cell,
-    figure_of,
+    empty_figure,
     left_axes,
     panels,
     percents,
@@ -22,19 +22,19 @@ from hpo.report.charts.theme import (
 LEVELS = ("#c7c7c7", "#a6bddb", "#67a9cf", "#1c6ea4", "#08306b")  # worst to best, darker in print too
 
 
-_LOWEST_SHOWN = 0.15  # below the best: what is lower stands at the edge, else it squeezes all the rest
+_LOWEST_SHOWN = 0.15  # below the best accuracy; lower trials are drawn at the edge, or they would squeeze the rest
 
 
-def history_chart(searches: Sequence[Search]) -> go.Figure:
-    """Each search as it went: every finished trial, and the best complete one so far."""
+def history_chart(searches: Sequence[SearchHistory]) -> go.Figure:
+    """One panel per search: every finished trial in order, and the best complete one so far."""
     figure = panels([f"{search.study}" for search in searches], 340)
     for index, search in enumerate(searches):
         floor = _floor(search)
         at, first = cell(index), index == 0
         for name, symbol, colour, wanted in _kinds(search.model):
-            own = [trial for trial in search.trials if wanted(trial)]
-            edge = [t for t in own if t.value < floor and t.state != "diverged"]
-            inside = [t for t in own if t not in edge]
+            trials = [trial for trial in search.trials if wanted(trial)]
+            edge = [t for t in trials if t.value < floor and t.state != "diverged"]
+            inside = [t for t in trials if t not in edge]
             figure.add_trace(_trials(inside, floor, name, symbol, colour, legend=first), **at)
             if edge:
                 figure.add_trace(_trials(edge, floor, name, "triangle-down-open", colour, legend=False), **at)
@@ -58,7 +58,7 @@ def history_chart(searches: Sequence[Search]) -> go.Figure:
 
 
 def _kinds(model: str) -> list[tuple[str, str, str, Callable[[Trial], bool]]]:
-    """Name, symbol, colour of each kind of trial, and which trials are of it."""
+    """Name, symbol and colour of each kind of trial, and whether a trial is of that kind."""
     colour = COLOURS[model]
     return [
         ("random", "circle-open", colour, lambda t: t.state == "complete" and not t.paper and t.random),
@@ -69,8 +69,8 @@ def _kinds(model: str) -> list[tuple[str, str, str, Callable[[Trial], bool]]]:
     ]
 
 
-def _floor(search: Search) -> float:
-    """The lowest accuracy that is drawn in its place."""
+def _floor(search: SearchHistory) -> float:
+    """The lowest accuracy drawn at its true height."""
     values = [trial.value for trial in search.trials]
     best = max(values, default=1.0)
     return max(min(values, default=0.0), best - _LOWEST_SHOWN)
@@ -96,7 +96,7 @@ def _trials(trials: Sequence[Trial], floor: float, name: str, symbol: str, colou
 
 
 def budget_chart(curves: Sequence[BudgetCurve]) -> go.Figure:
-    """Best validation accuracy against the number of trials: expected of random ones, observed in the search."""
+    """Best validation accuracy by number of trials: expected of random search, and observed in this search."""
     figure = panels([curve.study for curve in curves], 300)
     for index, curve in enumerate(curves):
         observed = [(k, v) for k, v in enumerate(curve.observed, start=1) if not math.isnan(v)]
@@ -122,9 +122,9 @@ def budget_chart(curves: Sequence[BudgetCurve]) -> go.Figure:
     return with_legend(figure)
 
 
-def parallel_chart(search: Search) -> go.Figure:
-    """Parallel coordinates: one line a complete trial over its hyperparameters to its value, darker is better."""
-    figure = figure_of(340)
+def parallel_chart(search: SearchHistory) -> go.Figure:
+    """Parallel coordinates: one line per complete trial, from its hyperparameters to its accuracy; dark is good."""
+    figure = empty_figure(340)
     complete = sorted((t for t in search.trials if t.state == "complete"), key=lambda t: t.value)
     names = [PARAMETER_TITLES.get(name, name) for name in search.names]
     floor = _floor(search)
@@ -132,10 +132,10 @@ def parallel_chart(search: Search) -> go.Figure:
     span = (floor, top if top > floor else floor + 1e-3, False)
     axes = [*search.ranges, span]
     for level, colour in enumerate(LEVELS):
-        own = [t for i, t in enumerate(complete) if i * len(LEVELS) // len(complete) == level]
+        fifth = [t for i, t in enumerate(complete) if i * len(LEVELS) // len(complete) == level]
         x: list[float | None] = []
         y: list[float | None] = []
-        for trial in own:
+        for trial in fifth:
             heights = (_height(v, *axis) for v, axis in zip((*trial.params, trial.value), axes, strict=True))
             x += [*range(len(axes)), None]
             y += [*(round(h, 4) for h in heights), None]
@@ -165,14 +165,14 @@ def parallel_chart(search: Search) -> go.Figure:
 
 
 def _height(value: float, low: float, high: float, log: bool) -> float:
-    """Where a value stands on its axis, 0 low to 1 high; beyond either end at the end."""
+    """A value's height on its axis, from 0 (low) to 1 (high); values beyond an end are at that end."""
     if log:
         value, low, high = (math.log(max(x, 1e-300)) for x in (value, low, high))
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def slices_chart(search: Search) -> go.Figure:
-    """Each hyperparameter against the value of the complete trials, the others varying along."""
+def slices_chart(search: SearchHistory) -> go.Figure:
+    """Accuracy of the complete trials against each hyperparameter, the others varying too."""
     names, ranges = list(search.names), list(search.ranges)
     columns = {name: [t.params[i] for t in search.trials] for i, name in enumerate(names)}
     figure = panels([PARAMETER_TITLES.get(name, name) for name in names], 280)
@@ -180,12 +180,12 @@ def slices_chart(search: Search) -> go.Figure:
     for index, name in enumerate(names):
         at = cell(index)
         for title, symbol, wanted in (("random", "circle-open", True), ("proposed", "circle", False)):
-            own = [
+            points = [
                 (x, t)
                 for x, t in zip(columns[name], search.trials, strict=True)
                 if t.state == "complete" and not t.paper and t.random == wanted and not math.isnan(x)
             ]
-            figure.add_trace(_slice(own, floor, title, symbol, COLOURS[search.model], index == 0), **at)
+            figure.add_trace(_slice(points, floor, title, symbol, COLOURS[search.model], index == 0), **at)
         paper = [(x, t) for x, t in zip(columns[name], search.trials, strict=True) if t.paper and not math.isnan(x)]
         figure.add_trace(_slice(paper, floor, "the paper's", "star", INK, index == 0), **at)
         low, high, log = ranges[index]

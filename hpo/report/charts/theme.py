@@ -1,7 +1,7 @@
-"""The one look of all charts: colours, titles, size, fonts, grid, legend, panels side by side.
+"""The theme that all charts share: colours, titles, size, fonts, grid, legend, panels side by side.
 
-Colours are Okabe and Ito's, told apart by the colour-blind; what matters also differs in shape or dash, so
-that it survives a grey print. Everything is SVG: no WebGL, which prints poorly and is often missing.
+The colours are Okabe and Ito's, which colour-blind readers can distinguish; what matters also differs in shape or
+dash, so that it survives printing in grey. Everything is SVG: WebGL prints poorly and is often missing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,13 +10,13 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
-from hpo.analysis.comparison import PUBLISHED_LABEL
-from hpo.results.records import PAPER, TUNED
+from hpo.report.formats import CONFIGURATIONS
 
 GREY, INK = "#767676", "#222222"
 ACROSS = 3  # panels in a row
-COLOURS = {"simple": "#0072B2", "ws": "#D55E00", "ws-aux": "#009E73"}
-TITLES = {PUBLISHED_LABEL: "published", PAPER: "paper's values", TUNED: "tuned"}
+_MODEL_COLOURS = {"simple": ("blue", "#0072B2"), "ws": ("orange", "#D55E00"), "ws-aux": ("green", "#009E73")}
+COLOUR_NAMES = {model: name for model, (name, _) in _MODEL_COLOURS.items()}
+COLOURS = {model: colour for model, (_, colour) in _MODEL_COLOURS.items()}
 PARAMETER_TITLES = {
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",
@@ -27,17 +27,17 @@ PARAMETER_TITLES = {
 
 
 def title(label: str) -> str:
-    """What a configuration is called in a chart."""
-    return TITLES.get(label, safe(label))
+    """The name of a configuration in a chart."""
+    return CONFIGURATIONS.get(label, safe(label))
 
 
-def figure_of(height: int) -> go.Figure:
-    """An empty figure of that height in pixels."""
-    return _look(go.Figure(), height)
+def empty_figure(height: int) -> go.Figure:
+    """A figure without data; height in pixels."""
+    return _themed(go.Figure(), height)
 
 
 def with_legend(figure: go.Figure) -> go.Figure:
-    """Room below for the legend."""
+    """Make room for the legend below."""
     figure.update_layout(height=figure.layout.height + 36, margin={"b": 86})
     return figure
 
@@ -54,15 +54,15 @@ def panels(titles: Sequence[str], height: int, across: int = ACROSS) -> go.Figur
         vertical_spacing=0.34 / rows,
     )
     figure.update_annotations(font={"size": 13}, yshift=4)
-    return _look(figure, height * rows)
+    return _themed(figure, height * rows)
 
 
 def cell(index: int, across: int = ACROSS) -> dict[str, int]:
-    """Where the index-th panel stands, as plotly's row and col."""
+    """The position of the index-th panel, as plotly's row and col."""
     return {"row": index // across + 1, "col": index % across + 1}
 
 
-def _look(figure: go.Figure, height: int) -> go.Figure:
+def _themed(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
         template="none",
         height=height,
@@ -81,22 +81,22 @@ def _look(figure: go.Figure, height: int) -> go.Figure:
 
 
 def left_axes(figure: go.Figure, panels: int, title: str, across: int = ACROSS) -> None:
-    """Name the y axis of the leftmost panels alone."""
+    """Title the y axes of the leftmost panels only."""
     for index in range(0, panels, across):
         figure.update_yaxes(title=title, **cell(index))
 
 
 def percents(values: Iterable[float]) -> list[float]:
-    """Fractions as percent, short enough for the page."""
+    """Fractions as percent, rounded to keep the page small."""
     return [round(100 * value, 3) for value in values]
 
 
-def faint(colour: str, share: float) -> str:
-    """A colour as rgba with that opacity."""
+def translucent(colour: str, opacity: float) -> str:
+    """A hexadecimal colour as rgba; `opacity` from 0 to 1."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{share})"
+    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def safe(text: str) -> str:
-    """Text that plotly shows as it is: it reads some HTML tags."""
+    """Text escaped for plotly, which interprets some HTML tags."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

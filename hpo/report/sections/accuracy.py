@@ -3,29 +3,24 @@
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis.comparison import Comparison, TableRow
+from hpo.analysis.stats import BCA_LEAST
 from hpo.report import chart_data
 from hpo.report.charts import rounds
-from hpo.report.formats import (
-    CONFIGURATIONS,
-    NOTHING,
-    interval_percent,
-    mean_std,
-    percent,
-    with_interval,
-)
-from hpo.report.html import Bullets, Callout, PageTable, Part, drawn, numbers, texts
+from hpo.report.formats import CONFIGURATIONS, NOTHING, interval_percent, mean_std, percent, with_interval
+from hpo.report.html import Bullets, Callout, PageTable, Part, numbers, plotly_figure, texts
+from hpo.report.sentences import Conclusions, row_note
 from hpo.results.records import StudyResult
 
 
-def headline_parts(results: Sequence[StudyResult], comparison: Comparison) -> Iterable[Part]:
-    """The sentences on top, and what is missing."""
-    if comparison.budget is not None:
-        yield Callout(text=comparison.budget)
-    if comparison.headlines:
-        yield Bullets(lines=comparison.headlines, lead=True)
+def headline_parts(results: Sequence[StudyResult], conclusions: Conclusions) -> Iterable[Part]:
+    """The conclusions, and what is still missing."""
+    if conclusions.budget is not None:
+        yield Callout(text=conclusions.budget)
+    if conclusions.headlines:
+        yield Bullets(lines=conclusions.headlines, lead=True)
     else:
-        yield Callout(text="No two configurations have a final round in common yet: nothing is compared.")
-    for caution in comparison.cautions:
+        yield Callout(text="No two configurations have a final round in common yet, so nothing is compared.")
+    for caution in conclusions.cautions:
         yield Callout(text=caution)
     missing = tuple(f"{result.name}: {line}" for result in results for line in result.missing)
     if missing:
@@ -46,22 +41,24 @@ def accuracy_parts(results: Sequence[StudyResult], comparison: Comparison) -> It
         caption="Accuracy in percent, mean ± standard deviation (n - 1) over the rounds",
         columns=columns,
         rows=tuple(_accuracy_cells(row, several, studies) for row in rows),
-        groups=tuple(row.model for row in rows),
+        grouped=True,
     )
-    notes = tuple(f"{row.study}, {CONFIGURATIONS.get(row.label, row.label)}: {row.note}" for row in rows if row.note)
+    notes = tuple(
+        f"{row.study}, {CONFIGURATIONS.get(row.label, row.label)}: {note}" for row in rows if (note := row_note(row))
+    )
     if notes:
         yield Bullets(lines=notes)
     yield (
-        "Intervals of means are Student's t, those of median and interquartile mean (IQM) BCa bootstrap, from "
-        "10 rounds on. They speak of new seeds and draws from the same images."
+        "The intervals of means are Student's t intervals; those of medians and interquartile means (IQM) are BCa "
+        f"bootstrap intervals, given from {BCA_LEAST} rounds on. All of them describe new seeds and new draws from the "
+        "same images."
     )
-    groups = chart_data.rounds_data(results, comparison)
-    yield drawn(
+    yield plotly_figure(
         "rounds",
-        "Test accuracy of every round (the paper's Figure 2, made new). Points are rounds, hollow with the paper's "
-        "values, filled when tuned; boxes are quartiles; the black diamond is the mean with its 95% interval. "
-        "Grey: mean ± std as published.",
-        rounds.rounds_chart(groups),
+        "Test accuracy in every round (after the paper's Figure 2). Each point is a round: hollow with the paper's "
+        "configuration, filled with the tuned one. Boxes show quartiles; the black diamond is the mean with its 95% "
+        "interval. Grey: the published mean ± standard deviation.",
+        rounds.rounds_chart(chart_data.rounds_data(results, comparison)),
     )
     yield from _every_round(results)
 
@@ -85,14 +82,13 @@ def _accuracy_cells(row: TableRow, several: bool, studies: bool) -> tuple[str, .
 
 
 def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
-    finals = [(result, final) for result in results for final in result.final if final.same_as is None]
-    finals = [(result, final) for result, final in finals if final.rounds]
+    finals = [(result, final) for result in results for final in result.final if final.same_as is None and final.rounds]
     numbered = sorted({number for _, final in finals for number in final.round_numbers})
     if not numbered:
         return
     by_round = [dict(zip(final.round_numbers, final.test_values, strict=True)) for _, final in finals]
     yield PageTable(
-        caption="Test accuracy of every round in percent; rounds of one number share seeds and draws",
+        caption="Test accuracy in every round, in percent; rounds with the same number share seeds and draws",
         columns=numbers("round", *(f"{result.name} {final.label}" for result, final in finals)),
         rows=tuple((str(number), *(percent(values.get(number), 2) for values in by_round)) for number in numbered),
     )

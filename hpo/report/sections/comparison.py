@@ -3,48 +3,52 @@
 from collections.abc import Iterable
 
 from hpo.analysis.comparison import Comparison
-from hpo.analysis.pairwise import Pair, Side
-from hpo.report.formats import (
-    MINUS,
-    NOTHING,
-    interval_points,
-    p_value,
-    signed,
-)
+from hpo.analysis.pairwise import Pair, PairSide
+from hpo.report.formats import MINUS, NOTHING, interval_points, p_value, signed
 from hpo.report.html import Bullets, PageTable, Part, numbers, texts
+from hpo.report.sentences import images_note
 
 
 def comparison_parts(comparison: Comparison) -> Iterable[Part]:
-    """A table for each kind of pair in each setting."""
+    """A table for each kind of pair in each setting, and what its columns mean."""
     if not comparison.pairs:
         return
     titles = (f"A {MINUS} B [95%]", "new images too", "d_z", "P(A > B)", "p", "Holm", "variance", "detectable")
     several = len(comparison.settings) > 1
-    for key in dict.fromkeys((pair.kind, pair.setting) for pair in comparison.pairs):
-        kind, setting = key
+    for kind, setting in dict.fromkeys((pair.kind, pair.setting) for pair in comparison.pairs):
         where = f" (setting {setting + 1})" if several else ""
-        own = [pair for pair in comparison.pairs if (pair.kind, pair.setting) == key]
+        pairs = [pair for pair in comparison.pairs if (pair.kind, pair.setting) == (kind, setting)]
         yield PageTable(
-            caption=f"{kind[0].upper()}{kind[1:]}{where}: test accuracy in points, A minus B, round by round",
+            caption=f"{kind[0].upper()}{kind[1:]}{where}: difference in test accuracy, A {MINUS} B, in percentage "
+            "points, paired by round",
             columns=texts("A", "B") + numbers("rounds", *titles),
-            rows=tuple(_pair_cells(pair) for pair in own),
+            rows=tuple(_pair_cells(pair) for pair in pairs),
         )
-        notes = tuple(f"{_side(pair.a)} and {_side(pair.b)}: {pair.note}." for pair in own if pair.note)
+        notes = tuple(f"{_side(pair.a)} and {_side(pair.b)}: {note}." for pair in pairs if (note := images_note(pair)))
         if notes:
             yield Bullets(lines=notes)
+    yield _legend(comparison)
+
+
+def _legend(comparison: Comparison) -> Bullets:
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
     smallest = max(pair.test.smallest for pair in comparison.pairs)
-    yield (
-        "The interval beside the difference is Student's t over the rounds: new seeds, these images. New images too: "
-        "bootstrap over the rounds and, crossed, over the images of pool B. d_z: mean over standard deviation of the "
-        "differences. P(A > B): the share of rounds that A wins, ties half, with its exact binomial interval. p: exact "
-        "sign-flip permutation test of the mean difference, two-sided; beside it with Holm's correction in two "
-        "families, pairs of models (both tables together) and tuned against the paper's configuration. "
-        f"With {fewest} rounds the smallest possible p is {p_value(smallest)}. Variance: that of the "
-        "differences as a share of what unpaired rounds would give, so below 1 pairing helped. Detectable: the true "
-        "difference in points that so many rounds find clear four times in five (the power of a t test at the largest "
-        "p that the sign-flip test can give and Holm's first step takes, 0.05 over the number of pairs in the family); "
-        "none where even the smallest possible p is above that."
+    return Bullets(
+        lines=(
+            f"A {MINUS} B: the mean difference with Student's t interval over the rounds, that is, for new seeds on "
+            "the same images.",
+            "New images too: a bootstrap interval over the rounds crossed with the images of pool B.",
+            "d_z: the mean of the differences divided by their standard deviation.",
+            "P(A > B): the share of rounds that A wins, ties counting half, with its exact binomial interval.",
+            "p: the exact two-sided sign-flip permutation test of the mean difference. "
+            f"With {fewest} rounds the smallest possible p is {p_value(smallest)}.",
+            "Holm: p with Holm's correction within each of two families, the pairs of models (both tables together) "
+            "and the tuned against the paper's configurations.",
+            "Variance: the variance of the differences relative to that of unpaired rounds; below 1, pairing helped.",
+            "Detectable: the true difference that this many rounds would detect with a power of 80% (t test at the "
+            "largest p that the sign-flip test can give and Holm's first step accepts, 0.05 divided by the number of "
+            "pairs in the family); none where even the smallest possible p is larger than that.",
+        )
     )
 
 
@@ -65,5 +69,5 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
     )
 
 
-def _side(side: Side) -> str:
+def _side(side: PairSide) -> str:
     return f"{side.model} {side.label}"

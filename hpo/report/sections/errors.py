@@ -1,33 +1,33 @@
-"""The report's section on where comparing fails: by digits, by named digits, by single pairs."""
+"""The report's section on wrong answers: by digits, by how the digits are classified, by single pairs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hpo.analysis.answers import Answers, ErrorGrid, error_grid, shown_label
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.hard_pairs import Gallery
-from hpo.report.charts import errors, images
-from hpo.report.contents import Report
+from hpo.report.charts import errors, images, theme
+from hpo.report.contents import Contents
 from hpo.report.formats import CONFIGURATIONS, NOTHING, percent
-from hpo.report.html import Bullets, Callout, PageImages, PageTable, Part, drawn, numbers, texts
+from hpo.report.html import Bullets, Callout, PageImages, PageTable, Part, numbers, plotly_figure, texts
 from hpo.results.records import StudyResult
 from hpo.study.spec import MODELS
 
-_COLOUR_NAMES = dict(zip(MODELS, ("blue", "orange", "green"), strict=True))  # of theme.COLOURS
+TITLE = "Where the models go wrong"
 
 
-def errors_parts(report: Report) -> Iterable[Part]:
+def errors_parts(report: Contents) -> Iterable[Part]:
     """The whole section; nothing where no final round has stored its answers."""
     yield from _by_digits(list(_grids(report.results, report.answers)))
-    refused = sum(one.refused for one in report.answers.values())
+    refused = sum(answers.refused for answers in report.answers.values())
     if refused:
-        yield Callout(text=f"{refused} rounds are left out here: their answers do not give the stored accuracy.")
-    yield from _by_names(report.confusions)
+        yield Callout(text=f"{refused} rounds are left out here: their answers do not match the stored accuracy.")
+    yield from _by_classification(report.confusions)
     for gallery in report.galleries:
         yield from _by_pairs(gallery)
     if report.without_images:
         yield (
             f"Left out here: {', '.join(report.without_images)}. Their images are not at hand, so their test pairs "
-            "are not known; `hpo --data FOLDER report` with the images they were tested on shows them."
+            "are unknown; `hpo --data FOLDER report` with the images they were tested on includes them."
         )
 
 
@@ -35,7 +35,7 @@ def errors_parts(report: Report) -> Iterable[Part]:
 
 
 def _grids(results: Sequence[StudyResult], answers: Mapping[int, Answers]) -> Iterable[ErrorGrid]:
-    """Of each study's tuned configuration, or the paper's where that is all there is."""
+    """Errors of each study's tuned configuration, or of the paper's where there is no other."""
     for result in results:
         label = shown_label(answers.get(result.id))
         if label is not None:
@@ -50,10 +50,10 @@ def _by_digits(grids: Sequence[ErrorGrid]) -> Iterable[Part]:
         ("equal digits", lambda i, j: i == j),
         ("1 apart", lambda i, j: abs(i - j) == 1),
         ("2 or 3 apart", lambda i, j: 2 <= abs(i - j) <= 3),
-        ("4 or more", lambda i, j: abs(i - j) >= 4),
+        ("4 or more apart", lambda i, j: abs(i - j) >= 4),
     )
     yield PageTable(
-        caption="Wrong answers in percent, by how far the two digits lie apart",
+        caption="Wrong answers in percent, by the distance between the two digits",
         columns=texts("study", "configuration")
         + numbers(*(title for title, _ in kinds))
         + texts("most often wrong (digit 1, digit 2: percent)"),
@@ -67,50 +67,54 @@ def _by_digits(grids: Sequence[ErrorGrid]) -> Iterable[Part]:
             for grid in grids
         ),
     )
-    yield drawn(
+    yield plotly_figure(
         "errors",
-        "Share of wrong answers by the pair's digits, over all final rounds. Digit 1 is right when it is at most "
-        "digit 2, so on the diagonal and above it the right answer is yes.",
+        "Share of wrong answers by the pair's digits, over all final rounds. The correct answer is yes where digit 1 "
+        "is at most digit 2, that is, on the diagonal and above it.",
         errors.errors_chart(grids),
     )
 
 
-# --- By named digits --------------------------------------------------------------------------------------
+# --- By classification ------------------------------------------------------------------------------------
 
 
-def _by_names(confusions: Sequence[DigitConfusion]) -> Iterable[Part]:
+def _by_classification(confusions: Sequence[DigitConfusion]) -> Iterable[Part]:
     if not confusions:
         return
-    yield Bullets(lines=tuple(line for one in confusions for line in naming_sentences(one)))
-    yield drawn(
+    yield Bullets(lines=tuple(line for confusion in confusions for line in classification_sentences(confusion)))
+    yield plotly_figure(
         "confusion",
-        "Which digits are taken for which by models that are trained to name them: percent of the true digit's images, "
-        "both images of every pair, over all final rounds. The diagonal is what was named right.",
+        "Confusion matrix of the models that are trained to classify the digits: percent of the true digit's images, "
+        "both images of every pair, over all final rounds. The diagonal holds the correct classifications.",
         errors.confusion_chart(confusions),
     )
 
 
-def naming_sentences(one: DigitConfusion) -> Iterable[str]:
-    """How well one configuration names the digits, and whether its wrong answers come from there."""
-    which = f"{one.study}, {CONFIGURATIONS.get(one.label, one.label)}"
-    worst = ", ".join(f"{i} for {j} ({n} times, {100 * share:.1f}% of the {i}s)" for i, j, n, share in one.worst(5))
-    yield (
-        f"{which}: {percent(one.accuracy, 2)}% of {one.images:,} digits are named right"
-        + (f"; most often it takes {worst}." if worst else ".")
+def classification_sentences(confusion: DigitConfusion) -> Iterable[str]:
+    """How well one configuration classifies the digits, and whether its wrong answers come from there."""
+    which = f"{confusion.study}, {CONFIGURATIONS.get(confusion.label, confusion.label)}"
+    worst = ", ".join(
+        f"{i} as {j} ({n} {'time' if n == 1 else 'times'}, {100 * share:.1f}% of the {i}s)"
+        for i, j, n, share in confusion.worst(5)
     )
-    if one.wrong:
-        failed = one.wrong_though_named
+    yield (
+        f"{which}: {percent(confusion.accuracy, 2)}% of {confusion.images:,} digits are classified correctly"
+        + (f"; the most frequent confusions are {worst}." if worst else ".")
+    )
+    if confusion.wrong:
+        failed = confusion.wrong_though_named
         yield (
-            f"{which}: of {one.wrong:,} wrong answers, {failed:,} ({percent(failed / one.wrong, 0)}%) came although "
-            "both digits were named right, so comparing itself failed; in the others a digit was misnamed."
+            f"{which}: of {confusion.wrong:,} wrong answers, {failed:,} ({percent(failed / confusion.wrong, 0)}%) came "
+            "although both digits were classified correctly, so the comparison itself failed; in the others a digit "
+            "was misclassified."
         )
-    if one.misnamed:
-        saved = one.right_though_misnamed
+    if confusion.misnamed:
+        saved = confusion.right_though_misnamed
         yield (
-            f"{which}: of {one.misnamed:,} pairs with a misnamed digit, {saved:,} "
-            f"({percent(saved / one.misnamed, 0)}%) were answered right all the same. Comparing the named digits would "
-            f"answer {percent(one.right_by_names / one.pairs, 2)}% right, the network's own answer is right in "
-            f"{percent(one.right / one.pairs, 2)}%."
+            f"{which}: of {confusion.misnamed:,} pairs with a misclassified digit, {saved:,} "
+            f"({percent(saved / confusion.misnamed, 0)}%) were still answered correctly. Comparing the predicted "
+            f"digits would answer {percent(confusion.right_by_names / confusion.pairs, 2)}% of all pairs correctly; "
+            f"the network itself answers {percent(confusion.right / confusion.pairs, 2)}%."
         )
 
 
@@ -120,19 +124,21 @@ def naming_sentences(one: DigitConfusion) -> Iterable[str]:
 def _by_pairs(gallery: Gallery) -> Iterable[Part]:
     if gallery.still_tuned:
         yield (
-            "The pairs most often got wrong are not shown yet: as long as a study is being tuned on these images "
-            f"({', '.join(gallery.still_tuned)}), nobody looks at the test pool."
+            "The pairs most often answered wrongly are not shown yet: the test pool stays sealed as long as a study "
+            f"is being tuned on these images ({', '.join(gallery.still_tuned)})."
         )
         return
     if not gallery.pairs:
         return
     models = [model for model in MODELS if any(c.model == model for pair in gallery.pairs for c in pair.counts)]
-    order = ", ".join(f"{model} ({_COLOUR_NAMES[model]})" for model in models)
+    order = ", ".join(f"{model} ({theme.COLOUR_NAMES[model]})" for model in models)
     yield PageImages(
-        caption=f"The {len(gallery.pairs)} test pairs that most trainings got wrong, as the networks see them. Above: "
-        f"the question and its right answer. Below: how many trainings were wrong, {order}; a training is one final "
-        f"round of one configuration ({', '.join(gallery.studies)}). Ranked by the share of trainings that were wrong, "
-        "ties by how often the two images were part of wrong answers at all; of an image's pairs only the first is "
-        f"shown. Of {gallery.met:,} pairs, {gallery.by_all:,} were answered wrongly by every training.",
+        caption=f"The {len(gallery.pairs)} test pairs that the largest share of trainings answered wrongly, as the "
+        "networks see them. "
+        "Above: the question and its correct answer. Below: how many trainings were wrong, "
+        f"{order}; a training is one final round of one configuration ({', '.join(gallery.studies)}). Ranked by the "
+        "share of trainings that were wrong, ties by how often the two images were part of wrong answers at all; each "
+        "image is shown only in its highest-ranked pair. "
+        f"Of {gallery.met:,} pairs, {gallery.by_all:,} were answered wrongly by every training.",
         images=images.gallery_images(gallery),
     )

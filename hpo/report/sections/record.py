@@ -1,16 +1,13 @@
-"""Who trained what when, and the record: seeds, versions, commands, openings of the test pool."""
+"""The timeline of the workers, and the record: seeds, versions, commands, openings of the test pool."""
 
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.timeline import Timeline
 from hpo.report.charts.timeline import timeline_chart
-from hpo.report.formats import (
-    NOTHING,
-    counted,
-    time,
-)
-from hpo.report.html import Column, PageTable, Part, drawn, numbers, texts
+from hpo.report.formats import NOTHING, counted, time
+from hpo.report.html import Column, PageTable, Part, numbers, plotly_figure, texts
+from hpo.report.sentences import data_in_words
 from hpo.results.records import StudyResult
 
 
@@ -25,69 +22,72 @@ def timeline_parts(timeline: Timeline | None) -> Iterable[Part]:
             f"{timeline.hidden:,} slots."
         )
     if timeline.running:
-        notes.append(f"{timeline.running} slots that have not ended are not shown.")
-    yield drawn(
+        notes.append(f"Slots that have not finished ({timeline.running}) are not shown.")
+    yield plotly_figure(
         "timeline",
-        "Every slot from its claim to its end, in its worker's row; slots that overlap lie one below the other, as the "
-        "lanes of a population do. Pale: search; hatched: confirm; full: final. A slot is claimed shortly before its "
-        "lane is free. Of one that was claimed more than once the database knows the last worker: the bar is as long "
-        f"as it trained. {' '.join(notes)}".rstrip(),
+        "Every slot from its claim to its end, one row per worker; slots that overlap in time are drawn one below the "
+        "other, like the lanes of a population. Pale: search; hatched: confirm; solid: final. A slot is claimed "
+        "shortly before its lane is free. Of a slot claimed more than once the database keeps only the last worker, "
+        f"and its bar is as long as that worker's training. {' '.join(notes)}".rstrip(),
         timeline_chart(timeline),
     )
 
 
 def record_parts(results: Sequence[StudyResult], provenance: Sequence[Provenance]) -> Iterable[Part]:
-    """What made the results, and how to make them again."""
-    for one in provenance:
-        lines = [
-            ("spec digest", one.spec_digest),
-            ("data", one.data),
-            ("data digest", one.data_digest),
-            ("seeds", f"search {one.study_seed}, confirm and final {one.protocol_seed}"),
-            ("created", time(one.created_at)),
-            ("last result", time(one.finished_at)),
-            ("versions", counted(one.versions)),
-            ("code (git)", counted(one.commits)),
-            ("devices", counted(one.devices)),
-            ("workers", f"{len(one.workers)}: {counted(one.workers[:5])}" if one.workers else NOTHING),
-            (
-                "attempts",
-                f"{one.attempts} claims, {one.repeated} trainings needed more than one; {one.expiries} leases "
-                f"expired, {one.exceptions} exceptions",
-            ),
-            ("failures", counted(one.failures) if one.failures else "none"),
-            ("diverged", str(one.diverged)),
-            ("openings of pool B", f"{len(one.openings)}, each by a final round; listed below"),
-        ]
-        if one.foreign:
-            lines.append(("other digests", f"{one.foreign} results carry another spec or data digest"))
-        lines += [(f"again: {what}", command) for what, command in one.commands]
+    """What made the results, and how to repeat them."""
+    for record in provenance:
         yield PageTable(
-            caption=f"{one.study} ({one.model})",
-            columns=(Column(title="what"), Column(title="value", long=True)),
-            rows=tuple(lines),
+            caption=f"{record.study} ({record.model})",
+            columns=(Column(title="item"), Column(title="value", long=True)),
+            rows=tuple(_items(record)),
         )
     yield (
-        "Final rounds made again with the same versions on the same device are the same. A search is so only where it "
-        "is random and prunes nothing; else what is proposed and pruned depends on which trials end first, and the "
-        "commands make another search of its kind."
+        "Final rounds repeated with the same versions on the same device give the same results. A search does so only "
+        "if it samples at random and prunes nothing; otherwise what it proposes and prunes depends on which trials "
+        "finish first, and the commands run another search of the same kind."
     )
     yield from _openings(results)
 
 
+def _items(record: Provenance) -> Iterable[tuple[str, str]]:
+    yield "spec digest", record.spec_digest
+    yield "data", data_in_words(record.data_digest)
+    yield "data digest", record.data_digest
+    yield "seeds", f"search {record.study_seed}, confirm and final {record.protocol_seed}"
+    yield "created", time(record.created_at)
+    yield "last result", time(record.finished_at)
+    yield "versions", counted(record.versions)
+    yield "code (git)", counted(record.commits)
+    yield "devices", counted(record.devices)
+    yield "workers", f"{len(record.workers)}: {counted(record.workers[:5])}" if record.workers else NOTHING
+    yield (
+        "attempts",
+        f"{record.attempts} claims, {record.repeated} trainings needed more than one; {record.expiries} leases "
+        f"expired, {record.exceptions} exceptions",
+    )
+    yield "failures", counted(record.failures) if record.failures else "none"
+    yield "diverged", str(record.diverged)
+    yield "openings of pool B", f"{len(record.openings)}, each by a final round; listed below"
+    if record.foreign:
+        yield "other digests", f"{record.foreign} results have another spec or data digest than the study"
+    for what, command in record.commands:
+        yield f"command: {what}", command
+
+
 def _openings(results: Sequence[StudyResult]) -> Iterable[Part]:
-    """Every opening of the test pool by any study, in the order of time."""
-    rows = []
+    """Every opening of the test pool by any study, in order of time."""
+    openings = []
     for result in results:
         slots = {run.slot_id: f"{run.label}, round {run.round}" for run in result.final_runs}
-        rows += [(one.opened_at, slots.get(one.slot_id, NOTHING), result.name, one) for one in result.openings]
-    if rows:
+        openings += [(slots.get(opening.slot_id, NOTHING), result.name, opening) for opening in result.openings]
+    if openings:
+        openings.sort(key=lambda row: row[2].opened_at)
         yield PageTable(
-            caption=f"Every opening of pool B ({len(rows)})",
+            caption=f"Every opening of pool B ({len(openings)})",
             columns=(*texts("final slot", "study"), *numbers("attempt"), *texts("worker", "time")),
             rows=tuple(
-                (f"{one.slot_id}: {slot}", study, str(one.attempt), one.worker, time(at))
-                for at, slot, study, one in sorted(rows, key=lambda row: row[0])
+                (f"{opening.slot_id}: {slot}", study, str(opening.attempt), opening.worker, time(opening.opened_at))
+                for slot, study, opening in openings
             ),
             folded=True,
         )

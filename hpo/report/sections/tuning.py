@@ -1,77 +1,80 @@
-"""The report's section on what tuning did, and what it cost."""
+"""The report's section on what tuning changed, and what it cost."""
 
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis.model_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.tuning import Spend, Tuning
 from hpo.report.charts import theme
-from hpo.report.formats import CONFIGURATIONS, NOTHING, percent, signed, value
+from hpo.report.formats import CONFIGURATIONS, MINUS, NOTHING, percent, signed, value
 from hpo.report.html import Bullets, PageTable, Part, numbers, texts
+from hpo.report.sentences import tuning_verdict
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
-DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # as people call them
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # by torch's names
 
 
-def tuning_parts(tuning: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
+def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
     """The whole section."""
-    yield Bullets(lines=tuple(f"{one.study}: {one.verdict}" for one in tuning))
-    yield _configurations(tuning)
-    yield _stages(tuning)
+    yield Bullets(lines=tuple(f"{tuning.study}: {tuning_verdict(tuning)}" for tuning in tunings))
+    yield _configurations(tunings)
+    yield _stages(tunings)
     yield (
-        "The search's value is of one training and was picked for being high; confirm repeats it with fresh seeds "
-        "and draws from pool A; the test uses pool B, which no tuning saw. Only the test is unbiased."
+        "The search value comes from a single training and was selected for being high; the confirm phase repeats the "
+        "training with fresh seeds and draws from pool A; the test uses pool B, which tuning never saw. Only the test "
+        "value is unbiased."
     )
-    yield _cost(tuning)
+    yield _cost(tunings)
     if latencies is not None:
         yield _models(costs, latencies)
         yield (
-            "Multiply-adds are those of the convolutions and linear layers. Latency is the median of a few passes of "
-            f"the plain network ({latencies.device}), measured when this report was made: no two reports have the same."
+            "Multiply-adds count the convolutions and linear layers. Latency is the median of a few forward passes of "
+            f"the plain network ({latencies.device}), measured when this report was made, so it differs from report to "
+            "report."
         )
 
 
-def _configurations(tuning: Sequence[Tuning]) -> PageTable:
+def _configurations(tunings: Sequence[Tuning]) -> PageTable:
     return PageTable(
         caption="Configurations side by side",
         columns=texts("study", "hyperparameter") + numbers("paper's", "search's best", "tuned", "searched"),
         rows=tuple(
             (
-                one.study,
+                tuning.study,
                 theme.PARAMETER_TITLES.get(p.name, p.name),
                 value(p.paper),
                 value(p.best),
                 value(p.tuned),
                 f"{value(p.low)} to {value(p.high)}{', log' if p.log else ''}",
             )
-            for one in tuning
-            for p in one.parameters
+            for tuning in tunings
+            for p in tuning.parameters
         ),
-        groups=tuple(one.study for one in tuning for _ in one.parameters),
+        grouped=True,
     )
 
 
-def _stages(tuning: Sequence[Tuning]) -> PageTable:
-    stages = [(one, stage) for one in tuning for stage in one.stages]
+def _stages(tunings: Sequence[Tuning]) -> PageTable:
     return PageTable(
-        caption="From promise to test, accuracy in percent",
-        columns=texts("study", "configuration") + numbers("search", "confirm", "search - confirm", "test"),
+        caption="From search to test: accuracy in percent",
+        columns=texts("study", "configuration") + numbers("search", "confirm", f"search {MINUS} confirm", "test"),
         rows=tuple(
             (
-                one.study,
+                tuning.study,
                 CONFIGURATIONS[stage.label],
                 percent(stage.search, 2),
                 percent(stage.confirm, 2),
                 NOTHING if stage.optimism is None else signed(100 * stage.optimism, 2),
                 percent(stage.test, 2),
             )
-            for one, stage in stages
+            for tuning in tunings
+            for stage in tuning.stages
         ),
-        groups=tuple(one.study for one, _ in stages),
+        grouped=True,
     )
 
 
-def _cost(tuning: Sequence[Tuning]) -> PageTable:
-    kinds = sorted({kind for one in tuning for spend in one.spend for kind in spend.device_seconds})
+def _cost(tunings: Sequence[Tuning]) -> PageTable:
+    kinds = sorted({kind for tuning in tunings for spend in tuning.spend for kind in spend.device_seconds})
     titles = (
         "search trainings",
         "search epochs",
@@ -82,35 +85,35 @@ def _cost(tuning: Sequence[Tuning]) -> PageTable:
         "lane hours",
     )
     caption = (
-        "What it cost: CPU or GPU hours share the time of each epoch among the lanes that trained in it, "
-        "lane hours count it for every lane"
+        "What it cost: CPU or GPU hours divide the time of each epoch among the lanes that trained in it, "
+        "lane hours count it in full for every lane"
     )
-    if any(spend.untimed for one in tuning for spend in one.spend):
-        caption += f" ({NOTHING} or {AT_LEAST}: not measured in earlier trainings)"
+    if any(spend.untimed for tuning in tunings for spend in tuning.spend):
+        caption += f" ({NOTHING} or {AT_LEAST}: not measured by earlier versions)"
     return PageTable(
         caption=caption,
         columns=texts("study") + numbers(*titles),
-        rows=tuple((one.study, *_spend_cells(one, kinds)) for one in tuning),
+        rows=tuple((tuning.study, *_spend_cells(tuning, kinds)) for tuning in tunings),
     )
 
 
 def _models(costs: Sequence[ModelCost], latencies: Latencies) -> PageTable:
-    one, many = BATCHES
+    single, many = BATCHES
     titles = (
         "parameters",
-        "multiply-adds a pair",
+        "multiply-adds per pair",
         "latency of one pair, ms",
-        f"of a pair among {many:,}, \N{MICRO SIGN}s",
+        f"per pair in a batch of {many:,}, \N{MICRO SIGN}s",
     )
     return PageTable(
-        caption="What each model costs to use",
+        caption="Cost of inference",
         columns=texts("model") + numbers(*titles),
         rows=tuple(
             (
                 cost.model,
                 f"{cost.parameters:,}",
                 f"{cost.multiply_adds:,}",
-                f"{1e3 * latencies.of(cost.model, one).a_pair:.2f}",
+                f"{1e3 * latencies.of(cost.model, single).a_pair:.2f}",
                 f"{1e6 * latencies.of(cost.model, many).a_pair:.0f}",
             )
             for cost in costs

@@ -1,0 +1,45 @@
+"""The commands of README.md: which lines are commands, and what is printed below them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One line that a reader may type."""
+
+    text: str  # as it stands there, without the prompt and the comment
+    output: tuple[str, ...]  # the lines shown below it; "..." where some are left out
+
+
+def commands(text: str) -> list[Command]:
+    """Every command of the indented blocks: after a prompt where the block has prompts, else each line."""
+    found = []
+    for block in _blocks(text):
+        if block[0].endswith("/"):
+            continue  # a tree of files
+        if not any(line.startswith("$ ") for line in block):
+            found += [Command(text=_plain(line), output=()) for line in block if line]
+            continue
+        starts = [i for i, line in enumerate(block) if line.startswith("$ ")]
+        for start, end in zip(starts, [*starts[1:], len(block)], strict=True):
+            shown = tuple(line.strip() for line in block[start + 1 : end] if line.strip())
+            found.append(Command(text=_plain(block[start].removeprefix("$ ")), output=shown))
+    return found
+
+
+def _blocks(text: str) -> Iterator[list[str]]:
+    """The lines of each indented block, without their indentation."""
+    for block in re.findall(r"(?:^(?: {4}.*)?\n)+", text, flags=re.MULTILINE):
+        lines = [line.removeprefix("    ") for line in block.strip("\n").splitlines()]
+        if lines:
+            yield lines
+
+
+def _plain(line: str) -> str:
+    """A line without its comment."""
+    return re.split(r"\s+#\s", line)[0].strip()

@@ -1,0 +1,78 @@
+"""The comparison: rows, pairs, settings, and which of them can be clear."""
+
+from typing import Any
+
+import pytest
+
+from hpo.analysis.comparison import compare
+from hpo.report.sentences import conclusions_of, row_note
+from hpo.study.spec import builtin_spec
+from tests.support.results import PARAMS, around, finals, study
+
+
+def test_rows_have_their_epochs_and_are_in_order() -> None:
+    results = [study("ws", finals("tuned", around(0.9)) + finals("paper", around(0.87)))]
+    comparison = compare(results)
+    assert [(row.label, row.epochs, row.rounds) for row in comparison.rows] == [
+        ("published", 40, 20),
+        ("paper", 40, 20),
+        ("tuned", 40, 20),
+    ]
+    assert comparison.rows[0].test.mean == 0.872
+    conclusions = conclusions_of(results, comparison)
+    assert conclusions.budget is None
+    assert conclusions.cautions == ()
+
+
+@pytest.mark.parametrize(("n", "families", "detectable"), [(5, 1, False), (6, 1, True), (6, 2, False), (7, 2, True)])
+def test_detectable_is_only_what_can_be_clear(n: int, families: int, detectable: bool) -> None:
+    """So few rounds that no p survives Holm promise nothing, and what differs most is indeed not clear there."""
+    labels = ("tuned", "paper")[:families]  # each a pair of models more
+    results = [
+        study(model, [r for label in labels for r in finals(label, around(level)[:n])], id=place)
+        for place, (model, level) in enumerate((("simple", 0.7), ("ws", 0.9)))
+    ]
+    between = [pair for pair in compare(results).pairs if pair.family == "pairs of models"]
+    assert [pair.clear for pair in between] == [detectable] * families
+    assert [pair.detectable is not None for pair in between] == [detectable] * families
+
+
+def test_only_common_rounds_are_paired() -> None:
+    results = [
+        study("simple", finals("tuned", [0.5, 0.8, 0.8], first=0)),
+        study("ws", finals("tuned", [0.9, 0.9, 0.1], first=1), id=2),
+    ]
+    (pair,) = compare(results).pairs
+    assert pair.rounds == (1, 2)
+    assert pair.difference.values == (0.1, 0.1)
+
+
+def test_where_the_papers_configuration_won_nothing_is_tested() -> None:
+    tuned = {"params": PARAMS, "source": "paper", "confirm_mean": 0.9}
+    results = [study("ws", finals("paper", around(0.9)), tuned=tuned)]
+    comparison = compare(results)
+    assert comparison.pairs == ()
+    headlines = conclusions_of(results, comparison).headlines
+    assert headlines == ("Tuning did not improve ws: the paper's configuration won the confirm phase.",)
+    assert [row.label for row in comparison.rows] == ["published", "paper", "tuned"]
+    assert "the same rounds" in row_note(comparison.rows[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"epochs": 12}, "epochs (40 and 12)"), ({"data_digest": "e" * 64}, "images (d and eeeeeeeeeeee)")],
+)
+def test_other_settings_are_not_mixed(changes: dict[str, Any], words: str) -> None:
+    digest = changes.pop("data_digest", "d")
+    other = builtin_spec("ws").with_options(name="other", **changes)
+    results = [
+        study("simple", finals("tuned", around(0.84))),
+        study("ws", finals("tuned", around(0.9)), spec=other, id=2, data_digest=digest),
+    ]
+    comparison = compare(results)
+    assert comparison.pairs == ()
+    assert len(comparison.settings) == 2
+    assert (
+        conclusions_of(results, comparison).cautions[0]
+        == f"Setting 2 is not compared with setting 1: they differ in {words}."
+    )

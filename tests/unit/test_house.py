@@ -1,0 +1,238 @@
+"""The house: imports go down its floors, some rooms know even less, and only the command line prints."""
+
+import ast
+import functools
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.support.imports import FLOORS, PACKAGE, Import, between_rooms, imports, table, upward
+
+ROOT = PACKAGE.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+NOT_EVEN_DOWN: Mapping[tuple[str, str], str] = {
+    ("storage", "training"): "only workers join the database and training",
+    ("results", "training"): "reading results must not need torch",
+    ("report", "training"): "reading results must not need torch",
+    ("server", "training"): "the dashboard must start without torch",
+    ("server", "digits"): "what a browser sees goes through the report",
+    ("results", "digits"): "the database knows digests alone, no images",
+    ("launch", "storage"): "launchers host workers, whatever they work on",
+}
+
+
+def normal(name: str) -> str:
+    """A distribution's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The distributions that requirements name."""
+    return {normal(re.split(r"[^A-Za-z0-9._-]", line)[0]) for line in requirements}
+
+
+packages_distributions = functools.cache(metadata.packages_distributions)  # it reads every package's list of files
+
+
+def third_party(found: Import) -> bool:
+    """Whether something is imported that neither Python nor this project brings."""
+    return found.name.partition(".")[0] not in {*sys.stdlib_module_names, "_typeshed", "hpo", "tests", "bench"}
+
+
+# --- Floors -------------------------------------------------------------------------------------------------
+
+
+def test_imports_go_down() -> None:
+    """No room imports one of its own floor or above, inside of functions and for types included."""
+    assert [str(found) for found in upward(between_rooms())] == []
+
+
+def test_the_table_is_printed() -> None:
+    """`python -m tests.support.imports` shows every room with its imports and agrees with the test above."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.imports"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == (1 if upward(between_rooms()) else 0)
+    shown = {line.split()[0] for line in done.stdout.splitlines()[1:]}
+    assert shown == {room for floor in FLOORS for room in floor}
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("from hpo.storage import slots", False),
+        ("from hpo.report.write import write", True),  # above
+        ("from hpo import cli", True),
+        ("def f():\n    import hpo.worker.job", True),
+        ("from hpo.digits import pools", True),  # beside
+        ("from hpo.unheard import x", True),  # on no floor
+        ("from hpo import __version__", False),
+    ],
+)
+def test_an_upward_import_is_seen(tmp_path: Path, line: str, wrong: bool) -> None:
+    """Each kind of import is recognised in a house made for it."""
+    package = tmp_path / "hpo"
+    for room in ("storage", "cli", "unheard"):
+        (package / room).mkdir(parents=True)
+    for room in ("report", "worker", "digits"):
+        (package / f"{room}.py").write_text("")
+    importer = "storage" if "digits" in line else "study"
+    (package / f"{importer}.py").write_text(line)
+    found = between_rooms(package)
+    assert len(found) == 1
+    assert bool(upward(found)) is wrong
+    assert importer in table(found, package)
+
+
+@pytest.mark.parametrize(("room", "target"), NOT_EVEN_DOWN)
+def test_some_rooms_know_even_less(room: str, target: str) -> None:
+    """A way down that is closed all the same."""
+    found = [str(one) for one in between_rooms() if (one.room, one.target) == (room, target)]
+    assert found == [], NOT_EVEN_DOWN[room, target]
+
+
+def test_training_imports_torch_alone() -> None:
+    """It runs on a bare GPU machine: no other room, and numpy for types alone (test_cli has a process without it)."""
+    inside = [one for one in imports() if one.room == "training"]
+    assert {one.name.partition(".")[0] for one in inside if third_party(one)} <= {"torch", "numpy"}
+    assert [str(one) for one in inside if one.target not in (None, "training")] == []
+
+
+def test_packages_hold_only_their_docstring() -> None:
+    """Nothing happens when a folder is imported; `hpo` itself has its version."""
+    for path in PACKAGE.rglob("__init__.py"):
+        first, *rest = ast.parse(path.read_text()).body
+        assert isinstance(first, ast.Expr), path
+        assert isinstance(first.value, ast.Constant), path
+        allowed = [["__version__"]] if path.parent == PACKAGE else []
+        assert [[ast.unparse(name) for name in getattr(one, "targets", [])] for one in rest] == allowed, path
+
+
+# --- Printing -----------------------------------------------------------------------------------------------
+
+
+def printing(code: str) -> list[int]:
+    """Lines that print, touch stdout or stderr, or import a library's way to print."""
+    lines = []
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Call(func=ast.Name(id="print")):
+                lines.append(node.lineno)
+            case ast.Attribute(value=ast.Name(id="sys"), attr="stdout" | "stderr" | "__stdout__" | "__stderr__"):
+                lines.append(node.lineno)
+            case ast.ImportFrom(module="sys", names=names) if {"stdout", "stderr"} & {one.name for one in names}:
+                lines.append(node.lineno)
+            case ast.ImportFrom(module="rich" | "rich.console", names=names) if {"print", "Console"} & {
+                one.name for one in names
+            }:
+                lines.append(node.lineno)
+            case ast.ImportFrom(module="click" | "rich.progress"):
+                lines.append(node.lineno)
+            case ast.Import(names=names) if "click" in {one.name for one in names}:
+                lines.append(node.lineno)
+    return lines
+
+
+def test_only_the_command_line_prints() -> None:
+    """Everything else returns what it has to tell, raises it, or logs it."""
+    found = {
+        path.relative_to(ROOT): lines
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.is_relative_to(PACKAGE / "cli") and (lines := printing(path.read_text()))
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(1)",
+        "import sys\nsys.stderr.write('')",
+        "from sys import stdout",
+        "import click",
+        "from rich import print",
+    ],
+)
+def test_printing_is_seen(code: str) -> None:
+    """The check above can fail."""
+    assert printing(code)
+
+
+# --- Dependencies -------------------------------------------------------------------------------------------
+
+RELEASED_WITH = {  # two halves of one thing: the second pins the first
+    "pydantic-core": "pydantic",
+    "botocore": "boto3",
+}
+NOT_IMPORTED = {  # of development: what runs as a command, or is imported by others
+    "pytest-xdist": "pytest -n",
+    "pytest-cov": "pytest --cov",
+    "mypy": "a command",
+    "ruff": "a command",
+    "hatchling": "the build backend",
+    "flask": "moto's S3 server",
+    "flask-cors": "moto's S3 server",
+}
+
+
+def distributions(found: list[Import]) -> dict[str, str]:
+    """The distribution of every third-party import, with one place that imports it."""
+    brought = packages_distributions()
+    used = {}
+    for one in filter(third_party, found):
+        package = one.name.partition(".")[0]
+        name = normal(brought.get(package, [package])[0])
+        used[RELEASED_WITH.get(name, name)] = str(one)
+    return used
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Every package that hpo imports is among its dependencies, S3's behind its extra; none is there for nothing."""
+    used = distributions(list(imports()))
+    declared = names(PROJECT["dependencies"])
+    extra = names(PROJECT["optional-dependencies"]["s3"])
+    undeclared = {name: place for name, place in used.items() if name not in declared | extra}
+    assert undeclared == {}
+    assert declared - used.keys() == set()
+
+
+def test_what_tests_import_is_declared() -> None:
+    """Every package that tests and benchmarks import is among the dependencies or those of development."""
+    used = distributions([one for folder in ("tests", "bench") for one in imports(ROOT / folder)])
+    declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["dev"])
+    undeclared = {name: place for name, place in used.items() if name not in declared}
+    assert undeclared == {}
+    only_dev = names(PROJECT["optional-dependencies"]["dev"]) - names(PROJECT["optional-dependencies"]["s3"])
+    assert only_dev - used.keys() == NOT_IMPORTED.keys()
+
+
+def test_constraints_pin_what_is_declared() -> None:
+    """`make` installs the same versions everywhere: each dependency stands in constraints.txt."""
+    pinned = names((ROOT / "constraints.txt").read_text().splitlines())
+    declared = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]}
+    assert names(sorted(declared)) <= pinned
+
+
+# --- The version --------------------------------------------------------------------------------------------
+
+
+def test_the_version_stands_once() -> None:
+    """In hpo/__init__.py, from where the distribution has it; the changelog's newest entry is of this version."""
+    import hpo
+
+    assert "version" not in PROJECT
+    assert PROJECT["dynamic"] == ["version"]
+    assert PROJECT["name"] == "hpo-service"
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == hpo.__version__
+    assert importlib.util.find_spec("hpo") is not None
+    assert (PACKAGE / "py.typed").exists()

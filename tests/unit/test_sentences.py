@@ -1,0 +1,94 @@
+"""The conclusions in words: headlines, cautions, the warning of a small budget."""
+
+import pytest
+
+from hpo.analysis.comparison import compare
+from hpo.analysis.pairwise import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
+from hpo.report.sentences import budget_warning, conclusions_of
+from hpo.study.spec import builtin_spec
+from tests.support.results import around, finals, run, study
+
+
+def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
+    results = [
+        study("ws", finals("tuned", around(0.90)) + finals("paper", around(0.87, 0.001))),
+        study("ws-aux", finals("tuned", around(0.98, 0.004)) + finals("paper", around(0.97)), id=2),
+    ]
+    comparison = compare(results)
+    assert [pair.kind for pair in comparison.pairs] == [BETWEEN_TUNED, BETWEEN_PAPER, TUNING, TUNING]
+    pair = comparison.pairs[0]
+    assert pair.difference.mean == pytest.approx(0.08)
+    assert pair.clear
+    assert (pair.test.p, pair.p_holm) == (2 / 2**20, 2 * 2 / 2**20)  # two pairs of models in the family
+    assert comparison.pairs[2].p_holm == pytest.approx(2 * 2 / 2**20)  # two tests in the family
+    assert pair.pairing.variance_ratio is not None
+    assert pair.pairing.variance_ratio < 0.5
+    headlines = conclusions_of(results, comparison).headlines
+    assert headlines[0].startswith("ws-aux is better than ws: both tuned, they answer 98.0% and 90.0% of")
+    assert "8.0 points apart (95% interval 7.8 to 8.2; better in 20 of 20 rounds)" in headlines[0]
+    assert headlines[1].startswith("Tuning improved ws: 90.0% tuned, 87.0% with the paper's")
+    assert "+3.0 points (95% interval +3.0 to +3.0" in headlines[1]
+
+
+def test_the_worse_model_is_never_called_better() -> None:
+    """The pairs are ordered by model; the sentence by what was measured."""
+    results = [
+        study("simple", finals("tuned", around(0.93, 0.004)) + finals("paper", around(0.93))),
+        study("ws", finals("tuned", around(0.90)) + finals("paper", around(0.92)), id=2),
+    ]
+    headlines = conclusions_of(results, compare(results)).headlines
+    assert headlines[0].startswith("simple is better than ws: both tuned, they answer 93.0% and 90.0% of")
+    assert "3.0 points apart (95% interval 2.8 to 3.2; better in 20 of 20 rounds)" in headlines[0]
+    assert any(line.startswith("Tuning harmed ws: 90.0% tuned, 92.0%") for line in headlines)
+    assert any(line.startswith("Whether tuning changed simple is not settled") for line in headlines)
+
+
+def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> None:
+    """Each pair of models has its sentence, which says what is compared; a pair that is tuned has no second one."""
+    results = [
+        study("simple", finals("tuned", around(0.86)) + finals("paper", around(0.84, 0.001))),
+        study("ws", finals("tuned", around(0.90, 0.002)) + finals("paper", around(0.87)), id=2),
+        study("ws-aux", finals("paper", around(0.97, 0.003)), id=3),
+    ]
+    lines = conclusions_of(results, compare(results)).headlines
+    assert [line.partition(", they answer")[0] for line in lines[:3]] == [
+        "ws is better than simple: both tuned",
+        "ws-aux is better than simple: both with the paper's configuration",
+        "ws-aux is better than ws: both with the paper's configuration",
+    ]
+    assert all(line.startswith("Tuning improved") for line in lines[3:])
+
+
+def test_few_rounds_are_called_few() -> None:
+    three, other = [0.90, 0.91, 0.92], [0.80, 0.812, 0.82]
+    results = [study("simple", finals("tuned", other)), study("ws", finals("tuned", three), id=2)]
+    (line,) = conclusions_of(results, compare(results)).headlines
+    assert "3 rounds are too few for a test (the smallest possible p is 0.25)" in line
+    one = [study("simple", finals("tuned", other[:1])), study("ws", finals("tuned", three[:1]), id=2)]
+    (line,) = conclusions_of(one, compare(one)).headlines
+    assert "cannot be told apart" in line
+    assert "10.0 points apart in a single round, which says nothing about its uncertainty" in line
+
+
+def test_unequal_comparisons_are_stated() -> None:
+    trials = [run("search", i) for i in range(3)]
+    results = [
+        study("simple", finals("tuned", around(0.84))),
+        study("ws", trials + finals("tuned", around(0.9)), id=2),
+        study("ws", finals("tuned", around(0.9)[:5]), spec=builtin_spec("ws").with_options(name="again"), id=3),
+        study("ws-aux", [run("final", 0, label="x", round=0, data_digest="z")], id=4, tuned=None),
+    ]
+    cautions = "\n".join(conclusions_of(results, compare(results)).cautions)
+    assert "In the table but not in the sentences, tuned: again" in cautions
+    assert "The searches had unequal budgets: simple 0 x 40 epochs, ws 3 x 40 epochs." in cautions
+    assert "Study ws-aux: 1 result has another data digest (z) than the study (d)" in cautions
+
+
+@pytest.mark.parametrize(
+    ("trials", "epochs", "verdict"),
+    [(100, 40, None), (60, 12, "a rough"), (8, 4, "too small for"), (0, 40, None), (0, 4, "too small for")],
+)
+def test_budget_warning(trials: int, epochs: int, verdict: str | None) -> None:
+    spec = builtin_spec("ws").with_options(trials=trials, epochs=epochs)
+    warning = budget_warning([spec])
+    assert warning is None if verdict is None else verdict in str(warning)
