@@ -77,7 +77,7 @@ format_option = click.option(
 )
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """A line for people, on stderr, so that stdout holds data alone."""
     click.echo(text, err=True)
 

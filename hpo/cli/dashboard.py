@@ -4,7 +4,7 @@ import threading
 
 import click
 
-from hpo.cli.context import Context, pass_context, say
+from hpo.cli.context import Context, pass_context, print_message
 
 
 @click.command()
@@ -26,7 +26,7 @@ def dashboard(context: Context, host: str, port: int) -> None:
     engine = context.engine()
 
     def ready(url: str) -> None:
-        say(f"dashboard: {url} (Ctrl-C ends it)")
+        print_message(f"dashboard: {url} (Ctrl-C ends it)")
         notes_thread.start()
 
     # In the background, because it takes seconds; not a daemon, so that the end of the process waits for it.

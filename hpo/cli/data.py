@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, console, format_option, pass_context, print_json, print_table, say
+from hpo.cli.context import Context, console, format_option, pass_context, print_json, print_message, print_table
 
 if TYPE_CHECKING:
     from hpo.digits.download import Progress
@@ -48,8 +48,8 @@ def fetch(context: Context, folder: Path | None, url: str | None) -> None:
         fetched = download.fetch(target, url, progress=progress)
     for file in fetched:
         transfer = f"{file.transferred:,} of {file.size:,} bytes fetched" if file.transferred else "already there"
-        say(f"{file.path}: {transfer}, checksum correct")
-    say(f"MNIST is in {target}; use it with `hpo --data {target} ...` or HPO_DATA_DIR={target}")
+        print_message(f"{file.path}: {transfer}, checksum correct")
+    print_message(f"MNIST is in {target}; use it with `hpo --data {target} ...` or HPO_DATA_DIR={target}")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, print_table, say
+from hpo.cli.context import Context, format_option, pass_context, print_json, print_message, print_table
 
 
 @click.group()
@@ -28,7 +28,7 @@ def upgrade(context: Context) -> None:
 
     done = migrate.upgrade(context.connect())
     for line in done or ["nothing to do, the schema is up to date"]:
-        say(f"database: {line}")
+        print_message(f"database: {line}")
 
 
 @db.command()
@@ -55,4 +55,4 @@ def check(context: Context, form: str) -> None:
     for owner, (version, needed) in versions.items():
         table.add_row(owner, version or "-", needed)
     print_table(table)
-    say("database: the schema is up to date")
+    print_message("database: the schema is up to date")

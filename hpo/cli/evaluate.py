@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, say
+from hpo.cli.context import Context, format_option, pass_context, print_json, print_message
 
 
 @click.command()
@@ -59,8 +59,8 @@ def evaluate(
     if form == "json":
         print_json(evaluation)
         return
-    say(
+    print_message(
         f"study {evaluation['study']} ({evaluation['epochs']} epochs): {evaluation['added']} final rounds of "
         f"{evaluation['label']!r} added, {evaluation['rounds']} asked for in all"
     )
-    say("next: `hpo worker --drain` runs them")
+    print_message("next: `hpo worker --drain` runs them")

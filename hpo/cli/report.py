@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_table, say
+from hpo.cli.context import Context, format_option, pass_context, print_message, print_table
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -54,5 +54,5 @@ def write_report(
             comparison = compare(results)
             conclusions = conclusions_of(results, comparison)
         print_table(terminal.comparison_table(results, comparison, conclusions))
-    say(f"report: {files.html.resolve()}")
+    print_message(f"report: {files.html.resolve()}")
     notes.update_pages(engine, contents.results, contents.comparison)

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 import hpo
 from hpo.cli import logs
-from hpo.cli.context import Context, say
+from hpo.cli.context import Context, print_message
 from hpo.errors import HpoError, UsageError
 
 COMMANDS = {  # name -> module and function; read on use alone
@@ -59,16 +59,16 @@ class Root(click.Group):
             sys.exit(error.exit_code)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "hpo"
-            say(f"hpo: {_in_a_line(error.format_message())}; `{path} --help` shows how")
+            print_message(f"hpo: {_in_a_line(error.format_message())}; `{path} --help` shows how")
             sys.exit(error.exit_code)
         except click.ClickException as error:
-            say(f"hpo: {_in_a_line(error.format_message())}")
+            print_message(f"hpo: {_in_a_line(error.format_message())}")
             sys.exit(error.exit_code)
         except HpoError as error:
-            say(f"hpo: {_in_a_line(str(error))}")
+            print_message(f"hpo: {_in_a_line(str(error))}")
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            say("hpo: interrupted")
+            print_message("hpo: interrupted")
             sys.exit(INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, console, format_option, pass_context, say
+from hpo.cli.context import Context, console, format_option, pass_context, print_message
 from hpo.cli.report import write_report
 
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ def run(
     new = operations.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
     update_notes(engine, [spec.name for spec, created in zip(specs, new, strict=True) if created])
     for spec in specs:
-        _say_budget(spec, small=demo or quick)
+        _print_budget(spec, small=demo or quick)
     names = [spec.name for spec in specs]
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
     count = 0 if done else local.workers_here() if workers == "auto" else int(workers)
     crew = local.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
     signals = _watch(engine, names, crew)
     if signals:
-        say("stopped: the same command continues from here")
+        print_message("stopped: the same command continues from here")
         raise SystemExit(128 + signals[0])
     write_report(context, engine, out, form, names)
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
@@ -105,10 +105,10 @@ def _asked(models: Sequence[str], paths: Sequence[Path]) -> "list[StudySpec]":
     return list(distinct.values())
 
 
-def _say_budget(spec: "StudySpec", *, small: bool) -> None:
+def _print_budget(spec: "StudySpec", *, small: bool) -> None:
     note = "; a small budget: enough to see how it works, too small for conclusions" if small else ""
     p = spec.protocol
-    say(
+    print_message(
         f"{spec.name}: {spec.budget.trials} trials of {spec.budget.epochs} epochs, confirm "
         f"{p.confirm_configurations} + paper x {p.confirm_rounds} rounds, final {p.final_rounds} rounds{note}"
     )
@@ -191,9 +191,11 @@ def _complete(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> b
     for log, code in failures:
         lines = log.read_text(errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "")
-        say(f"a worker ended with exit code {code}: {last}; its log is {log}")
+        print_message(f"a worker ended with exit code {code}: {last}; its log is {log}")
     phases = {name: studies.get_study(engine, name).phase for name in names}
     for name, phase in phases.items():
         if phase != "done":
-            say(f"study {name} is not done but in phase {phase}; `hpo study show {name}` shows what is missing")
+            print_message(
+                f"study {name} is not done but in phase {phase}; `hpo study show {name}` shows what is missing"
+            )
     return not failures and all(phase == "done" for phase in phases.values())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, print_table, say
+from hpo.cli.context import Context, format_option, pass_context, print_json, print_message, print_table
 
 if TYPE_CHECKING:
     from hpo.study.spec import StudySpec
@@ -84,9 +84,9 @@ def create(
         return
     for created in described:
         budget = f"{created['trials']} trials of {created['epochs']} epochs, {created['rounds']} final rounds"
-        say(f"study {created['name']}: {created['state']} ({budget})")
+        print_message(f"study {created['name']}: {created['state']} ({budget})")
     if not dry_run:
-        say("next: `hpo worker --drain` trains them; `hpo study list` shows how far they are")
+        print_message("next: `hpo worker --drain` trains them; `hpo study list` shows how far they are")
 
 
 def _described(spec: "StudySpec", state: str) -> dict[str, object]:
@@ -121,7 +121,7 @@ def list_(context: Context, form: str) -> None:
         print_json([summary(result) for result in results])
         return
     if not results:
-        say("no studies yet: `hpo study create --model all` makes three")
+        print_message("no studies yet: `hpo study create --model all` makes three")
         return
     print_table(terminal.study_table(results))
 
@@ -166,7 +166,7 @@ def extend(context: Context, name: str, trials: int) -> None:
     from hpo.study import operations
 
     total = operations.extend(context.engine(), name, trials)
-    say(f"study {name}: {trials} trials added, {total} in all")
+    print_message(f"study {name}: {trials} trials added, {total} in all")
 
 
 @study.command()
@@ -183,7 +183,7 @@ def pause(context: Context, name: str) -> None:
 
     engine = context.engine()
     studies.set_paused(engine, studies.get_study(engine, name).id, True)
-    say(f"study {name}: paused; `hpo study resume {name}` continues it")
+    print_message(f"study {name}: paused; `hpo study resume {name}` continues it")
 
 
 @study.command()
@@ -201,7 +201,7 @@ def resume(context: Context, name: str) -> None:
     from hpo.study import operations
 
     requeued = operations.resume(context.engine(), name)
-    say(f"study {name}: continues" + (f", {requeued} failed rounds queued again" if requeued else ""))
+    print_message(f"study {name}: continues" + (f", {requeued} failed rounds queued again" if requeued else ""))
 
 
 @study.command()
@@ -223,7 +223,7 @@ def delete(context: Context, name: str, yes: bool) -> None:
     if not yes:
         raise UsageError(f"study {name}: deleting loses all its results; confirm with --yes")
     studies.delete_study(engine, row.name)
-    say(f"study {name}: deleted")
+    print_message(f"study {name}: deleted")
 
 
 @study.command()
@@ -257,4 +257,4 @@ def export(context: Context, name: str, as_created: bool, label: str | None, out
         click.echo(text, nl=False)
         return
     operations.write(out, text)
-    say(f"study {name}: written to {out}")
+    print_message(f"study {name}: written to {out}")

@@ -53,8 +53,8 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(folder):
             sources = MIRRORS if base_url is None else (base_url,)
-            return [_fetch_one(folder, name, digest, sources, progress) for name, digest in checksums.items()]
-    except OSError as error:  # requests' errors are OSErrors too, but _fetch_one has dealt with them
+            return [_fetch_file(folder, name, digest, sources, progress) for name, digest in checksums.items()]
+    except OSError as error:  # requests' errors are OSErrors too, but _fetch_file has dealt with them
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
@@ -69,7 +69,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)  # which unlocks
 
 
-def _fetch_one(folder: Path, name: str, digest: str, sources: tuple[str, ...], progress: Progress | None) -> Fetched:
+def _fetch_file(folder: Path, name: str, digest: str, sources: tuple[str, ...], progress: Progress | None) -> Fetched:
     import pooch  # type: ignore[import-untyped]  # has no types; imported here because it is slow to load
     import requests  # comes with pooch
 

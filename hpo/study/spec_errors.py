@@ -29,9 +29,9 @@ def explain(error: ValidationError, record: type[BaseModel], names: Mapping[str,
 
     record is the model that was validated; names maps keys to the options that set them.
     """
-    problems = [one for one in error.errors(include_url=False) if one["type"] != "default_factory_not_called"]
+    problems = [p for p in error.errors(include_url=False) if p["type"] != "default_factory_not_called"]
     # A misspelt key is the likely cause of a missing one, so it comes first.
-    first, *others = sorted(problems, key=lambda one: one["type"] != "extra_forbidden")
+    first, *others = sorted(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     key = (names or {}).get(key, key)
     problem = _unknown_key(first, record) if first["type"] == "extra_forbidden" else _problem(first)

@@ -9,7 +9,7 @@ import numpy as np
 from hpo.analysis.dependence.surrogate import Floats
 from hpo.analysis.search_history import SearchHistory, Trial
 
-ONE_ANSWER = 0.55  # accuracy of always answering yes: the share of digit 1 <= digit 2 where digits are uniform
+SINGLE_ANSWER = 0.55  # accuracy of always answering yes: the share of digit 1 <= digit 2 where digits are uniform
 WEIGHT_RATIO = "weight_ratio"  # main to auxiliary
 RELATIVE_DECAY = "relative_decay"  # weight decay to the sum of the loss weights
 
@@ -47,7 +47,7 @@ class Sample:
 
 def learned_least(pairs: int) -> float:
     """The accuracy on so many pairs that a constant answer does not reach: four standard errors above its mean."""
-    return ONE_ANSWER + 4 * math.sqrt(ONE_ANSWER * (1 - ONE_ANSWER) / pairs)
+    return SINGLE_ANSWER + 4 * math.sqrt(SINGLE_ANSWER * (1 - SINGLE_ANSWER) / pairs)
 
 
 def sample_of(trials: Sequence[Trial], search: SearchHistory, paper: Mapping[str, float], pairs: int) -> Sample:

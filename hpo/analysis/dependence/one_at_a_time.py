@@ -52,10 +52,10 @@ def coordinate_search(fitted: Surrogate, coordinates: Sequence[Coordinate]) -> C
     with np.errstate(divide="ignore"):  # the logarithm of 0 is beyond the edge
         paper = np.array([float(c.to_unit(np.array([c.paper]))[0]) for c in coordinates])
     start = np.clip(np.nan_to_num(paper, nan=0.5, posinf=1, neginf=0), 0, 1)
-    once, _ = _one_pass(fitted, start, grid)
+    once, _ = _sweep_once(fitted, start, grid)
     repeated, passes, changed = once, 1, True
     while changed and passes < PASSES:
-        repeated, changed = _one_pass(fitted, repeated, grid)
+        repeated, changed = _sweep_once(fitted, repeated, grid)
         passes += changed
     best = best_of_grid(fitted, grid)
     candidates = np.stack([best, repeated, once, start])  # the start need not lie on the grid
@@ -80,7 +80,7 @@ def coordinate_search(fitted: Surrogate, coordinates: Sequence[Coordinate]) -> C
     )
 
 
-def _one_pass(fitted: Surrogate, start: Floats, grid: Floats) -> tuple[Floats, bool]:
+def _sweep_once(fitted: Surrogate, start: Floats, grid: Floats) -> tuple[Floats, bool]:
     """Move each coordinate in its order to the best of the grid and its current value, with the others held."""
     point, changed = start.copy(), False
     for j in range(len(point)):
