@@ -40,7 +40,8 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
     metavar="DIR|s3://BUCKET",
     envvar="HPO_ARTIFACTS",
     show_envvar=True,
-    help="Folder or bucket for checkpoints; workers that share it resume each other's trials. [default: beside a SQLite file]",
+    help="Folder or bucket for checkpoints; workers that share it resume each other's trials. "
+    "[default: beside a SQLite file]",
 )
 @click.option(
     "--checkpoint",

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hpo.storage.outcome import FORMAT, NewerOutcome, Outcome, UnreadableOutcome
 from tests.support.outcomes import outcome
 
-accuracies, losses_seen = st.floats(0, 1), st.floats(0, 1e300)
+accuracies, some_losses = st.floats(0, 1), st.lists(st.none() | st.floats(0, 1e300), min_size=1, max_size=5)
 
 
 @given(
     value=accuracies,
-    losses=st.lists(st.none() | losses_seen, min_size=1, max_size=5),
+    losses=some_losses,
     resumed=st.lists(st.integers(0, 5)),
 )
 def test_what_was_written_comes_back(value: float, losses: list[float | None], resumed: list[int]) -> None:
