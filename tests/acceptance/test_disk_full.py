@@ -51,8 +51,8 @@ def test_a_full_disk(on_small_disk: Hpo) -> None:
     wait_until(lambda: any(epoch > 0 for _, epoch, _ in hpo.running()))
     ballast = hpo.folder / "ballast"
     wait_until(lambda: fill(ballast) and said.in_order("does not answer", ": complete"))
-    assert said.in_order("the database does not answer, trying again in 0.5 s: database or disk is full")
-    assert said.count("its result is in memory alone") > 0
+    assert said.in_order("the database does not answer; next try in 0.5 s: database or disk is full")
+    assert said.count("could not be written to disk and is only in memory") > 0
     assert "disk is full; check that the database runs and has room" in hpo.refused("study", "pause", "ws")
     assert worker.poll() is None
     ballast.unlink()

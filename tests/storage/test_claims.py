@@ -14,8 +14,8 @@ from hpo.storage.schema import slots as table
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
 from tests.support.fixtures import MakeStudy, Watch
+from tests.support.open_slots import any_running
 from tests.support.outcomes import outcome as outcome_of
-from tests.support.queue import any_running
 
 
 def claim(engine: Engine, n: int = 100, lease_seconds: float = 60, model: str = "ws", **options: Any) -> list[Slot]:

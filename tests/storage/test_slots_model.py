@@ -25,8 +25,8 @@ from hpo.storage.optuna_storage import EpochRecord, make_storage
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Kind, NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from tests.support.open_slots import any_running
 from tests.support.outcomes import outcome as outcome_of
-from tests.support.queue import any_running
 
 LIVE, EXPIRED = 3600.0, -1.0  # seconds from now
 IN_FLIGHT = (1, 3)
