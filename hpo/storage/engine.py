@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, Float, Insert, String, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -24,6 +25,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.sql.functions import FunctionElement
 
 from hpo.errors import DatabaseError, DatabaseUnreachable, SchemaError
+from hpo.storage.refusals import is_password, remedy
 from hpo.storage.urls import parse, set_by_user, shown
 
 BUSY_TIMEOUT = 30.0  # seconds a SQLite connection waits for another writer, unless the URL has `timeout`
@@ -41,11 +43,18 @@ _NETWORK_FILE_SYSTEMS = re.compile(
     r"9p|afs|beegfs|ceph|cifs|davfs|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|smb[23]|smbfs"
     r"|fuse\.(ceph|gcsfuse|glusterfs|goofys|juicefs|mount\.davfs2|rclone|s3fs|s3ql|smbnetfs|sshfs)"
 )
+_TRANSIENT_POSTGRESQL = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby, which takes over or is left again
+)
 _TRANSIENT_SQLITE = ("locked", "busy", "disk is full", "disk i/o error", "unable to open", "readonly")
 
 
-def open_engine(url: str, *, application_name: str = "hpo") -> Engine:
+def open_engine(url: str, *, application_name: str = "hpo", reread: Callable[[], str] | None = None) -> Engine:
     """Open the database at `url`: every connection of the engine is safe for several processes at once.
+
+    `reread` gives the URL anew where PostgreSQL no longer takes the password of `url`.
 
     Raises UsageError for an unsupported URL, DatabaseError where the place cannot hold a database,
     DatabaseUnreachable where the server does not answer. A missing SQLite file is created by the first statement.
@@ -53,7 +62,7 @@ def open_engine(url: str, *, application_name: str = "hpo") -> Engine:
     parsed = parse(url)
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed)
-    return _open_postgresql(parsed, application_name)
+    return _open_postgresql(parsed, application_name, reread)
 
 
 @contextmanager
@@ -150,17 +159,15 @@ def translated(engine: Engine) -> Iterator[None]:
     except (DBAPIError, PoolTimeout) as error:
         if is_transient(error):
             raise DatabaseUnreachable(
-                f"{display_url(engine)}: {_reason(error)}; check that the database runs and has room, then try again"
+                f"{display_url(engine)}: {_reason(error)}; check that the database runs, has room and takes writes, "
+                "then try again"
             ) from error
         if _is_missing_table(error):
             raise SchemaError(
                 f"{display_url(engine)} lacks a table or column of hpo's; run `hpo db upgrade`"
             ) from error
-        if isinstance(getattr(error, "orig", None), psycopg.errors.InsufficientPrivilege):
-            raise DatabaseError(
-                f"{display_url(engine)}: {_reason(error)} (role {engine.url.username}); grant it, or use the role that "
-                "owns the tables"
-            ) from error
+        if (action := _remedy(error)) is not None:
+            raise DatabaseError(f"{display_url(engine)}: {_reason(error)}; {action}") from error
         if "not a database" in str(error):
             raise DatabaseError(f"{display_url(engine)} is not a SQLite database; name another file") from error
         if "malformed" in str(error):
@@ -252,7 +259,7 @@ def _begin_sqlite(connection: Connection) -> None:
 # --- PostgreSQL -----------------------------------------------------------------------------------------
 
 
-def _open_postgresql(url: URL, application_name: str) -> Engine:
+def _open_postgresql(url: URL, application_name: str, reread: Callable[[], str] | None) -> Engine:
     ours = {
         "fallback_application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT,
@@ -275,11 +282,47 @@ def _open_postgresql(url: URL, application_name: str) -> Engine:
             "prepare_threshold": None,  # behind PgBouncer the next transaction may run on another server connection
         },
     )
+    if reread is not None:
+        event.listen(engine, "do_connect", _PasswordReader(url, reread))
     event.listen(engine, "connect", _note_limits)
     event.listen(engine, "begin", _set_limits)
     with translated(engine), engine.connect():
         pass
     return engine
+
+
+class _PasswordReader:
+    """Connects an engine; where the password is refused, with the role and password that the URL's file has by now."""
+
+    def __init__(self, url: URL, reread: Callable[[], str]) -> None:
+        self._url, self._reread = url, reread
+
+    def __call__(
+        self, dialect: Dialect, record: ConnectionPoolEntry, arguments: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> DBAPIConnection:
+        tried = self._url  # another thread may put a newer one in its place meanwhile
+        try:
+            return dialect.connect(*arguments, **{**parameters, **_credentials(tried)})
+        except psycopg.OperationalError as error:
+            fresh = parse(self._reread()) if is_password(error) else tried
+            if fresh == tried:
+                raise
+            if _place(fresh) != _place(tried):
+                raise DatabaseError(
+                    f"{shown(tried)} no longer takes the password, and the URL's file names another database by "
+                    f"now, {shown(fresh)}; start again to use that"
+                ) from error
+            self._url = fresh
+            return dialect.connect(*arguments, **{**parameters, **_credentials(fresh)})
+
+
+def _credentials(url: URL) -> dict[str, str]:
+    given = {"user": url.username, "password": url.password}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _place(url: URL) -> tuple[object, ...]:
+    return url.host, url.port, url.database, url.query
 
 
 def _note_limits(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:
@@ -305,10 +348,19 @@ def _is_transient_dbapi(error: DBAPIError) -> bool:
         return True
     original = error.orig
     if isinstance(original, psycopg.Error):
-        return isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
+        return remedy(original) is None and isinstance(original, _TRANSIENT_POSTGRESQL)
     if isinstance(original, sqlite3.OperationalError):
         return any(word in str(original).lower() for word in _TRANSIENT_SQLITE)
     return False
+
+
+def _remedy(error: DBAPIError | PoolTimeout) -> str | None:
+    """What a user can do about what PostgreSQL or libpq refuses; None where it is something else."""
+    original = getattr(error, "orig", None)
+    if not isinstance(original, psycopg.Error):
+        return None
+    connecting = isinstance(error, DBAPIError) and error.statement is None
+    return remedy(original) or ("correct the URL or libpq's variables" if connecting else None)
 
 
 def _is_missing_table(error: BaseException) -> bool:

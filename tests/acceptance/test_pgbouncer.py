@@ -16,27 +16,26 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not instal
 @pytest.mark.parametrize("mode", SERVER_CONNECTIONS)
 def test_a_study_behind_pgbouncer(mode: str, hpo_on_postgres: Hpo) -> None:
     """Two workers train it to its end, exactly; what one transaction sets is gone for the next client."""
-    with pgbouncer(hpo_on_postgres.url, mode, SERVER_CONNECTIONS[mode]) as url:
-        pooled = Hpo(hpo_on_postgres.folder, url)
-        pooled("db", "upgrade")
-        pooled.create(trials=6, confirm_rounds=1, rounds=1)
-        workers = [pooled.start(*DRAIN) for _ in range(2)]
+    hpo, direct = hpo_on_postgres, hpo_on_postgres.url
+    with pgbouncer(direct, mode, SERVER_CONNECTIONS[mode]) as hpo.url:
+        hpo("db", "upgrade")
+        hpo.create(trials=6, confirm_rounds=1, rounds=1)
+        workers = [hpo.start(*DRAIN) for _ in range(2)]
         for worker in workers:
             finish(worker)
-        pooled("report", "--out", pooled.folder / "report")
-        with psycopg.connect(make_url(url).set(drivername="postgresql").render_as_string(False)) as anybody:
+        hpo("report", "--out", hpo.folder / "report")
+        with psycopg.connect(make_url(hpo.url).set(drivername="postgresql").render_as_string(False)) as anybody:
             for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
                 assert anybody.execute(f"SHOW {limit}").fetchone() == ("0",)
-        pooled.close()
-    check_exact(hpo_on_postgres.url, "ws", search=6, confirm=2, rounds=1)
+    check_exact(direct, "ws", search=6, confirm=2, rounds=1)
 
 
-def test_the_databases_tables_are_made_behind_pgbouncer(postgres_url: str, hpo_on_postgres: Hpo) -> None:
+def test_tables_are_made_behind_pgbouncer(hpo_on_postgres: Hpo) -> None:
     """`hpo db upgrade` on an empty database, by transactions that share one connection of the server."""
-    with psycopg.connect(make_url(postgres_url).set(drivername="postgresql").render_as_string(False)) as owner:
+    hpo, direct = hpo_on_postgres, hpo_on_postgres.url
+    with psycopg.connect(make_url(direct).set(drivername="postgresql").render_as_string(False)) as owner:
         owner.execute("DROP SCHEMA public CASCADE")
         owner.execute("CREATE SCHEMA public")
-    with pgbouncer(postgres_url, "transaction", 1) as url:
-        pooled = Hpo(hpo_on_postgres.folder, url)
-        assert "created" in pooled("db", "upgrade").stderr
-        assert "up to date" in pooled("db", "check").stderr
+    with pgbouncer(direct, "transaction", 1) as hpo.url:
+        assert "created" in hpo("db", "upgrade").stderr
+        assert "up to date" in hpo("db", "check").stderr

@@ -1,18 +1,20 @@
 """Opening the two databases: safe for several processes, and one clear line where it cannot be."""
 
 import os
+import re
 import socket
 import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine, literal, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
 from hpo.errors import DatabaseError, DatabaseUnreachable, HpoError, SchemaError, UsageError
@@ -179,11 +181,75 @@ def test_nobody_listens() -> None:
     assert "secret" not in repr(error.value)
 
 
-def test_no_such_database_on_the_server(postgres: Postgres) -> None:
-    """The server answers, and its reason is passed on."""
-    url = postgres.server.set(database="nowhere").render_as_string(hide_password=False)
-    with pytest.raises(DatabaseUnreachable, match='database "nowhere" does not exist'):
-        open_engine(url)
+@pytest.mark.parametrize(
+    ("parts", "query", "reason", "action"),
+    [
+        ({"database": "nowhere"}, {}, 'database "nowhere" does not exist', "name of a database that exists"),
+        ({"username": "nobody_here"}, {}, 'role "nobody_here" does not exist', "name of a role"),
+        ({}, {"options": "-cno_such=1"}, 'parameter "no_such"', "leave out that parameter"),
+        ({}, {"options": "-clock_timeout=abc"}, 'parameter "lock_timeout": "abc"', "leave out that parameter"),
+        ({}, {"options": "rubbish"}, "rubbish", "leave out that parameter"),
+        ({}, {"sslmode": "often"}, 'sslmode value: "often"', "leave out that parameter"),
+        ({}, {"connect_timeout": "abc"}, "connect_timeout: 'abc'", "leave out that parameter"),
+        ({}, {"load_balance_hosts": "abc"}, 'load_balance_hosts value: "abc"', "leave out that parameter"),
+        ({}, {"service": "none"}, 'definition of service "none" not found', "leave out that parameter"),
+    ],
+)
+def test_what_the_server_refuses_is_no_outage(
+    parts: dict[str, Any], query: dict[str, str], reason: str, action: str, postgres: Postgres
+) -> None:
+    """Its reason is passed on, with what to do about it rather than a question whether the server runs."""
+    url = postgres.server.set(**parts).update_query_dict(query)
+    with pytest.raises(DatabaseError, match=re.escape(reason)) as error:
+        open_engine(url.render_as_string(hide_password=False))
+    assert not is_transient(error.value)
+    assert action in one_line(error)
+
+
+def test_rights_that_a_role_lacks_are_no_outage(postgres: Postgres, postgres_url: str) -> None:
+    """Neither to connect, nor to read a table, nor to make one; in a worker's threads too."""
+    role, url = f"hpo_nothing_{os.getpid()}", make_url(postgres_url)
+    postgres.sql(f"CREATE ROLE {role} LOGIN")
+    try:
+        engine = open_engine(url.set(username=role).render_as_string(False))
+        for command in ("SELECT * FROM hpo_studies", "CREATE TABLE t (x int)"):
+            with pytest.raises(DatabaseError, match=r"permission denied.*grant it to the role") as error:
+                _execute(engine, command)
+            assert not is_transient(error.value)
+            with pytest.raises(ProgrammingError) as raw, engine.begin() as connection:
+                connection.execute(text(command))
+            assert not is_transient(_raised_by_optuna(raw.value))
+        engine.dispose()
+        postgres.sql(f"REVOKE CONNECT ON DATABASE {url.database} FROM PUBLIC")
+        with pytest.raises(DatabaseError, match=r"permission denied for database.*GRANT CONNECT") as error:
+            open_engine(url.set(username=role).render_as_string(False))
+        assert not is_transient(error.value)
+    finally:
+        postgres.sql(f"DROP ROLE {role}")
+
+
+def test_a_schema_that_does_not_exist(postgres_url: str) -> None:
+    """`search_path` names none: that is what the message says."""
+    url = make_url(postgres_url).update_query_dict({"options": "-csearch_path=nowhere"})
+    engine = open_engine(url.render_as_string(False))
+    with pytest.raises(DatabaseError, match="make the schema that search_path names") as error:
+        migrate.create_or_check(engine)
+    assert not is_transient(error.value)
+    engine.dispose()
+
+
+def test_a_database_that_takes_no_writes_is_waited_for(postgres_url: str) -> None:
+    """As a standby is, until it takes over."""
+    url = make_url(postgres_url).update_query_dict({"options": "-cdefault_transaction_read_only=on"})
+    engine = open_engine(url.render_as_string(False))
+    with pytest.raises(DatabaseUnreachable, match=r"read-only transaction; check that the database .* takes writes"):
+        _execute(engine, "UPDATE hpo_slots SET attempt = 0")
+    engine.dispose()
+
+
+def _execute(engine: Engine, command: str) -> None:
+    with begin_write(engine) as connection:
+        connection.execute(text(command))
 
 
 def test_a_database_without_unicode(postgres: Postgres, open_database: OpenDatabase) -> None:
