@@ -260,6 +260,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("pg_dump --format=custom --file=hpo.dump postgresql://hpo@dbhost/hpo", on_the_server),
     ("pg_restore --exit-on-error --no-owner --dbname=postgresql://hpo@dbhost/restored hpo.dump", on_the_server),
     ("echo HPO_DB_PASSWORD=$(openssl rand -hex 16) > .env", ends("docker", makes=".env")),
+    ("echo HPO_WORKER_PASSWORD=$(openssl rand -hex 16) >> .env", ends("docker", makes=".env")),
     ("docker compose --profile cpu up -d --build", elsewhere("test_compose builds and starts the services")),
     ("docker compose run --rm cli study create --model ws", elsewhere("test_compose creates a study so")),
     ("docker compose run --rm cli study show ws", elsewhere("test_compose shows a study so")),
