@@ -10,11 +10,24 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, Float, Insert, String, Table, create_engine, event
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Engine,
+    Float,
+    Insert,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -94,6 +107,13 @@ def _now_sqlite(element: now, compiler: Any, **options: Any) -> str:
 @compiles(now, "postgresql")
 def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"  # now() is the transaction's start
+
+
+def utc_now(dialect: Dialect) -> ColumnElement[datetime] | datetime:
+    """The database's clock as Optuna's columns have times, naive and in UTC; SQLite's clock is this machine's."""
+    if dialect.name == "sqlite":
+        return datetime.now(tz=UTC).replace(tzinfo=None)  # in microseconds, where its SQL counts milliseconds
+    return func.timezone("utc", func.clock_timestamp(), type_=DateTime())
 
 
 class eight_hex_digits(FunctionElement[str]):
