@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,16 @@ class Context:
     """The global options, opened on demand."""
 
     def __init__(
-        self, url: str, data_dir: str | None, *, log_format: logs.LogFormat = "auto", verbosity: int = 0
+        self,
+        url: str,
+        data_dir: str | None,
+        *,
+        reread_url: Callable[[], str] | None = None,
+        log_format: logs.LogFormat = "auto",
+        verbosity: int = 0,
     ) -> None:
         self.url, self.data_dir = url, Path(data_dir) if data_dir else None
+        self.reread_url = reread_url  # where the URL is in a file: what it holds by now
         self.log_format, self.verbosity = log_format, verbosity
         self.opened: Engine | None = None  # for the words of an error
 
@@ -37,7 +45,7 @@ class Context:
         """The database as it is, its schema unchecked; closed when the command ends."""
         from hpo.storage.engine import open_engine
 
-        self.opened = open_engine(self.url)
+        self.opened = open_engine(self.url, reread=self.reread_url)
         click.get_current_context().call_on_close(self.opened.dispose)
         return self.opened
 

@@ -1,5 +1,6 @@
 """The `hpo` command itself: global options, where the commands are, errors as one line."""
 
+import functools
 import importlib
 import os
 import sys
@@ -126,7 +127,7 @@ def _database_error(error: BaseException, context: Context | None) -> HpoError |
     default="sqlite:///hpo.db",
     show_envvar=True,
     help="The database: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME; where neither this nor the "
-    "variable is given, HPO_DATABASE_URL_FILE may name a file that holds it.",
+    "variable is given, HPO_DATABASE_URL_FILE may name a file that holds it; it is read again when the password fails.",
 )
 @click.option(
     "--data",
@@ -161,9 +162,11 @@ def root(
       hpo worker --drain
       hpo report
     """
+    reread = None
     if ctx.get_parameter_source("db") is ParameterSource.DEFAULT and (file := os.environ.get("HPO_DATABASE_URL_FILE")):
-        db = _url_in(Path(file))
-    ctx.obj = Context(db, data_dir, log_format=log_format, verbosity=verbose - quiet)
+        reread = functools.partial(_url_in, Path(file))
+        db = reread()
+    ctx.obj = Context(db, data_dir, reread_url=reread, log_format=log_format, verbosity=verbose - quiet)
     ctx.obj.log()
 
 

@@ -8,50 +8,74 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, Float, Insert, String, Table, create_engine, event
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Engine,
+    Float,
+    Insert,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+)
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Dialect, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.sql.functions import FunctionElement
 
-from hpo.errors import DatabaseError, DatabaseUnreachable, SchemaError, UsageError
+from hpo.errors import DatabaseError, DatabaseUnreachable, SchemaError
+from hpo.storage.refusals import is_password, remedy
+from hpo.storage.urls import parse, set_by_user, shown
 
-BUSY_TIMEOUT = 30.0  # seconds a SQLite connection waits for another writer
+BUSY_TIMEOUT = 30.0  # seconds a SQLite connection waits for another writer, unless the URL has `timeout`
 CONNECT_TIMEOUT = 10  # seconds to reach PostgreSQL
-STATEMENT_TIMEOUT = 60  # seconds a PostgreSQL statement may take
-LOCK_TIMEOUT = 20  # seconds it may wait for a lock
-IDLE_TIMEOUT = 60  # seconds a frozen client may sit in an open transaction, holding its locks
+LIMITS = {  # of PostgreSQL, in seconds, wherever neither the user nor the server's administrator has set another
+    "statement_timeout": 60,
+    "lock_timeout": 20,
+    "idle_in_transaction_session_timeout": 60,  # of a frozen client that holds its locks
+}
 SQLITE_LEAST = (3, 35)  # RETURNING
 
 READ_ONLY = {"hpo_read_only": True}  # execution option of connections that only read
 
-_SCHEMES = "sqlite:///hpo.db (a file on this machine) or postgresql+psycopg://user@host/name"
 _NETWORK_FILE_SYSTEMS = re.compile(
     r"9p|afs|beegfs|ceph|cifs|davfs|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|smb[23]|smbfs"
     r"|fuse\.(ceph|gcsfuse|glusterfs|goofys|juicefs|mount\.davfs2|rclone|s3fs|s3ql|smbnetfs|sshfs)"
 )
+_TRANSIENT_POSTGRESQL = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby, which takes over or is left again
+)
 _TRANSIENT_SQLITE = ("locked", "busy", "disk is full", "disk i/o error", "unable to open", "readonly")
 
 
-def open_engine(url: str, *, application_name: str = "hpo") -> Engine:
+def open_engine(url: str, *, application_name: str = "hpo", reread: Callable[[], str] | None = None) -> Engine:
     """Open the database at `url`: every connection of the engine is safe for several processes at once.
+
+    `reread` gives the URL anew where PostgreSQL no longer takes the password of `url`.
 
     Raises UsageError for an unsupported URL, DatabaseError where the place cannot hold a database,
     DatabaseUnreachable where the server does not answer. A missing SQLite file is created by the first statement.
     """
-    parsed = _parse(url)
+    parsed = parse(url)
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed)
-    return _open_postgresql(parsed, application_name)
+    return _open_postgresql(parsed, application_name, reread)
 
 
 @contextmanager
@@ -85,6 +109,13 @@ def _now_postgresql(element: now, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"  # now() is the transaction's start
 
 
+def utc_now(dialect: Dialect) -> ColumnElement[datetime] | datetime:
+    """The database's clock as Optuna's columns have times, naive and in UTC; SQLite's clock is this machine's."""
+    if dialect.name == "sqlite":
+        return datetime.now(tz=UTC).replace(tzinfo=None)  # in microseconds, where its SQL counts milliseconds
+    return func.timezone("utc", func.clock_timestamp(), type_=DateTime())
+
+
 class eight_hex_digits(FunctionElement[str]):
     """A whole number as SQL writes it in eight hexadecimal digits."""
 
@@ -111,12 +142,7 @@ def insert_if_absent(dialect: Dialect, table: Table) -> Insert:
 
 def display_url(engine: Engine) -> str:
     """The database's URL for display: without passwords."""
-    return _shown(engine.url)
-
-
-def _shown(url: URL) -> str:
-    secret = [name for name in url.query if "password" in name.lower()]  # libpq accepts them there too
-    return url.difference_update_query(secret).render_as_string(hide_password=True)
+    return shown(engine.url)
 
 
 def is_missing(engine: Engine) -> bool:
@@ -153,17 +179,15 @@ def translated(engine: Engine) -> Iterator[None]:
     except (DBAPIError, PoolTimeout) as error:
         if is_transient(error):
             raise DatabaseUnreachable(
-                f"{display_url(engine)}: {_reason(error)}; check that the database runs and has room, then try again"
+                f"{display_url(engine)}: {_reason(error)}; check that the database runs, has room and takes writes, "
+                "then try again"
             ) from error
         if _is_missing_table(error):
             raise SchemaError(
                 f"{display_url(engine)} lacks a table or column of hpo's; run `hpo db upgrade`"
             ) from error
-        if isinstance(getattr(error, "orig", None), psycopg.errors.InsufficientPrivilege):
-            raise DatabaseError(
-                f"{display_url(engine)}: {_reason(error)} (role {engine.url.username}); grant it, or use the role that "
-                "owns the tables"
-            ) from error
+        if (action := _remedy(error)) is not None:
+            raise DatabaseError(f"{display_url(engine)}: {_reason(error)}; {action}") from error
         if "not a database" in str(error):
             raise DatabaseError(f"{display_url(engine)} is not a SQLite database; name another file") from error
         if "malformed" in str(error):
@@ -172,25 +196,6 @@ def translated(engine: Engine) -> Iterator[None]:
                 "`sqlite3 FILE .recover`"
             ) from error
         raise
-
-
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        # The text is not repeated: a slip in it may put the password anywhere.
-        raise UsageError(f"the database URL cannot be read; write {_SCHEMES}") from None
-    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-        if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
-            raise UsageError("a SQLite database must be a plain file, workers share it; write sqlite:///hpo.db")
-        return parsed
-    if parsed.drivername == "postgresql+psycopg":
-        if "@" in (parsed.host or ""):  # the rest of a password, which must not be shown
-            raise UsageError("the database URL has more than one '@'; write one that is part of the password as %40")
-        if not parsed.database:
-            raise UsageError(f"{_shown(parsed)} names no database; write postgresql+psycopg://user@host/name")
-        return parsed
-    raise UsageError(f"databases of scheme {parsed.drivername!r} are not supported; write {_SCHEMES}")
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------
@@ -204,7 +209,8 @@ def _open_sqlite(url: URL) -> Engine:
         )
     path = Path(str(url.database))
     _check_place(path)
-    engine = create_engine(url, poolclass=QueuePool, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False})
+    arguments = {"timeout": float(str(url.query.get("timeout", BUSY_TIMEOUT))), "check_same_thread": False}
+    engine = create_engine(url, poolclass=QueuePool, connect_args=arguments)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     if path.exists():
@@ -273,12 +279,17 @@ def _begin_sqlite(connection: Connection) -> None:
 # --- PostgreSQL -----------------------------------------------------------------------------------------
 
 
-def _open_postgresql(url: URL, application_name: str) -> Engine:
-    limits = {
-        "statement_timeout": STATEMENT_TIMEOUT,
-        "lock_timeout": LOCK_TIMEOUT,
-        "idle_in_transaction_session_timeout": IDLE_TIMEOUT,
+def _open_postgresql(url: URL, application_name: str, reread: Callable[[], str] | None) -> Engine:
+    ours = {
+        "fallback_application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT,
+        # A cut cable is noticed after about a minute, not after two hours.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,  # milliseconds
     }
+    users = set_by_user(url)
     engine = create_engine(
         url,
         pool_size=2,  # seldom do more than two threads of a worker use the database at once
@@ -286,20 +297,67 @@ def _open_postgresql(url: URL, application_name: str) -> Engine:
         pool_pre_ping=True,
         pool_recycle=1800,
         connect_args={
-            "application_name": application_name,
+            **{name: value for name, value in ours.items() if name not in users},
             "client_encoding": "utf8",  # a database of SQL_ASCII would answer in bytes
-            "connect_timeout": CONNECT_TIMEOUT,
-            "options": " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items()),
-            # A cut cable is noticed after about a minute, not after two hours.
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 60_000,  # milliseconds
+            "prepare_threshold": None,  # behind PgBouncer the next transaction may run on another server connection
         },
     )
+    if reread is not None:
+        event.listen(engine, "do_connect", _PasswordReader(url, reread))
+    event.listen(engine, "connect", _note_limits)
+    event.listen(engine, "begin", _set_limits)
     with translated(engine), engine.connect():
         pass
     return engine
+
+
+class _PasswordReader:
+    """Connects an engine; where the password is refused, with the role and password that the URL's file has by now."""
+
+    def __init__(self, url: URL, reread: Callable[[], str]) -> None:
+        self._url, self._reread = url, reread
+
+    def __call__(
+        self, dialect: Dialect, record: ConnectionPoolEntry, arguments: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> DBAPIConnection:
+        tried = self._url  # another thread may put a newer one in its place meanwhile
+        try:
+            return dialect.connect(*arguments, **{**parameters, **_credentials(tried)})
+        except psycopg.OperationalError as error:
+            fresh = parse(self._reread()) if is_password(error) else tried
+            if fresh == tried:
+                raise
+            if _place(fresh) != _place(tried):
+                raise DatabaseError(
+                    f"{shown(tried)} no longer takes the password, and the URL's file names another database by "
+                    f"now, {shown(fresh)}; start again to use that"
+                ) from error
+            self._url = fresh
+            return dialect.connect(*arguments, **{**parameters, **_credentials(fresh)})
+
+
+def _credentials(url: URL) -> dict[str, str]:
+    given = {"user": url.username, "password": url.password}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _place(url: URL) -> tuple[object, ...]:
+    return url.host, url.port, url.database, url.query
+
+
+def _note_limits(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:
+    """Keep beside the connection the SQL that sets the limits which nobody else has set, None where there are none."""
+    query = "SELECT name FROM pg_settings WHERE source = 'default' AND name = ANY(%s)"
+    unset = [name for (name,) in connection.execute(query, [list(LIMITS)])]
+    connection.rollback()
+    calls = [f"set_config('{name}', '{LIMITS[name]}s', true)" for name in unset]
+    record.info["hpo_limits"] = f"SELECT {', '.join(calls)}" if calls else None
+
+
+def _set_limits(connection: Connection) -> None:
+    # For the transaction alone: PgBouncer refuses them when connecting, and a session may be anybody's there.
+    if (limits := connection.info["hpo_limits"]) is not None:
+        connection.exec_driver_sql(limits)
 
 
 # --- What the drivers raise -------------------------------------------------------------------------------
@@ -310,10 +368,19 @@ def _is_transient_dbapi(error: DBAPIError) -> bool:
         return True
     original = error.orig
     if isinstance(original, psycopg.Error):
-        return isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
+        return remedy(original) is None and isinstance(original, _TRANSIENT_POSTGRESQL)
     if isinstance(original, sqlite3.OperationalError):
         return any(word in str(original).lower() for word in _TRANSIENT_SQLITE)
     return False
+
+
+def _remedy(error: DBAPIError | PoolTimeout) -> str | None:
+    """What a user can do about what PostgreSQL or libpq refuses; None where it is something else."""
+    original = getattr(error, "orig", None)
+    if not isinstance(original, psycopg.Error):
+        return None
+    connecting = isinstance(error, DBAPIError) and error.statement is None
+    return remedy(original) or ("correct the URL or libpq's variables" if connecting else None)
 
 
 def _is_missing_table(error: BaseException) -> bool:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, cast
 
 from optuna.distributions import BaseDistribution
@@ -20,11 +19,11 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Engine, case, select, update
+from sqlalchemy import Engine, case, event, inspect, select, update
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hpo.errors import LeaseLost
-from hpo.storage.engine import READ_ONLY, begin_write, insert_if_absent, now, open_engine, translated
+from hpo.storage.engine import READ_ONLY, begin_write, insert_if_absent, now, open_engine, translated, utc_now
 from hpo.storage.schema import slots, studies
 from hpo.storage.slots import Lease, held
 
@@ -76,6 +75,7 @@ class _Sessions:
 
     def __init__(self, engine: Engine) -> None:
         self._writing = scoped_session(sessionmaker(bind=engine))
+        event.listen(self._writing, "before_flush", _keep_database_times)
         self._reading = scoped_session(sessionmaker(bind=engine.execution_options(**READ_ONLY)))
         self._depth = threading.local()
 
@@ -152,6 +152,7 @@ class HpoStorage(RDBStorage):
         # Optuna's study is locked while it numbers a trial, so numbers and ids rise in the order of commits.
         models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
         trial = self._get_prepared_new_trial(study_id, template, session)
+        trial._datetime_start_utc = utc_now(session.get_bind().dialect)
         session.flush()
         session.execute(
             update(slots).where(slots.c.id == slot_id).values(trial_id=trial.trial_id, trial_number=trial.number)
@@ -245,8 +246,20 @@ def _resume(session: Session, trial_id: int) -> Bound | None:
         return None
     if trial.state == TrialState.WAITING:
         trial.state = TrialState.RUNNING
-        trial.datetime_start = datetime.now()  # Optuna's column converts local time to UTC
+        trial._datetime_start_utc = utc_now(session.get_bind().dialect)
     return Bound(trial_id=int(trial.trial_id), number=int(trial.number), created=False)
+
+
+def _keep_database_times(session: Session, *_: Any) -> None:
+    """When a trial changes, put the database's time in the place of this machine's, which may be years off.
+
+    Optuna's methods ask their own process for the time.
+    """
+    for trial in session.dirty:
+        if isinstance(trial, models.TrialModel):
+            for name in ("_datetime_start_utc", "_datetime_complete_utc"):
+                if inspect(trial).attrs[name].history.added:
+                    setattr(trial, name, utc_now(session.get_bind().dialect))
 
 
 def _intermediate(trial_id: int, epoch: int, value: float) -> dict[str, Any]:

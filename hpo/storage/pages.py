@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.storages._rdb import models
-from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from hpo.storage.engine import begin_read, begin_write
 
@@ -62,7 +62,7 @@ def _attributes(connection: Connection, ids: Sequence[int], *, lock: bool = Fals
 
 
 def _changes(page: Page, stored: Attributes, ours: Callable[[str], bool]) -> dict[str, Any]:
-    """New values by key; None deletes the attribute."""
+    """New values by key."""
     changes: dict[str, Any] = {}
     note = _joined(stored, _NOTE)
     if note != page.note and (not note or ours(note)):
@@ -82,23 +82,19 @@ def _joined(stored: Attributes, prefix: str) -> str:
     return "".join(stored[f"{prefix}{index}"] for index in indices)
 
 
-def _split(text: str, prefix: str, stored: Attributes) -> dict[str, str | None]:
-    """The text in pieces; None for those that only an earlier, longer text had."""
+def _split(text: str, prefix: str, stored: Attributes) -> dict[str, str]:
+    """The text in pieces; those that only an earlier, longer text had are empty, for workers may have no DELETE."""
     starts = range(0, len(text), PIECE)
-    pieces: dict[str, str | None] = {key: None for key in stored if key.startswith(prefix)}
+    pieces = {key: "" for key in stored if key.startswith(prefix)}
     return pieces | {f"{prefix}{index}": text[start : start + PIECE] for index, start in enumerate(starts)}
 
 
 def _write(connection: Connection, study_id: int, stored: Attributes, changes: Mapping[str, Any]) -> None:
-    attribute = (_ATTRIBUTES.c.study_id == study_id, _ATTRIBUTES.c.key == bindparam("name"))
-    deleted = [{"name": key} for key, value in changes.items() if value is None]
-    rows = [(key, json.dumps(value)) for key, value in changes.items() if value is not None]
+    rows = [(key, json.dumps(value)) for key, value in changes.items() if value != stored.get(key)]
     new = [{"study_id": study_id, "key": key, "value_json": value} for key, value in rows if key not in stored]
     changed = [{"name": key, "new": value} for key, value in rows if key in stored]
-    for statement, parameters in (
-        (delete(_ATTRIBUTES).where(*attribute), deleted),
-        (insert(_ATTRIBUTES), new),
-        (update(_ATTRIBUTES).where(*attribute).values(value_json=bindparam("new")), changed),
-    ):
-        if parameters:
-            connection.execute(statement, parameters)
+    attribute = (_ATTRIBUTES.c.study_id == study_id, _ATTRIBUTES.c.key == bindparam("name"))
+    if new:
+        connection.execute(insert(_ATTRIBUTES), new)
+    if changed:
+        connection.execute(update(_ATTRIBUTES).where(*attribute).values(value_json=bindparam("new")), changed)

@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,13 +19,19 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
+from hpo.storage import migrate
+from hpo.storage.engine import begin_write, open_engine
 from tests.support.commandline import PATIENCE
+from tests.support.server import Server
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 BASE_IMAGES = ("python:3.11-slim-bookworm", "postgres:18")
 PASSWORD = "a b$c@/:#%"  # what a URL or a shell would choke on
+PASSWORDS = {"HPO_DB_PASSWORD": PASSWORD, "HPO_WORKER_PASSWORD": f"another {PASSWORD}"}
 
 
 def compose_commands() -> list[list[str]]:
@@ -62,16 +69,54 @@ def test_only_the_dashboard_is_published_and_only_here(services: dict[str, Any])
     assert not any("network_mode" in service for service in services.values())
 
 
-def test_password_is_on_no_command_line(services: dict[str, Any]) -> None:
-    """It is nowhere but in two variables of the environment, both of which must be given."""
+def test_passwords_are_on_no_command_line(services: dict[str, Any]) -> None:
+    """They are nowhere but in variables of the environment, which must be given."""
     places = [
         (key, value)
         for service in services.values()
         for key, value in {**service, **service["environment"]}.items()
-        if key != "environment" and "HPO_DB_PASSWORD" in str(value)
+        if key != "environment" and "_PASSWORD:?" in str(value)
     ]
-    assert {key for key, _ in places} == {"POSTGRES_PASSWORD", "PGPASSWORD"}
-    assert all(value.startswith("${HPO_DB_PASSWORD:?") for _, value in places)
+    assert {key for key, _ in places} == {"POSTGRES_PASSWORD", "PGPASSWORD", "HPO_WORKER_PASSWORD"}
+    assert all(value.startswith(("${HPO_DB_PASSWORD:?", "${HPO_WORKER_PASSWORD:?")) for _, value in places)
+
+
+def test_the_owners_password_reaches_nobody_else(services: dict[str, Any]) -> None:
+    """What runs all the time has the role of workers alone, and no capability."""
+    owners = {name for name, service in services.items() if "HPO_DB_PASSWORD" in str(service)}
+    assert owners == {"db", "migrate", "role"}
+    for name in services.keys() - owners:
+        assert "//hpo_worker@" in services[name]["environment"]["HPO_DATABASE_URL"]
+    assert all(service["cap_drop"] == ["ALL"] for service in services.values())
+    assert {name for name, service in services.items() if "cap_add" in service} == {"db"}
+
+
+@pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not installed")
+def test_the_role_gets_its_password(services: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the service `role` runs, run for real, twice: the second time with another password."""
+    with tempfile.TemporaryDirectory(prefix="hpo-pg-", ignore_cleanup_errors=True) as folder:
+        server = Server(Path(folder))
+        rules = Path(folder) / "data" / "pg_hba.conf"
+        rules.write_text(f"local all hpo_worker scram-sha-256\n{rules.read_text()}")
+        owner = open_engine(server.url)
+        migrate.create_or_check(owner)
+        with begin_write(owner) as connection:
+            connection.execute(text("SELECT pg_reload_conf()"))
+        (script,) = services["role"]["command"]
+        url = make_url(server.url)
+        to_libpq = {"PGHOST": str(url.query["host"]), "PGUSER": str(url.username), "PGDATABASE": str(url.database)}
+        for password in (PASSWORD, "it's \\ another"):
+            subprocess.run(
+                [*services["role"]["entrypoint"], script.replace("/worker-role.sql", str(ROOT / "worker-role.sql"))],
+                env=environment(HPO_WORKER_PASSWORD=password, **to_libpq),
+                check=True,
+            )
+            monkeypatch.setenv("PGPASSWORD", password)
+            worker = open_engine(url.set(username="hpo_worker").render_as_string(hide_password=False))
+            migrate.check(worker)
+            worker.dispose()
+        owner.dispose()
+        server.close()
 
 
 def test_workers_have_time_to_give_their_slots_back(services: dict[str, Any]) -> None:
@@ -84,26 +129,26 @@ def test_workers_have_time_to_give_their_slots_back(services: dict[str, Any]) ->
 def test_file_is_valid(compose: list[str]) -> None:
     """Both generations of Compose read it, with every profile."""
     command = [*compose, "--file", str(FILE), "--profile", "cpu", "--profile", "gpu", "--profile", "cli", "config"]
-    read = subprocess.run(
-        command, env=environment(HPO_DB_PASSWORD=PASSWORD), capture_output=True, text=True, timeout=PATIENCE
-    )
+    read = subprocess.run(command, env=environment(**PASSWORDS), capture_output=True, text=True, timeout=PATIENCE)
     assert read.returncode == 0, read.stderr
     assert set(yaml.safe_load(read.stdout)["services"]) >= {"db", "migrate", "worker", "worker-cpu", "cli"}
 
 
 @needs_compose
 @with_compose
-@pytest.mark.parametrize("given", [{}, {"HPO_DB_PASSWORD": ""}], ids=["missing", "empty"])
-def test_up_without_the_password_stops(compose: list[str], given: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["HPO_DB_PASSWORD", "HPO_WORKER_PASSWORD"])
+@pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
+def test_up_without_a_password_stops(compose: list[str], name: str, empty: bool, tmp_path: Path) -> None:
     """`up` says what is missing before it asks any engine for anything."""
     copy = tmp_path / FILE.name  # away from a .env beside the real one
     copy.write_text(FILE.read_text())
-    nowhere = environment(DOCKER_HOST=f"unix://{tmp_path}/none.sock", **given)
+    others = {key: value for key, value in PASSWORDS.items() if key != name}
+    nowhere = environment(DOCKER_HOST=f"unix://{tmp_path}/none.sock", **others, **dict.fromkeys([name] * empty, ""))
     up = subprocess.run(
         [*compose, "up", "-d"], cwd=tmp_path, env=nowhere, capture_output=True, text=True, timeout=PATIENCE
     )
     assert up.returncode != 0
-    assert "set HPO_DB_PASSWORD in the environment or in the file .env" in up.stderr
+    assert f"set {name} in the environment or in the file .env" in up.stderr
 
 
 @needs_compose
@@ -111,7 +156,7 @@ def test_up_without_the_password_stops(compose: list[str], given: dict[str, str]
 def test_password_from_a_file(compose: list[str], tmp_path: Path) -> None:
     """The file .env beside the compose file gives it too."""
     (tmp_path / FILE.name).write_text(FILE.read_text())
-    (tmp_path / ".env").write_text(f"HPO_DB_PASSWORD='{PASSWORD}'\n")
+    (tmp_path / ".env").write_text("".join(f"{name}='{password}'\n" for name, password in PASSWORDS.items()))
     read = subprocess.run(
         [*compose, "config"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE
     )
@@ -152,7 +197,7 @@ def running(dashboard_port: int) -> Iterator[Compose]:
         pytest.skip(reason)
     project = f"hpo-test-{os.getpid()}"
     settings = environment(
-        HPO_DB_PASSWORD=PASSWORD,
+        **PASSWORDS,
         HPO_DASHBOARD_PORT=str(dashboard_port),
         HPO_CPU_IMAGE=f"{project}:cpu",  # a user's hpo:cpu stays as it is
         HPO_GIT_COMMIT="of-the-test",

@@ -1,41 +1,143 @@
-"""A PostgreSQL role with the rights that README gives to workers, and no more."""
+"""A PostgreSQL role with the rights of worker-role.sql, and no more."""
 
 import os
-import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import text
+import click
+import psycopg
+import pytest
 from sqlalchemy.engine import make_url
 
-from hpo.storage.engine import begin_write, open_engine
-from tests.support.commandline import DRAIN, Hpo
+from hpo.cli.root import root
+from hpo.storage import studies
+from hpo.storage.engine import open_engine
+from hpo.storage.pages import PIECE, Page, keep_pages
+from hpo.storage.schema import metadata
+from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, wait_until
 from tests.support.exact import check_exact
 from tests.support.fixtures import Postgres
 
-README = Path(__file__).parents[2] / "README.md"
+RIGHTS = Path(__file__).parents[2] / "worker-role.sql"
 
 
-def test_a_worker_needs_only_what_readme_grants(hpo_on_postgres: Hpo, postgres: Postgres) -> None:
-    """A whole study, from the search to the last round; anything beyond is refused."""
-    role = f"hpo_worker_{os.getpid()}"
-    grants = re.findall(r"^ {4}(GRANT .*;)$", README.read_text(), flags=re.MULTILINE)
-    assert len(grants) > 1
-    owner = open_engine(hpo_on_postgres.url)
-    postgres.sql(f"CREATE ROLE {role} LOGIN")
-    try:
-        with begin_write(owner) as connection:
-            connection.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
-            for grant in grants:
-                connection.execute(text(grant.replace("hpo_worker", role)))
-        url = make_url(hpo_on_postgres.url).set(username=role).render_as_string(hide_password=False)
-        worker = Hpo(hpo_on_postgres.folder, url)
-        worker.create(trials=4, confirm_rounds=1, rounds=1)
-        worker(*DRAIN)
-        worker("report", "--out", hpo_on_postgres.folder / "report")
-        check_exact(hpo_on_postgres.url, "ws", search=4, confirm=2, rounds=1)
-        assert "permission denied" in worker.refused("study", "delete", "ws", "--yes")
-    finally:
-        with begin_write(owner) as connection:
-            connection.execute(text(f"DROP OWNED BY {role}"))
-        owner.dispose()
-        postgres.sql(f"DROP ROLE {role}")
+def libpq(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def role(hpo_on_postgres: Hpo, postgres: Postgres) -> Iterator[str]:
+    """A role with these rights alone, on a server that lets everybody make tables, as old ones do."""
+    name = f"hpo_worker_{os.getpid()}"
+    rights = RIGHTS.read_text().replace("hpo_worker", name)
+    with psycopg.connect(libpq(hpo_on_postgres.url), autocommit=True) as owner:
+        owner.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        owner.execute(rights.encode())
+        owner.execute(rights.encode())  # does no harm
+        yield name
+        owner.execute(f"DROP OWNED BY {name}".encode())
+    postgres.sql(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def hpo(hpo_on_postgres: Hpo, role: str) -> Hpo:
+    """`hpo` as that role."""
+    hpo_on_postgres.url = make_url(hpo_on_postgres.url).set(username=role).render_as_string(hide_password=False)
+    return hpo_on_postgres
+
+
+COMMANDS = {  # every command, in an order in which each finds what it needs
+    "study create": ("--file", "ws.toml"),
+    "study extend": ("ws", "--trials", "4"),
+    "study pause": ("ws",),
+    "study resume": ("ws",),
+    "worker": DRAIN[1:],
+    "study list": (),
+    "study show": ("ws",),
+    "trial show": ("ws", "0"),
+    "study export": ("ws", "--out", "tuned.toml"),
+    "evaluate": ("tuned.toml", "--study", "ws", "--label", "theirs", "--rounds", "1"),
+    "run": ("--file", "other.toml", "--workers", "1"),
+    "report": (),
+    "data info": (),
+    "db check": (),
+    "db upgrade": (),
+    "doctor": (),
+}
+WITHOUT = {
+    "study delete",
+    "dashboard",
+    "data fetch",
+}  # the first is refused, the second served, the third has no database
+
+
+def leaves(group: click.Group, path: str = "") -> Iterator[str]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{path}{name} ")
+        else:
+            yield path + name
+
+
+def test_every_command_but_delete(hpo: Hpo) -> None:
+    """A whole study, from its creation to the report and the dashboard, with all that people may do to it meanwhile."""
+    assert set(COMMANDS) | WITHOUT == set(leaves(root))
+    hpo.study(trials=3, confirm_rounds=1, rounds=1)
+    hpo.study(name="other", trials=1, confirm_rounds=1, rounds=1)
+    for name, words in COMMANDS.items():
+        hpo(*name.split(), *words)
+    check_exact(hpo.url, "other", search=1, confirm=1, rounds=1)
+    assert "permission denied" in hpo.refused("study", "delete", "ws", "--yes")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    server = hpo.start("dashboard", "--port", str(port))
+    said = Said(server)
+    wait_until(lambda: said.count(f":{port}") or server.poll() is not None)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=PATIENCE) as answer:
+        assert b'"ws"' in answer.read()
+    server.send_signal(signal.SIGTERM)
+    server.wait()
+
+
+def test_a_note_may_get_shorter(hpo: Hpo) -> None:
+    """And a figure: what is left of the longer one is emptied, for the role may not delete it."""
+    hpo.create()
+    engine = open_engine(hpo.url)
+    row = studies.get_study(engine, "ws")
+    for text in ("ours" + "." * 3 * PIECE, "ours"):
+        page = Page(study_id=row.search_study_id, note=text, figures={"figure": f'"{text}"'})
+        keep_pages(engine, [page], lambda note: True)
+    engine.dispose()
+
+
+def test_what_the_role_cannot_do(hpo: Hpo, postgres_url: str) -> None:
+    """Delete from any table, make one, or change what says which version the tables have; later tables are its too."""
+    versions = {
+        "alembic_version": "version_num",
+        "hpo_alembic_version": "version_num",
+        "version_info": "schema_version",
+    }
+    refused = [
+        *(f"DELETE FROM {table}" for table in (*metadata.tables, "studies", "trials", "study_system_attributes")),
+        *(f"UPDATE {table} SET {column} = {column}" for table, column in versions.items()),
+        *(f"INSERT INTO {table} SELECT * FROM {table}" for table in versions),
+        *(f"TRUNCATE {table}" for table in metadata.tables),
+        "CREATE TABLE mine (x int)",
+        "DROP TABLE hpo_slots",
+        "ALTER TABLE hpo_slots ADD COLUMN x int",
+    ]
+    with psycopg.connect(libpq(hpo.url), autocommit=True) as connection:
+        for command in refused:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(command.encode())
+        for table in versions:
+            assert connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (1,)
+        with psycopg.connect(libpq(postgres_url)) as owner:
+            owner.execute("CREATE TABLE later (id serial, x int)")
+        connection.execute("INSERT INTO later (x) VALUES (1)")
+        connection.execute("UPDATE later SET x = 2")

@@ -26,6 +26,7 @@ from tests.support.fixtures import Postgres
 from tests.support.readme import README, Command, commands
 
 ROOT = README.parent
+RIGHTS = ROOT / "worker-role.sql"
 CUT = "--trials 2 --epochs 1 --rounds 2"
 LAB = "postgresql+psycopg://hpo:PASSWORD@dbhost/hpo"  # as the README writes its database
 
@@ -200,11 +201,6 @@ def exports(tour: Tour, command: Command) -> None:
     tour.lab[name] = tour.postgres.empty()
 
 
-def statement(tour: Tour, command: Command) -> None:
-    """A line of SQL, by the role that owns the tables."""
-    tour.sql(command.text)
-
-
 def backs_up_sqlite(tour: Tour, command: Command) -> None:
     """The copy is a database of this version."""
     if shutil.which("sqlite3") is None:
@@ -221,6 +217,7 @@ def on_the_server(tour: Tour, command: Command) -> None:
     for placeholder, url in (("postgresql://hpo@dbhost/hpo", lab), ("postgresql://hpo@dbhost/restored", restored)):
         line = line.replace(placeholder, url.set(drivername="postgresql").render_as_string(hide_password=False))
     if not line.startswith("pg_restore"):
+        (tour.place("lab") / RIGHTS.name).write_bytes(RIGHTS.read_bytes())
         tour.type(line, "lab")
         return
     tour.postgres.sql(f"CREATE DATABASE {restored.database}")
@@ -258,13 +255,12 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("hpo db upgrade", ends("lab")),
     ("hpo study create --model all", ends("lab")),
     ("hpo worker --device cuda:0", trains("lab")),
-    ("CREATE ROLE hpo_worker LOGIN PASSWORD '...';", statement),
-    ("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO hpo_worker;", statement),
-    ("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;", statement),
+    ("psql --file=worker-role.sql postgresql://hpo@dbhost/hpo", on_the_server),
     ('sqlite3 hpo.db ".backup hpo-backup.db"', backs_up_sqlite),
     ("pg_dump --format=custom --file=hpo.dump postgresql://hpo@dbhost/hpo", on_the_server),
     ("pg_restore --exit-on-error --no-owner --dbname=postgresql://hpo@dbhost/restored hpo.dump", on_the_server),
     ("echo HPO_DB_PASSWORD=$(openssl rand -hex 16) > .env", ends("docker", makes=".env")),
+    ("echo HPO_WORKER_PASSWORD=$(openssl rand -hex 16) >> .env", ends("docker", makes=".env")),
     ("docker compose --profile cpu up -d --build", elsewhere("test_compose builds and starts the services")),
     ("docker compose run --rm cli study create --model ws", elsewhere("test_compose creates a study so")),
     ("docker compose run --rm cli study show ws", elsewhere("test_compose shows a study so")),

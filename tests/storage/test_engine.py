@@ -1,16 +1,20 @@
 """Opening the two databases: safe for several processes, and one clear line where it cannot be."""
 
 import os
+import re
 import socket
 import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine, literal, select, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
 from hpo.errors import DatabaseError, DatabaseUnreachable, HpoError, SchemaError, UsageError
@@ -62,6 +66,46 @@ def test_a_wrong_url_is_wrong_usage(url: str) -> None:
         open_engine(url)
     assert "secret" not in one_line(error)
     assert "sqlite:///hpo.db" in str(error.value) or "postgresql+psycopg://user@host/name" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///hpo.db?mode=ro&uri=true",
+        "sqlite:///hpo.db?cache=shared",
+        "sqlite:///hpo.db?isolation_level=IMMEDIATE",
+        "sqlite:///hpo.db?timeout=abc",
+        "sqlite:///hpo.db?timeout=nan",
+        "sqlite:///hpo.db?timeout=-1",
+        "sqlite:///hpo.db?timeout=1&timeout=2",
+        "sqlite://user@host/hpo.db",
+        "postgresql+psycopg://user:secret@host/name?autocommit=true",
+        "postgresql+psycopg://user:secret@host/name?row_factory=x",
+        "postgresql+psycopg://user:secret@host/name?prepare_threshold=0",
+        "postgresql+psycopg://user:secret@host/name?no_such=1",
+        "postgresql+psycopg://user:secret@host/name?options=-cgeqo%3Doff&options=-cjit%3Doff",
+        "postgresql+psycopg://user:secret@host/name?client_encoding=latin1",
+    ],
+)
+def test_what_a_url_may_not_ask_for_is_refused_by_name(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is dropped silently, no file is made under another name, and no password shown."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as error:
+        open_engine(url)
+    query = make_url(url).query
+    assert not query or any(name in one_line(error) for name in query)
+    assert "secret" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sqlite_url_may_have_another_patience(sqlite_url: str) -> None:
+    """`timeout` is in seconds, as the driver has it."""
+    engine = open_engine(f"{sqlite_url}?timeout=2.5")
+    with begin_read(engine) as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 2_500
+    engine.dispose()
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
@@ -137,11 +181,75 @@ def test_nobody_listens() -> None:
     assert "secret" not in repr(error.value)
 
 
-def test_no_such_database_on_the_server(postgres: Postgres) -> None:
-    """The server answers, and its reason is passed on."""
-    url = postgres.server.set(database="nowhere").render_as_string(hide_password=False)
-    with pytest.raises(DatabaseUnreachable, match='database "nowhere" does not exist'):
-        open_engine(url)
+@pytest.mark.parametrize(
+    ("parts", "query", "reason", "action"),
+    [
+        ({"database": "nowhere"}, {}, 'database "nowhere" does not exist', "name of a database that exists"),
+        ({"username": "nobody_here"}, {}, 'role "nobody_here" does not exist', "name of a role"),
+        ({}, {"options": "-cno_such=1"}, 'parameter "no_such"', "leave out that parameter"),
+        ({}, {"options": "-clock_timeout=abc"}, 'parameter "lock_timeout": "abc"', "leave out that parameter"),
+        ({}, {"options": "rubbish"}, "rubbish", "leave out that parameter"),
+        ({}, {"sslmode": "often"}, 'sslmode value: "often"', "leave out that parameter"),
+        ({}, {"connect_timeout": "abc"}, "connect_timeout: 'abc'", "leave out that parameter"),
+        ({}, {"load_balance_hosts": "abc"}, 'load_balance_hosts value: "abc"', "leave out that parameter"),
+        ({}, {"service": "none"}, 'definition of service "none" not found', "leave out that parameter"),
+    ],
+)
+def test_what_the_server_refuses_is_no_outage(
+    parts: dict[str, Any], query: dict[str, str], reason: str, action: str, postgres: Postgres
+) -> None:
+    """Its reason is passed on, with what to do about it rather than a question whether the server runs."""
+    url = postgres.server.set(**parts).update_query_dict(query)
+    with pytest.raises(DatabaseError, match=re.escape(reason)) as error:
+        open_engine(url.render_as_string(hide_password=False))
+    assert not is_transient(error.value)
+    assert action in one_line(error)
+
+
+def test_rights_that_a_role_lacks_are_no_outage(postgres: Postgres, postgres_url: str) -> None:
+    """Neither to connect, nor to read a table, nor to make one; in a worker's threads too."""
+    role, url = f"hpo_nothing_{os.getpid()}", make_url(postgres_url)
+    postgres.sql(f"CREATE ROLE {role} LOGIN")
+    try:
+        engine = open_engine(url.set(username=role).render_as_string(False))
+        for command in ("SELECT * FROM hpo_studies", "CREATE TABLE t (x int)"):
+            with pytest.raises(DatabaseError, match=r"permission denied.*grant it to the role") as error:
+                _execute(engine, command)
+            assert not is_transient(error.value)
+            with pytest.raises(ProgrammingError) as raw, engine.begin() as connection:
+                connection.execute(text(command))
+            assert not is_transient(_raised_by_optuna(raw.value))
+        engine.dispose()
+        postgres.sql(f"REVOKE CONNECT ON DATABASE {url.database} FROM PUBLIC")
+        with pytest.raises(DatabaseError, match=r"permission denied for database.*GRANT CONNECT") as error:
+            open_engine(url.set(username=role).render_as_string(False))
+        assert not is_transient(error.value)
+    finally:
+        postgres.sql(f"DROP ROLE {role}")
+
+
+def test_a_schema_that_does_not_exist(postgres_url: str) -> None:
+    """`search_path` names none: that is what the message says."""
+    url = make_url(postgres_url).update_query_dict({"options": "-csearch_path=nowhere"})
+    engine = open_engine(url.render_as_string(False))
+    with pytest.raises(DatabaseError, match="make the schema that search_path names") as error:
+        migrate.create_or_check(engine)
+    assert not is_transient(error.value)
+    engine.dispose()
+
+
+def test_a_database_that_takes_no_writes_is_waited_for(postgres_url: str) -> None:
+    """As a standby is, until it takes over."""
+    url = make_url(postgres_url).update_query_dict({"options": "-cdefault_transaction_read_only=on"})
+    engine = open_engine(url.render_as_string(False))
+    with pytest.raises(DatabaseUnreachable, match=r"read-only transaction; check that the database .* takes writes"):
+        _execute(engine, "UPDATE hpo_slots SET attempt = 0")
+    engine.dispose()
+
+
+def _execute(engine: Engine, command: str) -> None:
+    with begin_write(engine) as connection:
+        connection.execute(text(command))
 
 
 def test_a_database_without_unicode(postgres: Postgres, open_database: OpenDatabase) -> None:
@@ -197,6 +305,73 @@ _LIMITS = {
     "lock_timeout": "20s",
     "idle_in_transaction_session_timeout": "1min",
 }
+
+
+@pytest.mark.parametrize("given", ["URL", "PGOPTIONS", "role"])
+def test_the_users_settings_win(
+    given: str, postgres: Postgres, postgres_url: str, open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a setting is made, each transaction has it, and the rest as ever."""
+    settings = {"search_path": "hyper", "statement_timeout": "7s", "lock_timeout": "0"}
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    url, role = make_url(postgres_url), f"hpo_settings_{os.getpid()}"
+    postgres.sql(f"CREATE ROLE {role} LOGIN SUPERUSER")
+    try:
+        if given == "URL":
+            url = url.update_query_dict({"options": options, "application_name": "mine"})
+        elif given == "PGOPTIONS":
+            monkeypatch.setenv("PGOPTIONS", options)
+            monkeypatch.setenv("PGAPPNAME", "mine")
+        else:
+            for name, value in (settings | {"application_name": "mine"}).items():
+                postgres.sql(f"ALTER ROLE {role} SET {name} = '{value}'")
+            url = url.set(username=role)
+        engine = open_database(url.render_as_string(hide_password=False))
+        expected = _LIMITS | settings | ({"application_name": "mine"} if given != "role" else {})
+        for _ in range(2):
+            with begin_read(engine) as connection:
+                show = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in expected}
+            assert show == expected
+        engine.dispose()
+    finally:
+        postgres.sql(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(("name", "variable"), [("connect_timeout", "PGCONNECT_TIMEOUT"), ("keepalives_idle", None)])
+def test_the_users_parameters_win(
+    name: str, variable: str | None, postgres_url: str, open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that libpq itself reads too, in the URL and in the environment."""
+
+    def used(url: str) -> str:
+        with open_database(url).connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            return driver.info.get_parameters().get(name, "")
+
+    assert used(postgres_url) in ("10", "30")
+    assert used(make_url(postgres_url).update_query_dict({name: "77"}).render_as_string(False)) == "77"
+    if variable is not None:
+        monkeypatch.setenv(variable, "78")
+        assert used(postgres_url) == "78"
+
+
+def test_all_tables_are_in_the_users_schema(postgres: Postgres, open_database: OpenDatabase) -> None:
+    """`search_path` in the URL decides where they are made, and nothing is left in `public`."""
+    url = make_url(postgres.empty())
+    bare = open_database(url.render_as_string(False))
+    with begin_write(bare) as connection:
+        connection.execute(text("CREATE SCHEMA hyper"))
+    there = open_database(url.update_query_dict({"options": "-csearch_path=hyper"}).render_as_string(False))
+    migrate.create_or_check(there)
+    migrate.check(there)
+    assert migrate.upgrade(there) == []
+    with begin_read(bare) as connection:
+        kept = connection.execute(text("SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname !~ '^(pg_|inf)'"))
+        assert kept.scalars().all() == ["hyper"]
+    bare.dispose()
+    there.dispose()
+    postgres.drop(url.render_as_string(False))
 
 
 def test_writers_lock_at_once_and_readers_never(sqlite_engine: Engine, statements: Watch) -> None:

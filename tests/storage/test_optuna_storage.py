@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -58,6 +59,44 @@ def test_a_trial_is_made_when_its_slot_is_bound(engine: Engine, study: StudyRow,
     assert abs(trial.datetime_start - datetime.now()) < timedelta(seconds=60)
     assert paper.trial_id is not None
     assert storage.get_trial(paper.trial_id).state == TrialState.WAITING
+
+
+class _YearsBack(datetime):
+    """The clock of a machine that is five years behind."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # a plain datetime, as it was
+        return datetime.now(tz) - timedelta(days=5 * 365)
+
+
+@pytest.mark.parametrize("behind", ["while it began", "while it ended", "all the time"])
+@pytest.mark.parametrize("made", ["for the sampler", "from a template", "as the paper's"])
+def test_a_trials_times_are_the_databases(
+    made: str, behind: str, postgres_engine: Engine, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the clocks of the workers say that began it and ended it."""
+    make_study(adaptive_from=None, on=postgres_engine)
+    storage = open_optuna(postgres_engine)
+    paper, slot = claim(postgres_engine, 2)
+
+    def set_clock(wrong: bool) -> None:
+        clock = _YearsBack if wrong else datetime
+        monkeypatch.setattr("optuna.storages._rdb.storage.datetime", clock)
+        monkeypatch.setattr("optuna.trial._frozen.datetime", SimpleNamespace(datetime=clock))
+
+    set_clock(behind != "while it ended")
+    slot = paper if made == "as the paper's" else slot
+    template = create_trial(state=TrialState.RUNNING) if made == "from a template" else None
+    trial_id = storage.bind_trial(slot.id, slot.token or "", template).trial_id
+    set_clock(behind != "while it began")
+    storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
+    set_clock(False)
+    trial = storage.get_trial(trial_id)
+    assert trial.datetime_start is not None
+    assert trial.datetime_complete is not None
+    assert trial.datetime_start <= trial.datetime_complete
+    for moment in (trial.datetime_start, trial.datetime_complete):
+        assert abs(moment - datetime.now()) < timedelta(seconds=60)
 
 
 def test_the_papers_trial_starts_to_run(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:

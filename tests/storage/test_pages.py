@@ -63,6 +63,15 @@ def test_a_longer_text_makes_way_for_a_shorter_one_and_back(opened: Opened) -> N
         assert (opened.note, opened.figures) == (text, {"one": text})
 
 
+def test_nothing_is_deleted(opened: Opened, statements: Watch) -> None:
+    """The rights of workers have no DELETE: what a shorter text no longer needs stays, empty."""
+    with statements(opened.engine) as seen:
+        for text in (f"ours {LONG}", "ours"):
+            opened.keep(text, {"one": text})
+    assert seen
+    assert not [statement for statement, _ in seen if "DELETE" in statement.upper()]
+
+
 def test_what_is_up_to_date_is_not_written(opened: Opened, statements: Watch) -> None:
     opened.keep("ours", {"one": LONG})
     before = opened.attributes

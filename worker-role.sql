@@ -1,0 +1,19 @@
+-- The role of workers, of the dashboard and of whoever creates studies: it can neither delete anything nor make or
+-- change a table. Run it as the role that owns the tables, after the first `hpo db upgrade`; again does no harm.
+-- (`hpo study delete` needs DELETE as well. Where search_path leads elsewhere, put that schema for `public`.)
+
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'hpo_worker') THEN
+    CREATE ROLE hpo_worker LOGIN;
+  END IF;
+END $$;
+
+REVOKE CREATE ON SCHEMA public FROM PUBLIC; -- a server of before PostgreSQL 15 grants it to everybody
+GRANT USAGE ON SCHEMA public TO hpo_worker;
+GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO hpo_worker;
+REVOKE INSERT, UPDATE ON alembic_version, hpo_alembic_version, version_info FROM hpo_worker; -- `hpo db upgrade` writes them
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
+
+-- What a later `hpo db upgrade` of this owner makes.
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE ON TABLES TO hpo_worker;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO hpo_worker;
