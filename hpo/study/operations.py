@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
-from hpo.errors import HpoError, StudyExists, UsageError
+from hpo.errors import HpoError, SpecError, StudyExists, UsageError
 from hpo.files import write_atomically
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
@@ -16,8 +16,11 @@ from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, spec_of
+from hpo.training.augmentation import SAMPLES_PER_PAIR
 
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
+MOST_BATCH = 10_000  # samples
+MOST_VALIDATION_PAIRS = 100_000
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -52,9 +55,24 @@ def repeats(specs: Sequence[StudySpec], repeat: int) -> list[tuple[StudySpec, st
     ]
 
 
-def check_data(digits: Digits, spec: StudySpec) -> None:
-    """Raise DataError where the images are too few for a spec's draws."""
+def check_trainable(digits: Digits, spec: StudySpec) -> None:
+    """Raise SpecError where a study cannot be trained, DataError where the images are too few for its draws.
+
+    For new studies alone: one that was stored before a rule came is still read, listed and shown.
+    """
     protocol = spec.protocol
+    for key, value, most, why in (
+        (
+            "batch_size",
+            protocol.batch_size,
+            protocol.samples,
+            f"an epoch has no more samples, {SAMPLES_PER_PAIR} a training pair",
+        ),
+        ("batch_size", protocol.batch_size, MOST_BATCH, "a step needs about 140 KB a sample, in each lane"),
+        ("validation_pairs", protocol.validation_pairs, MOST_VALIDATION_PAIRS, "every epoch is judged by all of them"),
+    ):
+        if value > most:
+            raise SpecError(f"study {spec.name}: protocol.{key}: must be at most {most} ({why}), not {value}")
     sources.check_enough(digits, protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs)
 
 
@@ -72,7 +90,7 @@ def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) ->
     """Return and raise what `create` would, without creating anything."""
     new = []
     for spec, _ in plan:
-        check_data(digits, spec)
+        check_trainable(digits, spec)
         existing = studies.find_study(engine, spec.name)
         new.append(existing is None)
         if existing is not None:

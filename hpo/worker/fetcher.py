@@ -27,14 +27,14 @@ class Group:
     """Studies whose slots may share a population: one model, equally many steps an epoch."""
 
     model: str
-    training_pairs: int
+    samples: int  # of an epoch
     batch: int
 
     @classmethod
     def of(cls, row: StudyRow) -> "Group":
         """The group that a study belongs to."""
         protocol = spec_of(row).protocol
-        return cls(row.model, protocol.training_pairs, protocol.batch_size)
+        return cls(row.model, protocol.samples, protocol.batch_size)
 
 
 class Fetcher:
@@ -82,7 +82,7 @@ class Fetcher:
         """The group whose turn it is: that of the model with the fewest running slots."""
         for model in self.claimable(rows):
             groups = {Group.of(row) for row in rows if row.model == model}
-            for group in sorted(groups, key=lambda g: (g.training_pairs, g.batch)):
+            for group in sorted(groups, key=lambda g: (g.samples, g.batch)):
                 if self.serves(group, rows):
                     return group
         return None

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from hpo.training.augmentation import SAMPLES_PER_PAIR
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
@@ -70,7 +69,7 @@ class Lanes:
             return
         self.group = group
         self._population = None  # its memory is free before the next one's is asked for
-        samples = SAMPLES_PER_PAIR * group.training_pairs
+        samples = group.samples
         lanes = self._lanes or self._measure(group, samples)
         images = self.draws.pool.images
         while self._population is None:
