@@ -8,10 +8,10 @@ from sqlalchemy import Engine
 
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
-from hpo.errors import HpoError, SpecError, StudyExists, UsageError
+from hpo.errors import HpoError, SpecError, StudyBroken, StudyExists, UsageError
 from hpo.files import write_atomically
 from hpo.storage import slots, studies
-from hpo.storage.engine import begin_write
+from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
 from hpo.study.labels import PAPER, TUNED
@@ -144,11 +144,21 @@ def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
     )
 
 
+def _whole_study(engine: Engine, name: str) -> StudyRow:
+    """The study of that name; StudyBroken where Optuna's part of it was deleted, so that nothing can be added."""
+    row = studies.get_study(engine, name)
+    with begin_read(engine) as connection:
+        gone = studies.gone_from_optuna(connection, [row])
+    if gone:
+        raise StudyBroken(name, gone[row.id])
+    return row
+
+
 def extend(engine: Engine, name: str, trials: int) -> int:
     """Add search trials to a study in its search phase; returns their total number."""
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
-    row = studies.get_study(engine, name)
+    row = _whole_study(engine, name)
     total = studies.counts(engine, row.id)["search"].total
     spec = spec_of(row)
     seeds = phases.search_seeds(row.seed, total, total + trials)
@@ -162,7 +172,7 @@ def _adaptive_from(spec: StudySpec) -> int | None:
 
 def resume(engine: Engine, name: str) -> int:
     """Undo a pause and queue failed confirm and final rounds again; returns how many."""
-    row = studies.get_study(engine, name)
+    row = _whole_study(engine, name)
     studies.set_paused(engine, row.id, False)
     kinds = [kind for kind in ("confirm", "final") if kind == row.phase]
     return sum(slots.requeue_failed(engine, row.id, kind) for kind in kinds)
@@ -246,7 +256,7 @@ def _study_to_evaluate(
     if row is None and file is not None:
         no_search = file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
         create(engine, digits, [(no_search, None)], skip=True)
-    row = studies.get_study(engine, target)
+    row = _whole_study(engine, target)
     spec = spec_of(row)
     if file is not None and file.model != spec.model:
         raise UsageError(

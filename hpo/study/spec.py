@@ -263,13 +263,23 @@ class StoredSpec(typing.Protocol):
     """A row that holds a study's spec."""
 
     @property
+    def name(self) -> str:
+        """The study's."""
+
+    @property
     def spec(self) -> str:
         """What canonical() wrote."""
 
 
 def spec_of(row: StoredSpec) -> StudySpec:
-    """The spec of a study's row; SpecError where it is damaged. A text is parsed once in a process."""
-    return _parsed(row.spec)
+    """The spec of a study's row; SpecError where it cannot be read. A text is parsed once in a process."""
+    try:
+        return _parsed(row.spec)
+    except SpecError as error:
+        raise SpecError(
+            f"study {row.name}: {error}; use the version of hpo that stored it, or remove it with "
+            f"`hpo study delete {row.name} --yes`"
+        ) from error
 
 
 @functools.lru_cache(maxsize=1024)

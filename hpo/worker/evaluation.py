@@ -13,6 +13,7 @@ from hpo.storage import slots
 from hpo.storage.outcome import OutcomeState
 from hpo.training import draws
 from hpo.training.population import LaneState
+from hpo.worker.aside import SetAside
 from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.job import Job
@@ -43,13 +44,14 @@ class Evaluation:
         coordinator: Coordinator,
         checkpointer: Checkpointer,
         background: Background,
+        aside: SetAside,
         *,
         worker: str,
         answered: Callable[[Future[bool]], bool],
     ) -> None:
         """`answered` waits for a moment and says whether the database has answered."""
         self._engine, self._digits, self._lanes, self._coordinator = engine, digits, lanes, coordinator
-        self._checkpointer, self._background = checkpointer, background
+        self._checkpointer, self._background, self._aside = checkpointer, background, aside
         self._worker, self._answered = worker, answered
         self._pending: list[PendingTest] = []
 
@@ -86,9 +88,13 @@ class Evaluation:
         if not self._answered(pending.opening):
             return
         opening, pending.opening = pending.opening, None
-        recorded = opening.result()
+        recorded = False
+        with self._aside.guard(claim.study):
+            recorded = opening.result()
         self._pending.remove(pending)
-        if recorded:
+        if claim.study in self._aside:
+            self._coordinator.release(claim)
+        elif recorded:
             self._finish(pending.job, pending.state, "complete")
         else:
             self._coordinator.release(claim)
@@ -96,8 +102,8 @@ class Evaluation:
 
     def _finish(self, job: Job, state: LaneState, how: OutcomeState) -> None:
         population = self._lanes.population
-        training = self._lanes.draws.task(job).training
         try:
+            training = self._lanes.draws.task(job).training
             outcome, answers = outcome_of(
                 job, population, state.parameters, training, how, lambda: self._test_pairs(job)
             )

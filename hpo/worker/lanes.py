@@ -67,8 +67,7 @@ class Lanes:
         """Make a population for a group of studies; there is none with trainings in it."""
         if group == self.group:
             return
-        self.group = group
-        self._population = None  # its memory is free before the next one's is asked for
+        self.group = self._population = None  # its memory is free before the next one's is asked for
         samples = group.samples
         lanes = self._lanes or self._measure(group, samples)
         images = self.draws.pool.images
@@ -82,6 +81,7 @@ class Lanes:
                     raise
                 lanes = (lanes + 1) // 2
                 logger.warning("out of memory: a population of %d lane(s) instead", lanes)
+        self.group = group
 
     def _measure(self, group: Group, samples: int) -> int:
         """As many lanes as are fastest for a group, measured once."""
