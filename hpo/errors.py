@@ -1,5 +1,7 @@
 """Everything that can go wrong for a user, one class each; the CLI prints the message and exits."""
 
+from collections.abc import Sequence
+
 
 class HpoError(Exception):
     """Base of all errors a user may see; the message says what, where and what to do next."""
@@ -31,6 +33,17 @@ class SchemaError(DatabaseError):
 
 class StudyNotFound(HpoError):
     """No study of that name; the message lists those that exist."""
+
+
+class StudyBroken(HpoError):
+    """Something that the study needs was deleted past hpo: it cannot go on."""
+
+    def __init__(self, name: str, gone: Sequence[str]) -> None:
+        """`gone` are the names of Optuna's studies that are missing."""
+        super().__init__(
+            f"study {name} cannot go on: deleted from Optuna's tables: {', '.join(gone)}; put back a backup, or remove "
+            f"the rest with `hpo study delete {name} --yes`"
+        )
 
 
 class StudyExists(HpoError):

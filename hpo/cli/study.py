@@ -65,7 +65,7 @@ def create(
     specs = [s.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed) for s in specs]
     plan = operations.repeats(specs, repeat)
     for spec, _ in plan:
-        operations.check_data(context.digits, spec)  # before a database is created for nothing
+        operations.check_trainable(context.digits, spec)  # before a database is created for nothing
     if dry_run:
         existing = context.engine_if_made()
         new = (

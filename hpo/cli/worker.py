@@ -11,6 +11,8 @@ from hpo.worker.options import CHECKPOINT_SECONDS, LEASE_SECONDS, Options
 
 logger = logging.getLogger(__name__)
 
+SIGNALLED = 128  # exit codes above it are a signal's number more, as shells have them
+
 
 def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
     if value == "auto":
@@ -65,7 +67,8 @@ def worker(
     """Pull trials and train them until stopped.
 
     SIGTERM and Ctrl-C end it at the next training step: unfinished trials are checkpointed and given back, and go on
-    from there. A second one ends it at once.
+    from there. A second one ends it at once. A study that cannot go on is left alone and named, the others are served;
+    the exit code is 1 then.
 
     \b
     Example:
@@ -101,9 +104,10 @@ def worker(
     running.listen()
     logger.info("worker %s: %s; Ctrl-C ends it", running.name, running.device)
     code = running.run()
-    share = running.training_seconds / running.seconds
-    logger.info("%d trial(s) in %.0f s, %.0f%% of it training", running.trials, running.seconds, 100 * share)
-    if code:  # threads may still wait for a database or a bucket, and an orderly end would break them off inside of C++
+    if (
+        code > SIGNALLED
+    ):  # threads may still wait for a database or a bucket, and an orderly end would break them off inside of C++
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    raise SystemExit(code)

@@ -74,7 +74,7 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
         table.add_row(
             escape(result.name),
             result.model,
-            result.phase + (" (paused)" if result.paused else ""),
+            result.phase + (" (broken)" if result.gone else " (paused)" if result.paused else ""),
             f"{result.trials.total - result.trials.open}/{result.trials.total}",
             as_percent(None if result.best is None else result.best.value, 2),
             as_percent(None if tuned is None else tuned.confirm_mean, 2),
@@ -89,10 +89,10 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
 def study_detail(result: StudyResult) -> RenderableType:
     """`hpo study show`: a study on one screen."""
     t = result.trials
-    paused = ", paused" if result.paused else ""
+    state = (", paused" if result.paused else "") + (", broken" if result.gone else "")
     head = Text.assemble(
         (result.name, "bold"),
-        f": model {result.model}, phase {result.phase}{paused}, seed {result.seed}, "
+        f": model {result.model}, phase {result.phase}{state}, seed {result.seed}, "
         f"{result.spec.budget.epochs} epochs\n",
         f"search: {t.total} trials: {t.complete} complete, {t.pruned} pruned, {t.diverged} diverged, "
         f"{t.failed} failed, {t.running} running, {t.waiting} waiting",

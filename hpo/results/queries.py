@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, select
 
-from hpo.errors import HpoError, SchemaError, StudyNotFound
+from hpo.errors import HpoError, SchemaError, StudyBroken, StudyNotFound
 from hpo.results.failures import setbacks
 from hpo.results.records import (
     Best,
@@ -24,6 +24,7 @@ from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
+from hpo.storage.studies import gone_from_optuna
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
@@ -100,13 +101,14 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
             .order_by(openings_table.c.id)
         )
         opened = connection.execute(openings_of_these).all()
+        gone = gone_from_optuna(connection, rows)
     runs: dict[int, list[Run]] = {study_id: [] for study_id in ids}
     openings: dict[int, list[Opening]] = {study_id: [] for study_id in ids}
     for slot in read:
         runs[slot.study_id].append(run_of(slot))
     for opening in opened:
         openings[opening.study_id].append(_opening(opening))
-    return [result_of(row, runs[row.id], openings[row.id]) for row in rows]
+    return [result_of(row, runs[row.id], openings[row.id], gone.get(row.id, ())) for row in rows]
 
 
 def _opening(row: Row[Any]) -> Opening:
@@ -158,8 +160,11 @@ def run_of(slot: Slot) -> Run:
     )
 
 
-def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = ()) -> StudyResult:
-    """One study from its row (any object with the columns of hpo_studies), its runs and openings."""
+def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = (), gone: Sequence[str] = ()) -> StudyResult:
+    """One study from its row (any object with the columns of hpo_studies), its runs and openings.
+
+    `gone` are those of Optuna's studies that were deleted.
+    """
     by_kind: dict[str, list[Run]] = {"search": [], "confirm": [], "final": []}
     for run in runs:
         by_kind[run.kind].append(run)
@@ -189,7 +194,11 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = ()) -> 
         tuned=tuned,
         ranking=tuple(ranking),
         final=final,
-        missing=tuple(_missing(row, trials, ranking, final, tuned, by_kind["final"])),
+        gone=tuple(gone),
+        missing=(
+            *([str(StudyBroken(row.name, gone))] if gone else []),
+            *_missing(row, trials, ranking, final, tuned, by_kind["final"]),
+        ),
     )
 
 

@@ -170,6 +170,7 @@ class StudyResult:
     tuned: Tuned | None
     ranking: tuple[ConfirmResult, ...]  # best first; those that may not win come last
     final: tuple[FinalResult, ...]  # tuned, paper, then others as they were added
+    gone: tuple[str, ...] = ()  # Optuna's studies that were deleted past hpo: this study cannot go on
     missing: tuple[str, ...]  # sentences about what is not there yet
 
     @property

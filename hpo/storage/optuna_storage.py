@@ -7,7 +7,7 @@ the narrow version pin in pyproject.toml.
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +19,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Engine, case, event, inspect, select, update
+from sqlalchemy import Connection, Engine, case, event, inspect, select, update
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hpo.errors import LeaseLost
@@ -163,7 +163,7 @@ class HpoStorage(RDBStorage):
         """Store epochs and prolong leases in one transaction; returns the leases that were lost.
 
         A value that is stored already stays as it is: after a restart an epoch is reported again. NaN and
-        infinities are stored as Optuna stores them.
+        infinities are stored as Optuna stores them. Values of trials that are gone from Optuna's tables are left out.
         """
         if not reports:
             return set()
@@ -189,6 +189,8 @@ class HpoStorage(RDBStorage):
                 for report in reports
                 if report.value is not None and report.trial_id is not None and (report.slot_id, report.token) in ours
             ]
+            there = _existing(connection, {row["trial_id"] for row in rows})
+            rows = [row for row in rows if row["trial_id"] in there]
             for start in range(0, len(rows), _ROWS):
                 absent = insert_if_absent(connection.dialect, values)
                 connection.execute(absent.values(rows[start : start + _ROWS]))
@@ -260,6 +262,13 @@ def _keep_database_times(session: Session, *_: Any) -> None:
             for name in ("_datetime_start_utc", "_datetime_complete_utc"):
                 if inspect(trial).attrs[name].history.added:
                     setattr(trial, name, utc_now(session.get_bind().dialect))
+
+
+def _existing(connection: Connection, trial_ids: Collection[int]) -> set[int]:
+    """Those of the trials that exist, and will until the transaction ends."""
+    trials = models.TrialModel.__table__.c
+    query = select(trials.trial_id).where(trials.trial_id.in_(trial_ids)).order_by(trials.trial_id)
+    return set(connection.scalars(query.with_for_update(key_share=True, read=True)))
 
 
 def _intermediate(trial_id: int, epoch: int, value: float) -> dict[str, Any]:

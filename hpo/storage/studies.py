@@ -4,7 +4,7 @@ Making and deleting a study is one transaction over both, so nothing is ever lef
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -132,6 +132,24 @@ def list_studies(engine: Engine) -> list[StudyRow]:
     """All studies in the order they were made."""
     with begin_read(engine) as connection:
         return [_study(row) for row in connection.execute(select(studies).order_by(studies.c.id))]
+
+
+def gone_from_optuna(connection: Connection, rows: Iterable[StudyRow | Row[Any]]) -> dict[int, list[str]]:
+    """Which of Optuna's studies were deleted past hpo: their names, by the id of ours; whole studies are left out."""
+    wanted = [
+        (row.id, pattern.format(name=row.name), optuna_id)
+        for row in rows
+        for pattern, optuna_id in zip(
+            OPTUNA_NAMES, (row.search_study_id, row.confirm_study_id, row.final_study_id), strict=True
+        )
+    ]
+    ids = models.StudyModel.study_id
+    there = set(connection.scalars(select(ids).where(ids.in_([optuna_id for *_, optuna_id in wanted]))))
+    gone: dict[int, list[str]] = {}
+    for study_id, name, optuna_id in wanted:
+        if optuna_id not in there:
+            gone.setdefault(study_id, []).append(name)
+    return gone
 
 
 def counts(engine: Engine, study_id: int) -> dict[Kind, Counts]:

@@ -8,16 +8,19 @@ from sqlalchemy import Engine
 
 from hpo.digits import pools as sources
 from hpo.digits.pools import Digits
-from hpo.errors import HpoError, StudyExists, UsageError
+from hpo.errors import HpoError, SpecError, StudyBroken, StudyExists, UsageError
 from hpo.files import write_atomically
 from hpo.storage import slots, studies
-from hpo.storage.engine import begin_write
+from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, spec_of
+from hpo.training.augmentation import SAMPLES_PER_PAIR
 
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
+MOST_BATCH = 10_000  # samples
+MOST_VALIDATION_PAIRS = 100_000
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -52,9 +55,24 @@ def repeats(specs: Sequence[StudySpec], repeat: int) -> list[tuple[StudySpec, st
     ]
 
 
-def check_data(digits: Digits, spec: StudySpec) -> None:
-    """Raise DataError where the images are too few for a spec's draws."""
+def check_trainable(digits: Digits, spec: StudySpec) -> None:
+    """Raise SpecError where a study cannot be trained, DataError where the images are too few for its draws.
+
+    For new studies alone: one that was stored before a rule came is still read, listed and shown.
+    """
     protocol = spec.protocol
+    for key, value, most, why in (
+        (
+            "batch_size",
+            protocol.batch_size,
+            protocol.samples,
+            f"an epoch has no more samples, {SAMPLES_PER_PAIR} a training pair",
+        ),
+        ("batch_size", protocol.batch_size, MOST_BATCH, "a step needs about 140 KB a sample, in each lane"),
+        ("validation_pairs", protocol.validation_pairs, MOST_VALIDATION_PAIRS, "every epoch is judged by all of them"),
+    ):
+        if value > most:
+            raise SpecError(f"study {spec.name}: protocol.{key}: must be at most {most} ({why}), not {value}")
     sources.check_enough(digits, protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs)
 
 
@@ -72,7 +90,7 @@ def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) ->
     """Return and raise what `create` would, without creating anything."""
     new = []
     for spec, _ in plan:
-        check_data(digits, spec)
+        check_trainable(digits, spec)
         existing = studies.find_study(engine, spec.name)
         new.append(existing is None)
         if existing is not None:
@@ -126,11 +144,21 @@ def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
     )
 
 
+def _whole_study(engine: Engine, name: str) -> StudyRow:
+    """The study of that name; StudyBroken where Optuna's part of it was deleted, so that nothing can be added."""
+    row = studies.get_study(engine, name)
+    with begin_read(engine) as connection:
+        gone = studies.gone_from_optuna(connection, [row])
+    if gone:
+        raise StudyBroken(name, gone[row.id])
+    return row
+
+
 def extend(engine: Engine, name: str, trials: int) -> int:
     """Add search trials to a study in its search phase; returns their total number."""
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
-    row = studies.get_study(engine, name)
+    row = _whole_study(engine, name)
     total = studies.counts(engine, row.id)["search"].total
     spec = spec_of(row)
     seeds = phases.search_seeds(row.seed, total, total + trials)
@@ -144,7 +172,7 @@ def _adaptive_from(spec: StudySpec) -> int | None:
 
 def resume(engine: Engine, name: str) -> int:
     """Undo a pause and queue failed confirm and final rounds again; returns how many."""
-    row = studies.get_study(engine, name)
+    row = _whole_study(engine, name)
     studies.set_paused(engine, row.id, False)
     kinds = [kind for kind in ("confirm", "final") if kind == row.phase]
     return sum(slots.requeue_failed(engine, row.id, kind) for kind in kinds)
@@ -228,7 +256,7 @@ def _study_to_evaluate(
     if row is None and file is not None:
         no_search = file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
         create(engine, digits, [(no_search, None)], skip=True)
-    row = studies.get_study(engine, target)
+    row = _whole_study(engine, target)
     spec = spec_of(row)
     if file is not None and file.model != spec.model:
         raise UsageError(

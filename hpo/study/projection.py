@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine
 
-from hpo.errors import StudyNotFound
+from hpo.errors import StudyBroken, StudyNotFound
 from hpo.storage import slots, studies
+from hpo.storage.engine import begin_read
 from hpo.study import phases
 from hpo.study.search import Search
 
@@ -28,9 +29,17 @@ def project(engine: Engine, search: Search) -> bool:
 
 @contextmanager
 def unless_deleted(engine: Engine, search: Search) -> Iterator[None]:
-    """Ignore that something is missing where the study has been deleted in the meantime."""
+    """Ignore that something is missing where the study has been deleted in the meantime.
+
+    Raises StudyBroken where only Optuna's part of it has been deleted, past hpo.
+    """
     try:
         yield
-    except (StudyNotFound, KeyError):  # KeyError: Optuna's study or trial
-        if any(row.id == search.row.id for row in studies.list_studies(engine)):
-            raise
+    except (StudyNotFound, KeyError) as error:  # KeyError: Optuna's study or trial
+        if all(row.id != search.row.id for row in studies.list_studies(engine)):
+            return
+        with begin_read(engine) as connection:
+            gone = studies.gone_from_optuna(connection, [search.row])
+        if gone:
+            raise StudyBroken(search.row.name, gone[search.row.id]) from error
+        raise

@@ -96,7 +96,7 @@ class Protocol(_Record):
     """The rules of the comparison: draws, confirmation and final rounds."""
 
     seed: Seed = 2019  # of confirm and final, shared by all models so that rounds are paired
-    batch_size: Count = 100  # samples
+    batch_size: Count = 100  # samples; the last batch of an epoch may be smaller
     training_pairs: Count = 1000  # before augmentation: each gives SAMPLES_PER_PAIR samples
     validation_pairs: Count = 2000
     test_pairs: Count = 1000
@@ -104,12 +104,10 @@ class Protocol(_Record):
     confirm_rounds: Few = 10
     final_rounds: Few = 20
 
-    @model_validator(mode="after")
-    def _batch_fits(self) -> Self:
-        samples = SAMPLES_PER_PAIR * self.training_pairs
-        if self.batch_size > samples:
-            raise ValueError(f"batch_size is {self.batch_size}, but an epoch has only {samples} samples")
-        return self
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return SAMPLES_PER_PAIR * self.training_pairs
 
 
 class StudySpec(_Record):
@@ -265,13 +263,23 @@ class StoredSpec(typing.Protocol):
     """A row that holds a study's spec."""
 
     @property
+    def name(self) -> str:
+        """The study's."""
+
+    @property
     def spec(self) -> str:
         """What canonical() wrote."""
 
 
 def spec_of(row: StoredSpec) -> StudySpec:
-    """The spec of a study's row; SpecError where it is damaged. A text is parsed once in a process."""
-    return _parsed(row.spec)
+    """The spec of a study's row; SpecError where it cannot be read. A text is parsed once in a process."""
+    try:
+        return _parsed(row.spec)
+    except SpecError as error:
+        raise SpecError(
+            f"study {row.name}: {error}; use the version of hpo that stored it, or remove it with "
+            f"`hpo study delete {row.name} --yes`"
+        ) from error
 
 
 @functools.lru_cache(maxsize=1024)

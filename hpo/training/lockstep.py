@@ -68,7 +68,7 @@ class Lockstep:
         self.width, self.batch, self.auxiliary, self.dtype = width, batch, auxiliary, dtype
         self.twin = stack(plain).to(device, dtype)
         self._buffers = [torch.zeros(width, sum(self.layout.sizes), device=device, dtype=dtype) for _ in range(4)]
-        self._mask_counters = streams.counters(models.decisions(plain, batch) // 4, device)
+        self._mask_counters = streams.mask_counters(models.decisions(plain, batch), device)
         self._leaves = list(self.twin.parameters())
         self._use(width)
 
@@ -98,32 +98,46 @@ class Lockstep:
         """Train all lanes on their samples in the order given; None where `stop` returned true before a step.
 
         corner and digit (P, S, 2), hyper (P,) float64 by name, steps (P,) that each lane has completed, dropout_keys
-        (P,). Returns the epoch's means of the comparison's loss and of the objective (2, P).
+        (P,). The last batch has the samples that are left over. Returns the means over the epoch's samples of the
+        comparison's loss and of the objective (2, P).
         """
         target = (digit[..., 0] <= digit[..., 1]).to(torch.int64)
-        starts = range(0, corner.shape[1], self.batch)
-        steps_TP = steps + torch.arange(len(starts), device=steps.device)[:, None]
+        batches = list(zip(*(table.split(self.batch, dim=1) for table in (corner, digit, target)), strict=True))
+        steps_TP = steps + torch.arange(len(batches), device=steps.device)[:, None]
         keys_TP = streams.step_keys(dropout_keys, steps_TP)
         rate_TP, eps_TP = self._corrections(hyper["learning_rate"], steps_TP + 1)
         decay, main, aux = (hyper[name].to(self.dtype) for name in ("weight_decay", "main_weight", "aux_weight"))
+        shares_T = self._shares(target)
         seen = []
         self.twin.train()
-        for t, start in enumerate(starts):
+        for t, (corner_PB, digit_PB, target_PB) in enumerate(batches):
             if stop():
                 return None
-            part = slice(start, start + self.batch)
-            masks = streams.keep_masks(keys_TP[t], self._mask_counters, hyper["dropout"])
-            models.set_masks(self.twin, masks.to(self.dtype), self.batch)
-            logits, digit_logits = self.twin(self.windows.gather(corner[:, part]))
+            self._draw_masks(keys_TP[t], hyper["dropout"], target_PB.shape[1])
+            logits, digit_logits = self.twin(self.windows.gather(corner_PB))
             digit_logits = digit_logits if self.auxiliary else None
-            comparison_PB, digits = losses(logits, digit_logits, target[:, part], digit[:, part])
+            comparison_PB, digits = losses(logits, digit_logits, target_PB, digit_PB)
             comparison = objective = comparison_PB.mean(1)
             if digits is not None:
                 objective = main * comparison + aux * digits.mean(1).sum(-1)
             gradients = torch.autograd.grad(objective.sum(), self._leaves)
             seen.append(torch.stack([comparison, objective]).detach())
             self._adam(gradients, rate_TP[t], eps_TP[t], decay)
-        return torch.stack(seen).to(torch.float64).mean(0)
+        return torch.stack(seen).to(torch.float64).mul_(shares_T[:, None, None]).mean(0)
+
+    def _draw_masks(self, keys: Tensor, drop: Tensor, pairs: int) -> None:
+        """Set the dropout masks of one step, keys (P,) and drop (P,), on so many pairs."""
+        counters = self._mask_counters
+        if pairs < self.batch:
+            counters = streams.mask_counters(models.decisions(self.twin, pairs), counters.device)
+        masks = streams.keep_masks(keys, counters, drop)
+        models.set_masks(self.twin, masks.to(self.dtype), pairs)
+
+    def _shares(self, target: Tensor) -> Tensor:
+        """Of each batch of an epoch (P, S): its size over their mean size (T,), which is 1 where all are equal."""
+        sizes = [batch.shape[1] for batch in target.split(self.batch, dim=1)]
+        shares = torch.tensor(sizes, dtype=torch.float64, device=target.device)
+        return shares * len(sizes) / target.shape[1]
 
     def _corrections(self, learning_rate: Tensor, steps_TP: Tensor) -> tuple[Tensor, Tensor]:
         """Adam's rate and epsilon (T, P) with both bias corrections taken in.

@@ -102,9 +102,7 @@ class Population:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`images` (N, 14, 14) are pool A's; samples must be a multiple of batch."""
-        if samples % batch:
-            raise ValueError(f"{samples} samples do not make whole batches of {batch}")
+        """`images` (N, 14, 14) are pool A's; the last batch of an epoch is smaller where samples are left over."""
         self.name, self.lanes, self.samples, self.batch = model, lanes, samples, batch
         self.width = lanes  # lanes in one program; halved where memory runs out
         self.device, self.dtype = torch.device(device), dtype
@@ -249,7 +247,7 @@ class Population:
             self._corner[rows, order],
             self._digit[rows, order],
             {name: values[group] for name, values in self._hyper.items()},
-            epochs * (self.samples // self.batch),
+            epochs * math.ceil(self.samples / self.batch),
             self._dropout_key[group],
             stop,
         )

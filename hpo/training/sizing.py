@@ -1,5 +1,6 @@
 """How many lanes a population should have: measured on the device, in a second or two."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from hpo.training.memory import is_out_of_memory
 from hpo.training.population import Population, Task
 
 STEPS, TURNS = 6, 3  # a measurement is the fastest of TURNS turns of STEPS steps
+LARGE = 2000  # samples: of larger batches fewer steps are enough
 WORTH = 1.05  # a larger population must be faster by this factor: it also holds more trials, and ends later
 CPU_LANES = (1, 2, 4)
 CUDA_LANES = tuple(2**i for i in range(3, 11))
@@ -50,8 +52,9 @@ def choose_lanes(
         candidates = CUDA_LANES if device.type == "cuda" else CPU_LANES
     if most is not None:
         candidates = [lanes for lanes in candidates if lanes <= most] or [most]
-    table, _ = draw_training(pool, 0, -(-STEPS * batch // SAMPLES_PER_PAIR))
-    table = PairTable(**{name: getattr(table, name)[: STEPS * batch] for name in ("image", "shift", "digit")})
+    enough = min(STEPS * batch, max(batch, LARGE), samples)  # within an epoch: the pool has images for that
+    table, _ = draw_training(pool, 0, math.ceil(enough / SAMPLES_PER_PAIR))
+    table = PairTable(**{name: getattr(table, name)[:enough] for name in ("image", "shift", "digit")})
     measured: dict[int, float] = {}
     for lanes in candidates:
         if not _fits(lanes, measured, samples, device):
@@ -83,7 +86,7 @@ def _milliseconds(model: str, lanes: int, pool: ImagePool, table: PairTable, bat
         begun = clock()
         population.train_epoch()  # ends with the wait for the device
         times.append(clock() - begun)
-    return 1000 * min(times) / STEPS / lanes
+    return 1000 * min(times) / math.ceil(len(table) / batch) / lanes
 
 
 def _fits(lanes: int, measured: Mapping[int, float], samples: int, device: torch.device) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _GAMMA = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of splitmix64
+DECISIONS = 4  # of 16 bits, in a word
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -49,6 +50,11 @@ def counters(n: int, device: torch.device | str = "cpu") -> Tensor:
 def words(keys: Tensor, counters: Tensor) -> Tensor:
     """Random 64-bit words (P, N) for keys (P,) and counters (N,)."""
     return _mix_(keys[:, None] + counters)
+
+
+def mask_counters(decisions: int, device: torch.device | str = "cpu") -> Tensor:
+    """The counters with which `keep_masks` gives at least so many decisions."""
+    return counters(-(-decisions // DECISIONS), device)
 
 
 def uniform(key: int, n: int, device: torch.device | str = "cpu") -> Tensor:

@@ -21,6 +21,7 @@ from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord
 from hpo.storage.outcome import Outcome
 from hpo.study.projection import project, unless_deleted
 from hpo.study.search import Search
+from hpo.worker.aside import SetAside
 from hpo.worker.backoff import FIRST_PAUSE, Backoff
 from hpo.worker.claim import Claim
 from hpo.worker.spool import Spool
@@ -57,13 +58,14 @@ class Coordinator(threading.Thread):
         engine: Engine,
         storage: CachedHpoStorage,
         spool: Spool,
+        aside: SetAside,
         lease_seconds: float,
         phase_moved: Callable[[str], None],
     ) -> None:
         """`phase_moved` is called with the name of a study whose phase has moved on."""
         super().__init__(name="coordinator", daemon=True)
         self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
-        self._spool, self._phase_moved = spool, phase_moved
+        self._spool, self._aside, self._phase_moved = spool, aside, phase_moved
         self._backoff = Backoff()
         self._hurry, self._over = threading.Event(), threading.Event()
         self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
@@ -228,7 +230,7 @@ class Coordinator(threading.Thread):
         newest = {event.claim.token: event for event in reports if event.value is not None}
         for token, event in newest.items():
             search = event.claim.search
-            with unless_deleted(self._engine, search):
+            with self._aside.guard(search.row), unless_deleted(self._engine, search):
                 if not self.lost(event.claim) and search.should_prune(event.claim.slot, event.epoch):
                     with self._changed:
                         self._stopped.add(token)
@@ -238,7 +240,9 @@ class Coordinator(threading.Thread):
         claim = event.claim
         with self._changed:
             self._held.pop(claim.token, None)
-        happened = event.act()
+        happened = True  # where it raises for reasons of its own the lease ends by itself
+        with self._aside.guard(claim.study):
+            happened = event.act()
         with self._changed:
             self._stopped.discard(claim.token)
             self._lost.discard(claim.token)
@@ -256,8 +260,9 @@ class Coordinator(threading.Thread):
             self._held.clear()
 
     def _project(self, search: Search) -> None:
-        if project(self._engine, search):
-            self._phase_moved(search.row.name)
+        with self._aside.guard(search.row):
+            if project(self._engine, search):
+                self._phase_moved(search.row.name)
 
     def _insist(self, act: Callable[[], None]) -> None:
         """Do it; while the database is away, wait and do it again."""

@@ -14,6 +14,7 @@ from hpo.storage import slots
 from hpo.storage.outcome import OutcomeState
 from hpo.training import draws
 from hpo.training.population import LaneState
+from hpo.worker.aside import SetAside
 from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.job import Job
@@ -44,13 +45,14 @@ class Evaluation:
         coordinator: Coordinator,
         checkpointer: Checkpointer,
         background: Background,
+        aside: SetAside,
         *,
         worker: str,
         wait_for: Callable[[Sequence[Future[bool]]], None],
     ) -> None:
         """`wait_for` waits for the database's answers: a moment for all of them together, while others train."""
         self._engine, self._digits, self._lanes, self._coordinator = engine, digits, lanes, coordinator
-        self._checkpointer, self._background = checkpointer, background
+        self._checkpointer, self._background, self._aside = checkpointer, background, aside
         self._worker, self._wait_for = worker, wait_for
         self._pending: list[PendingTest] = []
 
@@ -82,7 +84,10 @@ class Evaluation:
         for pending, opening in zip(list(self._pending), openings, strict=True):
             if opening.done():
                 pending.opening = None  # where it was not recorded, it is tried again
-                self._test(pending, recorded=opening.result())
+                recorded = False
+                with self._aside.guard(pending.job.claim.study):
+                    recorded = opening.result()
+                self._test(pending, recorded=recorded)
 
     def fail(self, job: Job, error: str) -> None:
         """An exception in a training or its evaluation, which is no failure of its neighbours; `error` is its text."""
@@ -90,17 +95,20 @@ class Evaluation:
         self._coordinator.fail(job.claim, error)
 
     def _test(self, pending: PendingTest, *, recorded: bool) -> None:
+        claim = pending.job.claim
         self._pending.remove(pending)
-        if recorded:
+        if claim.study in self._aside:
+            self._coordinator.release(claim)
+        elif recorded:
             self._finish(pending.job, pending.state, "complete")
         else:
-            self._coordinator.release(pending.job.claim)
-            logger.warning("%s: the lease was lost before its test", pending.job.title)
+            self._coordinator.release(claim)
+            logger.warning("%s: the lease was lost before its test", claim.title)
 
     def _finish(self, job: Job, state: LaneState, how: OutcomeState) -> None:
         population = self._lanes.population
-        training = self._lanes.draws.task(job).training
         try:
+            training = self._lanes.draws.task(job).training
             outcome, answers = outcome_of(
                 job, population, state.parameters, training, how, lambda: self._test_pairs(job)
             )

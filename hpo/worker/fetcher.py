@@ -14,6 +14,7 @@ from hpo.storage.studies import StudyRow
 from hpo.study.projection import unless_deleted
 from hpo.study.search import Search, fixed_trial
 from hpo.study.spec import spec_of
+from hpo.worker.aside import SetAside
 from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.claim import Claim
 from hpo.worker.coordinator import Coordinator
@@ -27,14 +28,14 @@ class Group:
     """Studies whose slots may share a population: one model, equally many steps an epoch."""
 
     model: str
-    training_pairs: int
+    samples: int  # of an epoch
     batch: int
 
     @classmethod
     def of(cls, row: StudyRow) -> "Group":
         """The group that a study belongs to."""
         protocol = spec_of(row).protocol
-        return cls(row.model, protocol.training_pairs, protocol.batch_size)
+        return cls(row.model, protocol.samples, protocol.batch_size)
 
 
 class Fetcher:
@@ -47,6 +48,7 @@ class Fetcher:
         coordinator: Coordinator,
         checkpointer: Checkpointer,
         digits: Digits,
+        aside: SetAside,
         *,
         worker: str,
         study_names: Sequence[str],
@@ -54,7 +56,7 @@ class Fetcher:
     ) -> None:
         """`study_names` are the studies to serve; none: all."""
         self._engine, self._storage, self._coordinator, self._digits = engine, storage, coordinator, digits
-        self._checkpointer = checkpointer
+        self._checkpointer, self._aside = checkpointer, aside
         self._worker, self._names, self._lease_seconds = worker, study_names, lease_seconds
         self._other_data: set[str] = set()
         # What a call that broke off has left: a claim whose answer did not come, claims not yet ready, and ready ones.
@@ -63,16 +65,26 @@ class Fetcher:
         self._ready: list[Job] = []
 
     def rows(self) -> list[StudyRow]:
-        """The studies to serve that were made with the data at hand."""
+        """The studies to serve: made with the data at hand, and not set aside."""
+        rows = studies.list_studies(self._engine)
         if self._names:
-            rows = [studies.get_study(self._engine, name) for name in self._names]
-        else:
-            rows = studies.list_studies(self._engine)
+            rows = [row for row in rows if row.name in self._names] or [studies.get_study(self._engine, self._names[0])]
         for row in rows:
             if row.data_digest != self._digits.digest and row.name not in self._other_data:
                 self._other_data.add(row.name)
                 logger.warning("study %s uses other images than %s; skipped", row.name, self._digits.source)
-        return [row for row in rows if row.data_digest == self._digits.digest]
+        return [row for row in rows if row.data_digest == self._digits.digest and self._is_sound(row)]
+
+    def _is_sound(self, row: StudyRow) -> bool:
+        """Whether the study is not set aside; one whose spec cannot be read is from now on."""
+        if row not in self._aside:
+            with self._aside.guard(row):
+                spec_of(row)
+        return row not in self._aside
+
+    def set_aside(self, group: Group, error: Exception) -> None:
+        """Leave all studies of a group alone, for its population cannot be made."""
+        self._aside.add([row for row in self.rows() if Group.of(row) == group], error)
 
     def claimable(self, rows: Sequence[StudyRow]) -> list[str]:
         """The models that have something to claim in these studies, the one with fewest running slots first."""
@@ -82,7 +94,7 @@ class Fetcher:
         """The group whose turn it is: that of the model with the fewest running slots."""
         for model in self.claimable(rows):
             groups = {Group.of(row) for row in rows if row.model == model}
-            for group in sorted(groups, key=lambda g: (g.training_pairs, g.batch)):
+            for group in sorted(groups, key=lambda g: (g.samples, g.batch)):
                 if self.serves(group, rows):
                     return group
         return None
@@ -103,24 +115,44 @@ class Fetcher:
         with it.
         """
         rows = self.rows()
+        jobs: list[Job] = []
+        with self._aside.guard(*(row for row in rows if Group.of(row) == group)):
+            jobs = self._fetch(group, lanes, rows, if_its_turn)
+        return self._without_set_aside(jobs)
+
+    def _fetch(self, group: Group, lanes: int, rows: Sequence[StudyRow], if_its_turn: bool) -> list[Job]:
         self._recover(group)
         if not self._unprepared and not self._ready:
             if if_its_turn and self.choose(rows) != group:
                 return []
             self._claim(group, lanes, rows, claims.new_ticket())
         while self._unprepared:
-            job = self._prepare(self._unprepared[0])
+            claim = self._unprepared[0]
+            job = None
+            with self._aside.guard(claim.study):
+                job = self._prepare(claim)
             self._unprepared.pop(0)
             if job is not None:
                 self._ready.append(job)
+            elif claim.study in self._aside:
+                self._coordinator.release(claim)
+        self._checkpointer.load_all(self._ready)
         jobs, self._ready = self._ready, []
-        self._checkpointer.load_all(jobs)
         return jobs
 
     @property
     def leftovers(self) -> bool:
         """Whether a call that broke off has left something for the next one."""
         return bool(self._unanswered or self._unprepared or self._ready)
+
+    def _without_set_aside(self, jobs: list[Job]) -> list[Job]:
+        """Give back what is of studies that are set aside by now; returns the other jobs."""
+        for claim in [*self._unprepared, *(job.claim for job in [*self._ready, *jobs])]:
+            if claim.study in self._aside:
+                self._coordinator.release(claim)
+        self._unprepared = [claim for claim in self._unprepared if claim.study not in self._aside]
+        self._ready = [job for job in self._ready if job.claim.study not in self._aside]
+        return [job for job in jobs if job.claim.study not in self._aside]
 
     def settle(self) -> None:
         """Learn what a claim took whose answer did not come: held from now on, it can be released."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from hpo.training.augmentation import SAMPLES_PER_PAIR
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
@@ -68,9 +67,8 @@ class Lanes:
         """Make a population for a group of studies; there is none with trainings in it."""
         if group == self.group:
             return
-        self.group = group
-        self._population = None  # its memory is free before the next one's is asked for
-        samples = SAMPLES_PER_PAIR * group.training_pairs
+        self.group = self._population = None  # its memory is free before the next one's is asked for
+        samples = group.samples
         lanes = self._lanes or self._measure(group, samples)
         images = self.draws.pool.images
         while self._population is None:
@@ -83,6 +81,7 @@ class Lanes:
                     raise
                 lanes = (lanes + 1) // 2
                 logger.warning("out of memory: a population of %d lane(s) instead", lanes)
+        self.group = group
 
     def _measure(self, group: Group, samples: int) -> int:
         """As many lanes as are fastest for a group, measured once."""

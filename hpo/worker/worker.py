@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -23,12 +24,13 @@ from hpo.study.projection import project
 from hpo.study.search import Search
 from hpo.training import draws
 from hpo.training.population import EpochReport, LaneState
+from hpo.worker.aside import SetAside
 from hpo.worker.backoff import Backoff
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.device import choose_device
 from hpo.worker.evaluation import Evaluation
-from hpo.worker.fetcher import Fetcher
+from hpo.worker.fetcher import Fetcher, Group
 from hpo.worker.job import Draws, Job
 from hpo.worker.lanes import Lanes, TrainingFailed
 from hpo.worker.options import Options
@@ -60,14 +62,17 @@ class Worker:
         store, folder = places(engine, options.artifacts)
         self.spool = Spool(folder / "results", engine)
         self.checkpointer = Checkpointer(Checkpoints(store), options.checkpoint_seconds)
-        self.background = Background()
-        self.coordinator = Coordinator(engine, self.storage, self.spool, options.lease_seconds, self._phase_moved)
+        self.background, self.aside = Background(), SetAside()
+        self.coordinator = Coordinator(
+            engine, self.storage, self.spool, self.aside, options.lease_seconds, self._phase_moved
+        )
         self.fetcher = Fetcher(
             engine,
             self.storage,
             self.coordinator,
             self.checkpointer,
             digits,
+            self.aside,
             worker=self.name,
             study_names=options.study_names,
             lease_seconds=options.lease_seconds,
@@ -82,6 +87,7 @@ class Worker:
             self.coordinator,
             self.checkpointer,
             self.background,
+            self.aside,
             worker=self.name,
             wait_for=self._wait_for,
         )
@@ -99,7 +105,10 @@ class Worker:
     # -- life ----------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Pull slots until told to stop, drained, or done with `max_trials`; returns the exit code."""
+        """Pull slots until told to stop, drained, or done with `max_trials`; returns the exit code.
+
+        What raises about a study sets that study aside and ends nothing.
+        """
         begun = time.monotonic()
         self.coordinator.start()
         try:
@@ -122,7 +131,17 @@ class Worker:
             pass
         self._check_coordinator()
         self.seconds = time.monotonic() - begun
-        return 0 if self._signal is None else 128 + self._signal
+        share = self.training_seconds / self.seconds
+        logger.info("%d trial(s) in %.0f s, %.0f%% of it training", self.trials, self.seconds, 100 * share)
+        return self._code()
+
+    def _code(self) -> int:
+        """The exit code: 1 where a study was set aside, after a line that names it."""
+        if self.aside.names:
+            logger.error("not all is done, these studies were left alone: %s", ", ".join(self.aside.names))
+        if self._signal is not None:
+            return 128 + self._signal
+        return 1 if self.aside.names else 0
 
     def listen(self) -> None:
         """Stop at the next training step on SIGTERM and SIGINT; a second signal kills."""
@@ -194,8 +213,11 @@ class Worker:
         busy = claims.any_open(self.engine, ids)
         claims.sweep(self.engine)
         for row in rows:
-            if project(self.engine, Search(self.storage, row)):
-                self._phase_moved(row.name)
+            with self.aside.guard(row):
+                if project(self.engine, Search(self.storage, row)):
+                    self._phase_moved(row.name)
+        if self.options.study_names and not rows and self.aside.names:
+            return False
         if self.fetcher.claimable(rows):
             return True
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
@@ -240,7 +262,16 @@ class Worker:
         group = self._ask(lambda: self.fetcher.turn(stay))
         if group is not None and group != stay:
             self._refills = 0
+            self._serve(group)
+
+    def _serve(self, group: Group) -> None:
+        """Make a group's population; where that raises its studies are set aside."""
+        try:
             self.lanes.serve(group)
+        except Exception as error:
+            self._ask(partial(self.fetcher.set_aside, group, error))
+            if not self.trials and not self._signal and self._ask(lambda: self.fetcher.turn(None)) is None:
+                raise  # nothing else can be tried, so it may well be this machine's fault
 
     def _start(self, job: Job) -> None:
         """Put a training on a lane, from its checkpoint where there is one."""
@@ -276,6 +307,10 @@ class Worker:
 
     def _deal(self, job: Job, report: EpochReport) -> None:
         claim = job.claim
+        if claim.study in self.aside:
+            self.lanes.stop(job)
+            self.coordinator.release(claim)
+            return
         if self.coordinator.lost(claim):
             self.lanes.stop(job)
             logger.warning("%s: its lease was lost; its lane is free", job.title)

@@ -13,6 +13,7 @@ from hpo.errors import DatabaseUnreachable
 from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import CachedHpoStorage, open_optuna
 from hpo.storage.slots import Slot
+from hpo.worker.aside import SetAside
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.fetcher import Fetcher, Group
@@ -35,12 +36,13 @@ def make_fetcher(tmp_path: Path, digits: Digits) -> Iterator[MakeFetcher]:
 
     def made(engine: Engine) -> Fetcher:
         storage = open_optuna(engine)
-        coordinator = Coordinator(engine, storage, Spool(tmp_path / "results", engine), 600.0, lambda name: None)
+        aside, spool = SetAside(), Spool(tmp_path / "results", engine)
+        coordinator = Coordinator(engine, storage, spool, aside, 600.0, lambda name: None)
         coordinator.start()
         coordinators.append(coordinator)
         checkpointer = Checkpointer(Checkpoints(Folder(tmp_path / "checkpoints")), 60.0)
         return Fetcher(
-            engine, storage, coordinator, checkpointer, digits, worker="w", study_names=(), lease_seconds=600.0
+            engine, storage, coordinator, checkpointer, digits, aside, worker="w", study_names=(), lease_seconds=600.0
         )
 
     yield made

@@ -43,6 +43,20 @@ def report(slot: Slot, trial_id: int, epoch: int, value: float | None = 0.5) -> 
     return EpochRecord(slot_id=slot.id, token=slot.token or "", trial_id=trial_id, epoch=epoch, value=value)
 
 
+def test_values_of_a_trial_that_is_gone_are_left_out(
+    engine: Engine, make_study: MakeStudy, storage: CachedHpoStorage
+) -> None:
+    """Optuna's study was deleted past hpo: its leases live on, and another study's epochs are stored with it."""
+    make_study("gone", adaptive_from=None)
+    whole = make_study("whole", adaptive_from=None)
+    claimed = [slot for slot in claim(engine, 20) if slot.idx < 2]
+    bound = {slot.id: storage.bind_trial(slot.id, slot.token or "").trial_id for slot in claimed}
+    optuna.delete_study(study_name="gone", storage=storage.backend)
+    assert storage.report([report(slot, bound[slot.id], 1) for slot in claimed], 60) == set()
+    stored = [storage.get_trial(bound[slot.id]) for slot in claimed if slot.study_id == whole.id]
+    assert [trial.intermediate_values for trial in stored] == [{1: 0.5}] * 2
+
+
 def test_a_trial_is_made_when_its_slot_is_bound(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """Running, numbered, in the study of the slot's kind; bound a second time it is the same."""
     paper, first, second = claim(engine, 3)

@@ -1,6 +1,7 @@
 """The plain modules under torch.optim.Adam are the oracle of the population."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ MIXED = [
 ]
 BATCH, PAIRS = 20, 10  # 180 samples: 9 steps an epoch
 FEW_STEPS_BATCH = 90  # 2 steps an epoch
+UNEVEN_BATCH = 35  # 6 steps, the last of 5 samples: numbers of dropout decisions that fill no words of four
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def plain_training(
     hyper = task.params
     adam = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
     images = draws.shifted(pool.images[task.training.image], task.training.shift).to(dtype)
-    counters = streams.counters(models.decisions(model, batch_size) // 4)
+    counters = streams.counters(math.ceil(models.decisions(model, batch_size) / 4))
     dropout_key = torch.tensor([streams.key(task.seed, "dropout")])
     order_key = torch.tensor([streams.key(task.seed, "order")])
     step = 0
@@ -93,7 +95,7 @@ def plain_training(
                 counters,
                 torch.tensor([hyper["dropout"]]),
             )
-            models.set_masks(model, masks[0].to(dtype), batch_size)
+            models.set_masks(model, masks[0].to(dtype), len(batch))
             logits, digits = model(images[batch])
             loss = F.cross_entropy(logits, task.training.target[batch])
             if name == "ws-aux":
@@ -106,16 +108,17 @@ def plain_training(
     return model
 
 
+@pytest.mark.parametrize("batch", [BATCH, UNEVEN_BATCH])
 @pytest.mark.parametrize("name", list(models.ARCHITECTURES))
 def test_a_population_of_8_with_mixed_hyperparameters_equals_8_plain_trainings(
-    pool: draws.ImagePool, name: str
+    pool: draws.ImagePool, name: str, batch: int
 ) -> None:
-    """In float64, after three epochs of nine steps, every parameter of every lane is the plain loop's."""
-    lanes, tasks = mixed_population(pool, name, BATCH, torch.float64)
+    """In float64, after three epochs, every parameter of every lane is the plain loop's, smaller last batch or not."""
+    lanes, tasks = mixed_population(pool, name, batch, torch.float64)
     for _ in range(3):
         lanes.train_epoch()
     for lane, one in enumerate(tasks):
-        plain = plain_training(pool, name, one, 3, torch.float64)
+        plain = plain_training(pool, name, one, 3, torch.float64, batch_size=batch)
         start = models.initial_parameters(plain, one.seed)
         ours = parameters_of(lanes, lane)
         for key, value in plain.state_dict().items():
@@ -146,6 +149,16 @@ def test_in_float32_a_population_is_as_close_to_plain_trainings_as_they_are_to_e
         rounding = max(float((plain(one, nudge) - expected).abs().mean()) for nudge in range(3))
         off = float((lanes.parameters[lane] - expected).abs().mean())
         assert off <= 10 * rounding, f"lane {lane}: off by {off:.2g}, where rounding makes {rounding:.2g}"
+
+
+@pytest.mark.parametrize("batch", [1, BATCH, UNEVEN_BATCH, 179, 180, 500])
+def test_the_training_loss_is_the_mean_over_the_samples(pool: draws.ImagePool, batch: int) -> None:
+    """Where nothing moves, an epoch's loss is that of all samples in one pass, whatever the batches."""
+    still = task(pool, {**MIXED[0], "learning_rate": 1e-300, "dropout": 0.0}, seed=3)
+    lanes = population_of(pool, "simple", 1, batch, torch.float64)
+    lanes.start(0, still)
+    (report,) = lanes.train_epoch()
+    assert report.train_loss == pytest.approx(lanes.predict(lanes.parameters[0], still.training).loss, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", list(models.ARCHITECTURES))

@@ -33,6 +33,13 @@ def test_no_more_lanes_than_trials_are_asked_for(pool: ImagePool) -> None:
     assert set(three.milliseconds) <= {1, 2}
 
 
+@pytest.mark.parametrize("batch", [1, 7, 180, 900])
+def test_any_batch_can_be_measured(pool: ImagePool, batch: int) -> None:
+    """Six large batches need more images than the pool has; an epoch never does."""
+    size = sizing.choose_lanes("simple", pool, samples=900, batch=batch, device=CPU, candidates=(1,))
+    assert size.milliseconds[1] > 0
+
+
 def test_most_below_every_candidate_is_the_candidate(pool: ImagePool) -> None:
     """Two trials on a device whose smallest population is larger get a population of two."""
     size = sizing.choose_lanes("simple", pool, samples=180, batch=20, device=CPU, candidates=(8, 16), most=2)
