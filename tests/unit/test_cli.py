@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hpo import __version__
 from hpo.cli import doctor
 from hpo.cli.root import COMMANDS, root
-from hpo.digits import download
+from hpo.digits import download, load
 from hpo.errors import HpoError, UsageError
 
 SLOW = ("importlib.metadata", "torch", "optuna", "sqlalchemy", "pydantic", "numpy", "scipy", "plotly", "rich")
@@ -263,7 +263,8 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A bar a file on stderr, then what was fetched and what was there; stdout stays empty."""
+    """A bar a file on stderr, then what was fetched and what was there, once all of it can be read."""
+    checked: list[Path] = []
 
     def fetch(folder: Path, base_url: str | None, *, progress: download.Progress) -> list[download.Fetched]:
         assert (folder, base_url) == (Path("here"), "http://mirror")
@@ -275,6 +276,7 @@ def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_pat
         ]
 
     monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(load, "load", checked.append)
     result = hpo("data", "fetch", "here", "--url", "http://mirror")
     assert result.exit_code == 0
     assert result.stdout == ""
@@ -286,6 +288,7 @@ def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_pat
         "here/labels.gz: already there, checksum correct",
         "MNIST is in here; use it with `hpo --data here ...` or HPO_DATA_DIR=here",
     ]
+    assert checked == [Path("here")]
 
 
 def test_fetch_needs_a_folder(hpo: Hpo) -> None:
