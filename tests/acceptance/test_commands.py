@@ -195,6 +195,11 @@ def test_export_is_read_back(hpo: Hpo) -> None:
     assert tomllib.loads(text)["tuned"] == tuned
     assert hpo("study", "export", "ws").stdout == text
     assert hpo.json("study", "export", "ws")["tuned"] == tuned
+    hpo("study", "export", "ws", "--format", "json", "--out", "tuned.json")
+    created = [
+        hpo.json("study", "create", "--dry-run", "--file", f"tuned.{kind}", "--name", "x") for kind in ("toml", "json")
+    ]
+    assert created[0] == created[1]
     hpo("study", "create", "--file", "tuned.toml", "--name", "again", "--trials", "2")
     hpo(*DRAIN, "--study", "again")
     assert hpo.json("trial", "show", "again", "1")["params"] == tuned
