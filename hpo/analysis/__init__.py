@@ -1,4 +1,1 @@
-"""From the database to the honest comparison: results, statistics, figures, report.
-
-Reads slots (the truth), never writes any.
-"""
+"""Numbers about studies: statistics, comparisons, what tuning did, dependence; no sentences and no pictures."""

@@ -136,7 +136,7 @@ def _database_error(error: BaseException, context: Context | None) -> HpoError |
     show_envvar=True,
     help="A folder with MNIST's four IDX files (gz or not); without it the 5,000 bundled digits.",
 )
-@click.option("-v", "--verbose", count=True, help="Log more; may be repeated.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more: claims, stored epochs, checkpoints.")
 @click.option("-q", "--quiet", count=True, help="Log warnings alone; twice: errors alone.")
 @click.option(
     "--log-format",
@@ -149,7 +149,7 @@ def _database_error(error: BaseException, context: Context | None) -> HpoError |
 @click.version_option(hpo.__version__, prog_name="hpo")
 @click.pass_context
 def root(
-    ctx: click.Context, db: str, data_dir: str | None, verbose: int, quiet: int, log_format: logs.LogFormat
+    ctx: click.Context, db: str, data_dir: str | None, verbose: bool, quiet: int, log_format: logs.LogFormat
 ) -> None:
     """Compare neural architectures fairly: tune each one jointly, confirm without luck, test once.
 

@@ -36,7 +36,7 @@ def study() -> None:
 @click.option("--rounds", type=int, help="Final rounds of each configuration.")
 @click.option("--seed", type=int, help="Seed of the search.")
 @click.option("--repeat", type=int, default=1, help="Independent repeats, each with its own seed.")
-@click.option("--skip-if-exists", is_flag=True, help="Leave a study that exists alone, with exit code 0.")
+@click.option("--skip-if-exists", is_flag=True, help="If the study exists, change nothing and exit with 0.")
 @click.option("--dry-run", is_flag=True, help="Check everything and report what would be created.")
 @format_option
 @pass_context

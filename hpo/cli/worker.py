@@ -26,7 +26,7 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
 @click.option(
     "--population", default="auto", callback=_lanes, help="Trials trained in lockstep: a number, or auto (measured)."
 )
-@click.option("--drain", is_flag=True, help="End when nothing is left to do, finals included.")
+@click.option("--drain", is_flag=True, help="End when nothing is left to do, final rounds included.")
 @click.option("--max-trials", type=click.IntRange(min=1), help="End after so many trials.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, help="CPU threads; one worker a core is faster.")
 @click.option(
@@ -40,7 +40,8 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
     metavar="DIR|s3://BUCKET",
     envvar="HPO_ARTIFACTS",
     show_envvar=True,
-    help="Where checkpoints lie, for workers to go on from each other's. [default: beside a SQLite file]",
+    help="Folder or bucket for checkpoints; workers that share it resume each other's trials. "
+    "[default: beside a SQLite file]",
 )
 @click.option(
     "--checkpoint",

@@ -101,10 +101,7 @@ def as_json(report: Contents) -> dict[str, Any]:
 
 
 def _dependence(dependence: Dependence) -> dict[str, Any]:
-    data: dict[str, Any] = {"sentences": sentences(dependence), **_plain(dependence)}
-    if data["answer"] is not None:
-        data["answer"]["walk"] = data["answer"].pop("coordinate_search")  # the key that readers of the file know
-    return data
+    return {"sentences": sentences(dependence), **_plain(dependence)}
 
 
 def _hardest(gallery: Gallery) -> dict[str, Any]:

@@ -27,16 +27,14 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from hpo.storage.engine import begin_read, begin_write, eight_hex_digits, now
-from hpo.storage.schema import slots, studies
+from hpo.storage.schema import TICKET_LENGTH, WORKER_LENGTH, slots, studies
 from hpo.storage.slots import PRIORITY, RUNNING, WAITING, Slot, columns, from_row
 
-TICKET_LENGTH = 24  # hexadecimal digits; with a slot's id in eight more it is a token
 MAX_ATTEMPTS = 3  # leases that may expire without any new epoch before the slot fails
 
 _expired = RUNNING & (slots.c.lease_expires < now())
 _fruitless = case((slots.c.epoch > slots.c.lease_epoch, 0), else_=1)  # this lease brought no new epoch
 _used_up = slots.c.expiries + _fruitless >= MAX_ATTEMPTS
-_other = slots.alias("other")
 _unpaused = (studies.c.id == slots.c.study_id) & ~studies.c.paused
 
 
@@ -208,7 +206,7 @@ def _lease(connection: Connection, picked: Select[int], ticket: str, worker: str
             attempt=slots.c.attempt + 1,
             expiries=slots.c.expiries + case((RUNNING, _fruitless), else_=0),
             lease_epoch=slots.c.epoch,
-            worker=worker[:200],  # host names may be long
+            worker=worker[:WORKER_LENGTH],
             token=literal(ticket) + eight_hex_digits(slots.c.id),
             lease_expires=now() + seconds,
             started_at=func.coalesce(slots.c.started_at, now()),

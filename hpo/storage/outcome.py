@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hpo.errors import DatabaseError
 
-FORMAT = 1  # of the stored text; raised when a reader of the old one would misread it
+FORMAT = 1  # of the stored text; raised with every field that is added, so that older readers refuse it by name
 _BASE = 10  # of the code for two digits
 _HIGHEST_CODE = 1 + 2 * (_BASE * _BASE - 1)
 
 OutcomeState = Literal["complete", "pruned", "diverged"]
 Whole = Annotated[int, Field(ge=0)]
+Accuracy = Annotated[float, Field(ge=0, le=1)]
+Loss = Annotated[float, Field(ge=0)]  # cross entropy
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -45,12 +47,12 @@ class Outcome(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     state: OutcomeState
-    value: float  # search, confirm: validation accuracy; final: test accuracy; diverged: chance
-    loss: float | None  # cross entropy with the value; None where it diverged
-    train_accuracy: float | None  # after the last epoch; None where it did not get there
+    value: Accuracy  # search, confirm: validation accuracy; final: test accuracy; diverged: chance
+    loss: Loss | None  # cross entropy with the value; None where it diverged
+    train_accuracy: Accuracy | None  # after the last epoch; None where it did not get there
     epochs: Whole  # trained
-    train_loss: tuple[float | None, ...]  # by epoch; None where it was not finite
-    validation_accuracy: tuple[float, ...]  # by epoch; empty in final rounds
+    train_loss: tuple[Loss | None, ...]  # by epoch; None where it was not finite
+    validation_accuracy: tuple[Accuracy, ...]  # by epoch; empty in final rounds
     seconds: Seconds  # in a lane: lanes of one device train side by side
     device_seconds: Seconds | None = None  # of the device, shared among lanes; results made before 0.1.0 have none
     resumed_at: tuple[Whole, ...] = ()  # epochs after which it went on from a checkpoint
@@ -104,7 +106,7 @@ class Outcome(BaseModel):
         try:
             return cls.model_validate_json(json.dumps(stored))  # JSON's lists are tuples there
         except ValidationError as error:
-            raise UnreadableOutcome(f"{where}: its outcome makes no sense: {_first_problem(error)}") from error
+            raise UnreadableOutcome(f"{where}: its outcome is invalid: {_first_problem(error)}") from error
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -22,6 +22,10 @@ from sqlalchemy import (
     text,
 )
 
+LABEL_LENGTH = 64  # characters of a configuration's label
+WORKER_LENGTH = 200  # characters of a worker's name; host names may be long
+TICKET_LENGTH, ID_LENGTH = 24, 8  # hexadecimal digits: a claim's ticket and a slot's id make the token of a lease
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -69,7 +73,7 @@ slots = Table(
     Column("priority", Integer, nullable=False),  # by kind: final 0, confirm 1, search 2; lower goes first
     Column("state", String(8), nullable=False),  # waiting | running | done | failed
     Column("result", String(8)),  # of a done slot: complete | pruned | diverged, as in outcome
-    Column("label", String(64)),  # confirm, final: whose configuration ("paper", "tuned", "trial 17", ...)
+    Column("label", String(LABEL_LENGTH)),  # confirm, final: whose configuration ("paper", "tuned", "trial 17", ...)
     Column("params", Text),  # JSON: the configuration; of a search slot once it is asked for
     Column("round", Integer),  # confirm, final: the round's number from 0
     Column("trial_id", Integer),  # Optuna's id, once first claimed
@@ -79,8 +83,8 @@ slots = Table(
     Column("failures", Integer, nullable=False, default=0),  # exceptions in the model's code so far
     Column("epoch", Integer, nullable=False, default=0),  # the furthest epoch ever reported
     Column("lease_epoch", Integer, nullable=False, default=0),  # the epoch when the present lease was given
-    Column("worker", String(200)),
-    Column("token", String(32)),  # of the present lease
+    Column("worker", String(WORKER_LENGTH)),
+    Column("token", String(TICKET_LENGTH + ID_LENGTH)),  # of the present lease
     Column("lease_expires", Float),
     Column("outcome", Text),  # JSON, the whole result, written once by finish
     Column("outputs", LargeBinary),  # final: packed answers per test pair
@@ -117,6 +121,6 @@ openings = Table(
     Column("id", Integer, primary_key=True),
     Column("slot_id", ForeignKey("hpo_slots.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("attempt", Integer, nullable=False),
-    Column("worker", String(200), nullable=False),
+    Column("worker", String(WORKER_LENGTH), nullable=False),
     Column("opened_at", Float, nullable=False),
 )

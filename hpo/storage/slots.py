@@ -36,7 +36,7 @@ from sqlalchemy import (
 from hpo.errors import StudyNotFound, UsageError
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.outcome import Outcome, OutcomeState
-from hpo.storage.schema import UNTOLD, openings, slots, studies
+from hpo.storage.schema import LABEL_LENGTH, UNTOLD, WORKER_LENGTH, openings, slots, studies
 
 Kind = Literal["search", "confirm", "final"]
 State = Literal["waiting", "running", "done", "failed"]
@@ -45,7 +45,6 @@ Lease = tuple[int, str]  # slot id, token
 PRIORITY: dict[str, int] = {"final": 0, "confirm": 1, "search": 2}  # what is nearest to the end goes first
 # Written out, not bound: the planners use the partial indexes only where they can read the state.
 WAITING, RUNNING, DONE, FAILED = (slots.c.state == literal_column(f"'{s}'") for s in get_args(State))
-LABEL_LENGTH = 64  # characters
 MAX_FAILURES = 2  # exceptions in the model's code before the slot fails: it is retried once
 
 
@@ -255,7 +254,7 @@ def release_all(engine: Engine, leases: Collection[Lease]) -> None:
 
 def record_opening(engine: Engine, slot_id: int, token: str, worker: str) -> bool:
     """Record that a final slot opens pool B; False unless its lease holds, and then the pool stays shut."""
-    allowed = select(slots.c.id, slots.c.attempt, literal(worker[:200]), now()).where(
+    allowed = select(slots.c.id, slots.c.attempt, literal(worker[:WORKER_LENGTH]), now()).where(
         held([(slot_id, token)]), slots.c.kind == "final"
     )
     opening = insert(openings).from_select(["slot_id", "attempt", "worker", "opened_at"], allowed)

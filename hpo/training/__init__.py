@@ -1,4 +1,4 @@
-"""Training of many small networks in lockstep: streams, data, models, population.
+"""Training of many small networks in lockstep: streams, draws, models, population.
 
 Imports torch alone, so that it runs on a bare GPU machine.
 """

@@ -53,7 +53,7 @@ class Backoff:
                 return result
 
     def _failed(self, error: Exception, consequence: str) -> float:
-        """Log it and double the pause; returns the seconds to wait. Raises what waiting does not mend."""
+        """Log it and double the pause; returns the seconds to wait. Re-raises errors that waiting cannot fix."""
         if not is_transient(error):
             raise error
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)

@@ -92,6 +92,7 @@ class Checkpointer:
             problems.add(f"{len(late)} of {len(writes)} take too long")
         for problem in sorted(problems):
             logger.warning("no checkpoint: %s", problem)
+        logger.debug("%d checkpoint(s) written", len(writes) - len(late) - len(problems))
         self._last = time.monotonic()
 
     def _save(self, name: str, checkpoint: Checkpoint) -> str | None:
@@ -111,15 +112,15 @@ class Checkpointer:
         try:
             kept = self._checkpoints.load(job.digest)
         except Exception as error:
-            logger.warning("%s: begins anew: %s", job.title, error)
+            logger.warning("%s: starts from epoch 0, its checkpoint cannot be used: %s", job.title, error)
             return
         if kept is not None:
             job.resume(kept.state, kept.record)
-            logger.info("%s: goes on after epoch %d", job.title, kept.state.epoch)
+            logger.info("%s: resumes after epoch %d", job.title, kept.state.epoch)
 
     def remove(self, job: Job) -> None:
         """Its training is over, its result kept."""
         try:
             self._checkpoints.remove(job.digest)
         except Exception as error:
-            logger.warning("%s: its checkpoint stays: %s", job.title, error)
+            logger.warning("%s: its checkpoint could not be deleted: %s", job.title, error)

@@ -39,6 +39,7 @@ class _Epoch:
 class _End:
     claim: Claim
     act: Callable[[], bool]  # the conditional statement; False: the lease was lost
+    dropped: str = "its result is dropped"  # what that means, for the log
 
 
 class _ReleaseAll:
@@ -101,7 +102,7 @@ class Coordinator(threading.Thread):
         try:
             return self._spool.put(claim.lease, outcome, outputs)
         except OSError as error:
-            logger.warning("%s: its result is in memory alone until the database has it: %s", claim.title, error)
+            logger.warning("%s: its result could not be written to disk and is only in memory: %s", claim.title, error)
             return None
 
     def fail(self, claim: Claim, error: str) -> None:
@@ -110,7 +111,8 @@ class Coordinator(threading.Thread):
 
     def release(self, claim: Claim) -> None:
         """Give the slot back, for another worker to go on."""
-        self._put(_End(claim=claim, act=lambda: slots.release(self._engine, *claim.lease)))
+        act = partial(slots.release, self._engine, *claim.lease)
+        self._put(_End(claim=claim, act=act, dropped="there is nothing to give back"))
 
     def release_all(self) -> None:
         """Give back every slot that is held when what was handed over before is stored, in one statement."""
@@ -204,7 +206,7 @@ class Coordinator(threading.Thread):
         return batch
 
     def _renew(self) -> None:
-        """Keep the leases alive; what goes wrong with that on the way goes wrong with the other thread's work too."""
+        """Keep the leases alive. Errors are ignored here: the other thread meets the same ones and reports them."""
         while not self._over.wait(self._lease_seconds / 4):
             with self._changed:
                 held = list(self._held.values())
@@ -222,6 +224,7 @@ class Coordinator(threading.Thread):
     def _store(self, reports: Sequence[_Epoch]) -> None:
         """Store the epochs, which renews these leases, in one transaction; then ask the pruner."""
         self._report([_row(event.claim, event.epoch, event.value) for event in reports])
+        logger.debug("stored %d epoch(s)", len(reports))
         newest = {event.claim.token: event for event in reports if event.value is not None}
         for token, event in newest.items():
             search = event.claim.search
@@ -242,7 +245,7 @@ class Coordinator(threading.Thread):
         if happened:
             ended[claim.study.id] = claim.search
         else:
-            logger.warning("slot %d: its lease was lost, its result is dropped", claim.slot.id)
+            logger.warning("%s: its lease was lost, %s", claim.title, event.dropped)
 
     def _release_held(self) -> None:
         with self._changed:

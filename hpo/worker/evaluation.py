@@ -2,9 +2,10 @@
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Engine
 
@@ -45,12 +46,12 @@ class Evaluation:
         background: Background,
         *,
         worker: str,
-        answered: Callable[[Future[bool]], bool],
+        wait_for: Callable[[Sequence[Future[bool]]], None],
     ) -> None:
-        """`answered` waits for a moment and says whether the database has answered."""
+        """`wait_for` waits for the database's answers: a moment for all of them together, while others train."""
         self._engine, self._digits, self._lanes, self._coordinator = engine, digits, lanes, coordinator
         self._checkpointer, self._background = checkpointer, background
-        self._worker, self._answered = worker, answered
+        self._worker, self._wait_for = worker, wait_for
         self._pending: list[PendingTest] = []
 
     @property
@@ -70,29 +71,31 @@ class Evaluation:
             self._finish(job, state, how)
 
     def test(self) -> None:
-        """Test the final rounds whose opening of pool B is on record by now."""
-        for pending in list(self._pending):
-            self._test(pending)
+        """Have the openings of pool B recorded, and test the final rounds whose opening is on record by now."""
+        openings = []
+        for pending in self._pending:
+            if pending.opening is None:
+                record = partial(slots.record_opening, self._engine, *pending.job.claim.lease, self._worker)
+                pending.opening = in_thread(record)
+            openings.append(pending.opening)
+        self._wait_for(openings)
+        for pending, opening in zip(list(self._pending), openings, strict=True):
+            if opening.done():
+                pending.opening = None  # where it was not recorded, it is tried again
+                self._test(pending, recorded=opening.result())
 
     def fail(self, job: Job, error: str) -> None:
         """An exception in a training or its evaluation, which is no failure of its neighbours; `error` is its text."""
-        logger.error("%s: its code raised\n%s", job.title, error.rstrip())
+        logger.error("%s: training or evaluation failed\n%s", job.title, error.rstrip())
         self._coordinator.fail(job.claim, error)
 
-    def _test(self, pending: PendingTest) -> None:
-        claim = pending.job.claim
-        if pending.opening is None:
-            pending.opening = in_thread(lambda: slots.record_opening(self._engine, *claim.lease, self._worker))
-        if not self._answered(pending.opening):
-            return
-        opening, pending.opening = pending.opening, None
-        recorded = opening.result()
+    def _test(self, pending: PendingTest, *, recorded: bool) -> None:
         self._pending.remove(pending)
         if recorded:
             self._finish(pending.job, pending.state, "complete")
         else:
-            self._coordinator.release(claim)
-            logger.warning("%s: the lease was lost before its test", claim.title)
+            self._coordinator.release(pending.job.claim)
+            logger.warning("%s: the lease was lost before its test", pending.job.title)
 
     def _finish(self, job: Job, state: LaneState, how: OutcomeState) -> None:
         population = self._lanes.population

@@ -71,7 +71,7 @@ class Fetcher:
         for row in rows:
             if row.data_digest != self._digits.digest and row.name not in self._other_data:
                 self._other_data.add(row.name)
-                logger.warning("study %s was made with other data than %s: left alone", row.name, self._digits.source)
+                logger.warning("study %s uses other images than %s; skipped", row.name, self._digits.source)
         return [row for row in rows if row.data_digest == self._digits.digest]
 
     def claimable(self, rows: Sequence[StudyRow]) -> list[str]:
@@ -117,6 +117,11 @@ class Fetcher:
         self._checkpointer.load_all(jobs)
         return jobs
 
+    @property
+    def leftovers(self) -> bool:
+        """Whether a call that broke off has left something for the next one."""
+        return bool(self._unanswered or self._unprepared or self._ready)
+
     def settle(self) -> None:
         """Learn what a claim took whose answer did not come: held from now on, it can be released."""
         if self._unanswered is not None:
@@ -155,6 +160,7 @@ class Fetcher:
             claim = Claim(slot=slot, search=Search(self._storage, studies_of_group[slot.study_id]))
             self._coordinator.hold(claim)
             self._unprepared.append(claim)
+        logger.debug("claimed %d of %d slot(s) wanted of %s", len(claimed), lanes, group)
 
     def _prepare(self, claim: Claim) -> Job | None:
         """Bind the slot to its trial and ask for its parameters; None where the lease is lost already."""

@@ -107,11 +107,17 @@ class Lanes:
 
     def stop(self, job: Job) -> LaneState:
         """Free the lane of a training; returns its state after its last whole epoch."""
-        lane = next(lane for lane, other in self._jobs.items() if other is job)
-        state = self.population.state(lane)
+        state = self.population.state(self._lane_of(job))
+        self._free(job)
+        return state
+
+    def _lane_of(self, job: Job) -> int:
+        return next(lane for lane, other in self._jobs.items() if other is job)
+
+    def _free(self, job: Job) -> None:
+        lane = self._lane_of(job)
         self.population.stop(lane)
         del self._jobs[lane]
-        return state
 
     def train_epoch(self, stop: Callable[[], bool]) -> list[LaneEpoch]:
         """Train one epoch of every lane and record it in its job; given up, without a trace, as soon as `stop`."""
@@ -128,7 +134,7 @@ class Lanes:
         epochs = []
         for lane, error in errors.items():
             job = self._jobs[lane]
-            self.stop(job)
+            self._free(job)  # its state is not read: the device may be what failed
             epochs.append(LaneEpoch(job=job, report=None, error=error))
         for report in reports:
             job = self._jobs[report.lane]

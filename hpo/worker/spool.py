@@ -80,7 +80,7 @@ class Spool:
         outcome = Outcome.from_fields(entry.outcome, f"result {name}")
         outputs = None if entry.outputs is None else base64.b85decode(entry.outputs)
         if slots.finish(self._engine, entry.slot, entry.token, outcome, outputs):
-            logger.info("slot %d: its result, kept by a worker that is gone, is stored", entry.slot)
+            logger.info("slot %d: stored the result that an earlier worker left on disk", entry.slot)
         else:
             logger.info("slot %d: another worker has it; the result that was kept here is dropped", entry.slot)
         self._folder.remove(name)
@@ -90,4 +90,4 @@ def _line(name: str, error: Exception) -> str:
     """What is wrong with a file, in one line that names it."""
     if isinstance(error, Damaged | UnreadableOutcome):
         return str(error)
-    return f"result {name}: it holds no result ({type(error).__name__})"
+    return f"result {name}: the file is not a valid result ({type(error).__name__})"

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from types import FrameType
 from typing import Any, TypeVar
@@ -83,7 +83,7 @@ class Worker:
             self.checkpointer,
             self.background,
             worker=self.name,
-            answered=self._answered,
+            wait_for=self._wait_for,
         )
         self._backoff = Backoff()
         self._fetched: Future[list[Job]] | None = None  # slots on their way
@@ -139,8 +139,8 @@ class Worker:
         self.checkpointer.save(self._states(), EXIT_SECONDS)
         if self._fetched is not None:
             wait([self._fetched], EXIT_SECONDS)  # so that no slot is claimed after the release
-            if self._fetched.done():
-                wait([in_thread(self.fetcher.settle)], EXIT_SECONDS)
+        if self._fetched is None or self._fetched.done():
+            wait([in_thread(self.fetcher.settle)], EXIT_SECONDS)
         self.coordinator.release_all()
         for job in [*self.lanes.jobs, *self.evaluation.pending]:
             logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
@@ -161,7 +161,8 @@ class Worker:
 
     def _attempt(self, act: Callable[[], T]) -> T | None:
         """Do what needs the database, or None where it does not answer: not before the next try is due."""
-        return self._backoff.attempt(act, f"{len(self.lanes.jobs)} trial(s) train on")
+        training = len(self.lanes.jobs)
+        return self._backoff.attempt(act, f"{training} trial(s) train on" if training else "")
 
     def _ask(self, act: Callable[[], T]) -> T | None:
         """With nothing to train, ask the database for something; None where a signal comes before the answer."""
@@ -170,11 +171,10 @@ class Worker:
             pass
         return answer.result() if answer.done() else None
 
-    def _answered(self, answer: Future[Any]) -> bool:
-        """Whether the database has answered: waited for while nothing trains, else for a moment."""
-        while not wait([answer], PROMPT_SECONDS).done and not self.lanes.jobs and self._signal is None:
+    def _wait_for(self, answers: Sequence[Future[Any]]) -> None:
+        """Wait for the database's answers: all of them while nothing trains, else for a moment."""
+        while wait(answers, PROMPT_SECONDS).not_done and not self.lanes.jobs and self._signal is None:
             pass
-        return answer.done()
 
     def _catch_up(self) -> bool:
         """Test the final rounds that are trained, then fill the lanes."""
@@ -190,7 +190,7 @@ class Worker:
             return False
         rows = self.fetcher.rows()
         ids = [row.id for row in rows]
-        # Asked first: a slot that ends after this may open the study's next phase, even if its worker dies before.
+        # Read before projecting: a slot that ends later may open the next phase, even if its worker dies at once.
         busy = claims.any_open(self.engine, ids)
         claims.sweep(self.engine)
         for row in rows:
@@ -221,10 +221,11 @@ class Worker:
             if not self.lanes.jobs and not self._exhausted:
                 self._take_turn()
             group, wanted, turn_over = self.lanes.group, self._wanted, self._refills >= REFILLS
-            if group is None or not wanted:
+            if group is None or not (wanted or self.fetcher.leftovers):
                 return
             self._fetched = in_thread(lambda: self.fetcher.fetch(group, wanted, if_its_turn=turn_over))
-        if not self._answered(self._fetched):
+        self._wait_for([self._fetched])
+        if not self._fetched.done():
             return
         fetched, self._fetched = self._fetched, None
         jobs = fetched.result()
@@ -256,6 +257,7 @@ class Worker:
         self._refills += 1
         if trained:
             self._end(job, "complete")
+            self._attempt(self.evaluation.test)
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -267,6 +269,8 @@ class Worker:
                 self._deal(epoch.job, epoch.report)
             elif epoch.error is not None:
                 self.evaluation.fail(epoch.job, epoch.error)
+        if self.evaluation.pending:
+            self._attempt(self.evaluation.test)
         if self.checkpointer.due:
             self.checkpointer.save(self._states(), stop=lambda: self._signal is not None)
 
@@ -274,7 +278,7 @@ class Worker:
         claim = job.claim
         if self.coordinator.lost(claim):
             self.lanes.stop(job)
-            logger.warning("%s: its lease was lost; its lane takes another", job.title)
+            logger.warning("%s: its lease was lost; its lane is free", job.title)
             return
         if not report.diverged:
             self.coordinator.report(claim, report.epoch, report.validation_accuracy)
@@ -286,6 +290,5 @@ class Worker:
             self._end(job, "pruned")
 
     def _end(self, job: Job, how: OutcomeState) -> None:
-        """A training is over; a final round's test needs the database's leave."""
+        """A training is over; a final round is tested once the database has recorded the opening of pool B."""
         self.evaluation.end(job, self.lanes.stop(job), how)
-        self._attempt(self.evaluation.test)

@@ -93,7 +93,7 @@ def test_an_interrupted_training_equals_the_undisturbed_one(hpo: Hpo, number: si
     """On one thread and with one lane bit for bit: losses, accuracies, seeds; and it says where it went on."""
     interrupt(hpo, number)
     err = hpo(*DRAIN).stderr
-    assert "ws trial 0: goes on after epoch " in err
+    assert "ws trial 0: resumes after epoch " in err
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None
@@ -110,7 +110,7 @@ def test_another_worker_goes_on_from_a_bucket(hpo: Hpo, bucket: str, monkeypatch
     """Where workers share no folder; nothing is left in the bucket."""
     monkeypatch.setenv("HPO_ARTIFACTS", bucket)
     interrupt(hpo, signal.SIGTERM)
-    assert "ws trial 0: goes on after epoch " in hpo(*DRAIN).stderr
+    assert "ws trial 0: resumes after epoch " in hpo(*DRAIN).stderr
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None
@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(hpo: Hpo) -> None:
     (path,) = Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()
     path.write_bytes(path.read_bytes()[:-1])
     err = hpo(*DRAIN).stderr
-    assert "ws trial 0: begins anew: checkpoint" in err
+    assert "ws trial 0: starts from epoch 0, its checkpoint cannot be used: checkpoint" in err
     assert "the file is damaged" in err
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None

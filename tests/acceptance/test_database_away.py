@@ -80,7 +80,7 @@ def test_a_result_outlives_its_worker_while_the_database_is_away(server: Server,
     worker.wait()
     server.start()
     err = lab(*DRAIN).stderr
-    assert "its result, kept by a worker that is gone, is stored" in err
+    assert "stored the result that an earlier worker left on disk" in err
     assert "trial 0: complete" not in err  # it was not trained again
     check_exact(lab.url, "ws", search=1, confirm=1, rounds=1)
     assert not list((lab.folder / "artifacts").glob("results/*/*"))
@@ -101,7 +101,7 @@ def test_a_signal_ends_a_worker_whose_database_is_away(server: Server, lab: Hpo)
     assert said.count("results that it has not taken are kept in")
     server.start()
     err = lab(*DRAIN).stderr
-    assert "goes on after epoch" in err or "kept by a worker that is gone" in err
+    assert "resumes after epoch" in err or "that an earlier worker left on disk" in err
     check_exact(lab.url, "ws", search=2, confirm=2, rounds=1)
 
 

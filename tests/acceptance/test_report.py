@@ -260,7 +260,10 @@ def test_dependence_stands_in_all_forms(searched: Path) -> None:
     with open(searched / "importance.csv", newline="") as file:
         names = [row["hyperparameter"] for row in csv.DictReader(file)]
     assert names == ["learning_rate", "relative_decay", "dropout", "weight_ratio"]
-    assert dependence["answer"]["walk"]["paper"]["accuracy"] <= dependence["answer"]["walk"]["joint"]["accuracy"]
+    assert (
+        dependence["answer"]["coordinate_search"]["paper"]["accuracy"]
+        <= dependence["answer"]["coordinate_search"]["joint"]["accuracy"]
+    )
 
 
 @needs_chromium
@@ -392,7 +395,7 @@ def test_a_paper_without_one_of_the_losses(
     answer = report["studies"][0]["dependence"]["answer"]
     ratio = answer["coordinates"][3]
     assert (ratio["name"], ratio["paper"]) == ("weight_ratio", 0.0 if "aux_weight" not in weights else None)
-    assert answer["walk"]["moved"]
+    assert answer["coordinate_search"]["moved"]
     assert "the paper's values (moved into the range)" in text
 
 

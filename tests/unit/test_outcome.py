@@ -1,4 +1,4 @@
-"""The outcome's stored text: what was written comes back, what makes no sense is refused by name."""
+"""The outcome's stored text: what was written comes back, what is invalid is refused by name."""
 
 import json
 from typing import Any
@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from hpo.storage.outcome import FORMAT, NewerOutcome, Outcome, UnreadableOutcome
 from tests.support.outcomes import outcome
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
+accuracies, some_losses = st.floats(0, 1), st.lists(st.none() | st.floats(0, 1e300), min_size=1, max_size=5)
 
 
-@given(value=finite, losses=st.lists(st.none() | finite, min_size=1, max_size=5), resumed=st.lists(st.integers(0, 5)))
+@given(
+    value=accuracies,
+    losses=some_losses,
+    resumed=st.lists(st.integers(0, 5)),
+)
 def test_what_was_written_comes_back(value: float, losses: list[float | None], resumed: list[int]) -> None:
     """Every field, floats to the last bit."""
     made = outcome(value=value, epochs=len(losses), train_loss=losses, resumed_at=resumed)
@@ -46,6 +50,10 @@ def test_a_newer_format_is_refused_by_name() -> None:
         ({"value": None}, "value: "),
         ({"value": "0.9"}, "value: "),
         ({"value": float("nan")}, "value: "),
+        ({"value": 7.3}, "value: "),
+        ({"loss": -1.0}, "loss: "),
+        ({"train_accuracy": -3.0}, "train_accuracy: "),
+        ({"validation_accuracy": [9.0]}, "validation_accuracy.0: "),
         ({"epochs": -1}, "epochs: "),
         ({"epochs": 2}, "2 epochs, but 1 training losses"),
         ({"validation_accuracy": [0.5, 0.5]}, "1 epochs, but 2 validation accuracies"),
@@ -56,7 +64,7 @@ def test_a_newer_format_is_refused_by_name() -> None:
         ({"format": "x"}, "which no hpo has written"),
     ],
 )
-def test_what_makes_no_sense_is_refused(change: dict[str, Any], problem: str) -> None:
+def test_what_is_invalid_is_refused(change: dict[str, Any], problem: str) -> None:
     """One line: which slot, which field, what is wrong with it."""
     stored = json.loads(outcome().to_json()) | change
     with pytest.raises(UnreadableOutcome) as error:
@@ -82,3 +90,12 @@ def test_what_is_no_record_is_refused(text: str) -> None:
     """Cut short, or something else altogether."""
     with pytest.raises(UnreadableOutcome, match="slot 7: its outcome is not"):
         Outcome.from_json(text, "slot 7")
+
+
+def test_the_format_has_these_fields() -> None:
+    """Whoever adds one raises FORMAT, so that older readers refuse it by name; earlier formats go on being read."""
+    fields = {
+        1: "state value loss train_accuracy epochs train_loss validation_accuracy seconds device_seconds resumed_at "
+        "attempt worker device versions git_commit spec_digest data_digest seeds"
+    }
+    assert list(Outcome.model_fields) == fields[FORMAT].split()
