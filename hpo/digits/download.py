@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import DataError
+from hpo.text import without_credentials
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist",
@@ -97,7 +98,7 @@ def _fetch_file(folder: Path, name: str, digest: str, sources: tuple[str, ...], 
     part = folder / f"{name}.part"
     kept = part.stat().st_size if part.exists() else 0
     rest = f"; {kept} bytes are kept, run it again to continue" if kept else ""
-    raise DataError(f"cannot fetch {name}: {'; '.join(failures)}{hint}{rest}")
+    raise DataError(without_credentials(f"cannot fetch {name}: {'; '.join(failures)}{hint}{rest}"))
 
 
 class _Resumable:

@@ -34,7 +34,7 @@ _PUBLISHED: Mapping[
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Part:
+class MnistPart:
     """MNIST's training or test set."""
 
     images: NDArray[np.uint8]  # (N, 28, 28)
@@ -42,7 +42,7 @@ class Part:
     published: bool  # by the digests of both files
 
 
-def read_part(folder: Path, part: Literal["train", "t10k"]) -> Part:
+def read_part(folder: Path, part: Literal["train", "t10k"]) -> MnistPart:
     """Read images and labels of one part, gz or not, from `mnist_folder`; DataError for an invalid file."""
     images_file, image_bytes = _read_version(folder, f"{part}-images", "idx3-ubyte")
     labels_file, label_bytes = _read_version(folder, f"{part}-labels", "idx1-ubyte")
@@ -60,7 +60,7 @@ def read_part(folder: Path, part: Literal["train", "t10k"]) -> Part:
         index = int(np.argmax(labels >= CLASSES))
         raise DataError(f"{labels_file}: label {labels[index]} at index {index}; digits are 0 to 9")
     published = _is_published(f"{part}-images", image_bytes) and _is_published(f"{part}-labels", label_bytes)
-    return Part(images=images, labels=labels, published=published)
+    return MnistPart(images=images, labels=labels, published=published)
 
 
 def mnist_folder(folder: Path) -> Path:

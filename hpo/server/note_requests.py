@@ -23,8 +23,8 @@ _LARGEST_ID = 2**31 - 1  # of a study or a trial in either database
 _OUTDATED = "The text you are editing has changed. Please copy your edits and refresh the page."
 
 
-class Answer(NamedTuple):
-    """The answer to a request."""
+class NoteResponse(NamedTuple):
+    """What such a request is answered."""
 
     status: HTTPStatus
     body: dict[str, Any] | None  # as JSON
@@ -39,7 +39,7 @@ def is_note(path: str) -> bool:
     return _PATH.fullmatch(path) is not None
 
 
-def answer_note(engine: Engine, environ: "WSGIEnvironment") -> Answer:
+def answer_note(engine: Engine, environ: "WSGIEnvironment") -> NoteResponse:
     """Store the note that a request brings, if its version is the next one."""
     if environ["REQUEST_METHOD"] != "PUT":
         return _failed(HTTPStatus.METHOD_NOT_ALLOWED, "a note is written with PUT")
@@ -54,12 +54,12 @@ def answer_note(engine: Engine, environ: "WSGIEnvironment") -> Answer:
     except DatabaseError as error:
         return _failed(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
     if current is None:
-        return Answer(HTTPStatus.NO_CONTENT, None)
-    return Answer(HTTPStatus.CONFLICT, {"reason": _OUTDATED, "note": current._asdict()})
+        return NoteResponse(HTTPStatus.NO_CONTENT, None)
+    return NoteResponse(HTTPStatus.CONFLICT, {"reason": _OUTDATED, "note": current._asdict()})
 
 
-def _failed(status: HTTPStatus, reason: str) -> Answer:
-    return Answer(status, {"reason": reason})
+def _failed(status: HTTPStatus, reason: str) -> NoteResponse:
+    return NoteResponse(status, {"reason": reason})
 
 
 def _place(path: str) -> NotePlace:

@@ -160,7 +160,7 @@ def local_only(app: "WSGIApplication") -> "WSGIApplication":
             return start_response(status, [*headers, *HEADERS], exc_info)
 
         if reason := refusal(environ):
-            start("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8"), *HEADERS])
             return [f"{reason}\n".encode()]
         return app(environ, start)
 

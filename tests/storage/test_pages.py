@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 import pytest
-from optuna_dashboard import _note as theirs  # type: ignore[import-untyped]
+from optuna_dashboard import _note as theirs
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects  # type: ignore[import-untyped]
 from sqlalchemy import Engine
 

@@ -1,6 +1,7 @@
 """The command line's manners: help everywhere, light imports, one line for whatever goes wrong, exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,6 +129,7 @@ def test_help_shows_no_password(hpo: Hpo) -> None:
 def test_the_database_url_from_a_file(hpo: Hpo, tmp_path: Path) -> None:
     """Read where nothing else names a database; a password in it shows nowhere."""
     (tmp_path / "url").write_text("postgresql+psycopg://user:secret@127.0.0.1:1/x\n")
+    (tmp_path / "url").chmod(0o600)
     (tmp_path / "empty").write_text("\n")
     line = hpo.refused("study", "list", code=1, HPO_DATABASE_URL_FILE="url")
     assert "127.0.0.1" in line
@@ -137,6 +139,33 @@ def test_the_database_url_from_a_file(hpo: Hpo, tmp_path: Path) -> None:
         assert "a.db" in line
     assert "the file is empty" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE="empty")
     assert "No such file" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE="none")
+
+
+@pytest.mark.parametrize(
+    ("url", "mode", "warned"),
+    [
+        ("sqlite:///a.db", 0o644, False),
+        ("postgresql+psycopg://user@127.0.0.1:1/x", 0o644, False),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/x", 0o600, False),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/x", 0o640, False),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/x", 0o644, True),
+        ("postgresql+psycopg://user@127.0.0.1:1/x?password=secret", 0o604, True),
+    ],
+)
+def test_a_url_file_for_all_to_read(hpo: Hpo, tmp_path: Path, url: str, mode: int, warned: bool) -> None:
+    """A password that every user of the machine may read is worth a line."""
+    (tmp_path / "url").write_text(url)
+    (tmp_path / "url").chmod(mode)
+    lines = hpo("study", "list", HPO_DATABASE_URL_FILE="url").stderr.splitlines()
+    assert ["every user of this machine may read it" in line for line in lines] == [True] * warned + [False]
+    assert "secret" not in "".join(lines)
+
+
+def test_a_url_file_that_never_ends(hpo: Hpo, tmp_path: Path) -> None:
+    """A pipe and a device are no files."""
+    os.mkfifo(tmp_path / "pipe")
+    for file in ("pipe", "/dev/zero"):
+        assert "not a regular file" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE=file)
 
 
 # --- Imports ------------------------------------------------------------------------------------------------

@@ -415,6 +415,13 @@ def test_another_file_than_the_published_one(tmp_path: Path, server: Server, che
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mirror_with_a_password(tmp_path: Path) -> None:
+    """An error names the mirror alone."""
+    with pytest.raises(DataError, match=r"http://\*\*\*@127\.0\.0\.1:9/train-images") as caught:
+        fetch(tmp_path, "http://me:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_server_that_has_it_not(tmp_path: Path, server: Server, checksums: dict[str, str]) -> None:
     """The server's answer is told, in one line."""
     del server.files[IMAGE_FILE]
