@@ -6,10 +6,20 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 
 from hpo.analysis.dependence.encoding import RELATIVE_DECAY, WEIGHT_RATIO, Coordinate
 from hpo.analysis.dependence.interactions import Dependence
-from hpo.report.charts.theme import COLOURS, INK, PARAMETER_TITLES, cell, left_axes, panels, percents, with_legend
+from hpo.report.charts.theme import (
+    BLUE,
+    COLOURS,
+    INK,
+    PARAMETER_TITLES,
+    cell,
+    left_axes,
+    panels,
+    percents,
+    with_legend,
+)
 
 COORDINATE_TITLES = {**PARAMETER_TITLES, WEIGHT_RATIO: "main : aux weight", RELATIVE_DECAY: "relative decay"}
-_STRENGTHS = [[0, "#ffffff"], [0.5, "#8fb8d8"], [1, "#1c6ea4"]]
+_STRENGTHS = [[0, "#ffffff"], [0.5, "#8fb8d8"], [1, BLUE]]
 _HEIGHTS = [[0, "#f7f7f7"], [0.5, "#c9d9e6"], [1, "#7aa5c4"]]  # pale, for the lines, labels and points on it
 
 

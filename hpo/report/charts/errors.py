@@ -8,12 +8,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 from hpo.analysis.answers import ErrorGrid
 from hpo.analysis.confusion import DigitConfusion
 from hpo.digits.idx import CLASSES
-from hpo.report.charts.theme import (
-    INK,
-    cell,
-    panels,
-    title,
-)
+from hpo.report.charts.theme import DARK_BLUE, INK, cell, panels, title
 
 _SHARES = [[0, "#ffffff"], [0.4, "#cfe1f0"], [1, "#74a9cf"]]  # pale, for the numbers printed on it
 _PALE = [[0, "#eeeeee"], [1, "#eeeeee"]]
@@ -39,7 +34,7 @@ def errors_chart(grids: Sequence[ErrorGrid]) -> go.Figure:
                 z=[[None if x is None else round(x, 1) for x in row] for row in rate],
                 zmin=0,
                 zmax=highest,
-                colorscale=[[0, "#ffffff"], [0.25, "#c6dbef"], [0.6, "#3f7fb5"], [1, "#08306b"]],
+                colorscale=[[0, "#ffffff"], [0.25, "#c6dbef"], [0.6, "#3f7fb5"], [1, DARK_BLUE]],
                 showscale=index == 0,
                 colorbar={"title": {"text": "wrong %"}, "thickness": 12},
                 customdata=grid.pairs,

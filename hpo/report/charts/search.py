@@ -7,7 +7,9 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 
 from hpo.analysis.search_history import BudgetCurve, SearchHistory, Trial
 from hpo.report.charts.theme import (
+    BLUE,
     COLOURS,
+    DARK_BLUE,
     GREY,
     INK,
     PARAMETER_TITLES,
@@ -19,7 +21,7 @@ from hpo.report.charts.theme import (
     with_legend,
 )
 
-LEVELS = ("#c7c7c7", "#a6bddb", "#67a9cf", "#1c6ea4", "#08306b")  # worst to best, darker in print too
+LEVELS = ("#c7c7c7", "#a6bddb", "#67a9cf", BLUE, DARK_BLUE)  # worst to best, darker in print too
 
 
 _LOWEST_SHOWN = 0.15  # below the best accuracy; lower trials are drawn at the edge, or they would squeeze the rest

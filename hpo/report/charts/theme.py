@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 from hpo.report.formats import CONFIGURATIONS
 
 GREY, INK = "#767676", "#222222"
+BLUE, DARK_BLUE = "#1c6ea4", "#08306b"  # the strong ends of scales
 ACROSS = 3  # panels in a row
 _MODEL_COLOURS = {"simple": ("blue", "#0072B2"), "ws": ("orange", "#D55E00"), "ws-aux": ("green", "#009E73")}
 COLOUR_NAMES = {model: name for model, (name, _) in _MODEL_COLOURS.items()}
