@@ -23,7 +23,7 @@ def pinned(text: str) -> dict[str, str]:
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     pins = [re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", line) for line in lines if line]
     assert None not in pins
-    by_name = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin is not None}
+    by_name: dict[str, str] = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin is not None}
     assert len(by_name) == len(pins)
     return by_name
 
