@@ -42,9 +42,9 @@ def load(folder: Path | None = None) -> Digits:
         _check_unseen(place, train.images, test.images)
     images, labels = np.concatenate([train.images, test.images]), np.concatenate([train.labels, test.labels])
     pool_a, pool_b = np.split(np.arange(len(labels), dtype=np.int64), [len(train.labels)])
-    name = "MNIST as published" if published else "digits that are not the published MNIST"
+    name = f"the published MNIST in {place}" if published else f"the files in {place} (not the published MNIST)"
     counts = f"{len(train.labels):,} training and {len(test.labels):,} test images"
-    return make_digits(f"{name}, in {place}: {counts}", images, labels, pool_a, pool_b, published=published)
+    return make_digits(f"{name}: {counts}", images, labels, pool_a, pool_b, published=published)
 
 
 def _check_unseen(folder: Path, train_images: Bytes, test_images: Bytes) -> None:

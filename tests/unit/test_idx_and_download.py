@@ -83,7 +83,7 @@ def test_both_names_zipped_or_not(tmp_path: Path, dotted: bool, zipped: bool) ->
     assert told.pool_b == (1, 1, 1, 1, 1, 0, 0, 0, 0, 1)
     golden = "d9e8353c28859334a703d2faf75a25b0875f43281fc9e4473adcc921a388447a"
     assert told.digest == digits.digest == golden
-    assert told.source == f"digits that are not the published MNIST, in {tmp_path}: 9 training and 6 test images"
+    assert told.source == f"the files in {tmp_path} (not the published MNIST): 9 training and 6 test images"
     assert not told.published
 
 
@@ -96,7 +96,7 @@ def test_torchvision_places_and_any_case(tmp_path: Path, place: str, change: Cal
     for i, (name, content) in enumerate(parts().items()):
         (folder / change(f"{name}.gz" if i % 2 else name)).write_bytes(gzip.compress(content) if i % 2 else content)
     assert np.array_equal(load(tmp_path).pool_a_images(), IMAGES[:TRAIN])
-    assert info(tmp_path).source.endswith(f", in {folder}: 9 training and 6 test images")
+    assert info(tmp_path).source.startswith(f"the files in {folder} (")
 
 
 @pytest.mark.parametrize("name", sorted(parts()))
@@ -148,7 +148,7 @@ def test_the_published_set_is_known(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(idx_module, "_PUBLISHED", digests)
     if changed is None:
         assert info(folder).published
-        assert info(folder).source.startswith("MNIST as published, in ")
+        assert info(folder).source.startswith("the published MNIST in ")
     else:
         assert "1 of the 6 test images are training images too" in refused(folder)
 
