@@ -3,16 +3,19 @@
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpo.cli import logs
+from hpo.text import visible
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.text import Text
     from sqlalchemy import Engine
 
     from hpo.digits.pools import Digits
@@ -29,13 +32,20 @@ class Context:
         data_dir: str | None,
         *,
         reread_url: Callable[[], str] | None = None,
+        url_file: Path | None = None,
         log_format: logs.LogFormat = "auto",
         verbosity: int = 0,
     ) -> None:
         self.url, self.data_dir = url, Path(data_dir) if data_dir else None
         self.reread_url = reread_url  # where the URL is in a file: what it holds by now
+        self.url_file = url_file  # that holds the URL: HPO_DATABASE_URL_FILE
         self.log_format, self.verbosity = log_format, verbosity
         self.opened: Engine | None = None  # for the words of an error
+
+    @property
+    def url_to_pass(self) -> str | None:
+        """What other processes must be given to open this database; None where HPO_DATABASE_URL_FILE says it."""
+        return None if self.url_file else self.url
 
     def log(self, worker: str = "") -> None:
         """Install the log as the global options ask; `worker` is a short name that stands in every line."""
@@ -87,7 +97,7 @@ format_option = click.option(
 
 def print_message(text: str) -> None:
     """A line for people, on stderr, so that stdout holds data alone."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
 
 
 def print_json(data: object) -> None:
@@ -99,8 +109,18 @@ def console(*, err: bool = False) -> "Console":
     """Where tables (stdout) and progress (stderr) are drawn; a pipe gets wide lines without colours."""
     from rich.console import Console
 
+    class VisibleConsole(Console):
+        """A console that shows what is in its tables, and obeys none of it."""
+
+        def render_str(self, text: str, **options: Any) -> "Text":
+            return super().render_str(visible(text), **options)  # here, so that columns are wide enough
+
+        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=visible(segment.text))
+
     terminal = os.isatty(2 if err else 1) or os.environ.get("COLUMNS")
-    return Console(stderr=err, width=None if terminal else PIPE_WIDTH, highlight=False)
+    return VisibleConsole(stderr=err, width=None if terminal else PIPE_WIDTH, highlight=False)
 
 
 def print_table(table: "RenderableType") -> None:

@@ -38,7 +38,7 @@ def fetch(context: Context, folder: Path | None, url: str | None) -> None:
       hpo data fetch mnist
       hpo --data mnist data info
     """
-    from hpo.digits import download
+    from hpo.digits import download, load
     from hpo.errors import UsageError
 
     target = folder or context.data_dir
@@ -49,6 +49,7 @@ def fetch(context: Context, folder: Path | None, url: str | None) -> None:
     for file in fetched:
         transfer = f"{file.transferred:,} of {file.size:,} bytes fetched" if file.transferred else "already there"
         print_message(f"{file.path}: {transfer}, checksum correct")
+    load.load(target)  # other files that lie there may be in the way
     print_message(f"MNIST is in {target}; use it with `hpo --data {target} ...` or HPO_DATA_DIR={target}")
 
 

@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+from hpo.text import visible
+
 LogFormat = Literal["auto", "plain", "json"]
 LEVELS = {-2: logging.ERROR, -1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}  # by -v less -q
 
@@ -42,11 +44,19 @@ def _handler(form: LogFormat, worker: str) -> logging.Handler:
             omit_repeated_times=False,
             markup=False,
         )
-        handler.setFormatter(logging.Formatter(f"{worker} %(message)s".lstrip()))
+        handler.setFormatter(VisibleFormatter(f"{worker} %(message)s".lstrip()))
     else:
         parts = ("%(asctime)s", "%(levelname)-7s", worker.replace("%", "%%"), "%(message)s")
-        handler.setFormatter(logging.Formatter(" ".join(part for part in parts if part), "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(VisibleFormatter(" ".join(part for part in parts if part), "%Y-%m-%d %H:%M:%S"))
     return handler
+
+
+class VisibleFormatter(logging.Formatter):
+    """A record as text; names in it may come from anybody who may write to the database."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text."""
+        return visible(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):

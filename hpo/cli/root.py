@@ -2,7 +2,10 @@
 
 import functools
 import importlib
+import logging
 import os
+import re
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +18,9 @@ import hpo
 from hpo.cli import logs
 from hpo.cli.context import Context, print_message
 from hpo.errors import HpoError, UsageError
+from hpo.files import read_bounded
+
+logger = logging.getLogger(__name__)
 
 COMMANDS = {  # name -> module and function; read on use alone
     "study": "hpo.cli.study:study",
@@ -28,6 +34,7 @@ COMMANDS = {  # name -> module and function; read on use alone
     "db": "hpo.cli.db:db",
     "doctor": "hpo.cli.doctor:doctor",
 }
+_PASSWORD = re.compile(r"://[^/@]*:[^/]*@|[?&]password=")  # in a database's URL
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -162,18 +169,23 @@ def root(
       hpo worker --drain
       hpo report
     """
-    reread = None
+    url_file, reread = None, None
     if ctx.get_parameter_source("db") is ParameterSource.DEFAULT and (file := os.environ.get("HPO_DATABASE_URL_FILE")):
-        reread = functools.partial(_url_in, Path(file))
+        url_file = Path(file)
+        reread = functools.partial(_url_in, url_file)
         db = reread()
-    ctx.obj = Context(db, data_dir, reread_url=reread, log_format=log_format, verbosity=verbose - quiet)
+    ctx.obj = Context(
+        db, data_dir, reread_url=reread, url_file=url_file, log_format=log_format, verbosity=verbose - quiet
+    )
     ctx.obj.log()
+    if url_file is not None and url_file.stat().st_mode & stat.S_IROTH and _PASSWORD.search(db):
+        logger.warning("HPO_DATABASE_URL_FILE=%s: every user of this machine may read it; `chmod 600` it", url_file)
 
 
 def _url_in(file: Path) -> str:
     """The database URL that a file holds, so that no password need stand in the environment."""
     try:
-        url = file.read_text(encoding="utf-8").strip()
+        url = read_bounded(file).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UsageError(f"HPO_DATABASE_URL_FILE={file}: {reason}; write the database URL into it") from error

@@ -81,7 +81,9 @@ def run(
     names = [spec.name for spec in specs]
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
     count = 0 if done else local.workers_here() if workers == "auto" else int(workers)
-    crew = local.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
+    crew = local.LocalWorkers(
+        count, url=context.url_to_pass, data_dir=context.data_dir, studies=names, logs=out / "logs"
+    )
     signals = _watch(engine, names, crew)
     if signals:
         print_message("stopped: the same command continues from here")

@@ -25,7 +25,12 @@ def study() -> None:
 @study.command()
 @click.option("--model", metavar="MODEL", help="simple, ws, ws-aux, or all for the three.")
 @click.option("--name", help="The study's name; the model's if left out.")
-@click.option("--file", "path", type=click.Path(path_type=Path), help="A study file, like studies/ws.toml.")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    help="A study file, like studies/ws.toml, or the JSON of `study export`.",
+)
 @click.option("--trials", type=int, help="Search trials, the paper's configuration included.")
 @click.option("--epochs", type=int, help="Epochs of every training.")
 @click.option("--rounds", type=int, help="Final rounds of each configuration.")
@@ -234,7 +239,7 @@ def delete(context: Context, name: str, yes: bool) -> None:
 @click.option("--format", "form", type=click.Choice(["toml", "json"]), default="toml", help="The output format.")
 @pass_context
 def export(context: Context, name: str, as_created: bool, label: str | None, out: Path | None, form: str) -> None:
-    """Write a study with its tuned configuration as TOML.
+    """Write a study with its tuned configuration, as TOML or JSON.
 
     `hpo study create --file` and `hpo evaluate` read it back. As its search would try that configuration, it is
     another study than this one; --as-created, in any phase, writes the one that was created.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import DataError
+from hpo.text import without_credentials
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist",
@@ -76,6 +77,7 @@ def _fetch_file(folder: Path, name: str, digest: str, sources: tuple[str, ...], 
     pooch.get_logger().setLevel("WARNING")  # `progress` reports instead
     urls = [f"{source.rstrip('/')}/{name}" for source in sources]
     failures: list[str] = []
+    hint = ""
     while urls:
         url = urls.pop(0)
         download = _Resumable(folder / f"{name}.part", name, progress)
@@ -83,6 +85,8 @@ def _fetch_file(folder: Path, name: str, digest: str, sources: tuple[str, ...], 
             pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=name, path=folder, downloader=download)
         except requests.RequestException as error:
             failures.append(f"{url}: {_reason(error)}")
+            if isinstance(error, requests.exceptions.SSLError):
+                hint = f"; {_certificates()}"
         except ValueError:  # pooch: the hash differs; it has deleted the file
             if download.resumed:  # the partial file may have been of another file: download all of it
                 urls.insert(0, url)
@@ -94,7 +98,7 @@ def _fetch_file(folder: Path, name: str, digest: str, sources: tuple[str, ...], 
     part = folder / f"{name}.part"
     kept = part.stat().st_size if part.exists() else 0
     rest = f"; {kept} bytes are kept, run it again to continue" if kept else ""
-    raise DataError(f"cannot fetch {name}: {'; '.join(failures)}{rest}")
+    raise DataError(without_credentials(f"cannot fetch {name}: {'; '.join(failures)}{hint}{rest}"))
 
 
 class _Resumable:
@@ -144,7 +148,12 @@ def _get(url: str, start: int) -> Any:
     headers = {"Accept-Encoding": "identity"}  # the published bytes, which ranges and checksums refer to
     if start:
         headers["Range"] = f"bytes={start}-"
-    return requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    try:
+        return requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    except requests.RequestException:
+        raise
+    except OSError as error:  # requests' word for a bundle of certificates that is not there
+        raise requests.exceptions.SSLError(error) from error
 
 
 def _reason(error: Any) -> str:
@@ -152,9 +161,26 @@ def _reason(error: Any) -> str:
     if error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     name = type(error).__name__
+    if name == "SSLError":
+        return _tls_reason(error)
     return {
         "ConnectionError": "no connection, or it broke off",
         "ChunkedEncodingError": "the connection broke off",
         "ConnectTimeout": "no connection in time",
         "ReadTimeout": "the server fell silent",
     }.get(name, f"{name}: {' '.join(str(error).split())[:200]}")
+
+
+def _tls_reason(error: Any) -> str:
+    """What openssl or requests says, without the layers around it."""
+    text = " ".join(str(error).split())
+    inner = re.search(r"\[(?:SSL|X509)[^\]]*\] (.*?) ?\(_ssl", text)
+    return f"no TLS connection ({inner[1] if inner else text[:200]})"
+
+
+def _certificates() -> str:
+    """Which certificates are trusted, as requests decides it."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if os.environ.get(name):
+            return f"{name}={os.environ[name]} names the certificates to trust"
+    return "REQUESTS_CA_BUNDLE can name a file with the certificates to trust, a proxy's for example"

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from hpo.digits.bundled import bundled
-from hpo.digits.idx import CLASSES, read_pair
-from hpo.digits.pools import Digits, make_digits
+from hpo.digits.idx import CLASSES, mnist_folder, read_part
+from hpo.digits.pools import Bytes, Digits, make_digits
+from hpo.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,7 @@ class DataInfo:
 
     source: str
     digest: str
+    published: bool  # the full MNIST as published, by the digests of its files
     pool_a: tuple[int, ...]  # images by digit 0..9
     pool_b: tuple[int, ...]
 
@@ -28,16 +30,33 @@ class DataInfo:
 def load(folder: Path | None = None) -> Digits:
     """Load MNIST's IDX files from a folder, or without one the bundled 5,000 digits.
 
-    From a folder, pool A is MNIST's training set, pool B its test set. DataError for an invalid file.
+    From a folder, pool A is MNIST's training set, pool B its test set. DataError for an invalid file, and where an
+    image is in both; the published set is taken as it is.
     """
     if folder is None:
         return bundled()
-    train_images, train_labels = read_pair(folder, "train")
-    test_images, test_labels = read_pair(folder, "t10k")
-    images, labels = np.concatenate([train_images, test_images]), np.concatenate([train_labels, test_labels])
-    pool_a, pool_b = np.split(np.arange(len(labels), dtype=np.int64), [len(train_labels)])
-    counts = f"{len(train_labels):,} training and {len(test_labels):,} test images"
-    return make_digits(f"MNIST files in {folder}: {counts}", images, labels, pool_a, pool_b)
+    place = mnist_folder(folder)
+    train, test = read_part(place, "train"), read_part(place, "t10k")
+    published = train.published and test.published
+    if not published:
+        _check_unseen(place, train.images, test.images)
+    images, labels = np.concatenate([train.images, test.images]), np.concatenate([train.labels, test.labels])
+    pool_a, pool_b = np.split(np.arange(len(labels), dtype=np.int64), [len(train.labels)])
+    name = f"the published MNIST in {place}" if published else f"the files in {place} (not the published MNIST)"
+    counts = f"{len(train.labels):,} training and {len(test.labels):,} test images"
+    return make_digits(f"{name}: {counts}", images, labels, pool_a, pool_b, published=published)
+
+
+def _check_unseen(folder: Path, train_images: Bytes, test_images: Bytes) -> None:
+    """Raise DataError where an image to test on is one to train on: the test would not be on unseen images."""
+    seen = {image.tobytes() for image in train_images}
+    repeated = [index for index, image in enumerate(test_images) if image.tobytes() in seen]
+    if repeated:
+        raise DataError(
+            f"{folder}: {len(repeated):,} of the {len(test_images):,} test images are training images too (the first "
+            f"is number {repeated[0]}), so no test on unseen images is possible; take both sets from one source, or "
+            "fetch the published one (`hpo data fetch FOLDER`)"
+        )
 
 
 def info(folder: Path | None = None) -> DataInfo:
@@ -45,4 +64,6 @@ def info(folder: Path | None = None) -> DataInfo:
     digits = load(folder)
     by_digit = (np.bincount(labels, minlength=CLASSES) for labels in (digits.pool_a_labels(), digits.pool_b_labels()))
     pool_a, pool_b = (tuple(int(count) for count in counts) for counts in by_digit)
-    return DataInfo(source=digits.source, digest=digits.digest, pool_a=pool_a, pool_b=pool_b)
+    return DataInfo(
+        source=digits.source, digest=digits.digest, published=digits.published, pool_a=pool_a, pool_b=pool_b
+    )

@@ -56,6 +56,7 @@ class Digits:
 
     source: str  # where the images come from, for display
     digest: str  # SHA-256 (hex) of images, labels and split
+    published: bool  # the full MNIST as published
     pool_a: Indices = field(repr=False)  # (N,) which images of the whole set
     pool_b: Indices = field(repr=False)  # (N,)
     _images: Bytes = field(repr=False)  # (N, 28, 28) all of them: pool B's only through open_pool_b and show_tested
@@ -130,13 +131,16 @@ def to_network_images(images: Bytes) -> NDArray[np.float32]:
     return total.astype(np.float32) / np.float32(4 * 255)
 
 
-def make_digits(source: str, images: Bytes, labels: Bytes, pool_a: Indices, pool_b: Indices) -> Digits:
+def make_digits(
+    source: str, images: Bytes, labels: Bytes, pool_a: Indices, pool_b: Indices, *, published: bool = False
+) -> Digits:
     """A read-only set of images (N, 28, 28), labels (N,) and the indices of its two pools, with its digest."""
     for array in (images, labels, pool_a, pool_b):
         array.flags.writeable = False
     return Digits(
         source=source,
         digest=_digest(images, labels, pool_a, pool_b),
+        published=published,
         pool_a=pool_a,
         pool_b=pool_b,
         _images=images,

@@ -28,12 +28,17 @@ def _cuda_devices() -> int:
 class LocalWorkers:
     """`hpo worker --drain` processes, each with a log file for its output."""
 
-    def __init__(self, count: int, *, url: str, data_dir: Path | None, studies: Sequence[str], logs: Path) -> None:
+    def __init__(
+        self, count: int, *, url: str | None, data_dir: Path | None, studies: Sequence[str], logs: Path
+    ) -> None:
         """Prepare the workers; `start` starts them.
 
-        `url` and the data folder are passed in the environment, to keep a password out of the process list.
+        `url` and the data folder are passed in the environment, to keep a password out of the process list; without
+        a `url` the environment has HPO_DATABASE_URL_FILE.
         """
-        self._environment = {**os.environ, "HPO_DATABASE_URL": url, "OMP_NUM_THREADS": "1"}
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if url is not None:
+            self._environment["HPO_DATABASE_URL"] = url
         if data_dir is not None:
             self._environment["HPO_DATA_DIR"] = str(data_dir)
         self._arguments = ["worker", "--drain", *(word for name in studies for word in ("--study", name))]

@@ -3,11 +3,12 @@
 The app has no authentication and serves routes that change or delete studies. So it listens on loopback
 only, and because every page that a browser on this machine shows can reach loopback too, it also refuses
 requests that another site sent: a foreign Host header (DNS rebinding) or a change asked for by a page of
-another origin (cross-site request forgery). The only changes it lets through are notes: the app would
-otherwise rename, delete and tell Optuna's studies and trials behind the queue's back.
+another origin (cross-site request forgery). The only changes that are allowed are notes, and those are answered in
+note_requests.py: the app would rename, delete and tell Optuna's studies and trials behind the queue's back.
 """
 
 import errno
+import json
 import logging
 import re
 import signal
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine
 
 from hpo.errors import HpoError, UsageError
+from hpo.server.note_requests import answer_note, is_note
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -29,7 +31,16 @@ if TYPE_CHECKING:
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # change nothing (RFC 9110, section 9.2.1)
 
-_NOTE = re.compile(r"/api/studies/[0-9]+(/[0-9]+)?/note")  # of a study, of a trial
+MOST_REQUEST_BYTES = 1_000_000  # of a request's content: larger ones are refused before they are read
+HEADERS = [
+    ("X-Frame-Options", "DENY"),  # a frame in another site's page would turn clicks there into clicks here
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    # Besides the app's policy, both hold: what a note's Markdown may not do.
+    ("Content-Security-Policy", "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+]
+"""What every answer carries."""
+
 _LOCAL_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
 
 
@@ -70,7 +81,9 @@ def serve(
 
         # A page sends a dozen requests at once; that some wait a moment for a thread needs no warning.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-        server = waitress.create_server(_app(engine), sockets=[listener], ident=None)
+        server = waitress.create_server(
+            _app(engine), sockets=[listener], ident=None, max_request_body_size=MOST_REQUEST_BYTES
+        )
         address, taken = listener.getsockname()[:2]
         _serve_until_signal(server.run, lambda: ready(f"http://{_bracketed(address)}:{taken}/"))
         server.close()
@@ -81,7 +94,22 @@ def _app(engine: Engine) -> "WSGIApplication":
 
     from hpo.storage.optuna_storage import open_optuna
 
-    return local_only(optuna_dashboard.wsgi(open_optuna(engine)))
+    return local_only(with_notes(engine, optuna_dashboard.wsgi(open_optuna(engine))))
+
+
+def with_notes(engine: Engine, app: "WSGIApplication") -> "WSGIApplication":
+    """Wrap a WSGI app so that notes are stored by hpo and everything else is the app's."""
+
+    def answering(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in SAFE_METHODS or not is_note(environ.get("PATH_INFO", "")):
+            return app(environ, start_response)
+        answer = answer_note(engine, environ)
+        content = b"" if answer.body is None else json.dumps(answer.body).encode()
+        headers = [("Content-Type", "application/json")] if content else []
+        start_response(f"{answer.status.value} {answer.status.phrase}", headers)
+        return [content]
+
+    return answering
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -125,17 +153,15 @@ def _bracketed(address: str) -> str:
 
 
 def local_only(app: "WSGIApplication") -> "WSGIApplication":
-    """Wrap a WSGI app so that it answers 403 to what another site sent, and cannot be framed by one."""
+    """Wrap a WSGI app so that it answers 403 to what another site sent, and with HEADERS."""
 
     def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if reason := refusal(environ):
-            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-            return [f"{reason}\n".encode()]
-
         def start(status, headers, exc_info=None):  # type: ignore[no-untyped-def]  # StartResponse is a protocol
-            # A frame in another site's page would turn clicks there into clicks here.
-            return start_response(status, [*headers, ("X-Frame-Options", "DENY")], exc_info)
+            return start_response(status, [*headers, *HEADERS], exc_info)
 
+        if reason := refusal(environ):
+            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8"), *HEADERS])
+            return [f"{reason}\n".encode()]
         return app(environ, start)
 
     return guarded
@@ -157,6 +183,6 @@ def refusal(environ: "WSGIEnvironment") -> str | None:
         return "refused: a page of another origin asked for a change"
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
         return "refused: another site asked for a change"
-    if not _NOTE.fullmatch(environ.get("PATH_INFO", "")):
+    if not is_note(environ.get("PATH_INFO", "")):
         return "refused: here only notes may be changed; studies are changed with `hpo study`"
     return None

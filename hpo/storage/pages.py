@@ -8,7 +8,7 @@ lost between reading and writing it. Here all of it is one transaction.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.storages._rdb import models
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
@@ -17,7 +17,9 @@ from hpo.storage.engine import begin_read, begin_write
 
 PIECE = 2045  # characters per attribute: longer text is split
 _NOTE, _NOTE_VERSION, _FIGURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard:plot_data:{}:"
+_TRIAL_NOTE, _TRIAL_NOTE_VERSION = "dashboard:{}:note_str:", "dashboard:{}:note_ver"
 _STUDIES, _ATTRIBUTES = models.StudyModel.__table__, models.StudySystemAttributeModel.__table__
+_TRIALS = models.TrialModel.__table__
 
 Attributes = Mapping[str, Any]  # of one study, by key
 
@@ -29,6 +31,50 @@ class Page:
     study_id: int  # Optuna's
     note: str  # Markdown
     figures: Mapping[str, str]  # plotly's JSON by id; other figures of the study stay
+
+
+class Note(NamedTuple):
+    """A note and how often it has been written, 0 for never."""
+
+    version: int
+    body: str  # Markdown
+
+
+class NotePlace(NamedTuple):
+    """Whose note it is: one of Optuna's studies', or that of a trial in it."""
+
+    study_id: int
+    trial_id: int | None = None
+
+
+def save_note(engine: Engine, place: NotePlace, note: Note) -> Note | None:
+    """Store a note if its version is the next one; else return the note that is there now.
+
+    So of two writers who have read the same note, the second one is refused. LookupError where there is no such
+    study, or no such trial in it.
+    """
+    study_id, trial_id = place
+    text, version = (
+        (_NOTE, _NOTE_VERSION)
+        if trial_id is None
+        else (_TRIAL_NOTE.format(trial_id), _TRIAL_NOTE_VERSION.format(trial_id))
+    )
+    with begin_write(engine) as connection:
+        stored = _attributes(connection, [study_id], lock=True).get(study_id)
+        if stored is None:
+            raise LookupError(f"no study {study_id}")
+        if trial_id is not None and not _has_trial(connection, study_id, trial_id):
+            raise LookupError(f"no trial {trial_id} in study {study_id}")
+        current = Note(version=int(stored.get(version, 0)), body=_joined(stored, text))
+        if note.version != current.version + 1:
+            return current
+        _write(connection, study_id, stored, {version: note.version, **_split(note.body, text, stored)})
+    return None
+
+
+def _has_trial(connection: Connection, study_id: int, trial_id: int) -> bool:
+    query = select(_TRIALS.c.trial_id).where(_TRIALS.c.trial_id == trial_id, _TRIALS.c.study_id == study_id)
+    return connection.scalar(query) is not None
 
 
 def keep_pages(engine: Engine, pages: Sequence[Page], ours: Callable[[str], bool]) -> None:
@@ -79,7 +125,8 @@ def _changes(page: Page, stored: Attributes, ours: Callable[[str], bool]) -> dic
 
 def _joined(stored: Attributes, prefix: str) -> str:
     indices = sorted(int(key.removeprefix(prefix)) for key in stored if key.startswith(prefix))
-    return "".join(stored[f"{prefix}{index}"] for index in indices)
+    pieces = (stored[f"{prefix}{index}"] for index in indices)
+    return "".join(piece for piece in pieces if isinstance(piece, str))  # the dashboard has stored lists as they came
 
 
 def _split(text: str, prefix: str, stored: Attributes) -> dict[str, str]:

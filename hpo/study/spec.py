@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import hpo
 from hpo.errors import SpecError
+from hpo.files import read_bounded
 from hpo.study.spec_errors import explain, near, shown
 from hpo.training.augmentation import SAMPLES_PER_PAIR
 
@@ -38,6 +40,7 @@ _LIMITS: Mapping[str, tuple[float, bool, float, bool]] = {  # low, inclusive?, h
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # no colon: `NAME:confirm` and `NAME:final` are studies that hpo makes
 _MAX_TRIALS = 100_000
+_LONGEST_LINE = 300  # characters of a study's file, comments aside
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Trials = Annotated[int, Field(ge=0, le=_MAX_TRIALS)]
@@ -234,20 +237,54 @@ _OPTIONS = {
 
 
 def load_spec(path: Path | str) -> StudySpec:
-    """Read a study's TOML file; SpecError, one line, where it is missing or invalid."""
+    """Read a study's file, TOML or `study export`'s JSON; SpecError, one line, where it is missing or invalid."""
     try:
-        with open(path, "rb") as file:
-            return StudySpec.model_validate(tomllib.load(file))
+        text = read_bounded(path).decode()
+        is_json = text.lstrip().startswith("{")  # as no TOML does
+        return _validated(path, _from_json(text) if is_json else _from_toml(text))
     except FileNotFoundError as error:
         raise SpecError(f"{path}: no such file; `hpo study create --model ws` needs none") from error
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not a TOML file: not UTF-8 text at byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path}: not a TOML file: {error}") from error
+    except RecursionError as error:
+        raise SpecError(f"{path}: not a study: nested too deeply; a study has tables in tables and no more") from error
+    except ValueError as error:  # of either parser, or of a number with thousands of digits
+        raise SpecError(f"{path}: not a {'JSON' if is_json else 'TOML'} file: {_first_clause(error)}") from error
+
+
+def _validated(path: Path | str, tree: object) -> StudySpec:
+    try:
+        return StudySpec.model_validate(tree)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error, StudySpec)}") from error
+
+
+def _from_toml(text: str) -> object:
+    """Parse TOML; the time that Python takes for a key grows with the square of its dots."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > _LONGEST_LINE and not line.lstrip().startswith("#"):
+            raise ValueError(f"line {number} has more than {_LONGEST_LINE:,} characters")
+    return tomllib.loads(text)
+
+
+def _from_json(text: str) -> object:
+    """Parse JSON as strictly as TOML is: no key comes twice."""
+
+    def table(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            raise ValueError(f"key {shown(counts.most_common(1)[0][0])} comes twice")
+        return values
+
+    return json.loads(text, object_pairs_hook=table)
+
+
+def _first_clause(error: ValueError) -> str:
+    """What Python says is wrong, without its advice to programmers."""
+    return str(error).partition(";")[0]
 
 
 def builtin_spec(model: str) -> StudySpec:

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from hpo.errors import HpoError
 from hpo.files import temporaries_of, write_atomically
+from hpo.text import without_credentials
 
 _HEAD = b"hpo 1 "
 _ABANDONED_AFTER = 86_400.0  # seconds until a temporary file is taken for that of a writer that was killed
@@ -104,9 +105,9 @@ class Bucket:
             self.read(probe)
             self.remove(probe)
         except Exception as error:  # boto3 has no one class for what can go wrong
+            reason = " ".join(without_credentials(str(error)).split())  # AWS_ENDPOINT_URL stands in it
             raise NoArtifacts(
-                f"--artifacts {url}: {' '.join(str(error).split())}; check the bucket's name, AWS_ENDPOINT_URL and "
-                "the credentials"
+                f"--artifacts {url}: {reason}; check the bucket's name, AWS_ENDPOINT_URL and the credentials"
             ) from error
 
     def write(self, name: str, body: bytes) -> None:

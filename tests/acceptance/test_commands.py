@@ -9,8 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
-from tests.support.commandline import DRAIN, PATIENCE, Hpo, finish, train
+from hpo.storage import studies
+from tests.support.commandline import DRAIN, PATIENCE, Hpo, finish, train, wait_until
+from tests.support.fixtures import OpenDatabase
 
 
 def do_as_written(hpo: Hpo, line: str) -> None:
@@ -195,6 +198,11 @@ def test_export_is_read_back(hpo: Hpo) -> None:
     assert tomllib.loads(text)["tuned"] == tuned
     assert hpo("study", "export", "ws").stdout == text
     assert hpo.json("study", "export", "ws")["tuned"] == tuned
+    hpo("study", "export", "ws", "--format", "json", "--out", "tuned.json")
+    created = [
+        hpo.json("study", "create", "--dry-run", "--file", f"tuned.{kind}", "--name", "x") for kind in ("toml", "json")
+    ]
+    assert created[0] == created[1]
     hpo("study", "create", "--file", "tuned.toml", "--name", "again", "--trials", "2")
     hpo(*DRAIN, "--study", "again")
     assert hpo.json("trial", "show", "again", "1")["params"] == tuned
@@ -357,3 +365,38 @@ def test_ctrl_c_during_a_fetch(hpo: Hpo) -> None:
     assert out == ""
     assert err.splitlines()[-1] == "hpo: interrupted"
     assert "Traceback" not in err
+
+
+def test_run_passes_the_url_file_on(
+    hpo: Hpo, postgres_url: str, open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers read the file themselves: no password stands in their environment."""
+    path = hpo.study(trials=4, epochs=200)
+    file = hpo.folder / "url"
+    file.touch(mode=0o600)
+    file.write_text(make_url(postgres_url).set(password="secret").render_as_string(hide_password=False))
+    monkeypatch.setenv("HPO_DATABASE_URL_FILE", str(file))
+    hpo.url = ""  # as good as not set
+    process = hpo.start("run", "--file", path, "--workers", "1", "--out", hpo.folder / "report")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def worker() -> str | None:
+        return next((pid for pid in children.read_text().split() if b"worker" in command_line(pid)), None)
+
+    environment = Path(f"/proc/{wait_until(worker)}/environ").read_bytes()
+    assert f"HPO_DATABASE_URL_FILE={file}".encode() in environment
+    assert b"secret" not in environment
+    engine = open_database(postgres_url)
+    wait_until(
+        lambda: any(count.running for count in studies.counts(engine, studies.get_study(engine, "ws").id).values())
+    )
+    process.send_signal(signal.SIGTERM)
+    finish(process, 128 + signal.SIGTERM)
+
+
+def command_line(pid: str) -> bytes:
+    """A process's words; none where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""

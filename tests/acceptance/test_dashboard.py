@@ -1,5 +1,6 @@
 """`hpo dashboard` as a user meets it: a real server process on a real database, asked by HTTP."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -109,14 +110,21 @@ def test_page_and_studies(port: int) -> None:
     assert "ws" in study_names(port)
 
 
-def test_page_cannot_be_framed(port: int) -> None:
-    """Another site's page cannot show ours in a frame and so borrow the user's clicks."""
+@pytest.mark.parametrize(("path", "method"), [("/dashboard", "GET"), ("/api/studies", "GET"), ("/api/studies", "POST")])
+def test_headers_of_every_answer(port: int, path: str, method: str) -> None:
+    """Another site's page cannot frame ours and so borrow the user's clicks; no note leads a form elsewhere."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    connection.request("GET", "/dashboard")
+    connection.request(method, path)
     answer = connection.getresponse()
     answer.read()
     connection.close()
+    assert answer.status == (200 if method == "GET" else 403)
     assert answer.headers["X-Frame-Options"] == "DENY"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    policy = "; ".join(answer.headers.get_all("Content-Security-Policy") or [])
+    assert "base-uri 'none'; form-action 'none'" in policy
+    assert ("default-src 'self'" in policy) == (path == "/dashboard")  # the app's
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0", ""])
@@ -155,6 +163,73 @@ def test_own_page_may_change(port: int) -> None:
     version = study_page(port, "ws")["note"]["version"]
     assert ask(port, "/api/studies/1/note", "PUT", {"body": "from the page", "version": version + 1}, **own)[0] == 204
     assert ask(port, "/api/studies/1/note", "PUT", {"body": "from curl", "version": version + 2})[0] == 204
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status"),
+    [
+        ("/api/studies/1/note", {"version": "next", "body": ["a", {"b": 1}]}, 400),
+        ("/api/studies/1/note", {"version": "next", "body": None}, 400),
+        ("/api/studies/1/note", {"version": "next"}, 400),
+        ("/api/studies/1/note", {"version": "next", "body": "x" * 65_537}, 400),
+        ("/api/studies/1/note", {"version": "next", "body": "é" * 32_769}, 400),
+        ("/api/studies/1/note", {"version": "next", "body": "\ud800"}, 400),
+        ("/api/studies/1/note", {"version": 1.0, "body": "x"}, 400),
+        ("/api/studies/1/note", {"version": True, "body": "x"}, 400),
+        ("/api/studies/1/note", {"version": "1", "body": "x"}, 400),
+        ("/api/studies/1/note", {"version": 10**30, "body": "x"}, 409),
+        ("/api/studies/1/note", [1], 400),
+        ("/api/studies/1/note", "[" * 100_000, 400),
+        ("/api/studies/1/note", '{"version": ' + "9" * 5000 + "}", 400),
+        ("/api/studies/1/note", b"\xff", 400),
+        ("/api/studies/1/note", b"", 400),
+        ("/api/studies/99/note", {"version": 1, "body": "x"}, 404),
+        ("/api/studies/9999999999/note", {"version": 1, "body": "x"}, 404),
+        (f"/api/studies/{'9' * 5000}/note", {"version": 1, "body": "x"}, 403),
+        ("/api/studies/1/99999/note", {"version": 1, "body": "x"}, 404),
+        ("/api/studies/2/1/note", {"version": 1, "body": "x"}, 404),  # a trial of study 1
+        ("/api/studies/1/note", {"version": "next", "body": "x" * 65_536}, 204),
+        ("/api/studies/1/1/note", {"version": 1, "body": "of a trial"}, 204),
+        ("/api/studies/1/1/note", {"version": 1, "body": "the same version again"}, 409),
+    ],
+    ids=range(23),
+)
+def test_notes_are_checked(port: int, path: str, content: Any, status: int) -> None:
+    """What is no note is refused with a reason; the studies' pages, which all notes share, go on."""
+    before = study_page(port, "ws")["note"]
+    if isinstance(content, dict) and content.get("version") == "next":
+        content["version"] = before["version"] + 1
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request("PUT", path, content if isinstance(content, str | bytes) else json.dumps(content))
+    answer = connection.getresponse()
+    reason = answer.read().decode()
+    connection.close()
+    assert answer.status == status
+    if status not in (204, 403):
+        assert set(json.loads(reason)) == ({"reason", "note"} if status == 409 else {"reason"})
+    after = study_page(port, "ws")["note"]
+    assert (after == before) == (status != 204 or path == "/api/studies/1/1/note")
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH"])
+def test_a_note_is_put_and_nothing_else(port: int, method: str) -> None:
+    assert ask(port, "/api/studies/1/note", method, {"version": 1, "body": "x"})[0] == 405
+
+
+@pytest.mark.parametrize("path", ["/api/studies/1/note", "/api/studies", "/"])
+def test_large_requests_are_refused_before_they_are_read(port: int, path: str) -> None:
+    """Announced in a header, or in chunks without an end."""
+    head = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as announced:
+        announced.sendall(f"{head}Content-Length: 1000000000\r\n\r\n".encode())
+        assert announced.recv(100).startswith(b"HTTP/1.1 413 ")
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as chunked:
+        chunked.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        with contextlib.suppress(ConnectionError):  # while the answer is on its way
+            for _ in range(20):
+                chunked.sendall(b"186a0\r\n" + bytes(100_000) + b"\r\n")
+            assert chunked.recv(100).startswith(b"HTTP/1.1 413 ")
+    assert "ws" in study_names(port)
 
 
 def test_studies_and_trials_stay_as_they_are(port: int) -> None:

@@ -199,22 +199,24 @@ def test_unwritable_places(hpo: Hpo) -> None:
 # --- Bad input: data and device -----------------------------------------------------------------------------
 
 
-def write_idx(folder: Path, name: str, shape: tuple[int, ...], magic: int | None = None, cut: int = 0) -> None:
-    """Write an IDX file of zeros, perhaps with another magic number or without its last bytes."""
+def write_idx(
+    folder: Path, name: str, shape: tuple[int, ...], magic: int | None = None, cut: int = 0, grey: int = 0
+) -> None:
+    """Write an IDX file of equal bytes, perhaps with another magic number or without its last bytes."""
     count = 1
     for size in shape:
         count *= size
     head = struct.pack(f">{1 + len(shape)}I", magic or (0x0800 | len(shape)), *shape)
-    (folder / name).write_bytes(head + bytes(count - cut))
+    (folder / name).write_bytes(head + bytes([grey]) * (count - cut))
 
 
 @pytest.fixture
 def mnist(hpo: Hpo) -> Path:
-    """A folder that looks like MNIST with a few black images."""
+    """A folder that looks like MNIST, with a few images of white to train and of grey to test."""
     folder = hpo.folder / "mnist"
     folder.mkdir()
-    for part, n in (("train", 40), ("t10k", 20)):
-        write_idx(folder, f"{part}-images-idx3-ubyte", (n, 28, 28))
+    for part, n, grey in (("train", 40, 0), ("t10k", 20, 100)):
+        write_idx(folder, f"{part}-images-idx3-ubyte", (n, 28, 28), grey=grey)
         write_idx(folder, f"{part}-labels-idx1-ubyte", (n,))
     return folder
 

@@ -1,17 +1,19 @@
 """Notes and figures as attributes of Optuna's studies, read with optuna-dashboard's own functions."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 import pytest
+from optuna_dashboard import _note as theirs
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects  # type: ignore[import-untyped]
 from sqlalchemy import Engine
 
 from hpo.storage import studies
 from hpo.storage.optuna_storage import make_storage
-from hpo.storage.pages import PIECE, Page, keep_pages
+from hpo.storage.pages import PIECE, Note, NotePlace, Page, keep_pages, save_note
 from hpo.storage.studies import StudyRow
 from tests.support.fixtures import MakeStudy, Watch
 
@@ -126,3 +128,75 @@ def test_a_study_that_was_deleted_is_left_out(opened: Opened, make_study: MakeSt
     keep_pages(opened.engine, pages, ours)
     assert other.note == "ours"
     studies.delete_study(opened.engine, "other")  # its attributes go with it
+
+
+def test_lists_that_the_dashboard_has_stored_as_notes_give_way(opened: Opened) -> None:
+    """It took any JSON for a note once; such a note breaks its own page, and broke all of ours."""
+    storage, number = opened.optuna._storage, opened.optuna._study_id
+    storage.set_study_system_attr(number, "dashboard:note_ver", 1)
+    storage.set_study_system_attr(number, "dashboard:note_str:0", ["a", {"b": 1}])
+    opened.keep("ours")
+    assert opened.note == "ours"
+
+
+# --- Notes that people write -----------------------------------------------------------------------------------------
+
+
+def noted(opened: Opened, trial_id: int | None) -> Note:
+    """A note as the dashboard reads it."""
+    return Note(**theirs.get_note_from_system_attrs(opened.attributes, trial_id))
+
+
+@pytest.mark.parametrize("of_trial", [False, True])
+def test_a_note_is_stored_version_by_version(opened: Opened, of_trial: bool) -> None:
+    """As long as each writer has read the last one; the other notes of the study stay."""
+    trial_id = opened.optuna.trials[0]._trial_id
+    place = NotePlace(study_id=opened.row.search_study_id, trial_id=trial_id if of_trial else None)
+    other = NotePlace(study_id=opened.row.search_study_id, trial_id=None if of_trial else trial_id)
+    assert save_note(opened.engine, other, Note(version=1, body="other")) is None
+    texts = ["first", LONG, "", f"{LONG}{LONG}", "\0 \x1b"]
+    for version, text in enumerate(texts, start=1):
+        note = Note(version=version, body=text)
+        for wrong in (version - 1, version + 1, -1, 0):
+            current = save_note(opened.engine, place, Note(version=wrong, body="lost"))
+            assert current == noted(opened, place.trial_id)
+        assert save_note(opened.engine, place, note) is None
+        assert noted(opened, place.trial_id) == note
+    assert noted(opened, other.trial_id) == Note(version=1, body="other")
+
+
+def test_notes_of_nothing(opened: Opened, make_study: MakeStudy) -> None:
+    """No such study, no such trial, a trial of another study: nothing is written."""
+    other = make_study("other")
+    before = opened.attributes
+    trial_id = opened.optuna.trials[0]._trial_id
+    for place in (
+        NotePlace(study_id=10**6),
+        NotePlace(study_id=10**6, trial_id=trial_id),
+        NotePlace(study_id=opened.row.search_study_id, trial_id=10**6),
+        NotePlace(study_id=other.search_study_id, trial_id=trial_id),
+    ):
+        with pytest.raises(LookupError, match=r"no (study|trial) \d+"):
+            save_note(opened.engine, place, Note(version=1, body="x"))
+    assert opened.attributes == before
+
+
+def test_of_two_writers_the_second_is_refused(opened: Opened) -> None:
+    """At the same moment and with the same words, twenty times over: one note is stored, one writer knows better."""
+    place = NotePlace(study_id=opened.row.search_study_id)
+    for version in range(1, 21):
+        note, barrier = Note(version=version, body="the same"), threading.Barrier(2)
+        answers: list[Note | None] = []
+
+        def write(
+            note: Note = note, barrier: threading.Barrier = barrier, answers: list[Note | None] = answers
+        ) -> None:
+            barrier.wait()
+            answers.append(save_note(opened.engine, place, note))
+
+        writers = [threading.Thread(target=write) for _ in range(2)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert answers in ([None, note], [note, None])

@@ -1,6 +1,7 @@
 """The command line's manners: help everywhere, light imports, one line for whatever goes wrong, exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from hpo import __version__
 from hpo.cli import doctor
 from hpo.cli.root import COMMANDS, root
-from hpo.digits import download
+from hpo.digits import download, load
 from hpo.errors import HpoError, UsageError
 
 SLOW = ("importlib.metadata", "torch", "optuna", "sqlalchemy", "pydantic", "numpy", "scipy", "plotly", "rich")
@@ -128,6 +129,7 @@ def test_help_shows_no_password(hpo: Hpo) -> None:
 def test_the_database_url_from_a_file(hpo: Hpo, tmp_path: Path) -> None:
     """Read where nothing else names a database; a password in it shows nowhere."""
     (tmp_path / "url").write_text("postgresql+psycopg://user:secret@127.0.0.1:1/x\n")
+    (tmp_path / "url").chmod(0o600)
     (tmp_path / "empty").write_text("\n")
     line = hpo.refused("study", "list", code=1, HPO_DATABASE_URL_FILE="url")
     assert "127.0.0.1" in line
@@ -137,6 +139,33 @@ def test_the_database_url_from_a_file(hpo: Hpo, tmp_path: Path) -> None:
         assert "a.db" in line
     assert "the file is empty" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE="empty")
     assert "No such file" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE="none")
+
+
+@pytest.mark.parametrize(
+    ("url", "mode", "warned"),
+    [
+        ("sqlite:///a.db", 0o644, False),
+        ("postgresql+psycopg://user@127.0.0.1:1/x", 0o644, False),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/x", 0o600, False),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/x", 0o640, False),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/x", 0o644, True),
+        ("postgresql+psycopg://user@127.0.0.1:1/x?password=secret", 0o604, True),
+    ],
+)
+def test_a_url_file_for_all_to_read(hpo: Hpo, tmp_path: Path, url: str, mode: int, warned: bool) -> None:
+    """A password that every user of the machine may read is worth a line."""
+    (tmp_path / "url").write_text(url)
+    (tmp_path / "url").chmod(mode)
+    lines = hpo("study", "list", HPO_DATABASE_URL_FILE="url").stderr.splitlines()
+    assert ["every user of this machine may read it" in line for line in lines] == [True] * warned + [False]
+    assert "secret" not in "".join(lines)
+
+
+def test_a_url_file_that_never_ends(hpo: Hpo, tmp_path: Path) -> None:
+    """A pipe and a device are no files."""
+    os.mkfifo(tmp_path / "pipe")
+    for file in ("pipe", "/dev/zero"):
+        assert "not a regular file" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE=file)
 
 
 # --- Imports ------------------------------------------------------------------------------------------------
@@ -263,7 +292,8 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A bar a file on stderr, then what was fetched and what was there; stdout stays empty."""
+    """A bar a file on stderr, then what was fetched and what was there, once all of it can be read."""
+    checked: list[Path] = []
 
     def fetch(folder: Path, base_url: str | None, *, progress: download.Progress) -> list[download.Fetched]:
         assert (folder, base_url) == (Path("here"), "http://mirror")
@@ -275,6 +305,7 @@ def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_pat
         ]
 
     monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(load, "load", checked.append)
     result = hpo("data", "fetch", "here", "--url", "http://mirror")
     assert result.exit_code == 0
     assert result.stdout == ""
@@ -286,6 +317,7 @@ def test_fetch_shows_progress(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tmp_pat
         "here/labels.gz: already there, checksum correct",
         "MNIST is in here; use it with `hpo --data here ...` or HPO_DATA_DIR=here",
     ]
+    assert checked == [Path("here")]
 
 
 def test_fetch_needs_a_folder(hpo: Hpo) -> None:

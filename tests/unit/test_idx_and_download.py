@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpo.digits import download
+from hpo.digits import idx as idx_module
 from hpo.digits.download import CHECKSUMS, MIRRORS, fetch
 from hpo.digits.load import info, load
 from hpo.digits.pools import FinalPermit
@@ -82,7 +83,74 @@ def test_both_names_zipped_or_not(tmp_path: Path, dotted: bool, zipped: bool) ->
     assert told.pool_b == (1, 1, 1, 1, 1, 0, 0, 0, 0, 1)
     golden = "d9e8353c28859334a703d2faf75a25b0875f43281fc9e4473adcc921a388447a"
     assert told.digest == digits.digest == golden
-    assert told.source == f"MNIST files in {tmp_path}: 9 training and 6 test images"
+    assert told.source == f"the files in {tmp_path} (not the published MNIST): 9 training and 6 test images"
+    assert not told.published
+
+
+@pytest.mark.parametrize("place", ["", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("change", [str.upper, str.title])
+def test_torchvision_places_and_any_case(tmp_path: Path, place: str, change: Callable[[str], str]) -> None:
+    """The root that torchvision was given will do, and file systems that know no case."""
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (name, content) in enumerate(parts().items()):
+        (folder / change(f"{name}.gz" if i % 2 else name)).write_bytes(gzip.compress(content) if i % 2 else content)
+    assert np.array_equal(load(tmp_path).pool_a_images(), IMAGES[:TRAIN])
+    assert info(tmp_path).source.startswith(f"the files in {folder} (")
+
+
+@pytest.mark.parametrize("name", sorted(parts()))
+@pytest.mark.parametrize("other", ["{}.gz", "{}.GZ", "dotted"])
+def test_two_versions_of_a_file(folder: Path, name: str, other: str) -> None:
+    """Of packed beside unpacked, or of two names, none wins unseen: they must hold the same."""
+    second = folder / (name.replace("-idx", ".idx") if other == "dotted" else other.format(name))
+    packed = second.suffix.lower() == ".gz"
+    for content, same in ((parts()[name], True), (parts()[name][:-1] + b"\1", False)):
+        second.write_bytes(gzip.compress(content) if packed else content)
+        if same:
+            assert len(load(folder).pool_a) == TRAIN
+        else:
+            message = refused(folder)
+            assert name in message
+            assert f"{second.name} differ" in message or f"and {name} differ" in message
+
+
+def test_files_in_two_places(folder: Path) -> None:
+    """A folder and torchvision's below it: the user says which."""
+    (folder / "MNIST" / "raw").mkdir(parents=True)
+    (folder / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    assert f"in {folder} and in {folder}/MNIST/raw; name one of these folders" in refused(folder)
+
+
+@pytest.mark.parametrize("repeated", [[0], [2, 5], list(range(6))])
+def test_an_image_in_both_pools(folder: Path, repeated: list[int]) -> None:
+    """The test must be on unseen images, whatever their labels are and wherever they stand."""
+    images = IMAGES[TRAIN:].copy()
+    images[repeated] = IMAGES[:TRAIN][::-1][repeated]
+    (folder / "t10k-images-idx3-ubyte").write_bytes(idx(images))
+    assert f"{len(repeated)} of the 6 test images are training images too (the first is number {repeated[0]})" in (
+        refused(folder)
+    )
+
+
+@pytest.mark.parametrize("changed", [None, *sorted(parts())])
+def test_the_published_set_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch, changed: str | None) -> None:
+    """By the digests of all four files, and it is taken as it is, even with an image in both parts."""
+    repeated = IMAGES[TRAIN:].copy()
+    repeated[0] = IMAGES[0]
+    (folder / "t10k-images-idx3-ubyte").write_bytes(idx(repeated))
+    digests = {
+        path.name.rpartition("-idx")[0]: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
+    }
+    assert set(digests) == set(idx_module._PUBLISHED)
+    if changed is not None:
+        digests[changed.rpartition("-idx")[0]] = "0" * 64
+    monkeypatch.setattr(idx_module, "_PUBLISHED", digests)
+    if changed is None:
+        assert info(folder).published
+        assert info(folder).source.startswith("the published MNIST in ")
+    else:
+        assert "1 of the 6 test images are training images too" in refused(folder)
 
 
 def test_missing_folder_and_files(folder: Path) -> None:
@@ -347,6 +415,13 @@ def test_another_file_than_the_published_one(tmp_path: Path, server: Server, che
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mirror_with_a_password(tmp_path: Path) -> None:
+    """An error names the mirror alone."""
+    with pytest.raises(DataError, match=r"http://\*\*\*@127\.0\.0\.1:9/train-images") as caught:
+        fetch(tmp_path, "http://me:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_server_that_has_it_not(tmp_path: Path, server: Server, checksums: dict[str, str]) -> None:
     """The server's answer is told, in one line."""
     del server.files[IMAGE_FILE]
@@ -367,6 +442,27 @@ def test_the_next_mirror_is_tried(
     ) as caught:
         fetch(tmp_path / "two", checksums=checksums)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "reason"),
+    [
+        ("no/such/file", "Could not find a suitable TLS CA certificate bundle"),
+        ("empty", "no certificate or crl found"),
+        ("", "wrong version number|WRONG_VERSION_NUMBER"),  # the server speaks no TLS
+    ],
+)
+def test_a_connection_without_tls(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, bundle: str, reason: str
+) -> None:
+    """Neither the folder nor the network is to blame, and the setting that is has its name."""
+    (tmp_path / "empty").write_text("no certificate")
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / bundle) if bundle else "")
+    with pytest.raises(DataError, match=rf"no TLS connection \(.*({reason}).*\); REQUESTS_CA_BUNDLE") as caught:
+        fetch(tmp_path / "mnist", server.url.replace("http:", "https:"))
+    assert "written" not in str(caught.value)
+    assert (str(tmp_path / bundle) in str(caught.value)) == bool(bundle)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, server: Server, checksums: dict[str, str]) -> None:

@@ -60,6 +60,19 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         Folder(tmp_path / "file" / "below")
 
 
+def test_an_endpoint_with_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address of a bucket that does not answer is shown, who asks is not."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://me:secret@127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "hidden",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(NoArtifacts, match=r"http://\*\*\*@127\.0\.0\.1:9") as caught:
+        Bucket("s3://bucket/x")
+    assert "secret" not in str(caught.value)
+
+
 def test_half_written_files_of_killed_writers_go(tmp_path: Path) -> None:
     """After a day; a younger one may still be renamed by its writer."""
     old, young = tmp_path / ".one.77", tmp_path / ".two.78"
