@@ -103,6 +103,5 @@ def worker(
     share = running.training_seconds / running.seconds
     logger.info("%d trial(s) in %.0f s, %.0f%% of it training", running.trials, running.seconds, 100 * share)
     if code:  # threads may still wait for a database or a bucket, and an orderly end would break them off inside of C++
-        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
