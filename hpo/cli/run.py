@@ -12,6 +12,7 @@ import click
 
 from hpo.cli.context import Context, console, format_option, pass_context, print_message
 from hpo.cli.report import write_report
+from hpo.worker import signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -82,10 +83,10 @@ def run(
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
     count = 0 if done else local.workers_here() if workers == "auto" else int(workers)
     crew = local.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
-    signals = _watch(engine, names, crew)
-    if signals:
+    caught = _watch(engine, names, crew)
+    if caught:
         print_message("stopped: the same command continues from here")
-        raise SystemExit(128 + signals[0])
+        raise SystemExit(128 + caught[0])
     write_report(context, engine, out, form, names)
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
 
@@ -123,10 +124,7 @@ def _caught_signals(wake: threading.Event) -> Iterator[list[int]]:
         caught.append(number)
         wake.set()
 
-    stopping = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a closed terminal does not stop it
-        stopping.append(signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in stopping}
+    before = {number: signal.signal(number, on_signal) for number in signals.stopping()}
     try:
         yield caught
     finally:
@@ -160,7 +158,7 @@ def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list
             if caught:
                 progress.console.print("stopping: the workers finish their epoch and give their trials back")
         finally:
-            crew.stop(hurry=lambda: len(caught) > 1)
+            crew.stop(hurry=lambda: sum(number != signal.SIGHUP for number in caught) > 1)
         return caught
 
 

@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import threading
+from collections.abc import Callable
 
 import click
 
@@ -18,6 +20,14 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
     if value.isdecimal() and int(value) >= 1:
         return int(value)
     raise click.BadParameter(f"{value!r} is neither auto nor a number of lanes from 1 on")
+
+
+def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
+    """Read a pipe until nobody can write to it any more, then stop: the system closes it whatever ends its writer."""
+    while os.read(descriptor, 4096):
+        pass
+    logger.warning("the process that started this worker has ended, so it ends too")
+    stop()
 
 
 @click.command()
@@ -48,6 +58,7 @@ def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
     default=CHECKPOINT_SECONDS,
     help="Seconds between two checkpoints of what is in training.",
 )
+@click.option("--stop-with-stdin", is_flag=True, help="Stop when stdin ends: together with whoever started it.")
 @pass_context
 def worker(
     context: Context,
@@ -60,11 +71,12 @@ def worker(
     lease: float,
     artifacts: str | None,
     checkpoint: float,
+    stop_with_stdin: bool,
 ) -> None:
     """Pull trials and train them until stopped.
 
-    SIGTERM and Ctrl-C end it at the next training step: unfinished trials are checkpointed and given back, and go on
-    from there. A second one ends it at once.
+    SIGTERM, Ctrl-C and the end of its terminal (but for nohup) end it at the next training step: unfinished trials
+    are checkpointed and given back, and go on from there. A second SIGTERM or Ctrl-C ends it at once.
 
     \b
     Example:
@@ -98,6 +110,8 @@ def worker(
     running = Worker(engine, digits, options)
     context.log(running.short_name)
     running.listen()
+    if stop_with_stdin:
+        threading.Thread(target=_stop_at_the_end, args=[0, running.stop], name="stdin", daemon=True).start()
     logger.info("worker %s: %s; Ctrl-C ends it", running.name, running.device)
     code = running.run()
     share = running.training_seconds / running.seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commandline import DRAIN, PATIENCE, Hpo, finish, train
+from tests.support.commandline import DRAIN, PATIENCE, Hpo, finish, train, wait_until
 
 
 def do_as_written(hpo: Hpo, line: str) -> None:
@@ -293,6 +293,25 @@ def test_run_goes_on_after_ctrl_c(hpo: Hpo) -> None:
     assert hpo.json("trial", "show", "ws", "0")["attempt"] == 2
     assert again.stderr.splitlines()[-1] == f"report: {hpo.folder / 'report' / 'report.html'}"
     assert (hpo.folder / "report" / "report.html").exists()
+
+
+def test_a_killed_run_takes_its_workers_with_it(hpo: Hpo) -> None:
+    """While it runs a second one says so; killed, it says nothing to its workers, and they end as on a signal."""
+    path = hpo.study(trials=1, epochs=1000, confirm_rounds=1, rounds=1)
+    words = ["run", "--file", str(path), "--workers", "1"]
+    process = hpo.start(*words)
+    (_, _, worker), *_ = wait_until(lambda: [slot for slot in hpo.running() if slot[1]])
+    err = hpo(*words, code=1).stderr
+    assert err.splitlines()[-1].startswith(f"hpo: `hpo run` is at work here already: process {process.pid}, ")
+    process.kill()
+    wait_until(lambda: not Path(f"/proc/{worker.split(':')[-2]}").exists())
+    assert hpo.running() == []
+    log = (hpo.folder / "report" / "logs" / "worker-0.log").read_text()
+    assert log.count("the process that started this worker has ended") == log.count("given back") == 1
+    again = hpo.start(*words)  # nothing is in its way
+    wait_until(hpo.running)
+    again.send_signal(signal.SIGTERM)
+    finish(again, 143)
 
 
 def test_run_tells_what_failed(hpo: Hpo) -> None:
