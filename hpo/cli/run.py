@@ -32,7 +32,11 @@ POLL_SECONDS = 1.0
 @click.option("--rounds", type=int, help="Final rounds of each configuration.")
 @click.option("--quick", is_flag=True, help="A small budget: 20 trials of 8 epochs, 10 final rounds.")
 @click.option("--demo", is_flag=True, help="The demo's tiny budget: 8 trials of 4 epochs, 5 final rounds.")
-@click.option("--workers", default="auto", help="Local workers: auto (one a GPU, else one a core) or a number.")
+@click.option(
+    "--workers",
+    default="auto",
+    help="Local workers: auto (one a GPU, else one a core, within the quotas of a container) or a number.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default="report", help="The report's folder.")
 @format_option
 @pass_context

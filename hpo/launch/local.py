@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hpo import machine
 from hpo.errors import HpoError
 
+WORKER_BYTES = 450 << 20  # memory that a worker takes on a CPU
 GRACE_SECONDS = 30.0  # for a worker to write checkpoints and release its slots; it should take 10 at most
 
 
@@ -19,8 +21,14 @@ class RunningAlready(HpoError):
 
 
 def workers_here() -> int:
-    """How many workers suit this machine: one per GPU, or one per core (faster than threads)."""
-    return _cuda_devices() or len(os.sched_getaffinity(0))
+    """How many workers suit this machine: one per GPU, or one per core (faster than threads) where memory suffices."""
+    return _cuda_devices() or _workers_for(machine.cores(), machine.free_memory())
+
+
+def _workers_for(cores: float, memory: int | None) -> int:
+    """One for each whole core and each share of the memory (bytes), at least one."""
+    fitting = cores if memory is None else min(cores, memory / WORKER_BYTES)
+    return max(1, int(fitting))
 
 
 def _cuda_devices() -> int:
