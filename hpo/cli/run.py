@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, console, format_option, pass_context, print_message
+from hpo.cli.context import AutoOrCount, Context, console, format_option, pass_context, print_message
 from hpo.cli.report import write_report
+from hpo.study import limits
 from hpo.worker import signals
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ POLL_SECONDS = 1.0
 @click.command()
 @click.option("--model", multiple=True, help="A model to compare; may be repeated. [default: all three]")
 @click.option("--file", "paths", type=click.Path(path_type=Path), multiple=True, help="A study file; may be repeated.")
-@click.option("--trials", type=int, help="Search trials of each model.")
-@click.option("--epochs", type=int, help="Epochs of every training.")
-@click.option("--rounds", type=int, help="Final rounds of each configuration.")
+@click.option("--trials", type=click.IntRange(0, limits.TRIALS), help="Search trials of each model.")
+@click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs of every training.")
+@click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds of each configuration.")
 @click.option("--quick", is_flag=True, help="A small budget: 20 trials of 8 epochs, 10 final rounds.")
 @click.option("--demo", is_flag=True, help="The demo's tiny budget: 8 trials of 4 epochs, 5 final rounds.")
 @click.option(
     "--workers",
+    type=AutoOrCount(limits.WORKERS),
     default="auto",
     help="Local workers: auto (one a GPU, else one a core, within the quotas of a container) or a number.",
 )
@@ -49,7 +51,7 @@ def run(
     rounds: int | None,
     quick: bool,
     demo: bool,
-    workers: str,
+    workers: int | None,
     out: Path,
     form: str,
 ) -> None:
@@ -70,8 +72,6 @@ def run(
     from hpo.storage import studies
     from hpo.study import operations
 
-    if workers != "auto" and not (workers.isdecimal() and int(workers) >= 1):
-        raise UsageError(f"--workers must be auto or a number from 1 on, got {workers!r}")
     if quick and demo:
         raise UsageError("--quick and --demo are two budgets: give one")
     budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in _asked(model, paths)]
@@ -85,7 +85,7 @@ def run(
         _print_budget(spec, small=demo or quick)
     names = [spec.name for spec in specs]
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
-    count = 0 if done else local.workers_here() if workers == "auto" else int(workers)
+    count = 0 if done else workers or local.workers_here()
     crew = local.LocalWorkers(count, url=context.url, data_dir=context.data_dir, studies=names, logs=out / "logs")
     caught = _watch(engine, names, crew)
     if caught:

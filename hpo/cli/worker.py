@@ -8,18 +8,11 @@ from collections.abc import Callable
 
 import click
 
-from hpo.cli.context import Context, pass_context
+from hpo.cli.context import AutoOrCount, Context, FiniteRange, pass_context
+from hpo.study import limits
 from hpo.worker.options import CHECKPOINT_SECONDS, LEASE_SECONDS, Options
 
 logger = logging.getLogger(__name__)
-
-
-def _lanes(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
-    if value == "auto":
-        return None
-    if value.isdecimal() and int(value) >= 1:
-        return int(value)
-    raise click.BadParameter(f"{value!r} is neither auto nor a number of lanes from 1 on")
 
 
 def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
@@ -34,14 +27,19 @@ def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
 @click.option("--study", "names", multiple=True, help="Serve this study alone; may be repeated. [default: all]")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option(
-    "--population", default="auto", callback=_lanes, help="Trials trained in lockstep: a number, or auto (measured)."
+    "--population",
+    default="auto",
+    type=AutoOrCount(limits.LANES),
+    help="Trials trained in lockstep: a number, or auto (measured).",
 )
 @click.option("--drain", is_flag=True, help="End when nothing is left to do, finals included.")
-@click.option("--max-trials", type=click.IntRange(min=1), help="End after so many trials.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, help="CPU threads; one worker a core is faster.")
+@click.option("--max-trials", type=click.IntRange(1, limits.COUNT), help="End after so many trials.")
+@click.option(
+    "--threads", type=click.IntRange(1, limits.THREADS), default=1, help="CPU threads; one worker a core is faster."
+)
 @click.option(
     "--lease",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(1, limits.SECONDS),
     default=LEASE_SECONDS,
     help="Seconds until a silent worker's slots go to others.",
 )
@@ -54,7 +52,7 @@ def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
 )
 @click.option(
     "--checkpoint",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(0, limits.SECONDS),
     default=CHECKPOINT_SECONDS,
     help="Seconds between two checkpoints of what is in training.",
 )

@@ -13,7 +13,7 @@ from hpo.files import write_atomically
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.studies import NewStudy, StudyRow
-from hpo.study import phases
+from hpo.study import limits, phases
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, spec_of
 
@@ -132,6 +132,8 @@ def extend(engine: Engine, name: str, trials: int) -> int:
         raise UsageError(f"--trials must be at least 1, got {trials}")
     row = studies.get_study(engine, name)
     total = studies.counts(engine, row.id)["search"].total
+    if total + trials > limits.TRIALS:
+        raise UsageError(f"study {name} has {total} trials; {trials} more would be above {limits.TRIALS}")
     spec = spec_of(row)
     seeds = phases.search_seeds(row.seed, total, total + trials)
     return studies.extend_study(engine, row, seeds, adaptive_from=_adaptive_from(spec))

@@ -101,7 +101,9 @@ def test_repeats(hpo: Hpo) -> None:
     assert [(one["phase"], one["repeat_group"]) for one in shown] == [("done", "ws")] * 2
     paper = [{one["label"]: one["test_values"] for one in study["final"]}["paper"] for study in shown]
     assert len(paper[0]) == len(paper[1]) == 2
-    assert "--repeat must be at least 1" in hpo.refused("study", "create", "--model", "ws", "--repeat", "0", code=2)
+    assert "'--repeat': 0 is not in the range" in hpo.refused(
+        "study", "create", "--model", "ws", "--repeat", "0", code=2
+    )
 
 
 def test_a_second_create(hpo: Hpo) -> None:
@@ -122,7 +124,7 @@ def test_extend_and_delete(hpo: Hpo) -> None:
     """More trials before confirm, none after; deleting needs a word more and takes everything along."""
     hpo.create(trials=2)
     hpo("study", "extend", "ws", "--trials", "1")
-    assert "at least 1" in hpo.refused("study", "extend", "ws", "--trials", "0", code=2)
+    assert "0 is not in the range 1<=" in hpo.refused("study", "extend", "ws", "--trials", "0", code=2)
     train(hpo)
     assert hpo.show()["trials"]["total"] == hpo.show()["trials"]["complete"] == 3
     assert "phase done" in hpo.refused("study", "extend", "ws", "--trials", "1")

@@ -160,7 +160,7 @@ def test_builtin_spec_from_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("final_rounds = 20", "final_rounds = 0", "protocol.final_rounds: must be at least 1, not 0"),
         ("confirm_rounds = 10", "confirm_rounds = 0", "protocol.confirm_rounds: must be at least 1"),
         ("batch_size = 100", "batch_size = 18001", "protocol: batch_size is 18001, but an epoch has only 18000"),
-        ("seed = 2019", f"seed = {2**63 - 1}0", f"protocol.seed: must be below {2**63}"),
+        ("seed = 2019", f"seed = {2**63 - 1}0", f"protocol.seed: must be at most {2**63 - 1}"),
         ("warmup = 0.5", "warmup = 1.5", "pruner.warmup: must be at most 1.0, not 1.5"),
         (
             'name = "tpe"',
