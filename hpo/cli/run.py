@@ -77,6 +77,7 @@ def run(
     budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in _asked(model, paths)]
     specs = [spec.with_options(trials=trials, epochs=epochs, rounds=rounds) for spec in budgets]
     for spec in specs:
+        operations.check_name(spec)
         operations.check_data(context.digits, spec)  # before a database is created for nothing
     engine = context.engine(create=True)
     new = operations.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)

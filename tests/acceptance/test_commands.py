@@ -257,6 +257,21 @@ def test_evaluate_a_study(hpo: Hpo) -> None:
     assert "1 to 64" in hpo.refused("evaluate", other, "--label", "no spaces", code=2)
 
 
+def test_an_older_name_that_begins_like_an_option(hpo: Hpo) -> None:
+    """No new study gets one; one that has it is listed, shown and exported."""
+    path = hpo.study(name="-x", trials=1)
+    assert "must begin with a letter" in hpo.refused("study", "create", "--file", path, code=2)
+    assert "must begin with a letter" in hpo.refused("run", "--file", path, code=2)
+    assert not (hpo.folder / "hpo.db").exists()
+    with pytest.MonkeyPatch.context() as patched:  # as before there was this rule
+        patched.setattr("hpo.study.operations.check_name", lambda spec: None)
+        hpo("study", "create", "--file", path)
+    assert [study["name"] for study in hpo.json("study", "list")] == ["-x"]
+    assert "phase search" in hpo("study", "show", "--", "-x").stdout
+    assert 'name = "-x"' in hpo("study", "export", "--as-created", "--", "-x").stdout
+    assert "the first a letter" in hpo.refused("evaluate", "--study", "-x", "--label", "-y", code=2)
+
+
 def test_evaluate_what(hpo: Hpo) -> None:
     """Nothing is guessed, and no database is made for nothing."""
     assert "evaluate what?" in hpo.refused("evaluate", code=2)

@@ -147,6 +147,8 @@ def test_bad_study_files(hpo: Hpo, old: str, new: str, says: str) -> None:
         (["--model", "ws", "--epochs", "0"], "'--epochs': 0 is not in the range 1<="),
         (["--model", "ws", "--seed", "-1"], "'--seed': -1 is not in the range 0<="),
         (["--model", "ws", "--name", "a:b"], "--name"),
+        *((["--model", "ws", "--name", name], "must begin with a letter") for name in ("-x", "--help", ".x", "_", "-")),
+        (["--model", "ws", "--name", "-x", "--dry-run"], "must begin with a letter"),
         (["--model", "all", "--name", "a"], "--name names one study"),
         (["--file", "nowhere.toml"], "nowhere.toml: no such file"),
     ],
