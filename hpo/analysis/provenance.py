@@ -1,5 +1,6 @@
 """Provenance: the conditions under which a study's results were obtained, and how to reproduce them."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,36 +84,50 @@ def _is_foreign(run: Run, result: StudyResult) -> bool:
 
 
 def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
-    name = result.name
+    """Lines for a shell: every name in them is quoted, or set apart where it looks like an option."""
+    name, file = result.name, _file(result.name)
     search, rounds = (_elsewhere(result, database) for database in ("again.db", "rounds.db"))
     spec, extended = result.spec, result.trials.total - result.spec.budget.trials
-    yield "the study's configuration as a file", f"hpo study export {name} --as-created > {name}.toml"
+    export = ("hpo", "study", "export")
+    yield "the study's configuration as a file", f"{_line(*export, '--as-created', name=name)} > {shlex.quote(file)}"
     reproducible = spec.sampler.name == "random" and spec.pruner.name == "none"
     yield (
         "the same study elsewhere" if reproducible else "a study like it elsewhere",
         _chained(
-            f"{search} study create --file {name}.toml",
-            *([f"{search} study extend {name} --trials {extended}"] if extended > 0 else []),
-            f"{search} worker --drain",
+            _line(*search, "study", "create", "--file", file),
+            *([_line(*search, "study", "extend", "--trials", str(extended), name=name)] if extended > 0 else []),
+            _line(*search, "worker", "--drain"),
         ),
     )
     for final in result.final:
         if final.same_as is None:
+            file = _file(f"{name}-{final.label}")
+            label = ("--label", final.label)
             yield (
                 f"{final.label} final rounds, no search",
                 _chained(
-                    f"hpo study export {name} --label {final.label} > {name}-{final.label}.toml",
-                    f"{rounds} evaluate {name}-{final.label}.toml --label {final.label} --rounds {final.planned}",
-                    f"{rounds} worker --drain",
+                    f"{_line(*export, *label, name=name)} > {shlex.quote(file)}",
+                    _line(*rounds, "evaluate", file, *label, "--rounds", str(final.planned)),
+                    _line(*rounds, "worker", "--drain"),
                 ),
             )
-    yield "all that is stored about it", f"hpo study show {name} --format json"
+    yield "all that is stored about it", _line("hpo", "study", "show", "--format", "json", name=name)
 
 
-def _elsewhere(result: StudyResult, database: str) -> str:
+def _elsewhere(result: StudyResult, database: str) -> list[str]:
     """`hpo` with another database and the study's images; the folder of images that are not bundled is not stored."""
-    data = "" if result.data_digest == BUNDLED_DIGEST else " --data FOLDER"
-    return f"hpo --db sqlite:///{database}{data}"
+    data = [] if result.data_digest == BUNDLED_DIGEST else ["--data", "FOLDER"]
+    return ["hpo", "--db", f"sqlite:///{database}", *data]
+
+
+def _line(*words: str, name: str | None = None) -> str:
+    """Words as a shell takes them, the study's name as the last; older ones may begin like an option."""
+    last = [] if name is None else ["--", name] if name.startswith("-") else [name]
+    return shlex.join([*words, *last])
+
+
+def _file(stem: str) -> str:
+    return f"./{stem}.toml" if stem.startswith("-") else f"{stem}.toml"
 
 
 def _chained(*commands: str) -> str:

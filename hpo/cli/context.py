@@ -2,9 +2,11 @@
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,6 +89,38 @@ class Context:
         from hpo.digits import load
 
         return load.load(self.data_dir)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers; NaN is in none, though no comparison excludes it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; refused where it is outside the range or none."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+class AutoOrCount(click.ParamType):  # type: ignore[type-arg]  # older click has no such argument
+    """`auto`, which is None, or a number from 1 to a limit."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.name = f"auto|1..{most}"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How the help shows it."""
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """The number; refused where it is neither."""
+        if value is None or value == "auto":
+            return None
+        text = str(value)
+        if text.isdecimal() and len(text) <= len(str(self.most)) and 1 <= int(text) <= self.most:
+            return int(text)
+        return self.fail(f"{shorten(text, 40)!r} is neither auto nor a number from 1 to {self.most}.", param, ctx)
 
 
 pass_context = click.make_pass_decorator(Context)

@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from hpo.cli.context import Context, format_option, pass_context, print_json, print_message
+from hpo.study import limits
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option("--study", "name", help="Evaluate in this study; without CONFIG its tuned configuration.")
-@click.option("--rounds", type=click.IntRange(1, 1000), help="Final rounds. [default: the study's]")
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs, if this creates the study.")
+@click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds. [default: the study's]")
+@click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs, if this creates the study.")
 @click.option("--label", help="The configuration's name in the report. [default: tuned or paper]")
 @format_option
 @pass_context

@@ -6,6 +6,9 @@ import sys
 def main() -> None:
     """Run `hpo`; Ctrl-C before it is ready is one line too."""
     try:
+        from hpo.cli.streams import prepare
+
+        prepare()
         from hpo.cli.root import root
 
         root(prog_name="hpo")

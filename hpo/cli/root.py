@@ -78,6 +78,9 @@ class Root(click.Group):
         except (click.Abort, KeyboardInterrupt):
             print_message("hpo: interrupted")
             sys.exit(INTERRUPTED)
+        except OSError as error:  # help, which click prints before it invokes anything, did not fit
+            print_message(f"hpo: {_system_error(error)}")
+            sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -94,7 +97,7 @@ class Root(click.Group):
         except Exception as error:
             known = _database_error(error, ctx.obj)
             if known is None and isinstance(error, OSError) and error.strerror:
-                known = HpoError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+                known = HpoError(_system_error(error))
             if known is None:
                 raise
             raise known from error
@@ -102,6 +105,10 @@ class Root(click.Group):
 
 def _in_a_line(message: str) -> str:
     return " ".join(message.split()).removesuffix(".")
+
+
+def _system_error(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
 
 
 def _database_error(error: BaseException, context: Context | None) -> HpoError | None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, console, format_option, pass_context, print_message
+from hpo.cli.context import AutoOrCount, Context, console, format_option, pass_context, print_message
 from hpo.cli.report import write_report
+from hpo.study import limits
+from hpo.worker import signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -26,12 +28,17 @@ POLL_SECONDS = 1.0
 @click.command()
 @click.option("--model", multiple=True, help="A model to compare; may be repeated. [default: all three]")
 @click.option("--file", "paths", type=click.Path(path_type=Path), multiple=True, help="A study file; may be repeated.")
-@click.option("--trials", type=int, help="Search trials of each model.")
-@click.option("--epochs", type=int, help="Epochs of every training.")
-@click.option("--rounds", type=int, help="Final rounds of each configuration.")
+@click.option("--trials", type=click.IntRange(0, limits.TRIALS), help="Search trials of each model.")
+@click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs of every training.")
+@click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds of each configuration.")
 @click.option("--quick", is_flag=True, help="A small budget: 20 trials of 8 epochs, 10 final rounds.")
 @click.option("--demo", is_flag=True, help="The demo's tiny budget: 8 trials of 4 epochs, 5 final rounds.")
-@click.option("--workers", default="auto", help="Local workers: auto (one a GPU, else one a core) or a number.")
+@click.option(
+    "--workers",
+    type=AutoOrCount(limits.WORKERS),
+    default="auto",
+    help="Local workers: auto (one a GPU, else one a core, within the quotas of a container) or a number.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default="report", help="The report's folder.")
 @format_option
 @pass_context
@@ -44,7 +51,7 @@ def run(
     rounds: int | None,
     quick: bool,
     demo: bool,
-    workers: str,
+    workers: int | None,
     out: Path,
     form: str,
 ) -> None:
@@ -65,13 +72,12 @@ def run(
     from hpo.storage import studies
     from hpo.study import operations
 
-    if workers != "auto" and not (workers.isdecimal() and int(workers) >= 1):
-        raise UsageError(f"--workers must be auto or a number from 1 on, got {workers!r}")
     if quick and demo:
         raise UsageError("--quick and --demo are two budgets: give one")
     budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in _asked(model, paths)]
     specs = [spec.with_options(trials=trials, epochs=epochs, rounds=rounds) for spec in budgets]
     for spec in specs:
+        operations.check_name(spec)
         operations.check_trainable(context.digits, spec)  # before a database is created for nothing
     engine = context.engine(create=True)
     new = operations.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
@@ -80,14 +86,14 @@ def run(
         _print_budget(spec, small=demo or quick)
     names = [spec.name for spec in specs]
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
-    count = 0 if done else local.workers_here() if workers == "auto" else int(workers)
+    count = 0 if done else workers or local.workers_here()
     crew = local.LocalWorkers(
         count, url=context.url_to_pass, data_dir=context.data_dir, studies=names, logs=out / "logs"
     )
-    signals = _watch(engine, names, crew)
-    if signals:
+    caught = _watch(engine, names, crew)
+    if caught:
         print_message("stopped: the same command continues from here")
-        raise SystemExit(128 + signals[0])
+        raise SystemExit(128 + caught[0])
     write_report(context, engine, out, form, names)
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
 
@@ -125,10 +131,7 @@ def _caught_signals(wake: threading.Event) -> Iterator[list[int]]:
         caught.append(number)
         wake.set()
 
-    stopping = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup a closed terminal does not stop it
-        stopping.append(signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in stopping}
+    before = {number: signal.signal(number, on_signal) for number in signals.stopping()}
     try:
         yield caught
     finally:
@@ -162,7 +165,7 @@ def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list
             if caught:
                 progress.console.print("stopping: the workers finish their epoch and give their trials back")
         finally:
-            crew.stop(hurry=lambda: len(caught) > 1)
+            crew.stop(hurry=lambda: sum(number != signal.SIGHUP for number in caught) > 1)
         return caught
 
 

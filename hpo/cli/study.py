@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli.context import Context, format_option, pass_context, print_json, print_message, print_table
+from hpo.study import limits
 
 if TYPE_CHECKING:
     from hpo.study.spec import StudySpec
@@ -31,11 +32,15 @@ def study() -> None:
     type=click.Path(path_type=Path),
     help="A study file, like studies/ws.toml, or the JSON of `study export`.",
 )
-@click.option("--trials", type=int, help="Search trials, the paper's configuration included.")
-@click.option("--epochs", type=int, help="Epochs of every training.")
-@click.option("--rounds", type=int, help="Final rounds of each configuration.")
-@click.option("--seed", type=int, help="Seed of the search.")
-@click.option("--repeat", type=int, default=1, help="Independent repeats, each with its own seed.")
+@click.option(
+    "--trials", type=click.IntRange(0, limits.TRIALS), help="Search trials, the paper's configuration included."
+)
+@click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs of every training.")
+@click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds of each configuration.")
+@click.option("--seed", type=click.IntRange(0, limits.SEED), help="Seed of the search.")
+@click.option(
+    "--repeat", type=click.IntRange(1, limits.REPEATS), default=1, help="Independent repeats, each with its own seed."
+)
 @click.option("--skip-if-exists", is_flag=True, help="If the study exists, change nothing and exit with 0.")
 @click.option("--dry-run", is_flag=True, help="Check everything and report what would be created.")
 @format_option
@@ -157,7 +162,7 @@ def show(context: Context, name: str, form: str) -> None:
 
 @study.command()
 @click.argument("name")
-@click.option("--trials", type=int, required=True, help="How many more; at least 1.")
+@click.option("--trials", type=click.IntRange(1, limits.TRIALS), required=True, help="How many more.")
 @pass_context
 def extend(context: Context, name: str, trials: int) -> None:
     """Add search trials to a study.

@@ -3,6 +3,7 @@
 import click
 
 from hpo.cli.context import Context, format_option, pass_context, print_json, print_table
+from hpo.study import limits
 
 
 @click.group()
@@ -17,7 +18,7 @@ def trial() -> None:
 
 @trial.command(name="show")
 @click.argument("name")
-@click.argument("number", type=int)
+@click.argument("number", type=click.IntRange(0, limits.COUNT))
 @format_option
 @pass_context
 def show(context: Context, name: str, number: int, form: str) -> None:

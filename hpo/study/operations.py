@@ -13,7 +13,7 @@ from hpo.files import write_atomically
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.studies import NewStudy, StudyRow
-from hpo.study import phases
+from hpo.study import limits, phases
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, spec_of
 from hpo.training.augmentation import SAMPLES_PER_PAIR
@@ -21,7 +21,7 @@ from hpo.training.augmentation import SAMPLES_PER_PAIR
 Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
 MOST_BATCH = 10_000  # samples
 MOST_VALIDATION_PAIRS = 100_000
-_LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class NotNow(HpoError):
@@ -46,6 +46,8 @@ def repeats(specs: Sequence[StudySpec], repeat: int) -> list[tuple[StudySpec, st
         raise UsageError(f"--repeat must be at least 1, got {repeat}")
     if len({spec.name for spec in specs}) < len(specs):
         raise UsageError("--name names one study; with --model all each takes its model's name")
+    for spec in specs:
+        check_name(spec)
     if repeat == 1:
         return [(spec, None) for spec in specs]
     return [
@@ -53,6 +55,12 @@ def repeats(specs: Sequence[StudySpec], repeat: int) -> list[tuple[StudySpec, st
         for spec in specs
         for i in range(repeat)
     ]
+
+
+def check_name(spec: StudySpec) -> None:
+    """Raise UsageError where a new name begins like an option or a hidden file; older studies may have such a name."""
+    if not spec.name[0].isalnum():
+        raise UsageError(f"study name {spec.name!r}: must begin with a letter or a digit; --name gives it another")
 
 
 def check_trainable(digits: Digits, spec: StudySpec) -> None:
@@ -93,7 +101,9 @@ def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) ->
         check_trainable(digits, spec)
         existing = studies.find_study(engine, spec.name)
         new.append(existing is None)
-        if existing is not None:
+        if existing is None:
+            check_name(spec)
+        else:
             _compare(existing, spec, digits, skip)
     return new
 
@@ -160,6 +170,8 @@ def extend(engine: Engine, name: str, trials: int) -> int:
         raise UsageError(f"--trials must be at least 1, got {trials}")
     row = _whole_study(engine, name)
     total = studies.counts(engine, row.id)["search"].total
+    if total + trials > limits.TRIALS:
+        raise UsageError(f"study {name} has {total} trials; {trials} more would be above {limits.TRIALS}")
     spec = spec_of(row)
     seeds = phases.search_seeds(row.seed, total, total + trials)
     return studies.extend_study(engine, row, seeds, adaptive_from=_adaptive_from(spec))
@@ -230,7 +242,9 @@ def evaluate(
     exist, it is created without a search.
     """
     if label is not None and not _LABEL.fullmatch(label):
-        raise UsageError(f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-'")
+        raise UsageError(
+            f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
+        )
     row = _study_to_evaluate(engine, digits, file, name, rounds, epochs)
     spec = spec_of(row)
     label, params = _configuration(row, spec, file, label)

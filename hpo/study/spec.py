@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 import hpo
 from hpo.errors import SpecError
 from hpo.files import read_bounded
+from hpo.study import limits
 from hpo.study.spec_errors import explain, near, shown
 from hpo.training.augmentation import SAMPLES_PER_PAIR
 
@@ -39,14 +40,13 @@ _LIMITS: Mapping[str, tuple[float, bool, float, bool]] = {  # low, inclusive?, h
 }
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # no colon: `NAME:confirm` and `NAME:final` are studies that hpo makes
-_MAX_TRIALS = 100_000
 _LONGEST_LINE = 300  # characters of a study's file, comments aside
 
-Count = Annotated[int, Field(ge=1, le=10_000_000)]
-Trials = Annotated[int, Field(ge=0, le=_MAX_TRIALS)]
-Few = Annotated[int, Field(ge=1, le=1000)]
+Count = Annotated[int, Field(ge=1, le=limits.COUNT)]
+Trials = Annotated[int, Field(ge=0, le=limits.TRIALS)]
+Few = Annotated[int, Field(ge=1, le=limits.ROUNDS)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, le=limits.SEED)]
 
 
 class _Record(BaseModel):

@@ -1,6 +1,7 @@
 """How many lanes a population should have: measured on the device, in a second or two."""
 
 import math
+import resource
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -42,11 +43,13 @@ def choose_lanes(
     device: torch.device,
     candidates: Iterable[int] | None = None,
     most: int | None = None,
+    free: int | None = None,
 ) -> Size:
     """The fewest lanes that are within 5% of the fastest tried; candidates ascend.
 
-    Larger ones are tried until one is slower, would not fit into memory, or is above `most`. Nothing
-    that is trained here is kept. Raises torch's error where not even the first fits.
+    Larger ones are tried until one is slower, would not fit into memory, or is above `most`; `free` is what a CPU's
+    trainings may take, in bytes, None: whatever they need. Nothing that is trained here is kept. Raises torch's error
+    where not even the first fits.
     """
     if candidates is None:
         candidates = CUDA_LANES if device.type == "cuda" else CPU_LANES
@@ -56,8 +59,9 @@ def choose_lanes(
     table, _ = draw_training(pool, 0, math.ceil(enough / SAMPLES_PER_PAIR))
     table = PairTable(**{name: getattr(table, name)[:enough] for name in ("image", "shift", "digit")})
     measured: dict[int, float] = {}
+    before = _resident()
     for lanes in candidates:
-        if not _fits(lanes, measured, samples, device):
+        if not _fits(lanes, measured, samples, device, _resident() - before, free):
             break
         try:
             measured[lanes] = _milliseconds(model, lanes, pool, table, batch, device)
@@ -89,13 +93,25 @@ def _milliseconds(model: str, lanes: int, pool: ImagePool, table: PairTable, bat
     return 1000 * min(times) / math.ceil(len(table) / batch) / lanes
 
 
-def _fits(lanes: int, measured: Mapping[int, float], samples: int, device: torch.device) -> bool:
-    """Whether so many lanes fit into the free memory, by the peak of the last, smaller population."""
-    if device.type != "cuda" or not measured:
+def _fits(
+    lanes: int, measured: Mapping[int, float], samples: int, device: torch.device, grown: int, free: int | None
+) -> bool:
+    """Whether so many lanes fit into the free memory, by the peak of the last, smaller population.
+
+    On a CPU the peak is what the process has `grown` by, and `free` what there was before, both in bytes.
+    """
+    if not measured:
         return True
     last = list(measured)[-1]
-    peak = torch.cuda.max_memory_allocated(device)
     tables = samples * 2 * 8 * 5  # bytes: image and digit of both images of a sample, and their order
-    free, _ = torch.cuda.mem_get_info(device)
+    if device.type != "cuda":
+        return free is None or lanes * (grown / last + tables) < MEMORY * free
+    peak = torch.cuda.max_memory_allocated(device)
+    unused, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return lanes * (peak / last + tables) < MEMORY * (free + cached)
+    return lanes * (peak / last + tables) < MEMORY * (unused + cached)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has had at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hpo import machine
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
@@ -87,7 +88,13 @@ class Lanes:
         """As many lanes as are fastest for a group, measured once."""
         if group not in self._measured:
             size = choose_lanes(
-                group.model, self.draws.pool, samples=samples, batch=group.batch, device=self.device, most=self._most
+                group.model,
+                self.draws.pool,
+                samples=samples,
+                batch=group.batch,
+                device=self.device,
+                most=self._most,
+                free=machine.free_memory(),
             )
             logger.info("%s: %s", group.model, size)
             self._measured[group] = size.lanes

@@ -146,9 +146,14 @@ def places(engine: Engine, artifacts: str | None) -> tuple[Store, Path]:
 
 
 def default_folder(engine: Engine) -> Path:
-    """Beside a SQLite file, else in the user's data folder."""
+    """Beside a SQLite file, else in the user's data folder; NoArtifacts for a user without one."""
     if engine.dialect.name == "sqlite":
         return Path(f"{engine.url.database}.artifacts")
     from platformdirs import user_data_path
 
-    return user_data_path("hpo") / "artifacts"
+    try:
+        return user_data_path("hpo") / "artifacts"
+    except RuntimeError as error:
+        raise NoArtifacts(
+            "this user has no home folder for checkpoints; name one with --artifacts or HPO_ARTIFACTS"
+        ) from error

@@ -24,6 +24,7 @@ from hpo.study.projection import project
 from hpo.study.search import Search
 from hpo.training import draws
 from hpo.training.population import EpochReport, LaneState
+from hpo.worker import signals
 from hpo.worker.aside import SetAside
 from hpo.worker.backoff import Backoff
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
@@ -144,14 +145,19 @@ class Worker:
         return 1 if self.aside.names else 0
 
     def listen(self) -> None:
-        """Stop at the next training step on SIGTERM and SIGINT; a second signal kills."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Stop at the next training step on SIGTERM, SIGINT and, but for nohup, SIGHUP; a second one kills."""
+        for number in signals.stopping():
             signal.signal(number, self._on_signal)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Stop at the next training step, as if this signal had come; any thread may call it."""
+        if self._signal is None:
+            self._signal = number
         self._wake.set()
-        signal.signal(number, signal.SIG_DFL)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.stop(number)
+        signal.signal(number, signals.after_first(number))
 
     def _give_back(self) -> None:
         """Checkpoint what is in training and release its slots."""

@@ -104,7 +104,9 @@ def test_repeats(hpo: Hpo) -> None:
     assert [(one["phase"], one["repeat_group"]) for one in shown] == [("done", "ws")] * 2
     paper = [{one["label"]: one["test_values"] for one in study["final"]}["paper"] for study in shown]
     assert len(paper[0]) == len(paper[1]) == 2
-    assert "--repeat must be at least 1" in hpo.refused("study", "create", "--model", "ws", "--repeat", "0", code=2)
+    assert "'--repeat': 0 is not in the range" in hpo.refused(
+        "study", "create", "--model", "ws", "--repeat", "0", code=2
+    )
 
 
 def test_a_second_create(hpo: Hpo) -> None:
@@ -125,7 +127,7 @@ def test_extend_and_delete(hpo: Hpo) -> None:
     """More trials before confirm, none after; deleting needs a word more and takes everything along."""
     hpo.create(trials=2)
     hpo("study", "extend", "ws", "--trials", "1")
-    assert "at least 1" in hpo.refused("study", "extend", "ws", "--trials", "0", code=2)
+    assert "0 is not in the range 1<=" in hpo.refused("study", "extend", "ws", "--trials", "0", code=2)
     train(hpo)
     assert hpo.show()["trials"]["total"] == hpo.show()["trials"]["complete"] == 3
     assert "phase done" in hpo.refused("study", "extend", "ws", "--trials", "1")
@@ -263,6 +265,21 @@ def test_evaluate_a_study(hpo: Hpo) -> None:
     assert "1 to 64" in hpo.refused("evaluate", other, "--label", "no spaces", code=2)
 
 
+def test_an_older_name_that_begins_like_an_option(hpo: Hpo) -> None:
+    """No new study gets one; one that has it is listed, shown and exported."""
+    path = hpo.study(name="-x", trials=1)
+    assert "must begin with a letter" in hpo.refused("study", "create", "--file", path, code=2)
+    assert "must begin with a letter" in hpo.refused("run", "--file", path, code=2)
+    assert not (hpo.folder / "hpo.db").exists()
+    with pytest.MonkeyPatch.context() as patched:  # as before there was this rule
+        patched.setattr("hpo.study.operations.check_name", lambda spec: None)
+        hpo("study", "create", "--file", path)
+    assert [study["name"] for study in hpo.json("study", "list")] == ["-x"]
+    assert "phase search" in hpo("study", "show", "--", "-x").stdout
+    assert 'name = "-x"' in hpo("study", "export", "--as-created", "--", "-x").stdout
+    assert "the first a letter" in hpo.refused("evaluate", "--study", "-x", "--label", "-y", code=2)
+
+
 def test_evaluate_what(hpo: Hpo) -> None:
     """Nothing is guessed, and no database is made for nothing."""
     assert "evaluate what?" in hpo.refused("evaluate", code=2)
@@ -301,6 +318,25 @@ def test_run_goes_on_after_ctrl_c(hpo: Hpo) -> None:
     assert hpo.json("trial", "show", "ws", "0")["attempt"] == 2
     assert again.stderr.splitlines()[-1] == f"report: {hpo.folder / 'report' / 'report.html'}"
     assert (hpo.folder / "report" / "report.html").exists()
+
+
+def test_a_killed_run_takes_its_workers_with_it(hpo: Hpo) -> None:
+    """While it runs a second one says so; killed, it says nothing to its workers, and they end as on a signal."""
+    path = hpo.study(trials=1, epochs=1000, confirm_rounds=1, rounds=1)
+    words = ["run", "--file", str(path), "--workers", "1"]
+    process = hpo.start(*words)
+    (_, _, worker), *_ = wait_until(lambda: [slot for slot in hpo.running() if slot[1]])
+    err = hpo(*words, code=1).stderr
+    assert err.splitlines()[-1].startswith(f"hpo: `hpo run` is at work here already: process {process.pid}, ")
+    process.kill()
+    wait_until(lambda: not Path(f"/proc/{worker.split(':')[-2]}").exists())
+    assert hpo.running() == []
+    log = (hpo.folder / "report" / "logs" / "worker-0.log").read_text()
+    assert log.count("the process that started this worker has ended") == log.count("given back") == 1
+    again = hpo.start(*words)  # nothing is in its way
+    wait_until(hpo.running)
+    again.send_signal(signal.SIGTERM)
+    finish(again, 143)
 
 
 def test_run_tells_what_failed(hpo: Hpo) -> None:

@@ -115,14 +115,15 @@ def test_a_worker_takes_up_the_slot_that_it_lost(hpo: Hpo) -> None:
     assert again.attempt == 3
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_gives_the_slots_back(hpo: Hpo, number: signal.Signals, code: int) -> None:
     """At the next step; the attempt is not used up and the next worker goes on with the same trial."""
     hpo.create(trials=2, epochs=200, confirm_rounds=1, rounds=1)
     worker = hpo.start("worker", "--device", "cpu", "--population", "2")
     wait_until(lambda: any(epoch > 0 for _, epoch, _ in hpo.running()))
     held = {slot for slot, _, _ in hpo.running()}
-    worker.send_signal(number)
+    for _ in range(2 if number == signal.SIGHUP else 1):  # a terminal's end sends it twice
+        worker.send_signal(number)
     _, err = finish(worker, code)
     assert "Traceback" not in err
     assert err.count("given back") == len(held) == 2
@@ -137,6 +138,24 @@ def test_a_signal_gives_the_slots_back(hpo: Hpo, number: signal.Signals, code: i
         engine.dispose()
     counts = hpo.show()["trials"]
     assert (counts["waiting"], counts["running"], counts["total"]) == (2, 0, 2)
+
+
+def test_nohup_is_honoured(hpo: Hpo) -> None:
+    """A worker that was started to outlive its terminal trains on when that is gone."""
+    hpo.create(trials=1, confirm_rounds=1, rounds=1)
+    hpo("study", "pause", "ws")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        worker = hpo.start("worker", "--device", "cpu")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    said = Said(worker)
+    wait_until(lambda: said.count("worker "))
+    worker.send_signal(signal.SIGHUP)
+    hpo("study", "resume", "ws")
+    wait_until(lambda: hpo.show()["phase"] == "done")
+    worker.send_signal(signal.SIGTERM)
+    finish(worker, 143)
 
 
 def test_a_signal_ends_a_worker_whose_database_is_locked(hpo: Hpo) -> None:

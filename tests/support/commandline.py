@@ -93,7 +93,7 @@ class Hpo:
     def __call__(self, *words: str | Path, code: int = 0) -> Result:
         """Run a command to its end, which must be this exit code; returns what it printed."""
         environment = {"HPO_DATABASE_URL": self.url, "HPO_DATA_DIR": None}
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         threads = torch.get_num_threads()
         try:
             result = CliRunner(env=environment).invoke(root, [str(word) for word in words], prog_name="hpo")

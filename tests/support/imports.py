@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # top down; a room imports from lower f
     ("study",),
     ("storage", "digits"),
     ("training",),
-    ("files", "text"),
+    ("files", "machine", "text"),
     ("errors",),
     ("__init__",),
 )

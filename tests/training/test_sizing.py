@@ -44,3 +44,10 @@ def test_most_below_every_candidate_is_the_candidate(pool: ImagePool) -> None:
     """Two trials on a device whose smallest population is larger get a population of two."""
     size = sizing.choose_lanes("simple", pool, samples=180, batch=20, device=CPU, candidates=(8, 16), most=2)
     assert (size.lanes, list(size.milliseconds)) == (2, [2])
+
+
+@pytest.mark.parametrize(("free", "tried"), [(0, [1]), (10**5, [1]), (10**12, [1, 2])])
+def test_no_more_lanes_than_memory_allows(pool: ImagePool, free: int, tried: list[int]) -> None:
+    """In a container that is nearly full the smallest population is taken, instead of being killed for more."""
+    size = sizing.choose_lanes("simple", pool, samples=10**4, batch=20, device=CPU, free=free)
+    assert list(size.milliseconds)[:2] == tried

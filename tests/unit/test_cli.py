@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from hpo import __version__
 from hpo.cli import doctor
+from hpo.cli.context import FiniteRange
 from hpo.cli.root import COMMANDS, root
 from hpo.digits import download, load
 from hpo.errors import HpoError, UsageError
@@ -166,6 +167,55 @@ def test_a_url_file_that_never_ends(hpo: Hpo, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for file in ("pipe", "/dev/zero"):
         assert "not a regular file" in hpo.refused("study", "list", code=2, HPO_DATABASE_URL_FILE=file)
+
+
+# --- Numbers ------------------------------------------------------------------------------------------------
+
+
+def test_every_number_is_bounded() -> None:
+    """Options and arguments, on both sides, and NaN is in no range; the help shows the range."""
+    numbers = [
+        (path, parameter)
+        for path, command in ALL.items()
+        for parameter in command.params
+        if isinstance(parameter.type, type(click.INT) | type(click.FLOAT))
+    ]
+    assert len(numbers) > 10
+    for path, parameter in numbers:
+        bounds = parameter.type
+        assert isinstance(bounds, click.IntRange | FiniteRange), (path, parameter.name)
+        assert bounds.min is not None, (path, parameter.name)
+        assert bounds.max is not None, (path, parameter.name)
+        if isinstance(parameter, click.Option):
+            shown = parameter.get_help_record(click.Context(ALL[path]))
+            assert shown is not None
+            assert f"<={bounds.max}" in "".join(shown[1].split()), (path, parameter.name)
+
+
+@pytest.mark.parametrize("number", ["nan", "-nan", "inf", "-inf", "1e400", "0", "-1", "1e9", "", "x", "9" * 5000])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("worker", "--lease"),
+        ("worker", "--population"),
+        ("worker", "--threads"),
+        ("worker", "--max-trials"),
+        ("run", "--workers"),
+        ("run", "--epochs"),
+        ("study create", "--repeat"),
+        ("study extend x", "--trials"),
+        ("evaluate", "--rounds"),
+    ],
+)
+def test_numbers_that_are_none(hpo: Hpo, command: str, option: str, number: str) -> None:
+    """One line that names the option, and nothing is begun."""
+    assert option in hpo.refused(*command.split(), option, number, code=2)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "1e400"])
+def test_seconds_between_checkpoints(hpo: Hpo, number: str) -> None:
+    """None at all is allowed, endless ones are not."""
+    assert "--checkpoint" in hpo.refused("worker", "--checkpoint", number, code=2)
 
 
 # --- Imports ------------------------------------------------------------------------------------------------

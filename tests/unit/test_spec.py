@@ -104,7 +104,7 @@ def test_builtin_spec_from_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("startup_trials = 30", "startup_trials = -3", "sampler.startup_trials: must be at least 0, not -3"),
         ("final_rounds = 20", "final_rounds = 0", "protocol.final_rounds: must be at least 1, not 0"),
         ("confirm_rounds = 10", "confirm_rounds = 0", "protocol.confirm_rounds: must be at least 1"),
-        ("seed = 2019", f"seed = {2**63 - 1}0", f"protocol.seed: must be below {2**63}"),
+        ("seed = 2019", f"seed = {2**63 - 1}0", f"protocol.seed: must be at most {2**63 - 1}"),
         ("warmup = 0.5", "warmup = 1.5", "pruner.warmup: must be at most 1.0, not 1.5"),
         (
             'name = "tpe"',
