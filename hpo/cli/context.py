@@ -49,6 +49,12 @@ class Context:
         """What other processes must be given to open this database; None where HPO_DATABASE_URL_FILE says it."""
         return None if self.url_file else self.url
 
+    @property
+    def log_options(self) -> list[str]:
+        """The global options with which other processes log as this one does."""
+        flag = "--verbose" if self.verbosity > 0 else "--quiet"
+        return ["--log-format", self.log_format, *[flag] * abs(self.verbosity)]
+
     def log(self, worker: str = "") -> None:
         """Install the log as the global options ask; `worker` is a short name that stands in every line."""
         logs.install(self.log_format, self.verbosity, worker)

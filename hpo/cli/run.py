@@ -88,7 +88,12 @@ def run(
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
     count = 0 if done else workers or local.workers_here()
     crew = local.LocalWorkers(
-        count, url=context.url_to_pass, data_dir=context.data_dir, studies=names, logs=out / "logs"
+        count,
+        url=context.url_to_pass,
+        data_dir=context.data_dir,
+        studies=names,
+        logs=out / "logs",
+        options=context.log_options,
     )
     caught = _watch(engine, names, crew)
     if caught:

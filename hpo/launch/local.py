@@ -44,9 +44,16 @@ class LocalWorkers:
     """`hpo worker --drain` processes, each with a log file for its output."""
 
     def __init__(
-        self, count: int, *, url: str | None, data_dir: Path | None, studies: Sequence[str], logs: Path
+        self,
+        count: int,
+        *,
+        url: str | None,
+        data_dir: Path | None,
+        studies: Sequence[str],
+        logs: Path,
+        options: Sequence[str] = (),
     ) -> None:
-        """Prepare the workers; `start` starts them.
+        """Prepare the workers; `start` starts them. `options` are global ones, of how to log.
 
         `url` and the data folder are passed in the environment, to keep a password out of the process list; without
         a `url` the environment has HPO_DATABASE_URL_FILE.
@@ -57,6 +64,7 @@ class LocalWorkers:
         if data_dir is not None:
             self._environment["HPO_DATA_DIR"] = str(data_dir)
         self._arguments = [
+            *options,
             "worker",
             "--drain",
             "--stop-with-stdin",

@@ -353,6 +353,15 @@ def test_run_tells_what_failed(hpo: Hpo) -> None:
     assert "a worker ended with exit code 1: hpo: --device cuda:7" in err
 
 
+def test_run_has_its_workers_log_as_it_does(hpo: Hpo) -> None:
+    """--log-format and -v are theirs too: every line is an object, with what is only worth a line to who asked."""
+    hpo(
+        "--log-format", "json", "-v", "run", "--file", hpo.study(trials=1, confirm_rounds=1, rounds=1), "--workers", "1"
+    )
+    lines = (hpo.folder / "report" / "logs" / "worker-0.log").read_text().splitlines()
+    assert {"debug", "info"} <= {json.loads(line)["level"] for line in lines}
+
+
 def test_run_is_refused_before_it_starts(hpo: Hpo) -> None:
     """Wrong options and files make no database and start nothing."""
     for words in (
