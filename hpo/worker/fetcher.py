@@ -75,6 +75,18 @@ class Fetcher:
                 logger.warning("study %s uses other images than %s; skipped", row.name, self._digits.source)
         return [row for row in rows if row.data_digest == self._digits.digest and self._is_sound(row)]
 
+    def unserved(self) -> list[str]:
+        """Why studies that were asked for by name are not done though nothing of them can be claimed, a phrase each."""
+        reasons = []
+        for row in studies.list_studies(self._engine):
+            if row.name not in self._names or row.phase == "done" or row in self._aside:
+                continue
+            if row.data_digest != self._digits.digest:
+                reasons.append(f"{row.name} uses other images (--data)")
+            elif row.paused:
+                reasons.append(f"{row.name} is paused (`hpo study resume {row.name}`)")
+        return reasons
+
     def _is_sound(self, row: StudyRow) -> bool:
         """Whether the study is not set aside; one whose spec cannot be read is from now on."""
         if row not in self._aside:

@@ -95,6 +95,7 @@ class Worker:
         self._backoff = Backoff()
         self._fetched: Future[list[Job]] | None = None  # slots on their way
         self._refills = 0  # since the group was chosen
+        self._unserved: list[str] = []  # why studies asked for by name are not done
         self._signal: int | None = None
         self._wake = threading.Event()
 
@@ -137,12 +138,14 @@ class Worker:
         return self._code()
 
     def _code(self) -> int:
-        """The exit code: 1 where a study was set aside, after a line that names it."""
+        """The exit code: 1 where a study was set aside or, though asked for by name, not served; a line names it."""
         if self.aside.names:
             logger.error("not all is done, these studies were left alone: %s", ", ".join(self.aside.names))
+        if self._unserved:
+            logger.error("not all is done: study %s", ", study ".join(self._unserved))
         if self._signal is not None:
             return 128 + self._signal
-        return 1 if self.aside.names else 0
+        return 1 if self.aside.names or self._unserved else 0
 
     def listen(self) -> None:
         """Stop at the next training step on SIGTERM, SIGINT and, but for nohup, SIGHUP; a second one kills."""
@@ -227,6 +230,7 @@ class Worker:
         if self.fetcher.claimable(rows):
             return True
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
+            self._unserved = self.fetcher.unserved()
             return False
         self._wake.wait(POLL_SECONDS)
         return True

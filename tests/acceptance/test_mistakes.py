@@ -248,6 +248,7 @@ def test_other_data_is_left_alone(hpo: Hpo, mnist: Path) -> None:
     hpo("study", "create", "--file", path)
     err = hpo("--data", mnist, *DRAIN).stderr
     assert "uses other images than" in err
+    assert "not all is done: study ws uses other images" in hpo("--data", mnist, *DRAIN, "--study", "ws", code=1).stderr
     assert hpo.show()["trials"]["waiting"] == 1
     line = hpo.refused("--data", mnist, "study", "create", "--file", path, "--skip-if-exists")
     assert "data: digest" in line

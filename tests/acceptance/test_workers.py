@@ -257,6 +257,19 @@ def test_a_pause_ends_a_drain(hpo: Hpo) -> None:
     check_exact(hpo.url, "ws", search=2, confirm=4, rounds=2)
 
 
+def test_a_drain_of_a_paused_study_by_name_is_not_done(hpo: Hpo) -> None:
+    """Whoever names it is told why nothing happened, with code 1; another study that is named too is served."""
+    hpo.create(trials=1)
+    hpo.create(name="other", model="simple", trials=1, confirm_rounds=1, rounds=1)
+    hpo("study", "pause", "ws")
+    worker = hpo(*DRAIN, "--study", "ws", "--study", "other", code=1)
+    assert "not all is done: study ws is paused (`hpo study resume ws`)" in worker.stderr
+    assert "done" in hpo("study", "list").stdout
+    hpo("study", "resume", "ws")
+    hpo(*DRAIN, "--study", "ws", "--study", "other")
+    assert hpo.show()["phase"] == "done"
+
+
 def test_a_pause_ends_a_drain_whatever_a_dead_worker_held(hpo: Hpo) -> None:
     """It does not wait for a slot that nobody may take up; after resume the same trial is done."""
     hpo.create(trials=2)
