@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # CI does so; by hand it would only take longer.
 COVERAGE ?=
 
-# A CPU's instruction sets decide how float32 rounds, so trainings are held against plain loops under several of them.
+# A CPU's instruction sets decide how float32 rounds, so all of tests/training runs under several of them.
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
@@ -31,7 +31,7 @@ test: $(READY)  ## lint, format, types and all tests but the long ones
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(COVERAGE)
-	printf '%s\n' $(NUMERICS) | xargs -P 2 -I '{}' env '{}' $(BIN)/pytest -q tests/training -k plain
+	printf '%s\n' $(NUMERICS) | xargs -P 2 -I '{}' env '{}' $(BIN)/pytest -q tests/training -m 'not long'
 
 test-long: $(READY)  ## the README, command by command, as it stands there
 	$(BIN)/pytest -q -m long
