@@ -81,6 +81,8 @@ slots = Table(
     Column("attempt", Integer, nullable=False, default=0),  # claims so far, releases included
     Column("expiries", Integer, nullable=False, default=0),  # attempts used up: lost leases without progress
     Column("failures", Integer, nullable=False, default=0),  # exceptions in the model's code so far
+    Column("failed_on", String(WORKER_LENGTH)),  # the worker on which it raised last, while another is to try it
+    Column("reserved_until", Float),  # until then that worker leaves it to others that live
     Column("epoch", Integer, nullable=False, default=0),  # the furthest epoch ever reported
     Column("lease_epoch", Integer, nullable=False, default=0),  # the epoch when the present lease was given
     Column("worker", String(WORKER_LENGTH)),
@@ -123,4 +125,36 @@ openings = Table(
     Column("attempt", Integer, nullable=False),
     Column("worker", String(WORKER_LENGTH), nullable=False),
     Column("opened_at", Float, nullable=False),
+)
+
+database = Table(
+    "hpo_database",  # one row
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("identity", String(32), nullable=False),  # random: another one is another database at the same place
+    Column("key", String(64), nullable=False),  # random, hexadecimal: seals what workers keep in files
+    CheckConstraint("id = 1", name="one_row"),
+)
+
+workers = Table(
+    "hpo_workers",  # one row a life
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(WORKER_LENGTH), nullable=False, unique=True),
+    Column("host", String(200), nullable=False),
+    Column("device", String(200), nullable=False),
+    Column("lanes", Integer),  # in its population; null before it has one
+    Column("study_names", Text),  # JSON list of the studies that it serves; null: all
+    Column("data_digest", String(64), nullable=False),
+    Column("code_digest", String(64)),  # of the sources that train
+    Column("version", String(64), nullable=False),  # of hpo
+    Column("completed", Integer, nullable=False, default=0),  # trainings that ended with a result
+    Column("failed", Integer, nullable=False, default=0),  # trainings that raised
+    Column("started_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    Column("alive_until", Float, nullable=False, index=True),  # taken for dead from then on
+    Column("stop_requested", Boolean, nullable=False, default=False),  # it is to end as on SIGTERM
+    Column("left_at", Float),
+    Column("left_why", Text),
+    sqlite_autoincrement=True,
 )

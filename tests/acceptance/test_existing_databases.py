@@ -34,7 +34,7 @@ def unpack(hpo: Hpo, packed: Path) -> None:
 def table_of(hpo: Hpo, record: str) -> dict[tuple[str, str], str]:
     """The test accuracies in the report of a record, by model and configuration."""
     unpack(hpo, ROOT / "bench" / "records" / f"{record}.db.gz")
-    hpo("db", "check")
+    hpo("db", "upgrade")
     rows = [row for row in hpo.json("report", "--out", "report")["table"] if row["study"]]
     assert {row["test"]["n"] for row in rows} == {20}
     return {

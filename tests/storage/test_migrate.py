@@ -100,7 +100,7 @@ def test_upgrade_makes_an_empty_database_too(empty: Engine) -> None:
 def test_a_database_of_optunas_alone(empty: Engine) -> None:
     """Somebody's own Optuna database is not changed unless they ask for it."""
     migrate.create_or_check(empty)
-    change(empty, *(f"DROP TABLE {t}" for t in ("hpo_openings", "hpo_slots", "hpo_studies", "hpo_alembic_version")))
+    change(empty, *(f"DROP TABLE {table}" for table in [*reversed(metadata.sorted_tables), "hpo_alembic_version"]))
     for look in (migrate.check, migrate.create_or_check):
         with pytest.raises(SchemaError, match="has no tables of hpo's; run `hpo db upgrade`"):
             look(empty)
@@ -152,11 +152,15 @@ def test_an_older_optuna_is_upgraded_on_demand(empty: Engine) -> None:
 
 
 def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
-    """From the first version: what stood in the tables stands there still, and the newer index beside it."""
+    """From the first version: what stood in the tables stands there still, and what is newer beside it."""
     migrate.create_or_check(empty)
     change(
         empty,
         "DROP INDEX ix_hpo_slots_queued",
+        "DROP TABLE hpo_database",
+        "DROP TABLE hpo_workers",
+        "ALTER TABLE hpo_slots DROP COLUMN failed_on",
+        "ALTER TABLE hpo_slots DROP COLUMN reserved_until",
         "UPDATE hpo_alembic_version SET version_num = '0001'",
     )
     new = NewStudy(
@@ -173,9 +177,9 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
     )
     create_study(empty, new)
     for look in (migrate.check, migrate.create_or_check):
-        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0002; make a backup"):
+        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0003; make a backup"):
             look(empty)
-    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0002"]
+    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0003"]
     migrate.check(empty)
     with begin_read(empty) as connection:
         assert "ix_hpo_slots_queued" in {index["name"] for index in inspect(connection).get_indexes("hpo_slots")}
