@@ -19,7 +19,7 @@ def key_of(engine: Engine) -> bytes:
 
 def _read(engine: Engine, column: ColumnElement[str]) -> str:
     with begin_read(engine) as connection:
-        value = connection.scalar(select(column))
+        value: str | None = connection.scalar(select(column))
     if value is None:
         raise SchemaError(f"{display_url(engine)}: hpo_database has no row; restore a backup that has one")
     return value
