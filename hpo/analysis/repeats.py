@@ -72,11 +72,14 @@ class Repeats:
 
 
 def repeats_of(results: Sequence[StudyResult], settings: Sequence[Setting]) -> Repeats:
-    """Groups of at least two repeats whose tuned configurations have a final round in common."""
+    """Groups of at least two repeats whose tuned configurations have a final round in common.
+
+    A repeat of whose search too many trials failed is left out.
+    """
     by_group: dict[tuple[str, Model, int], list[StudyResult]] = {}
     for result in results:
         tuned = result.final_of(TUNED)
-        if result.repeat_group is not None and tuned is not None and tuned.rounds:
+        if result.repeat_group is not None and tuned is not None and tuned.rounds and not result.is_inconclusive:
             key = (result.repeat_group, result.model, settings.index(setting_of(result)))
             by_group.setdefault(key, []).append(result)
     repeated = (_group(*key, members) for key, members in by_group.items() if len(members) > 1)

@@ -61,6 +61,8 @@ class Tuning:
     study: str
     model: str
     trials: int  # of the search; 0: nothing is searched
+    failed: int  # of these
+    is_inconclusive: bool  # too many failed for conclusions
     source: Literal["paper"] | int | None  # of the tuned configuration; None before confirmation
     parameters: tuple[Parameter, ...]
     stages: tuple[Stage, ...]  # the paper's, then the tuned one where it differs
@@ -73,6 +75,8 @@ def tuning_of(result: StudyResult) -> Tuning:
         study=result.name,
         model=result.model,
         trials=result.trials.total,
+        failed=result.trials.failed,
+        is_inconclusive=result.is_inconclusive,
         source=None if result.tuned is None else result.tuned.source,
         parameters=tuple(_parameters(result)),
         stages=tuple(_stages(result)),

@@ -161,8 +161,13 @@ def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> list
         tasks = {name: progress.add_task(name, total=None, note="") for name in names}
         try:
             crew.start()
+            killed: set[Path] = set()
             while not caught:
                 running = crew.running()
+                for log, code in crew.failures():
+                    if code == -signal.SIGKILL and log not in killed:
+                        killed.add(log)
+                        progress.console.print(_end_of_worker(log, code), markup=False, highlight=False)
                 _show(progress, tasks, engine)
                 if not running:
                     break
@@ -193,15 +198,31 @@ def _show(progress: "Progress", tasks: "dict[str, TaskID]", engine: "Engine") ->
         progress.update(task, completed=done, total=total or None, note=note)
 
 
+def _end_of_worker(log: Path, code: int) -> str:
+    """How a worker ended that failed."""
+    from hpo import machine
+    from hpo.launch.local import WORKER_BYTES
+
+    if code == -signal.SIGKILL:
+        free = machine.free_memory()
+        there = "" if free is None else f", {free >> 20} MB are free"
+        return (
+            f"a worker was killed, perhaps for memory: each needs about {WORKER_BYTES >> 20} MB{there}; --workers N "
+            f"starts fewer; its log is {log}"
+        )
+    lines = log.read_text(errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"a worker {ended}: {last}; its log is {log}"
+
+
 def _complete(engine: "Engine", names: Sequence[str], crew: "LocalWorkers") -> bool:
     """Whether every study is done and every worker ended well; reports what did not."""
     from hpo.storage import studies
 
     failures = crew.failures()
     for log, code in failures:
-        lines = log.read_text(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "")
-        print_message(f"a worker ended with exit code {code}: {last}; its log is {log}")
+        print_message(_end_of_worker(log, code))
     phases = {name: studies.get_study(engine, name).phase for name in names}
     for name, phase in phases.items():
         if phase != "done":

@@ -202,7 +202,8 @@ def pause(context: Context, name: str) -> None:
 def resume(context: Context, name: str) -> None:
     """Continue after a pause or a failure.
 
-    Failed confirm rounds are queued again while the study is in that phase, and failed final rounds likewise.
+    What failed in the present phase is queued again: final rounds, confirm rounds, and the trials of a search of which
+    more than a quarter failed.
 
     \b
     Example:
@@ -211,7 +212,7 @@ def resume(context: Context, name: str) -> None:
     from hpo.study import operations
 
     requeued = operations.resume(context.engine(), name)
-    print_message(f"study {name}: continues" + (f", {requeued} failed rounds queued again" if requeued else ""))
+    print_message(f"study {name}: continues" + (f", {requeued} failed trials queued again" if requeued else ""))
 
 
 @study.command()

@@ -72,19 +72,28 @@ def budget_warning(specs: Iterable[StudySpec]) -> str | None:
 def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: Sequence[Setting]) -> list[str]:
     """A sentence for each pair of models (tuned where both are), and one for the effect of tuning each model."""
     lines = []
+    inconclusive = {result.id for result in results if result.is_inconclusive}
     for index, setting in enumerate(settings):
         suffix = f" [{setting.epochs} epochs]" if len(settings) > 1 else ""
-        of_setting = [pair for pair in pairs if pair.setting == index]
+        of_setting = [pair for pair in pairs if pair.setting == index and not inconclusive & _tuned_studies(pair)]
         by_kind = [pair for kind in (BETWEEN_PAPER, BETWEEN_TUNED) for pair in of_setting if pair.kind == kind]
         between = {(pair.a.model, pair.b.model): pair for pair in by_kind}  # tuned pairs replace the paper's
         lines += [between_sentence(pair) + suffix for pair in between.values()]
         lines += [tuning_sentence(pair) + suffix for pair in of_setting if pair.kind == TUNING]
         for result in representatives(results, setting, TUNED):
             tuned = result.final_of(TUNED)
-            if tuned is not None and tuned.same_as is not None:
+            if result.is_inconclusive:
+                failed = f"{result.trials.failed} of {result.trials.total} trials of its search failed"
+                lines.append(f"Nothing is concluded about tuning {result.model}: {failed}.{suffix}")
+            elif tuned is not None and tuned.same_as is not None:
                 won = "the paper's configuration won the confirm phase"
                 lines.append(f"Tuning did not improve {result.model}: {won}.{suffix}")
     return lines
+
+
+def _tuned_studies(pair: Pair) -> set[int]:
+    """The studies, by id, whose tuned configuration is in the pair."""
+    return {side.study_id for side in (pair.a, pair.b) if side.label == TUNED}
 
 
 def between_sentence(pair: Pair) -> str:
@@ -318,6 +327,8 @@ def tuning_verdict(tuning: Tuning) -> str:
         if tuning.trials == 0:
             return "Nothing was searched: only the paper's or a given configuration is measured."
         return "No configuration is confirmed yet."
+    if tuning.is_inconclusive:
+        return f"{tuning.failed} of {tuning.trials} trials of the search failed: nothing is concluded from it."
     if tuning.source == PAPER:
         return "The paper's configuration won the confirm phase: tuning did not improve on it."
     return f"Trial {tuning.source} of the search won the confirm phase."

@@ -74,7 +74,7 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
         table.add_row(
             escape(result.name),
             result.model,
-            result.phase + (" (broken)" if result.gone else " (paused)" if result.paused else ""),
+            result.phase + "".join(f" ({state})" for state in _states(result)[:1]),
             f"{result.trials.total - result.trials.open}/{result.trials.total}",
             as_percent(None if result.best is None else result.best.value, 2),
             as_percent(None if tuned is None else tuned.confirm_mean, 2),
@@ -86,10 +86,16 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
     return table
 
 
+def _states(result: StudyResult) -> list[str]:
+    """What keeps a study from going on, the worst first."""
+    states = {"broken": bool(result.gone), "blocked": result.is_blocked, "paused": result.paused}
+    return [state for state, holds in states.items() if holds]
+
+
 def study_detail(result: StudyResult) -> RenderableType:
     """`hpo study show`: a study on one screen."""
     t = result.trials
-    state = (", paused" if result.paused else "") + (", broken" if result.gone else "")
+    state = "".join(f", {state}" for state in _states(result))
     head = Text.assemble(
         (result.name, "bold"),
         f": model {result.model}, phase {result.phase}{state}, seed {result.seed}, "

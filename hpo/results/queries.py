@@ -26,6 +26,7 @@ from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
 from hpo.storage.studies import gone_from_optuna
 from hpo.study.labels import PAPER, TUNED
+from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
 from hpo.study.spec import StudySpec, spec_of
@@ -284,7 +285,7 @@ def _missing(
     if trials.open:
         lines.append(f"search: {trials.open} of {trials.total} trials are still to come ({trials.running} running)")
     if trials.failed:
-        lines.append(f"search: {trials.failed} of {trials.total} trials failed; they count in the budget")
+        lines.append(f"search: {trials.failed} of {trials.total} trials failed; {_of_failed(row, trials)}")
     if row.phase == "search":
         lines.append("confirm: has not started")
     for result in ranking:
@@ -305,6 +306,15 @@ def _missing(
             failed = f", {one.failed} failed (`hpo study resume {row.name}` retries them)" if one.failed else ""
             lines.append(f"final: {one.label} has {one.rounds} of {one.planned} rounds{failed}")
     return lines
+
+
+def _of_failed(row: Any, trials: TrialCounts) -> str:
+    """What follows from the failed trials of a search."""
+    if not too_many_failed(trials.failed, trials.total):
+        return "they count in the budget"
+    if row.phase == "search":
+        return f"more than a quarter: it ends only once `hpo study resume {row.name}` has queued them again"
+    return "more than a quarter: nothing is concluded from it"
 
 
 def _loss(run: Run) -> float:

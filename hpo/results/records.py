@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Literal
 
+from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult
 from hpo.study.spec import Model, StudySpec
 
@@ -177,6 +178,23 @@ class StudyResult:
     def runs(self) -> tuple[Run, ...]:
         """All runs of all phases."""
         return self.search + self.confirm + self.final_runs
+
+    @property
+    def is_inconclusive(self) -> bool:
+        """Whether too many trials of the search failed for conclusions about its tuned configuration."""
+        return too_many_failed(self.trials.failed, self.trials.total)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the study stands still until `hpo study resume` queues again what failed."""
+        if self.phase == "search":
+            return self.is_inconclusive and not self.trials.open
+        runs = {"confirm": self.confirm, "final": self.final_runs}.get(self.phase, ())
+        if not runs or any(run.state in ("waiting", "running") for run in runs):
+            return False
+        if self.phase == "confirm":
+            return not any(ranked.whole for ranked in self.ranking)
+        return any(run.state == "failed" for run in runs)
 
     def final_of(self, label: str) -> FinalResult | None:
         """The final rounds under a label, or None where there are none."""

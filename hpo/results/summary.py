@@ -16,6 +16,7 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "model": result.model,
         "phase": result.phase,
         "paused": result.paused,
+        "blocked": result.is_blocked,
         "gone": list(result.gone),
         "seed": result.seed,
         "repeat_group": result.repeat_group,

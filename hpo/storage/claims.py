@@ -5,6 +5,7 @@ The database's clock alone judges leases. `slots.py` has what the holder of a le
 
 import secrets
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -45,9 +46,24 @@ def _of_study(what: ColumnElement[Any], *which: ColumnElement[bool]) -> ScalarSe
 
 _running = _of_study(func.count(), RUNNING)
 _expired_ready = _of_study(func.max(slots.c.id), _expired, ~_used_up)
-_first_fixed = _of_study(func.min(slots.c.idx), WAITING, ~slots.c.adaptive)
-_first_adaptive = _of_study(func.min(slots.c.idx), WAITING, slots.c.adaptive)
 _room = studies.c.in_flight - _of_study(func.count(), RUNNING, slots.c.adaptive)
+
+
+def _waits_for(worker: str, not_again: Collection[int]) -> ColumnElement[bool]:
+    """What waits, but for what failed on this worker a short time ago in these studies."""
+    if not not_again:
+        return WAITING
+    return WAITING & or_(
+        slots.c.failed_on.is_(None),
+        slots.c.failed_on != worker[:WORKER_LENGTH],
+        slots.c.reserved_until <= now(),
+        slots.c.study_id.not_in(list(not_again)),
+    )
+
+
+def _first(waiting: ColumnElement[bool], *, adaptive: bool) -> ScalarSelect[Any]:
+    """The index of a study's first slot that waits."""
+    return _of_study(func.min(slots.c.idx), waiting, slots.c.adaptive if adaptive else ~slots.c.adaptive)
 
 
 def new_ticket() -> str:
@@ -63,6 +79,7 @@ def claim(
     lease_seconds: float,
     model: str,
     study_ids: Collection[int] | None = None,
+    not_again: Collection[int] = (),
     ticket: str | None = None,
     again: bool = False,
 ) -> list[Slot]:
@@ -74,8 +91,10 @@ def claim(
 
     Expired leases first (their attempt counts one more), then what waits: final, confirm, search, by index,
     so that repeats interleave; adaptive search slots last, and only while fewer than their study's
-    `in_flight` of them run. Paused studies are left out, and slots whose attempts are used up (see `sweep`).
+    `in_flight` of them run. Paused studies are left out, and slots whose attempts are used up (see `sweep`). In
+    the studies `not_again`, by their ids, a slot that failed on this worker a short time ago is left to others.
     """
+    waiting = _waits_for(worker, not_again)
     these_slots = [slots.c.model == model, *_among(slots.c.study_id, study_ids)]
     these_studies = [studies.c.model == model, *_among(studies.c.id, study_ids)]
     ticket = ticket or new_ticket()
@@ -85,8 +104,8 @@ def claim(
             return taken
         for pick, wanted in (
             (_pick_expired, these_slots),
-            (_pick_waiting, these_slots),
-            (_pick_adaptive, these_studies),
+            (_pick_waiting, [waiting, *these_slots]),
+            (partial(_pick_adaptive, waiting=waiting), these_studies),
         ):
             left = n - len(claimed)
             if left > 0 and (picked := pick(connection, wanted, left)) is not None:
@@ -117,12 +136,19 @@ def sweep(engine: Engine) -> list[int]:
         return sorted(connection.scalars(given_up))
 
 
-def next_models(engine: Engine, study_ids: Collection[int] | None = None) -> list[str]:
-    """The models with something to claim, first the one whose study has the fewest running slots."""
+def next_models(
+    engine: Engine,
+    study_ids: Collection[int] | None = None,
+    *,
+    worker: str = "",
+    not_again: Collection[int] = (),
+) -> list[str]:
+    """The models with something for `claim` to take, first the one whose study has the fewest running slots."""
+    waiting = _waits_for(worker, not_again)
     claimable = or_(
-        _first_fixed.is_not(None),
+        _first(waiting, adaptive=False).is_not(None),
         _expired_ready.is_not(None),
-        and_(_first_adaptive.is_not(None), _room > 0),
+        and_(_first(waiting, adaptive=True).is_not(None), _room > 0),
     )
     per_study = (
         select(studies.c.model)
@@ -160,27 +186,30 @@ def _pick_expired(connection: Connection, wanted: list[ColumnElement[bool]], n: 
 
 
 def _pick_waiting(connection: Connection, wanted: list[ColumnElement[bool]], n: int) -> Select[int]:
-    waiting = select(slots.c.id).where(*wanted, _unpaused, WAITING, ~slots.c.adaptive)
+    waiting = select(slots.c.id).where(*wanted, _unpaused, ~slots.c.adaptive)
     order = (slots.c.priority, slots.c.idx, slots.c.study_id)
     return waiting.order_by(*order).limit(n).with_for_update(of=slots, skip_locked=True)
 
 
-def _pick_adaptive(connection: Connection, wanted: list[ColumnElement[bool]], n: int) -> Select[int] | None:
+def _pick_adaptive(
+    connection: Connection, wanted: list[ColumnElement[bool]], n: int, *, waiting: ColumnElement[bool]
+) -> Select[int] | None:
     """The first adaptive slots of studies with room; these studies' rows stay locked, so the room is exact.
 
     The first `n` slots are of the `n` studies that come first. Those that another claim has locked are left to it,
     unless there are no others.
     """
+    first = _first(waiting, adaptive=True)
     roomy = (
         select(studies.c.id)
-        .where(*wanted, ~studies.c.paused, _first_adaptive.is_not(None), _room > 0)
-        .order_by(_first_adaptive, studies.c.id)
+        .where(*wanted, ~studies.c.paused, first.is_not(None), _room > 0)
+        .order_by(first, studies.c.id)
         .limit(n)
     )
     locked = connection.scalars(roomy.with_for_update(key_share=True, skip_locked=True)).all()
     if not locked:
-        first = select(studies.c.id).where(studies.c.id.in_(roomy)).order_by(studies.c.id)
-        locked = connection.scalars(first.with_for_update(key_share=True)).all()
+        in_order = select(studies.c.id).where(studies.c.id.in_(roomy)).order_by(studies.c.id)
+        locked = connection.scalars(in_order.with_for_update(key_share=True)).all()
     if not locked:
         return None
     # Counted in a later statement, which on PostgreSQL sees what the last holder of the lock has claimed.
@@ -188,7 +217,7 @@ def _pick_adaptive(connection: Connection, wanted: list[ColumnElement[bool]], n:
     queue = (
         select(slots.c.id, slots.c.idx, slots.c.study_id, place.label("place"), _room.label("room"))
         .join_from(slots, studies, studies.c.id == slots.c.study_id)
-        .where(WAITING, slots.c.adaptive, slots.c.study_id.in_(locked))
+        .where(waiting, slots.c.adaptive, slots.c.study_id.in_(locked))
         .subquery()
     )
     chosen = select(queue.c.id).where(queue.c.place <= queue.c.room)

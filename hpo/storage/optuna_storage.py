@@ -26,6 +26,7 @@ from hpo.errors import LeaseLost
 from hpo.storage.engine import READ_ONLY, begin_write, insert_if_absent, now, open_engine, translated, utc_now
 from hpo.storage.schema import slots, studies
 from hpo.storage.slots import Lease, held
+from hpo.storage.workers import Beat, record_beat
 
 _ROWS = 500  # intermediate values an INSERT; SQLite allows 32,766 parameters, some builds 999 * 4
 
@@ -159,8 +160,8 @@ class HpoStorage(RDBStorage):
         )
         return Bound(trial_id=int(trial.trial_id), number=int(trial.number), created=True)
 
-    def report(self, reports: Sequence[EpochRecord], lease_seconds: float) -> set[Lease]:
-        """Store epochs and prolong leases in one transaction; returns the leases that were lost.
+    def report(self, reports: Sequence[EpochRecord], lease_seconds: float, beat: Beat | None = None) -> set[Lease]:
+        """Store epochs, prolong leases and show the worker alive in one transaction; returns the leases that were lost.
 
         A value that is stored already stays as it is: after a restart an epoch is reported again. NaN and
         infinities are stored as Optuna stores them. Values of trials that are gone from Optuna's tables are left out.
@@ -183,6 +184,8 @@ class HpoStorage(RDBStorage):
         )
         values = models.TrialIntermediateValueModel.__table__
         with begin_write(self.engine) as connection:
+            if beat is not None:
+                record_beat(connection, beat, lease_seconds)
             ours = {(row.id, row.token) for row in connection.execute(prolonged)}
             rows = [
                 _intermediate(report.trial_id, report.epoch, report.value)
@@ -213,9 +216,9 @@ class CachedHpoStorage(_CachedStorage):
         """See HpoStorage.bind_trial."""
         return self.backend.bind_trial(slot_id, token, template)
 
-    def report(self, reports: Sequence[EpochRecord], lease_seconds: float) -> set[Lease]:
+    def report(self, reports: Sequence[EpochRecord], lease_seconds: float, beat: Beat | None = None) -> set[Lease]:
         """See HpoStorage.report."""
-        return self.backend.report(reports, lease_seconds)
+        return self.backend.report(reports, lease_seconds, beat)
 
     def set_trial_param(
         self,

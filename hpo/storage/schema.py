@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 LABEL_LENGTH = 64  # characters of a configuration's label
 WORKER_LENGTH = 200  # characters of a worker's name; host names may be long
+HOST_LENGTH = 200  # characters of a host's name, and of a device's
 TICKET_LENGTH, ID_LENGTH = 24, 8  # hexadecimal digits: a claim's ticket and a slot's id make the token of a lease
 
 metadata = MetaData(
@@ -141,8 +142,8 @@ workers = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(WORKER_LENGTH), nullable=False, unique=True),
-    Column("host", String(200), nullable=False),
-    Column("device", String(200), nullable=False),
+    Column("host", String(HOST_LENGTH), nullable=False),
+    Column("device", String(HOST_LENGTH), nullable=False),
     Column("lanes", Integer),  # in its population; null before it has one
     Column("study_names", Text),  # JSON list of the studies that it serves; null: all
     Column("data_digest", String(64), nullable=False),

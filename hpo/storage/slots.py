@@ -3,7 +3,7 @@
     waiting -> running              claim
     running -> running              claim by another worker once the lease has expired; renew before that
     running -> done                 finish
-    running -> waiting              release; fail, the first time the model's code raises
+    running -> waiting              release; fail, as long as that may be the machine's fault
     running -> failed               fail; sweep, once the attempts are used up
     failed  -> waiting              requeue_failed
 
@@ -27,6 +27,7 @@ from sqlalchemy import (
     insert,
     literal,
     literal_column,
+    or_,
     select,
     text,
     tuple_,
@@ -37,6 +38,7 @@ from hpo.errors import StudyNotFound, UsageError
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.outcome import Outcome, OutcomeState
 from hpo.storage.schema import LABEL_LENGTH, UNTOLD, WORKER_LENGTH, openings, slots, studies
+from hpo.storage.workers import another_lives
 
 Kind = Literal["search", "confirm", "final"]
 State = Literal["waiting", "running", "done", "failed"]
@@ -45,7 +47,7 @@ Lease = tuple[int, str]  # slot id, token
 PRIORITY: dict[str, int] = {"final": 0, "confirm": 1, "search": 2}  # what is nearest to the end goes first
 # Written out, not bound: the planners use the partial indexes only where they can read the state.
 WAITING, RUNNING, DONE, FAILED = (slots.c.state == literal_column(f"'{s}'") for s in get_args(State))
-MAX_FAILURES = 2  # exceptions in the model's code before the slot fails: it is retried once
+RESERVED_SECONDS = 300.0  # that a slot waits for another worker than the one on which it failed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,23 +222,38 @@ def finish(engine: Engine, slot_id: int, token: str, outcome: Outcome, outputs: 
         return connection.scalar(ours) is not None
 
 
-def fail(engine: Engine, slot_id: int, token: str, error: str, *, retry: bool) -> bool:
-    """The model's code raised: keep the error; with `retry` the slot waits once more, the next time it fails.
+def fail(engine: Engine, slot_id: int, token: str, error: str, *, retry: bool, trains: bool = True) -> bool:
+    """The model's code raised: keep the error. With `retry` the slot waits once more, and fails the next time.
+
+    The next time is one that cannot be the machine's fault: the worker that holds the slot `trains`, that is, it has
+    completed other trainings; or the slot failed on another worker before and no further one lives. The worker on
+    which it failed may leave the slot alone for RESERVED_SECONDS (`claims.claim` with `not_again`).
 
     False where the lease was lost.
     """
-    again = slots.c.failures + 1 < MAX_FAILURES if retry else literal(False)
+    data = select(studies.c.data_digest).where(studies.c.id == slots.c.study_id).scalar_subquery()
+    elsewhere = (slots.c.failed_on != slots.c.worker) & ~another_lives(slots.c.worker, data)
+    final = slots.c.failed_on.is_not(None) & or_(literal(trains), elsewhere) if retry else literal(True)
     return _change(
         engine,
         slot_id,
         token,
-        state=case((again, "waiting"), else_="failed"),
+        state=case((final, "failed"), else_="waiting"),
         failures=slots.c.failures + 1,
+        failed_on=slots.c.worker,
+        reserved_until=now() + RESERVED_SECONDS,
         error=_storable(error),
         token=None,
         lease_expires=None,
-        finished_at=case((again, None), else_=now()),
+        finished_at=case((final, now()), else_=None),
     )
+
+
+def forgive(engine: Engine, worker: str) -> int:
+    """The machine of this worker is broken: what failed on it has not failed; returns how many slots that concerns."""
+    blamed = update(slots).where(slots.c.failed_on == worker[:WORKER_LENGTH], WAITING)
+    with begin_write(engine) as connection:
+        return connection.execute(blamed.values(failed_on=None, reserved_until=None)).rowcount
 
 
 def release(engine: Engine, slot_id: int, token: str) -> bool:
@@ -315,6 +332,8 @@ def requeue_failed(engine: Engine, study_id: int, kind: Kind) -> int:
             state="waiting",
             expiries=0,
             failures=0,
+            failed_on=None,
+            reserved_until=None,
             epoch=case((slots.c.told, 0), else_=slots.c.epoch),
             trial_id=case((slots.c.told, None), else_=slots.c.trial_id),
             trial_number=case((slots.c.told, None), else_=slots.c.trial_number),

@@ -183,11 +183,15 @@ def _adaptive_from(spec: StudySpec) -> int | None:
 
 
 def resume(engine: Engine, name: str) -> int:
-    """Undo a pause and queue failed confirm and final rounds again; returns how many."""
+    """Undo a pause and queue again what failed in this phase; returns how many slots.
+
+    In a search a failed trial counts, so those are queued again only where too many failed for the study to go on.
+    """
     row = _whole_study(engine, name)
     studies.set_paused(engine, row.id, False)
-    kinds = [kind for kind in ("confirm", "final") if kind == row.phase]
-    return sum(slots.requeue_failed(engine, row.id, kind) for kind in kinds)
+    if row.phase == "done" or (row.phase == "search" and not phases.is_blocked(engine, row)):
+        return 0
+    return slots.requeue_failed(engine, row.id, row.phase)
 
 
 def created_spec(engine: Engine, name: str) -> StudySpec:

@@ -14,11 +14,13 @@ from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import NewSlot, Slot
-from hpo.storage.studies import StudyRow
+from hpo.storage.studies import Phase, StudyRow
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.ranking import ConfirmResult, ConfirmRound, ranking
 from hpo.study.spec import StudySpec, spec_of
 from hpo.training.seeds import derive
+
+MOST_FAILED = 0.25  # of a search's trials; where more failed it chooses nothing, and waits for `hpo study resume`
 
 
 class ConfigurationDiffers(HpoError):
@@ -81,8 +83,15 @@ def advance(engine: Engine, row: StudyRow) -> str | None:
         present = slots.read_slots(connection, row.id, now.phase)
         if any(slot.state in ("waiting", "running") for slot in present):
             return None
+        if _is_blocked(now.phase, sum(slot.state == "failed" for slot in present), len(present)):
+            return None
         step = {"search": _end_search, "confirm": _end_confirm, "final": _end_final}[now.phase]
         return step(connection, now, spec_of(now), present)
+
+
+def too_many_failed(failed: int, trials: int) -> bool:
+    """Whether so many of a search's trials failed that nothing may be concluded from it."""
+    return failed > MOST_FAILED * trials
 
 
 def _may_be_over(engine: Engine, row: StudyRow) -> bool:
@@ -90,7 +99,24 @@ def _may_be_over(engine: Engine, row: StudyRow) -> bool:
     if row.phase == "done":
         return False
     there = studies.counts(engine, row.id)[row.phase]
-    return not there.open and not (row.phase == "final" and there.failed)
+    return not there.open and not _is_blocked(row.phase, there.failed, there.total)
+
+
+def _is_blocked(phase: Phase, failed: int, total: int) -> bool:
+    """Whether the failures of a phase in which nothing is open keep the study from moving on."""
+    return too_many_failed(failed, total) if phase == "search" else phase == "final" and failed > 0
+
+
+def is_blocked(engine: Engine, row: StudyRow) -> bool:
+    """Whether a study stands still until `hpo study resume` queues again what failed."""
+    if row.phase == "done":
+        return False
+    there = studies.counts(engine, row.id)[row.phase]
+    if there.open or not there.total:
+        return False
+    if row.phase == "confirm":  # one configuration whose rounds are all done is enough
+        return not confirmed(slots.list_slots(engine, row.id, "confirm"))
+    return _is_blocked(row.phase, there.failed, there.total)
 
 
 def _end_search(connection: Connection, row: StudyRow, spec: StudySpec, finished: list[Slot]) -> str | None:
@@ -123,8 +149,6 @@ def _end_confirm(connection: Connection, row: StudyRow, spec: StudySpec, finishe
 
 
 def _end_final(connection: Connection, row: StudyRow, spec: StudySpec, finished: list[Slot]) -> str | None:
-    if any(slot.state == "failed" for slot in finished):
-        return None  # shown, and `hpo study resume` requeues
     return "done" if studies.set_phase(connection, row.id, "final", "done") else None
 
 

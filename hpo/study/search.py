@@ -57,6 +57,17 @@ def fixed_trial(spec: StudySpec, params: Mapping[str, float], label: str, round_
     )
 
 
+def template_of(spec: StudySpec, slot: Slot) -> FrozenTrial | None:
+    """What a new trial of the slot is made from; None where the sampler is still to propose its parameters."""
+    params = slot.params
+    if slot.kind != "search":
+        return fixed_trial(spec, params or {}, slot.label or "", slot.round or 0)
+    if params is None:
+        return None
+    # Proposed once; its first trial failed, and the slot was queued again.
+    return create_trial(state=TrialState.RUNNING, system_attrs={"fixed_params": dict(params)})
+
+
 class _StartUp(BaseSampler):
     """Draws each parameter independently, so that one stored by an attempt that crashed does not shift the others."""
 

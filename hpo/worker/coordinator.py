@@ -19,12 +19,15 @@ from sqlalchemy import Engine
 from hpo.storage import slots
 from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord
 from hpo.storage.outcome import Outcome
+from hpo.storage.workers import Beat, beat_alone
 from hpo.study.projection import project, unless_deleted
 from hpo.study.search import Search
 from hpo.worker.aside import SetAside
 from hpo.worker.backoff import FIRST_PAUSE, Backoff
 from hpo.worker.claim import Claim
 from hpo.worker.spool import Spool
+
+IDLE_SECONDS = 60.0  # about so often a worker that holds no lease shows that it is alive
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +63,13 @@ class Coordinator(threading.Thread):
         spool: Spool,
         aside: SetAside,
         lease_seconds: float,
+        beat: Callable[[], Beat],
         phase_moved: Callable[[str], None],
     ) -> None:
-        """`phase_moved` is called with the name of a study whose phase has moved on."""
+        """`beat` gives the worker as it is; `phase_moved` is called with the name of a study that has moved on."""
         super().__init__(name="coordinator", daemon=True)
         self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
-        self._spool, self._aside, self._phase_moved = spool, aside, phase_moved
+        self._spool, self._aside, self._beat, self._phase_moved = spool, aside, beat, phase_moved
         self._backoff = Backoff()
         self._hurry, self._over = threading.Event(), threading.Event()
         self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
@@ -107,9 +111,10 @@ class Coordinator(threading.Thread):
             logger.warning("%s: its result could not be written to disk and is only in memory: %s", claim.title, error)
             return None
 
-    def fail(self, claim: Claim, error: str) -> None:
-        """The model's code raised; the slot is retried once."""
-        self._put(_End(claim=claim, act=lambda: slots.fail(self._engine, *claim.lease, error, retry=True)))
+    def fail(self, claim: Claim, error: str, *, trains: bool) -> None:
+        """The model's code raised; `trains`: this worker has completed other trainings (see `slots.fail`)."""
+        act = partial(slots.fail, self._engine, *claim.lease, error, retry=True, trains=trains)
+        self._put(_End(claim=claim, act=act))
 
     def release(self, claim: Claim) -> None:
         """Give the slot back, for another worker to go on."""
@@ -208,16 +213,29 @@ class Coordinator(threading.Thread):
         return batch
 
     def _renew(self) -> None:
-        """Keep the leases alive. Errors are ignored here: the other thread meets the same ones and reports them."""
-        while not self._over.wait(self._lease_seconds / 4):
+        """Keep the leases, and the worker's row, alive.
+
+        Errors are ignored here: the other thread meets the same ones and reports them.
+        """
+        alive_until = 0.0  # as others see it, but by this machine's clock
+        while True:
             with self._changed:
                 held = list(self._held.values())
+            begun = time.monotonic()
             with suppress(Exception):
-                self._report([_row(claim, 0, None) for claim in held])
+                if held:
+                    self._report([_row(claim, 0, None) for claim in held])
+                    alive_until = begun + self._lease_seconds
+                elif begun > alive_until - self._lease_seconds / 2:
+                    seconds = IDLE_SECONDS + self._lease_seconds
+                    beat_alone(self._engine, self._beat(), seconds)
+                    alive_until = begun + seconds
+            if self._over.wait(self._lease_seconds / 4):
+                return
 
     def _report(self, rows: Sequence[EpochRecord]) -> None:
         with self._reporting:  # two updates of the same rows could wait for each other
-            lost = self._storage.report(rows, self._lease_seconds)
+            lost = self._storage.report(rows, self._lease_seconds, self._beat())
         with self._changed:
             for _, token in lost:
                 self._lost.add(token)

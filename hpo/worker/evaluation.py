@@ -17,6 +17,7 @@ from hpo.training.population import LaneState
 from hpo.worker.aside import SetAside
 from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.coordinator import Coordinator
+from hpo.worker.health import Health
 from hpo.worker.job import Job
 from hpo.worker.lanes import Lanes
 from hpo.worker.outcomes import outcome_of, summary_of
@@ -46,6 +47,7 @@ class Evaluation:
         checkpointer: Checkpointer,
         background: Background,
         aside: SetAside,
+        health: Health,
         *,
         worker: str,
         wait_for: Callable[[Sequence[Future[bool]]], None],
@@ -53,6 +55,7 @@ class Evaluation:
         """`wait_for` waits for the database's answers: a moment for all of them together, while others train."""
         self._engine, self._digits, self._lanes, self._coordinator = engine, digits, lanes, coordinator
         self._checkpointer, self._background, self._aside = checkpointer, background, aside
+        self._health = health
         self._worker, self._wait_for = worker, wait_for
         self._pending: list[PendingTest] = []
 
@@ -92,7 +95,8 @@ class Evaluation:
     def fail(self, job: Job, error: str) -> None:
         """An exception in a training or its evaluation, which is no failure of its neighbours; `error` is its text."""
         logger.error("%s: training or evaluation failed\n%s", job.title, error.rstrip())
-        self._coordinator.fail(job.claim, error)
+        self._coordinator.fail(job.claim, error, trains=self._health.trains)
+        self._health.record_failed(job.claim.study, error)
 
     def _test(self, pending: PendingTest, *, recorded: bool) -> None:
         claim = pending.job.claim
@@ -116,6 +120,7 @@ class Evaluation:
             self.fail(job, traceback.format_exc())
             return
         self._coordinator.finish(job.claim, outcome, answers)
+        self._health.record_completed(job.claim.study)
         self._background.submit(lambda: self._checkpointer.remove(job))
         logger.info("%s: %s", job.title, summary_of(outcome, job.claim.slot.kind))
 

@@ -1,23 +1,26 @@
 """What a worker trains next: slots claimed, their trials bound, their parameters asked for, ready for a lane."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
 from hpo.digits.pools import Digits
 from hpo.errors import LeaseLost
-from hpo.storage import claims, slots, studies
+from hpo.storage import claims, slots, studies, workers
 from hpo.storage.optuna_storage import CachedHpoStorage
+from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
+from hpo.study import phases
 from hpo.study.projection import unless_deleted
-from hpo.study.search import Search, fixed_trial
+from hpo.study.search import Search, template_of
 from hpo.study.spec import spec_of
 from hpo.worker.aside import SetAside
 from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.claim import Claim
 from hpo.worker.coordinator import Coordinator
+from hpo.worker.health import Health
 from hpo.worker.job import Job
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class Fetcher:
         checkpointer: Checkpointer,
         digits: Digits,
         aside: SetAside,
+        health: Health,
         *,
         worker: str,
         study_names: Sequence[str],
@@ -56,7 +60,7 @@ class Fetcher:
     ) -> None:
         """`study_names` are the studies to serve; none: all."""
         self._engine, self._storage, self._coordinator, self._digits = engine, storage, coordinator, digits
-        self._checkpointer, self._aside = checkpointer, aside
+        self._checkpointer, self._aside, self._health = checkpointer, aside, health
         self._worker, self._names, self._lease_seconds = worker, study_names, lease_seconds
         self._other_data: set[str] = set()
         # What a call that broke off has left: a claim whose answer did not come, claims not yet ready, and ready ones.
@@ -76,12 +80,19 @@ class Fetcher:
         return [row for row in rows if row.data_digest == self._digits.digest and self._is_sound(row)]
 
     def unserved(self) -> list[str]:
-        """Why studies that were asked for by name are not done though nothing of them can be claimed, a phrase each."""
+        """Why studies are not done though nothing of them can be claimed, a phrase each.
+
+        A study that is paused, or uses other images, counts only where it was asked for by name.
+        """
         reasons = []
         for row in studies.list_studies(self._engine):
-            if row.name not in self._names or row.phase == "done" or row in self._aside:
+            if row.phase == "done" or row in self._aside or (self._names and row.name not in self._names):
                 continue
-            if row.data_digest != self._digits.digest:
+            if phases.is_blocked(self._engine, row):
+                reasons.append(f"{row.name} has failures in phase {row.phase} (`hpo study resume {row.name}`)")
+            elif not self._names:
+                continue
+            elif row.data_digest != self._digits.digest:
                 reasons.append(f"{row.name} uses other images (--data)")
             elif row.paused:
                 reasons.append(f"{row.name} is paused (`hpo study resume {row.name}`)")
@@ -100,7 +111,30 @@ class Fetcher:
 
     def claimable(self, rows: Sequence[StudyRow]) -> list[str]:
         """The models that have something to claim in these studies, the one with fewest running slots first."""
-        return claims.next_models(self._engine, [row.id for row in rows])
+        return claims.next_models(
+            self._engine,
+            [row.id for row in rows],
+            worker=self._worker,
+            not_again=self._served_by_others(rows),
+        )
+
+    def _served_by_others(self, rows: Sequence[StudyRow]) -> Collection[int]:
+        """The studies in which others take up what failed here; asked only where something did."""
+        if not self._health.failed:
+            return ()
+        names = [(row.id, row.name) for row in rows]
+        return workers.served_by_others(self._engine, self._worker, self._digits.digest, names)
+
+    def _failed_here(self, rows: Sequence[StudyRow]) -> Iterator[Collection[int]]:
+        """The studies in which a claim leaves out what failed here, claim by claim until one takes something.
+
+        While it is in doubt whether this machine trains at all, what has not failed here goes first.
+        """
+        if self._health.is_in_doubt:
+            yield [row.id for row in rows]
+            if self._health.in_training:
+                return
+        yield self._served_by_others(rows)
 
     def choose(self, rows: Sequence[StudyRow]) -> Group | None:
         """The group whose turn it is: that of the model with the fewest running slots."""
@@ -189,16 +223,19 @@ class Fetcher:
             return
         again = self._unanswered is not None
         self._unanswered = (group, ticket)
-        claimed = claims.claim(
-            self._engine,
-            lanes,
-            worker=self._worker,
-            lease_seconds=self._lease_seconds,
-            model=group.model,
-            study_ids=list(studies_of_group),
-            ticket=ticket,
-            again=again,
-        )
+        claimed: list[Slot] = []
+        for not_again in self._failed_here(list(studies_of_group.values())):
+            claimed = claimed or claims.claim(
+                self._engine,
+                lanes,
+                worker=self._worker,
+                lease_seconds=self._lease_seconds,
+                model=group.model,
+                study_ids=list(studies_of_group),
+                not_again=not_again,
+                ticket=ticket,
+                again=again,
+            )
         self._unanswered = None
         for slot in claimed:
             claim = Claim(slot=slot, search=Search(self._storage, studies_of_group[slot.study_id]))
@@ -209,9 +246,7 @@ class Fetcher:
     def _prepare(self, claim: Claim) -> Job | None:
         """Bind the slot to its trial and ask for its parameters; None where the lease is lost already."""
         slot, search = claim.slot, claim.search
-        template = None
-        if slot.kind != "search":
-            template = fixed_trial(search.spec, slot.params or {}, slot.label or "", slot.round or 0)
+        template = template_of(search.spec, slot)
         job = None
         try:
             with unless_deleted(self._engine, search):

@@ -60,6 +60,12 @@ class Lanes:
         """How many trainings more there is room for."""
         return 0 if self._population is None else len(self._population.free)
 
+    @property
+    def width(self) -> int | None:
+        """The lanes of the population, None where there is none."""
+        population = self._population
+        return None if population is None else population.lanes
+
     def states(self) -> list[tuple[Job, LaneState]]:
         """Every training with its state after its last whole epoch."""
         return [(job, self.population.state(lane)) for lane, job in self._jobs.items()]

@@ -9,17 +9,21 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
+import hpo
 from hpo.digits.pools import Digits, to_network_images
+from hpo.errors import HpoError
 from hpo.server.notes import update_notes
-from hpo.storage import claims
+from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.outcome import OutcomeState
+from hpo.storage.workers import Beat, beat_alone
 from hpo.study.projection import project
 from hpo.study.search import Search
 from hpo.training import draws
@@ -32,6 +36,7 @@ from hpo.worker.coordinator import Coordinator
 from hpo.worker.device import choose_device
 from hpo.worker.evaluation import Evaluation
 from hpo.worker.fetcher import Fetcher, Group
+from hpo.worker.health import Health
 from hpo.worker.job import Draws, Job
 from hpo.worker.lanes import Lanes, TrainingFailed
 from hpo.worker.options import Options
@@ -53,7 +58,7 @@ class Worker:
     """A process that pulls slots and trains them."""
 
     def __init__(self, engine: Engine, digits: Digits, options: Options) -> None:
-        self.engine, self.options = engine, options
+        self.engine, self.digits, self.options = engine, digits, options
         self.device = choose_device(options.device)
         self.short_name = uuid.uuid4().hex[:6]
         self.name = f"{socket.gethostname()}:{os.getpid()}:{self.short_name}"
@@ -63,9 +68,9 @@ class Worker:
         store, folder = places(engine, options.artifacts)
         self.spool = Spool(folder / "results", engine)
         self.checkpointer = Checkpointer(Checkpoints(store), options.checkpoint_seconds)
-        self.background, self.aside = Background(), SetAside()
+        self.background, self.aside, self.health = Background(), SetAside(), Health()
         self.coordinator = Coordinator(
-            engine, self.storage, self.spool, self.aside, options.lease_seconds, self._phase_moved
+            engine, self.storage, self.spool, self.aside, options.lease_seconds, self._beat, self._phase_moved
         )
         self.fetcher = Fetcher(
             engine,
@@ -74,6 +79,7 @@ class Worker:
             self.checkpointer,
             digits,
             self.aside,
+            self.health,
             worker=self.name,
             study_names=options.study_names,
             lease_seconds=options.lease_seconds,
@@ -89,13 +95,15 @@ class Worker:
             self.checkpointer,
             self.background,
             self.aside,
+            self.health,
             worker=self.name,
             wait_for=self._wait_for,
         )
         self._backoff = Backoff()
         self._fetched: Future[list[Job]] | None = None  # slots on their way
         self._refills = 0  # since the group was chosen
-        self._unserved: list[str] = []  # why studies asked for by name are not done
+        self._unserved: list[str] = []  # why studies are not done that wait for somebody
+        self._broken = ""  # why this machine cannot train
         self._signal: int | None = None
         self._wake = threading.Event()
 
@@ -116,6 +124,8 @@ class Worker:
         try:
             self._ask(self.spool.deliver)
             while self._signal is None:
+                self.health.next_turn(len(self.lanes.jobs))
+                self._leave_failing()
                 reached = self._attempt(self._catch_up)
                 if self.lanes.jobs:
                     self._train_epoch()
@@ -125,7 +135,9 @@ class Worker:
                     break
         finally:
             self._give_back()
-            if not self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
+            if self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
+                wait([in_thread(self._leave)], EXIT_SECONDS)
+            else:
                 logger.warning(
                     "the database does not answer; results that it has not taken are kept in %s", self.spool.folder
                 )
@@ -137,12 +149,34 @@ class Worker:
         logger.info("%d trial(s) in %.0f s, %.0f%% of it training", self.trials, self.seconds, 100 * share)
         return self._code()
 
+    def _beat(self) -> Beat:
+        """This worker as the table of workers shows it."""
+        return Beat(
+            name=self.name,
+            host=socket.gethostname(),
+            device=str(self.device),
+            study_names=self.options.study_names,
+            data_digest=self.digits.digest,
+            version=hpo.__version__,
+            lanes=self.lanes.width,
+            completed=self.health.completed,
+            failed=self.health.failed,
+        )
+
+    def _leave(self) -> None:
+        """Say in the table of workers why this one has ended, if the database answers."""
+        ended = "its work was done" if self._signal is None else signal.Signals(self._signal).name
+        with suppress(HpoError):
+            beat_alone(self.engine, self._beat(), 0.0, left_why=self._broken or ended)
+
     def _code(self) -> int:
-        """The exit code: 1 where a study was set aside or, though asked for by name, not served; a line names it."""
+        """The exit code: 1 where a study was set aside or waits for somebody, or the machine is broken; logged."""
         if self.aside.names:
             logger.error("not all is done, these studies were left alone: %s", ", ".join(self.aside.names))
         if self._unserved:
             logger.error("not all is done: study %s", ", study ".join(self._unserved))
+        if self._broken:
+            logger.error("%s", self._broken)
         if self._signal is not None:
             return 128 + self._signal
         return 1 if self.aside.names or self._unserved else 0
@@ -225,15 +259,32 @@ class Worker:
             with self.aside.guard(row):
                 if project(self.engine, Search(self.storage, row)):
                     self._phase_moved(row.name)
-        if self.options.study_names and not rows and self.aside.names:
-            return False
         if self.fetcher.claimable(rows):
             return True
+        if self.aside.names and self.health.failed and not self.health.trains:
+            self._forgive()
+            return False
+        if self.options.study_names and not rows and self.aside.names:
+            return False
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
             self._unserved = self.fetcher.unserved()
             return False
         self._wake.wait(POLL_SECONDS)
         return True
+
+    def _leave_failing(self) -> None:
+        """With nothing in training, leave studies alone whose trainings have failed one after another."""
+        if not self.lanes.jobs:
+            for study, why in self.health.failing():
+                self.aside.add([study], why)
+
+    def _forgive(self) -> None:
+        """Nothing that was tried here can be trained: what failed is left to other machines, as if it had not."""
+        slots.forgive(self.engine, self.name)
+        self._broken = (
+            f"all {self.health.failed} trainings failed on this machine ({self.device}), so they do not count against "
+            f"the trials; mend the device or the code and start again. Last: {self.health.last_error}"
+        )
 
     # -- refilling -----------------------------------------------------------------------------------------
 

@@ -17,8 +17,10 @@ from hpo.worker.aside import SetAside
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.fetcher import Fetcher, Group
+from hpo.worker.health import Health
 from hpo.worker.spool import Spool
 from hpo.worker.stores import Folder
+from tests.support.beats import beat_of
 from tests.support.handmade import make, small_spec
 
 MakeFetcher = Callable[[Engine], Fetcher]
@@ -37,12 +39,21 @@ def make_fetcher(tmp_path: Path, digits: Digits) -> Iterator[MakeFetcher]:
     def made(engine: Engine) -> Fetcher:
         storage = open_optuna(engine)
         aside, spool = SetAside(), Spool(tmp_path / "results", engine)
-        coordinator = Coordinator(engine, storage, spool, aside, 600.0, lambda name: None)
+        coordinator = Coordinator(engine, storage, spool, aside, 600.0, beat_of, lambda name: None)
         coordinator.start()
         coordinators.append(coordinator)
         checkpointer = Checkpointer(Checkpoints(Folder(tmp_path / "checkpoints")), 60.0)
         return Fetcher(
-            engine, storage, coordinator, checkpointer, digits, aside, worker="w", study_names=(), lease_seconds=600.0
+            engine,
+            storage,
+            coordinator,
+            checkpointer,
+            digits,
+            aside,
+            Health(),
+            worker="w",
+            study_names=(),
+            lease_seconds=600.0,
         )
 
     yield made

@@ -214,7 +214,7 @@ def test_a_failed_paper_trial_is_confirmed_all_the_same(engine: Engine) -> None:
     assert PAPER in {s.label for s in rows_of(engine, row, "confirm")}
 
 
-@pytest.mark.parametrize("result", ["pruned", "diverged", "failed"])
+@pytest.mark.parametrize("result", ["pruned", "diverged"])
 def test_without_a_candidate_the_paper_is_confirmed_alone(engine: Engine, result: str) -> None:
     """No trial came to its end: the study still reaches its final."""
     row = create(engine, spec_of())
@@ -224,6 +224,22 @@ def test_without_a_candidate_the_paper_is_confirmed_alone(engine: Engine, result
     work(engine, row, good)
     assert advance(engine, row) == "final"
     assert {s.label for s in rows_of(engine, row, "final")} == {PAPER}
+
+
+@pytest.mark.parametrize(
+    ("trials", "failed", "moves"), [(4, 1, True), (4, 2, False), (8, 2, True), (8, 3, False), (1, 1, False)]
+)
+def test_a_search_of_which_too_much_failed_is_blocked(engine: Engine, trials: int, failed: int, moves: bool) -> None:
+    """At most a quarter counts; of more nothing is confirmed until the failed ones have been queued again."""
+    row = create(engine, spec_of(trials=trials))
+    work(engine, row, lambda slot: "failed" if slot.idx < failed else good(slot))
+    assert phases.is_blocked(engine, row) is not moves
+    assert advance(engine, row) == ("confirm" if moves else None)
+    if not moves:
+        assert slots.requeue_failed(engine, row.id, "search") == failed
+        assert not phases.is_blocked(engine, row)
+        assert work(engine, row, good) == failed
+        assert advance(engine, row) == "confirm"
 
 
 def test_fewer_candidates_than_asked_for(engine: Engine) -> None:

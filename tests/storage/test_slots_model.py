@@ -220,7 +220,7 @@ class Queue(RuleBasedStateMachine):
         assert slots.fail(self.engine, slot.id, token, "broken", retry=retry) == holds
         if holds:
             slot.failures += 1
-            self._ended(slot, "waiting" if retry and slot.failures < slots.MAX_FAILURES else "failed")
+            self._ended(slot, "waiting" if retry and slot.failures < 2 else "failed")
 
     @precondition(_something_runs)
     @rule(number=choice, which=choice)

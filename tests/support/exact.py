@@ -13,10 +13,13 @@ from hpo.storage.schema import openings
 from hpo.storage.slots import Kind, Slot
 
 
-def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) -> dict[str, list[Slot]]:
+def check_exact(
+    url: str, name: str, *, search: int, confirm: int, rounds: int, requeued: int = 0
+) -> dict[str, list[Slot]]:
     """Assert that a study is done, every slot is, and Optuna has just these trials, each told what its slot says.
 
-    rounds are the final ones of each configuration: the paper's alone has some where it won.
+    rounds are the final ones of each configuration: the paper's alone has some where it won. Of the search `requeued`
+    trials failed in Optuna, and their slots were queued again.
     """
     engine = open_engine(url)
     try:
@@ -28,7 +31,13 @@ def check_exact(url: str, name: str, *, search: int, confirm: int, rounds: int) 
         kinds: dict[Kind, int] = {"search": search, "confirm": confirm, "final": final}
         for kind, asked in kinds.items():
             found[kind] = slots.list_slots(engine, row.id, kind)
-            _check_kind(engine, name if kind == "search" else f"{name}:{kind}", found[kind], asked)
+            _check_kind(
+                engine,
+                name if kind == "search" else f"{name}:{kind}",
+                found[kind],
+                asked,
+                requeued if kind == "search" else 0,
+            )
         _check_openings(engine, found)
         return found
     finally:
@@ -40,11 +49,13 @@ def results(found: dict[str, list[Slot]]) -> list[list[tuple[Any, ...]]]:
     return [[((s.label or "").rstrip("0123456789"), s.params, *values(s)) for s in own] for own in found.values()]
 
 
-def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int) -> None:
+def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int, requeued: int) -> None:
     assert len(own) == asked
     assert [slot.idx for slot in own] == list(range(asked))
     assert all(slot.state == "done" and slot.told and slot.outcome for slot in own)
-    trials = optuna.load_study(study_name=optuna_name, storage=make_storage(engine)).get_trials(deepcopy=False)
+    every = optuna.load_study(study_name=optuna_name, storage=make_storage(engine)).get_trials(deepcopy=False)
+    trials = [trial for trial in every if trial.state != TrialState.FAIL]
+    assert len(every) - len(trials) == requeued
     slot_of = {slot.trial_id: slot for slot in own}
     assert len(trials) == len(own)
     assert {trial._trial_id for trial in trials} == set(slot_of)

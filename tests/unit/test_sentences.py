@@ -4,9 +4,10 @@ import pytest
 
 from hpo.analysis.comparison import compare
 from hpo.analysis.pairwise import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
-from hpo.report.sentences import budget_warning, conclusions_of
+from hpo.analysis.tuning import tuning_of
+from hpo.report.sentences import budget_warning, conclusions_of, tuning_verdict
 from hpo.study.spec import builtin_spec
-from tests.support.results import around, finals, run, study
+from tests.support.results import PARAMS, around, finals, run, study
 
 
 def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
@@ -57,6 +58,22 @@ def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> N
         "ws-aux is better than ws: both with the paper's configuration",
     ]
     assert all(line.startswith("Tuning improved") for line in lines[3:])
+
+
+@pytest.mark.parametrize("source", [7, "paper"])
+def test_nothing_is_concluded_from_a_search_of_which_too_much_failed(source: int | str) -> None:
+    """A database of an earlier version may hold one: its tuned configuration says nothing about tuning its model."""
+    failed = [run("search", idx, state="failed" if idx > 4 else "complete") for idx in range(8)]
+    tuned = {"params": PARAMS, "source": source, "confirm_mean": 0.9}
+    rounds = finals("paper", around(0.87, 0.001)) + (finals("tuned", around(0.90)) if source == 7 else [])
+    spoiled = study("ws", failed + rounds, tuned=tuned)
+    whole = study("ws-aux", finals("tuned", around(0.98, 0.004)) + finals("paper", around(0.97)), id=2)
+    results = [spoiled, whole]
+    lines = conclusions_of(results, compare(results)).headlines
+    assert "Nothing is concluded about tuning ws: 3 of 8 trials of its search failed." in lines
+    assert lines[0].startswith("ws-aux is better than ws: both with the paper's configuration")
+    assert sum("ws" in line.replace("ws-aux", "") for line in lines) == 2
+    assert tuning_verdict(tuning_of(spoiled)) == "3 of 8 trials of the search failed: nothing is concluded from it."
 
 
 def test_few_rounds_are_called_few() -> None:
