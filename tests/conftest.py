@@ -20,8 +20,9 @@ from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from tests.support.fixtures import OpenDatabase, Postgres
 
-# Started in a shell's background, pytest and all that it starts would ignore Ctrl-C.
+# Started in a shell's background, pytest and all that it starts would ignore Ctrl-C, and under nohup a terminal's end.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # One thread for each process that a test starts: of several, all would wait for the one without a core.
 os.environ["OMP_NUM_THREADS"] = "1"
