@@ -186,7 +186,7 @@ def test_an_exception_in_training(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tim
         nowhere = torch.full_like(whole.training.image, 10**6)
         return replace(whole, training=replace(whole.training, image=nowhere))
 
-    hpo.create(sampler="random", pruner="none", trials=3, epochs=2)
+    hpo.create(sampler="random", pruner="none", trials=5, epochs=2)
     with monkeypatch.context() as patch:
         patch.setattr(Draws, "task", spoiled)
         said = hpo(*DRAIN, "--population", "2").stderr
@@ -196,13 +196,13 @@ def test_an_exception_in_training(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tim
     search = slots.list_slots(engine, row.id, "search")
     engine.dispose()
     assert row.phase == "done"
-    assert [slot.failures for slot in search] == [0, times, 0]
-    assert [slot.state for slot in search] == ["done", "failed" if times == 2 else "done", "done"]
-    assert [len(slot.outcome.train_loss) for slot in search if slot.outcome] == [2] * (4 - times)
+    assert [slot.failures for slot in search] == [0, times, 0, 0, 0]
+    assert [slot.state for slot in search] == ["done", "failed" if times == 2 else "done"] + ["done"] * 3
+    assert [len(slot.outcome.train_loss) for slot in search if slot.outcome] == [2] * (6 - times)
     if times == 2:
         assert "Traceback" in str(search[1].error)
     else:
-        check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
+        check_exact(hpo.url, "ws", search=5, confirm=4, rounds=2)
 
 
 def test_two_that_tell_one_slot(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
