@@ -261,7 +261,7 @@ class Worker:
                     self._phase_moved(row.name)
         if self.fetcher.claimable(rows):
             return True
-        if self.aside.names and self.health.failed and not self.health.trains:
+        if self.health.failing() and not self.health.trains:
             self._forgive()
             return False
         if self.options.study_names and not rows and self.aside.names:
