@@ -19,6 +19,10 @@ class SpecError(UsageError):
     """A study's file, or an option that overrides it, is invalid: which file and key, and what is allowed."""
 
 
+class ExperimentError(UsageError):
+    """An experiment is not what it must be: which part of it, what is wrong, and what is allowed."""
+
+
 class DatabaseError(HpoError):
     """The database cannot be used as it is: no such folder, not writable, a network file system."""
 

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # top down; a room imports from lower f
     ("analysis",),
     ("results",),
     ("study",),
-    ("storage", "digits"),
+    ("storage", "digits", "experiment"),
     ("training",),
     ("files", "machine", "text"),
     ("errors",),
