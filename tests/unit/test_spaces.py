@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.errors import ExperimentError
-from hpo.experiment.spaces import Choice, Float, Int, Hyperparameter, Space, Value
+from hpo.experiment.spaces import Choice, Float, Hyperparameter, Int, Space, Value
 
 SVM = Space.of(
     {
