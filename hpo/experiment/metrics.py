@@ -33,7 +33,7 @@ class Probabilities:
     @property
     def labels(self) -> NDArray[Any]:
         """(n,) the most probable class of each item."""
-        return self.classes[self.values.argmax(1)]
+        return np.asarray(self.classes[self.values.argmax(1)])
 
     def of(self, y: ArrayLike) -> Array:
         """(n,) the probability of each item's true class; 0 where the classifier does not know the class."""
@@ -118,8 +118,8 @@ class Metric:
         expected = (n,) if _COLUMNS[self.combine] == 1 else (n, 2)
         if items.shape != expected:
             raise ExperimentError(
-                f"metric {self.name}: its scores have the shape {items.shape}, but {n} items combined by {self.combine} "
-                f"need {expected}"
+                f"metric {self.name}: its scores have the shape {items.shape}, but {n} items combined by "
+                f"{self.combine} need {expected}"
             )
         return Score(value=self.combined(items), items=items)
 
@@ -170,7 +170,7 @@ def _accuracy(outputs: Any, y: Any) -> Array:
 
 
 def _macro_f1(outputs: Any, y: Any) -> float:
-    from sklearn.metrics import f1_score
+    from sklearn.metrics import f1_score  # type: ignore[import-untyped]  # ships no types
 
     return float(f1_score(np.asarray(y), labels_of(outputs), average="macro"))
 
