@@ -12,10 +12,10 @@ from hpo.analysis.pairwise import Pair, PairSide, Setting, pairs_of, setting_of
 from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.results.records import FinalResult, StudyResult
 from hpo.study.labels import PAPER, PUBLISHED, TUNED
-from hpo.study.spec import MODELS, Model
+from hpo.study.spec import MODELS, ModelName
 
 PUBLISHED_EPOCHS, PUBLISHED_ROUNDS = 40, 20
-PUBLISHED_ACCURACIES: dict[Model, tuple[float, float, float, float]] = {  # train mean, std, test mean, std
+PUBLISHED_ACCURACIES: dict[ModelName, tuple[float, float, float, float]] = {  # train mean, std, test mean, std
     "simple": (0.992, 0.004, 0.841, 0.012),
     "ws": (0.993, 0.007, 0.872, 0.011),
     "ws-aux": (0.998, 0.003, 0.971, 0.009),
@@ -45,7 +45,7 @@ class Summary:
 class TableRow:
     """One row of the comparison table."""
 
-    model: Model
+    model: ModelName
     label: str  # "published", "paper", "tuned", or that of `hpo evaluate --label`
     study: str | None  # None: published
     setting: int | None  # index into Comparison.settings
@@ -60,7 +60,7 @@ class TableRow:
     same_as: str | None = None  # the label of the configuration whose rounds these are too
 
 
-def published_row(model: Model) -> TableRow:
+def published_row(model: ModelName) -> TableRow:
     """The paper's own numbers."""
     train_mean, train_std, test_mean, test_std = PUBLISHED_ACCURACIES[model]
     return TableRow(

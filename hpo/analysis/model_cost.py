@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from hpo.study.spec import Model
+from hpo.study.spec import ModelName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +24,7 @@ _SECONDS = 0.1  # a measurement repeats for at least this long: two networks and
 class ModelCost:
     """What a model costs on any machine."""
 
-    model: Model
+    model: ModelName
     parameters: int
     multiply_adds: int  # in a forward pass of one pair: convolutions and linear layers, without biases
 
@@ -33,7 +33,7 @@ class ModelCost:
 class Latency:
     """How long a model takes on this machine."""
 
-    model: Model
+    model: ModelName
     pairs: int  # in a pass
     seconds: float  # of one pass, median
     repeats: int
@@ -56,7 +56,7 @@ class Latencies:
         return next(latency for latency in self.measured if (latency.model, latency.pairs) == (model, pairs))
 
 
-def cost_of(model: Model) -> ModelCost:
+def cost_of(model: ModelName) -> ModelCost:
     """Parameters and multiply-adds of a model."""
     from hpo.training.models import ARCHITECTURES
 
@@ -93,7 +93,7 @@ def multiply_adds(network: "nn.Module", inputs: "Tensor") -> int:
     return total
 
 
-def latencies_of(models: Iterable[Model], clock: Callable[[], float] = time.perf_counter) -> Latencies:
+def latencies_of(models: Iterable[ModelName], clock: Callable[[], float] = time.perf_counter) -> Latencies:
     """Measure the models on one CPU thread; models that share a network are measured once."""
     import torch
 

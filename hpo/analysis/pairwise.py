@@ -17,7 +17,7 @@ from typing import Literal
 from hpo.analysis import stats
 from hpo.results.records import StudyResult
 from hpo.study.labels import PAPER, TUNED
-from hpo.study.spec import MODELS, Model
+from hpo.study.spec import MODELS, ModelName
 
 PairKind = Literal[
     "pairs of models, tuned",
@@ -68,7 +68,7 @@ def setting_of(result: StudyResult) -> Setting:
 class PairSide:
     """One of the two configurations of a pair."""
 
-    model: Model
+    model: ModelName
     label: str
     study: str
     study_id: int

@@ -13,7 +13,7 @@ from hpo.analysis import stats
 from hpo.analysis.pairwise import Setting, setting_of
 from hpo.results.records import StudyResult
 from hpo.study.labels import PAPER, TUNED
-from hpo.study.spec import MODELS, Model
+from hpo.study.spec import MODELS, ModelName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class RepeatGroup:
     """The finished repeats of one model's search."""
 
     group: str
-    model: Model
+    model: ModelName
     setting: int
     repeats: tuple[Repeat, ...]
     rounds: tuple[int, ...]  # numbers of the rounds that all of them have in common
@@ -76,7 +76,7 @@ def repeats_of(results: Sequence[StudyResult], settings: Sequence[Setting]) -> R
 
     A repeat of whose search too many trials failed is left out.
     """
-    by_group: dict[tuple[str, Model, int], list[StudyResult]] = {}
+    by_group: dict[tuple[str, ModelName, int], list[StudyResult]] = {}
     for result in results:
         tuned = result.final_of(TUNED)
         if result.repeat_group is not None and tuned is not None and tuned.rounds and not result.is_inconclusive:
@@ -93,7 +93,7 @@ def repeats_of(results: Sequence[StudyResult], settings: Sequence[Setting]) -> R
     return Repeats(groups=groups, models=tuple(models), tuning=tuple(tuning))
 
 
-def _group(name: str, model: Model, setting: int, results: Sequence[StudyResult]) -> RepeatGroup | None:
+def _group(name: str, model: ModelName, setting: int, results: Sequence[StudyResult]) -> RepeatGroup | None:
     by_round = [_values(result, TUNED) for result in results]
     common = sorted(set.intersection(*(set(values) for values in by_round)))
     if not common:

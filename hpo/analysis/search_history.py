@@ -6,7 +6,7 @@ from typing import Literal
 
 from hpo.analysis.stats import expected_maximum
 from hpo.results.records import Run, StudyResult
-from hpo.study.spec import HYPERPARAMETERS, Model
+from hpo.study.spec import HYPERPARAMETERS, ModelName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class SearchHistory:
     """All finished trials of one study's search."""
 
     study: str
-    model: Model
+    model: ModelName
     names: tuple[str, ...]  # hyperparameters
     ranges: tuple[tuple[float, float, bool], ...]  # low, high, log
     trials: tuple[Trial, ...]  # as they finished
@@ -83,7 +83,7 @@ class BudgetCurve:
     """The best to be expected of so many trials, and the best of this search."""
 
     study: str
-    model: Model
+    model: ModelName
     random: tuple[float, ...]  # expected best of 1, 2, ... random trials
     observed: tuple[float, ...]  # the best complete trial after 1, 2, ... finished ones, NaN before the first
 

@@ -11,7 +11,7 @@ from hpo.analysis.comparison import Comparison
 from hpo.analysis.repeats import Repeats
 from hpo.results.records import StudyResult
 from hpo.study.labels import PAPER, PUBLISHED, TUNED
-from hpo.study.spec import Model
+from hpo.study.spec import ModelName
 
 # --- Rounds: the paper's Figure 2 -------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ from hpo.study.spec import Model
 class RoundsGroup:
     """The rounds of one configuration; of a published one only mean and standard deviation are known."""
 
-    model: Model
+    model: ModelName
     label: str
     study: str | None
     epochs: int
@@ -58,7 +58,7 @@ def rounds_data(results: Sequence[StudyResult], comparison: Comparison) -> list[
 
 
 def _measured(
-    model: Model, label: str, study: str | None, epochs: int, rounds: tuple[int, ...], values: tuple[float, ...]
+    model: ModelName, label: str, study: str | None, epochs: int, rounds: tuple[int, ...], values: tuple[float, ...]
 ) -> RoundsGroup:
     """A group of at least one round, with the mean and its interval."""
     average, interval = stats.mean(values), stats.t_interval(values)
@@ -113,7 +113,7 @@ class Curve:
     """One configuration's learning curve, over its rounds."""
 
     study: str
-    model: Model
+    model: ModelName
     label: str  # "paper" or "tuned"
     what: Literal["validation accuracy", "training loss"]
     runs: int

@@ -10,7 +10,7 @@ from typing import Literal
 
 from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult
-from hpo.study.spec import Model, StudySpec
+from hpo.study.spec import ModelName, StudySpec
 
 RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
 
@@ -153,7 +153,7 @@ class StudyResult:
 
     id: int
     name: str
-    model: Model
+    model: ModelName
     phase: Literal["search", "confirm", "final", "done"]
     paused: bool
     seed: int

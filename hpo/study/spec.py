@@ -21,10 +21,10 @@ from hpo.study import limits
 from hpo.study.spec_errors import explain, near, shown
 from hpo.training.augmentation import SAMPLES_PER_PAIR
 
-Model = Literal["simple", "ws", "ws-aux"]
-MODELS: tuple[Model, ...] = get_args(Model)
+ModelName = Literal["simple", "ws", "ws-aux"]
+MODELS: tuple[ModelName, ...] = get_args(ModelName)
 _ALL_MODELS = ("learning_rate", "weight_decay", "dropout")
-HYPERPARAMETERS: Mapping[Model, tuple[str, ...]] = {
+HYPERPARAMETERS: Mapping[ModelName, tuple[str, ...]] = {
     "simple": _ALL_MODELS,
     "ws": _ALL_MODELS,
     "ws-aux": (*_ALL_MODELS, "aux_weight", "main_weight"),
@@ -116,7 +116,7 @@ class Protocol(_Record):
 class StudySpec(_Record):
     """One model's tuning, complete: what is searched, how, how long, and what it is compared with."""
 
-    model: Model
+    model: ModelName
     name: str = Field(default_factory=lambda fields: str(fields.get("model", "")))
     seed: Seed = 1
     space: dict[str, Range]
@@ -383,7 +383,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _check_names(key: str, values: Mapping[str, object], model: Model) -> None:
+def _check_names(key: str, values: Mapping[str, object], model: ModelName) -> None:
     wanted = HYPERPARAMETERS[model]
     allowed = f"model {model} has {', '.join(wanted)}"
     for name in values:

@@ -78,10 +78,11 @@ def between_rooms(package: Path = PACKAGE) -> list[Import]:
 
 
 def upward(found: list[Import]) -> list[Import]:
-    """Those that do not go down, or touch a room that has no floor yet."""
+    """Those that do not go down, or touch a room that has no floor yet; `hpo` itself shows what is in `experiment`."""
     return [
         one
         for one in found
+        if (one.room, one.target) != ("__init__", "experiment")
         if one.room not in HEIGHT or one.target not in HEIGHT or HEIGHT[one.room] <= HEIGHT[one.target]
     ]
 

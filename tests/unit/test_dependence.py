@@ -19,7 +19,7 @@ from hpo.report.charts import dependence
 from hpo.report.html import PageFigure
 from hpo.report.sections.dependence import dependence_parts, sentences
 from hpo.results.records import Run, StudyResult
-from hpo.study.spec import HYPERPARAMETERS, Model, builtin_spec
+from hpo.study.spec import HYPERPARAMETERS, ModelName, builtin_spec
 from tests.support.results import run, study
 
 
@@ -262,7 +262,7 @@ def test_a_weight_of_zero_has_no_ratio() -> None:
     assert len(sample_of(made, search, builtin_spec("ws-aux").paper, 2000).values) == 2
 
 
-def searched(model: Model = "ws", random: int = 26) -> StudyResult:
+def searched(model: ModelName = "ws", random: int = 26) -> StudyResult:
     """A study whose accuracy falls with dropout and learning rate times decay; two diverged, three learned nothing."""
     rng, spec = np.random.default_rng(5), builtin_spec(model)
     runs: list[Run] = [run("search", 0, params=dict(spec.paper), value=0.6)]

@@ -107,13 +107,14 @@ def test_training_imports_torch_alone() -> None:
 
 
 def test_packages_hold_only_their_docstring() -> None:
-    """Nothing happens when a folder is imported; `hpo` itself has its version."""
+    """Nothing happens when a folder is imported; `hpo` itself has its version and its public names."""
     for path in PACKAGE.rglob("__init__.py"):
+        if path.parent == PACKAGE:
+            continue
         first, *rest = ast.parse(path.read_text()).body
         assert isinstance(first, ast.Expr), path
         assert isinstance(first.value, ast.Constant), path
-        allowed = [["__version__"]] if path.parent == PACKAGE else []
-        assert [[ast.unparse(name) for name in getattr(one, "targets", [])] for one in rest] == allowed, path
+        assert rest == [], path
 
 
 # --- Printing -----------------------------------------------------------------------------------------------
