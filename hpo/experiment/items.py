@@ -3,7 +3,6 @@
 n items; their features are an array (n, ...), a mapping of arrays (n, ...), or a data frame of n rows.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.errors import ExperimentError
+from hpo.experiment.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class Draw:
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator for one purpose: independent of those for others, and of any other seed's."""
-        key = hashlib.sha256(f"{self.seed} {purpose}".encode()).digest()
-        return np.random.default_rng(np.frombuffer(key, dtype=np.uint32))
+        return generator(self.seed, "draw", purpose)
 
 
 def length(x: Any) -> int:
@@ -67,7 +66,7 @@ def length(x: Any) -> int:
                 f"items: a mapping of equally long arrays is wanted, these have the lengths {lengths}"
             )
         return next(iter(lengths.values()))
-    if not hasattr(x, "__len__") or not len(getattr(x, "shape", (1,))):
+    if isinstance(x, str) or not hasattr(x, "__len__") or not len(getattr(x, "shape", (1,))):
         raise ExperimentError(f"items: {type(x).__name__} is neither an array, a mapping of arrays nor a data frame")
     return len(x)
 

@@ -37,7 +37,7 @@ class Probabilities:
 
     def of(self, y: ArrayLike) -> Array:
         """(n,) the probability of each item's true class; 0 where the classifier does not know the class."""
-        hits = np.asarray(y)[:, None] == self.classes[None, :]
+        hits = array_of(y)[:, None] == self.classes[None, :]
         return np.asarray((self.values * hits).sum(1))
 
 
@@ -148,17 +148,22 @@ class Metric:
 # --- Outputs ------------------------------------------------------------------------------------------------
 
 
+def array_of(outputs: Any) -> NDArray[Any]:
+    """Outputs as an array on the CPU: tensors of any device, lists, arrays."""
+    return np.asarray(outputs.detach().cpu().numpy() if hasattr(outputs, "detach") else outputs)
+
+
 def labels_of(outputs: Any) -> NDArray[Any]:
     """(n,) the labels that outputs stand for: they themselves, or the class with the highest score (n, C)."""
     if isinstance(outputs, Probabilities):
         return outputs.labels
-    values = np.asarray(outputs)
+    values = array_of(outputs)
     return values.argmax(1) if values.ndim == 2 else values
 
 
 def _scores_of(outputs: Any) -> NDArray[Any]:
     """What a score of scikit-learn's takes: (n,) those of the second of two classes, else (n, C)."""
-    values = outputs.values if isinstance(outputs, Probabilities) else np.asarray(outputs)
+    values = outputs.values if isinstance(outputs, Probabilities) else array_of(outputs)
     return values[:, 1] if values.ndim == 2 and values.shape[1] == 2 else values
 
 
@@ -166,29 +171,29 @@ def _scores_of(outputs: Any) -> NDArray[Any]:
 
 
 def _accuracy(outputs: Any, y: Any) -> Array:
-    return np.asarray(labels_of(outputs) == np.asarray(y), dtype=np.float64)
+    return np.asarray(labels_of(outputs) == array_of(y), dtype=np.float64)
 
 
 def _macro_f1(outputs: Any, y: Any) -> float:
     from sklearn.metrics import f1_score  # type: ignore[import-untyped]  # ships no types
 
-    return float(f1_score(np.asarray(y), labels_of(outputs), average="macro"))
+    return float(f1_score(array_of(y), labels_of(outputs), average="macro"))
 
 
 def _auc(outputs: Any, y: Any) -> float | None:
     from sklearn.metrics import roc_auc_score
 
     scores = _scores_of(outputs)
-    if scores.dtype.kind != "f" or len(np.unique(np.asarray(y))) < 2:
+    if scores.dtype.kind != "f" or len(np.unique(array_of(y))) < 2:
         return None  # labels alone, or a single class
     several = {"multi_class": "ovr", "average": "macro"} if scores.ndim == 2 else {}
-    return float(roc_auc_score(np.asarray(y), scores, **several))
+    return float(roc_auc_score(array_of(y), scores, **several))
 
 
 def _brier(outputs: Any, y: Any) -> Array | None:
     if not isinstance(outputs, Probabilities):
         return None
-    hits = np.asarray(y)[:, None] == outputs.classes[None, :]
+    hits = array_of(y)[:, None] == outputs.classes[None, :]
     unknown = ~hits.any(1)  # their class has no column: all of its probability is missing
     squares = ((outputs.values - hits) ** 2).sum(1) + unknown
     return np.asarray(squares / 2 if len(outputs.classes) == 2 else squares)
@@ -201,16 +206,16 @@ def _log_loss(outputs: Any, y: Any) -> Array | None:
 
 
 def _cross_entropy(outputs: Any, y: Any) -> Array | None:
-    logits = None if isinstance(outputs, Probabilities) else np.asarray(outputs, dtype=np.float64)
+    logits = None if isinstance(outputs, Probabilities) else array_of(outputs).astype(np.float64)
     if logits is None or logits.ndim != 2:
         return None
     highest = logits.max(1, keepdims=True)
     log_sum = highest[:, 0] + np.log(np.exp(logits - highest).sum(1))
-    return np.asarray(log_sum - logits[np.arange(len(logits)), np.asarray(y)])
+    return np.asarray(log_sum - logits[np.arange(len(logits)), array_of(y)])
 
 
 def _errors(outputs: Any, y: Any) -> Array:
-    values, truth = np.asarray(outputs, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    values, truth = array_of(outputs).astype(np.float64), array_of(y).astype(np.float64)
     if values.ndim == 2 and values.shape[1] == 1:  # a network's one output
         values = values[:, 0]
     if values.shape != truth.shape:
@@ -219,7 +224,7 @@ def _errors(outputs: Any, y: Any) -> Array:
 
 
 def _nll_and_tokens(outputs: Any, y: Any) -> Array:
-    return np.asarray(outputs, dtype=np.float64)
+    return array_of(outputs).astype(np.float64)
 
 
 accuracy = Metric("accuracy", _accuracy, diverged=0.0)
