@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from hpo.experiment.model import Model
     from hpo.experiment.rows import rows
+    from hpo.experiment.run import Diverged, Run
     from hpo.experiment.spaces import Choice, Float, Int
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ _HOMES = {
     "metrics": ("Metric", "Probabilities", *_METRICS),
     "model": ("Model",),
     "rows": ("rows",),
+    "run": ("Diverged", "Run"),
     "spaces": ("Choice", "Float", "Int"),
 }
 _HOME = {name: f"hpo.experiment.{module}" for module, names in _HOMES.items() for name in names}
@@ -43,6 +45,7 @@ _HOME = {name: f"hpo.experiment.{module}" for module, names in _HOMES.items() fo
 __all__ = [
     "Choice",
     "Data",
+    "Diverged",
     "Draw",
     "Experiment",
     "Float",
@@ -52,6 +55,7 @@ __all__ = [
     "Model",
     "NoOptions",
     "Probabilities",
+    "Run",
     "accuracy",
     "auc",
     "brier",

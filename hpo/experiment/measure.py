@@ -56,6 +56,8 @@ def measure(
         parts.append([metric.evaluate(outputs, part.y, len(part)) for metric in metrics])
         if not whole and any(score is None or score.items is None for score in parts[0]):
             kept.append(outputs)
+    if not parts:
+        raise ExperimentError("there is no item to measure a predictor on")
     scores: list[Score | None] = []
     for place, metric in enumerate(metrics):
         of_metric = [part[place] for part in parts]
@@ -64,7 +66,7 @@ def measure(
             joined = np.concatenate(known)
             scores.append(Score(value=metric.combined(joined), items=joined))
         else:
-            scores.append(of_metric[0] if whole and of_metric else metric.evaluate(_joined(kept), items.y, n))
+            scores.append(of_metric[0] if whole or not kept else metric.evaluate(_joined(kept), items.y, n))
     return scores
 
 

@@ -1,0 +1,123 @@
+"""What a training function gets: its parameters, its training items, its seed, and the loop that hpo counts."""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpo.errors import ExperimentError
+from hpo.experiment.items import Items
+from hpo.experiment.randomness import generator, kept_state, seed_all
+from hpo.experiment.spaces import Value
+
+SEED_BITS = 31  # what every library takes as a seed
+
+
+class Diverged(Exception):
+    """Raise it in train or predict: this configuration is no good. A result, as a loss of NaN is, and no failure."""
+
+
+class Stopped(BaseException):
+    """The training is to end here: it was pruned, or its worker gives it back. No `except Exception` catches it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a training says at the end of an epoch."""
+
+    epoch: int  # from 1
+    predictor: Any  # None: numbers alone
+    numbers: Mapping[str, float]  # shown, never judged
+
+
+class Run:
+    """One training. It cannot tell what it is for: search, confirmation and final rounds look alike.
+
+    `params` has the active hyperparameters and the constants; `training` unpacks to (x, y); `seed` is below 2**31;
+    `device` is "cpu" or "cuda"; `threads` is how many it may use; `max_epochs` how many epochs it gets.
+    """
+
+    def __init__(
+        self,
+        *,
+        params: Mapping[str, Value],
+        training: Items,
+        seed: int,
+        device: str,
+        threads: int,
+        max_epochs: int,
+        on_report: Callable[[Report], bool],
+    ) -> None:
+        """`on_report` deals with a report and returns whether the training is to stop."""
+        self.params, self.training = dict(params), training
+        self.seed, self.device, self.threads, self.max_epochs = seed % 2**SEED_BITS, device, threads, max_epochs
+        self.asked_for_epochs = False
+        self.last_numbers: dict[str, float] = {}
+        self._key, self._on_report = seed, on_report
+        self._epoch, self._stop = 0, False
+        self._folder: Path | None = None
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs to train, from 0; ends by itself when the training is to stop.
+
+        At each one's beginning `random`, numpy's and torch's global generators are seeded anew.
+        """
+        self.asked_for_epochs = True
+        for epoch in range(self._epoch, self.max_epochs):
+            if self._stop:
+                return
+            seed_all(self._key, "epoch", epoch)
+            yield epoch
+            self._epoch = epoch + 1
+
+    def report(self, predictor: Any = None, *, epoch: int | None = None, **numbers: float) -> bool:
+        """Say how far the training is: hpo measures the predictor for the curve and for pruning.
+
+        The numbers stand in the tables, unjudged. `epoch` counts from 1, where another library owns the loop. Returns
+        whether the training is to stop, for callbacks; `epochs` ends by itself.
+        """
+        now = self._epoch + 1 if epoch is None else epoch
+        for name, value in numbers.items():
+            if not isinstance(value, int | float | np.floating | np.integer) and not hasattr(value, "item"):
+                raise ExperimentError(f"report: {name} must be a number, not {value!r}")
+        self.last_numbers = {name: float(value) for name, value in numbers.items()}
+        with kept_state():
+            self._stop = self._on_report(Report(epoch=now, predictor=predictor, numbers=self.last_numbers))
+        return self._stop
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """A generator for one purpose, another in each epoch, the same in each training with this seed."""
+        return generator(self._key, "run", purpose, self._epoch)
+
+    @property
+    def folder(self) -> Path:
+        """An empty folder, deleted when hpo has done with the predictor."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="hpo-run-"))
+        return self._folder
+
+    def close(self) -> None:
+        """Delete the folder."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def early_stopping_split(self, share: float) -> tuple[Items, Items]:
+        """The training items in two parts, for what must not look at hpo's validation items: the rest, and `share`.
+
+        Whole units where items have them; the same at every call.
+        """
+        if not 0 < share < 1:
+            raise ExperimentError(f"early_stopping_split: share must be between 0 and 1, not {share!r}")
+        n = len(self.training)
+        unit = self.training.unit if self.training.unit is not None and self.training.unit.ndim == 1 else np.arange(n)
+        units, place = np.unique(unit, return_inverse=True)
+        order = generator(self._key, "early stopping").permutation(len(units))
+        held = np.zeros(len(units), dtype=bool)
+        held[order[: max(1, math.floor(share * len(units)))]] = True
+        chosen = held[place]
+        return self.training.take(np.flatnonzero(~chosen)), self.training.take(np.flatnonzero(chosen))
