@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from types import FrameType
@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from hpo.digits.pools import Digits, to_network_images
 from hpo.server.notes import update_notes
 from hpo.storage import claims
+from hpo.storage.identity import key_of
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.outcome import OutcomeState
 from hpo.study.projection import project
@@ -35,6 +36,7 @@ from hpo.worker.fetcher import Fetcher, Group
 from hpo.worker.job import Draws, Job
 from hpo.worker.lanes import Lanes, TrainingFailed
 from hpo.worker.options import Options
+from hpo.worker.signing import Signer
 from hpo.worker.spool import Spool
 from hpo.worker.stores import places
 from hpo.worker.threads import Background, in_thread
@@ -61,8 +63,9 @@ class Worker:
         self.seconds = 0.0  # from start to end
         self.storage = open_optuna(engine)
         store, folder = places(engine, options.artifacts)
-        self.spool = Spool(folder / "results", engine)
-        self.checkpointer = Checkpointer(Checkpoints(store), options.checkpoint_seconds)
+        signer = Signer(key_of(engine))
+        self.spool = Spool(folder / "results", engine, signer)
+        self.checkpointer = Checkpointer(Checkpoints(store, signer), options.checkpoint_seconds)
         self.background, self.aside = Background(), SetAside()
         self.coordinator = Coordinator(
             engine, self.storage, self.spool, self.aside, options.lease_seconds, self._phase_moved
@@ -173,9 +176,10 @@ class Worker:
         for job in [*self.lanes.jobs, *self.evaluation.pending]:
             logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
 
-    def _states(self) -> list[tuple[Job, LaneState]]:
-        """Every training where it is."""
-        return [*self.lanes.states(), *self.evaluation.states()]
+    def _states(self) -> Iterator[tuple[Job, LaneState]]:
+        """Every training where it is; copied from the device as they are asked for."""
+        yield from self.lanes.states()
+        yield from self.evaluation.states()
 
     def _phase_moved(self, name: str) -> None:
         """A study's phase has moved on: its note in the dashboard follows."""
