@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def test_a_reader_meets_a_writer(tmp_path: Path) -> None:
     kept.save("training", states[1])
 
     def write() -> None:
-        for turn in range(150):
+        for turn in range(60):
             kept.save("training", states[1 + turn % 4])
         over.set()
 
@@ -127,6 +127,23 @@ def test_a_reader_meets_a_writer(tmp_path: Path) -> None:
         seen.add(loaded.state.epoch)
     writer.join()
     assert len(seen) > 1
+
+
+def test_a_reader_whose_folder_goes_takes_the_next(tmp_path: Path) -> None:
+    """Another worker has written a checkpoint, and deleted the one before, between the manifest and its files."""
+    other, new = kept_in(tmp_path), checkpoint(3)
+    other.save("training", checkpoint(2))
+
+    class Meanwhile(Folder):
+        reads = 0
+
+        def chunks(self, path: str, size: int) -> Iterator[bytes]:
+            self.reads += 1
+            if self.reads == 1:
+                other.save("training", new)
+            return super().chunks(path, size)
+
+    assert same(new, kept_in(Meanwhile(tmp_path)).load("training", EXPECTED))
 
 
 def test_any_files_are_kept_and_never_more_than_a_piece_is_in_memory(tmp_path: Path) -> None:
