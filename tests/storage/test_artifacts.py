@@ -21,6 +21,7 @@ from hpo.storage.slots import Slot
 from hpo.study.spec import StudySpec
 from hpo.training.models import parameter_count
 from hpo.training.population import LaneState
+from hpo.worker import evaluation
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
 from hpo.worker.fetcher import Group
 from hpo.worker.job import Checkpoint, CheckpointRecord, Job
@@ -207,6 +208,24 @@ def test_a_value_that_is_evaluated_again_is_the_same(place: Place) -> None:
     assert again.validation is not None
     assert (resumed.value, resumed.loss) == (again.validation.accuracy, again.validation.loss)
     assert resumed.value == resumed.validation_accuracy[-1]
+    assert not list(place.checkpoints.iterdir())
+
+
+def test_an_evaluation_that_failed_is_tried_again_without_training(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state after the last epoch is kept until there is an outcome."""
+    with monkeypatch.context() as patched:
+
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("the device has a fault")
+
+        patched.setattr(evaluation, "outcome_of", fail)
+        place.worker().run()
+    outcome = place.train().outcome
+    assert outcome is not None
+    assert outcome.resumed_at == (EPOCHS,)
+    assert outcome.value == outcome.validation_accuracy[-1]
     assert not list(place.checkpoints.iterdir())
 
 
