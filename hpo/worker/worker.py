@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
@@ -21,6 +21,7 @@ from hpo.digits.pools import Digits, to_network_images
 from hpo.errors import HpoError
 from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
+from hpo.storage.identity import key_of
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.outcome import OutcomeState
 from hpo.storage.workers import Beat, beat_alone
@@ -40,6 +41,7 @@ from hpo.worker.health import Health
 from hpo.worker.job import Draws, Job
 from hpo.worker.lanes import Lanes, TrainingFailed
 from hpo.worker.options import Options
+from hpo.worker.signing import Signer
 from hpo.worker.spool import Spool
 from hpo.worker.stores import places
 from hpo.worker.threads import Background, in_thread
@@ -66,8 +68,9 @@ class Worker:
         self.seconds = 0.0  # from start to end
         self.storage = open_optuna(engine)
         store, folder = places(engine, options.artifacts)
-        self.spool = Spool(folder / "results", engine)
-        self.checkpointer = Checkpointer(Checkpoints(store), options.checkpoint_seconds)
+        signer = Signer(key_of(engine))
+        self.spool = Spool(folder / "results", engine, signer)
+        self.checkpointer = Checkpointer(Checkpoints(store, signer), options.checkpoint_seconds)
         self.background, self.aside, self.health = Background(), SetAside(), Health()
         self.coordinator = Coordinator(
             engine, self.storage, self.spool, self.aside, options.lease_seconds, self._beat, self._phase_moved
@@ -207,9 +210,10 @@ class Worker:
         for job in [*self.lanes.jobs, *self.evaluation.pending]:
             logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
 
-    def _states(self) -> list[tuple[Job, LaneState]]:
-        """Every training where it is."""
-        return [*self.lanes.states(), *self.evaluation.states()]
+    def _states(self) -> Iterator[tuple[Job, LaneState]]:
+        """Every training where it is; copied from the device as they are asked for."""
+        yield from self.lanes.states()
+        yield from self.evaluation.states()
 
     def _phase_moved(self, name: str) -> None:
         """A study's phase has moved on: its note in the dashboard follows."""

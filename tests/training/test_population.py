@@ -58,6 +58,19 @@ def mixed_population(
     return lanes, tasks
 
 
+@pytest.mark.parametrize("name", ["simple", "ws-aux"])
+def test_a_validation_is_the_same_again(pool: draws.ImagePool, name: str) -> None:
+    """Bit for bit, in its lane after the epoch and from the lane's state in another population."""
+    lanes, tasks = mixed_population(pool, name, BATCH, torch.float32)
+    reports = lanes.train_epoch()
+    for report, one in zip(reports, tasks, strict=True):
+        again = population_of(pool, name, 1)
+        again.start(0, one, lanes.state(report.lane))
+        expected = (report.validation_loss, report.validation_accuracy)
+        assert lanes.validate(report.lane) == expected
+        assert again.validate(0) == expected
+
+
 def plain_training(
     pool: draws.ImagePool,
     name: str,

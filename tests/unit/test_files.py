@@ -18,7 +18,7 @@ from hpo.worker.stores import Folder, NoArtifacts
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "write_atomically": lambda path: write_atomically(path, b"new"),
-    "a checkpoint": lambda path: Folder(path.parent).write(path.name, b"new"),
+    "a checkpoint": lambda path: Folder(path.parent).replace(path.name, b"new"),
     "study export --out": lambda path: write_export(path, "new"),
 }
 
