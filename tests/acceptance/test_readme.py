@@ -264,6 +264,10 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("docker compose --profile cpu up -d --build", elsewhere("test_compose builds and starts the services")),
     ("docker compose run --rm cli study create --model ws", elsewhere("test_compose creates a study so")),
     ("docker compose run --rm cli study show ws", elsewhere("test_compose shows a study so")),
+    (
+        'docker compose run --rm --user $(id -u):$(id -g) -v "$PWD:/work" cli report',
+        elsewhere("test_compose writes a report so"),
+    ),
 )
 COMMANDS = commands(README.read_text())
 
