@@ -92,6 +92,28 @@ def begin_read(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def begin_change(engine: Engine) -> Iterator[Connection]:
+    """One transaction that may change tables; raises DatabaseUnreachable where the database does not answer.
+
+    Where SQLite cannot alter a table it is made anew, and dropping the old one would delete the rows that refer to it.
+    So foreign keys hold no more until the end, when no row may lack what it refers to but those that did before.
+    """
+    with translated(engine), engine.connect() as connection:
+        connection.detach()  # closed at the end: no other transaction gets it
+        if engine.dialect.name == "sqlite":
+            _without_foreign_keys(connection)
+        with connection.begin():
+            broken = _broken_references(connection)
+            yield connection
+            if new := _broken_references(connection) - broken:
+                table, row, parent = min(new)
+                raise SchemaError(
+                    f"{display_url(engine)}: nothing was changed, for row {row} of {table} would have lost its row of "
+                    f"{parent}; please report it"
+                )
+
+
 class now(FunctionElement[float]):
     """The database's clock as SQL: seconds since 1970, moving on within a transaction."""
 
@@ -269,6 +291,20 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
         break
     if mode != "wal":
         raise DatabaseError("this SQLite file cannot have a write-ahead log; move it to a local folder")
+
+
+def _without_foreign_keys(connection: Connection) -> None:
+    driver = connection.connection.dbapi_connection  # past SQLAlchemy: in a transaction the first is ignored
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("PRAGMA foreign_keys = OFF")
+    driver.execute("PRAGMA legacy_alter_table = ON")  # else a view of the table forbids its renaming
+
+
+def _broken_references(connection: Connection) -> set[tuple[str, int, str]]:
+    """Rows that refer to one that is not there, on SQLite: their table, their id, the other table."""
+    if connection.dialect.name != "sqlite":
+        return set()
+    return {(row[0], row[1], row[2]) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}
 
 
 def _begin_sqlite(connection: Connection) -> None:
