@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Engine
 
 from hpo.storage import slots
+from hpo.storage.identity import identity_of
 from hpo.storage.outcome import NewerOutcome, Outcome, UnreadableOutcome
 from hpo.storage.slots import Lease
 from hpo.worker.signing import Damaged, Signer
@@ -36,17 +36,19 @@ class Spool:
     """Results of finished trainings that the database has not confirmed yet."""
 
     def __init__(self, folder: Path, engine: Engine, signer: Signer) -> None:
-        """The folder serves several databases; each has a part of its own."""
-        url = engine.url.set(password=None)
-        if engine.dialect.name == "sqlite":
-            url = url.set(database=str(Path(str(url.database)).resolve()))
-        self._folder = Folder(folder / hashlib.sha256(str(url).encode()).hexdigest()[:16])
+        """The folder serves several databases; each has a part of its own, wherever it is."""
+        self._folder = Folder(folder / identity_of(engine))
         self._engine, self._signer = engine, signer
 
     @property
     def folder(self) -> Path:
         """Where the results lie."""
         return self._folder.folder
+
+    @property
+    def kept(self) -> list[Path]:
+        """The results that lie there."""
+        return sorted(self.folder.glob("*.json"))
 
     def put(self, lease: Lease, outcome: Outcome, outputs: bytes | None) -> str:
         """Keep a result; returns its name."""
@@ -66,7 +68,7 @@ class Spool:
 
         What cannot be read, or is no result of this database, is logged, set aside, and stops nothing.
         """
-        for path in sorted(self.folder.glob("*.json")):
+        for path in self.kept:
             try:
                 content = self._folder.read(path.name, MOST_BYTES)
                 if content is not None:  # else its worker has stored it just now

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 import hpo
 from hpo.digits.pools import Digits, to_network_images
-from hpo.errors import HpoError
+from hpo.errors import DatabaseReplaced, HpoError
 from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
 from hpo.storage.identity import key_of
@@ -120,8 +120,19 @@ class Worker:
     def run(self) -> int:
         """Pull slots until told to stop, drained, or done with `max_trials`; returns the exit code.
 
-        What raises about a study sets that study aside and ends nothing.
+        What raises about a study sets that study aside and ends nothing. Raises DatabaseReplaced where another database
+        takes the place of this worker's.
         """
+        try:
+            return self._run()
+        except DatabaseReplaced as error:
+            if not (kept := len(self.spool.kept)):
+                raise
+            raise DatabaseReplaced(
+                f"{error}; {kept} result(s) for the first are kept in {self.spool.folder}"
+            ) from error
+
+    def _run(self) -> int:
         begun = time.monotonic()
         self.coordinator.start()
         try:
@@ -138,12 +149,14 @@ class Worker:
                     break
         finally:
             self._give_back()
-            if self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
-                wait([in_thread(self._leave)], EXIT_SECONDS)
-            else:
+            if not self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
                 logger.warning(
                     "the database does not answer; results that it has not taken are kept in %s", self.spool.folder
                 )
+            elif self.coordinator.crash is None:
+                for job in [*self.lanes.jobs, *self.evaluation.pending]:
+                    logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
+                wait([in_thread(self._leave)], EXIT_SECONDS)
         while self._signal is None and not self.background.settle(PROMPT_SECONDS):
             pass
         self._check_coordinator()
@@ -207,8 +220,6 @@ class Worker:
         if self._fetched is None or self._fetched.done():
             wait([in_thread(self.fetcher.settle)], EXIT_SECONDS)
         self.coordinator.release_all()
-        for job in [*self.lanes.jobs, *self.evaluation.pending]:
-            logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
 
     def _states(self) -> Iterator[tuple[Job, LaneState]]:
         """Every training where it is; copied from the device as they are asked for."""

@@ -301,6 +301,22 @@ def test_signal_ends_it_cleanly(database: str, number: signal.Signals) -> None:
         pass
 
 
+def test_another_database_in_its_place_ends_it(sqlite_url: str) -> None:
+    """Whoever asks gets the reason; whoever started it too, and nothing of the other database is shown."""
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    with dashboard(sqlite_url) as (port, process):
+        assert study_names(port) == []
+        path.with_suffix(".new").write_bytes(path.read_bytes())
+        path.with_suffix(".new").rename(path)
+        status, answer = ask(port, "/api/studies", Host="localhost")
+        assert status == 503
+        assert "another file was put in its place" in answer
+        assert process.stderr is not None
+        *_, last = process.stderr.read().splitlines()
+        assert last == f"hpo: {answer.strip()}"
+        assert process.wait(PATIENCE) == 1
+
+
 def test_notes_and_figures_stand_on_the_pages(
     database_url: str, open_database: Callable[[str], Engine], tmp_path: Path
 ) -> None:

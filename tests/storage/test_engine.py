@@ -19,20 +19,20 @@ from sqlalchemy.pool import QueuePool
 
 from hpo.errors import DatabaseError, DatabaseUnreachable, HpoError, SchemaError, UsageError
 from hpo.storage import engine as engine_module
-from hpo.storage import migrate
+from hpo.storage import migrate, sqlite_file
 from hpo.storage.engine import (
     READ_ONLY,
     begin_read,
     begin_write,
     display_url,
     eight_hex_digits,
-    file_system,
     is_missing,
     is_transient,
     now,
     open_engine,
 )
 from hpo.storage.optuna_storage import make_storage
+from hpo.storage.sqlite_file import file_system
 from tests.support.fixtures import OpenDatabase, Postgres, Watch
 
 
@@ -150,7 +150,7 @@ def test_some_other_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """With the way out."""
-    monkeypatch.setattr(engine_module, "file_system", lambda folder: kind)
+    monkeypatch.setattr(sqlite_file, "file_system", lambda folder: kind)
     with pytest.raises(DatabaseError, match=rf"network file system \({kind}\).*PostgreSQL"):
         open_engine(f"sqlite:///{tmp_path}/hpo.db")
 
