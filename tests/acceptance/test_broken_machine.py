@@ -126,7 +126,7 @@ def test_a_trial_that_raises_everywhere_fails(on: Hpo, engine: Engine, monkeypat
     assert on.show()["phase"] == "done", "one of five counts in the budget"
 
 
-@pytest.mark.parametrize(("lanes", "epochs"), [(1, 1), (2, 12)])
+@pytest.mark.parametrize(("lanes", "epochs"), [(1, 1), (2, 16)])
 def test_a_study_that_raises_stops_no_other(
     on: Hpo, engine: Engine, monkeypatch: pytest.MonkeyPatch, lanes: int, epochs: int
 ) -> None:
