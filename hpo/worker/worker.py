@@ -30,7 +30,7 @@ from hpo.study.search import Search
 from hpo.training import draws
 from hpo.training.population import EpochReport, LaneState
 from hpo.worker import signals
-from hpo.worker.aside import SetAside
+from hpo.worker.aside import SetAside, short_reason
 from hpo.worker.backoff import Backoff
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
 from hpo.worker.coordinator import Coordinator
@@ -195,7 +195,7 @@ class Worker:
             logger.error("%s", self._broken)
         if self._signal is not None:
             return 128 + self._signal
-        return 1 if self.aside.names or self._unserved else 0
+        return 1 if self.aside.names or self._unserved or self._broken else 0
 
     def listen(self) -> None:
         """Stop at the next training step on SIGTERM, SIGINT and, but for nohup, SIGHUP; a second one kills."""
@@ -264,6 +264,9 @@ class Worker:
         self.coordinator.settle(self.options.lease_seconds)
         self._check_coordinator()
         if self._exhausted:
+            self._judge()
+            return False
+        if self._broken:
             return False
         rows = self.fetcher.rows()
         ids = [row.id for row in rows]
@@ -276,29 +279,40 @@ class Worker:
                     self._phase_moved(row.name)
         if self.fetcher.claimable(rows):
             return True
-        if self.health.failing() and not self.health.trains:
-            self._forgive()
+        if self.health.only_fails and self.health.failing():
+            self._judge()
             return False
         if self.options.study_names and not rows and self.aside.names:
             return False
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
             self._unserved = self.fetcher.unserved()
+            self._judge()
             return False
         self._wake.wait(POLL_SECONDS)
         return True
 
     def _leave_failing(self) -> None:
-        """With nothing in training, leave studies alone whose trainings have failed one after another."""
-        if not self.lanes.jobs:
-            for study, why in self.health.failing():
+        """Leave studies alone whose trainings have failed one after another, and of which none goes on."""
+        in_training = {job.claim.study.id for job in self.lanes.jobs}
+        for study, why in self.health.failing():
+            if study.id not in in_training:
                 self.aside.add([study], why)
 
-    def _forgive(self) -> None:
-        """Nothing that was tried here can be trained: what failed is left to other machines, as if it had not."""
-        slots.forgive(self.engine, self.name)
+    def _judge(self) -> None:
+        """At the end: where nothing that was tried here could be trained, the machine is taken for broken.
+
+        After several failures in a row they are left to other machines, as if they had not been.
+        """
+        if not self.health.only_fails:
+            return
+        forgiven = ""
+        if self.health.failing():
+            slots.forgive(self.engine, self.name)
+            forgiven = ", so they do not count against the trials"
+        failed = "the only training" if self.health.failed == 1 else f"all {self.health.failed} trainings"
         self._broken = (
-            f"all {self.health.failed} trainings failed on this machine ({self.device}), so they do not count against "
-            f"the trials; mend the device or the code and start again. Last: {self.health.last_error}"
+            f"{failed} failed on this machine ({self.device}){forgiven}; mend the device or the code and start "
+            f"again. Last: {self.health.last_error}"
         )
 
     # -- refilling -----------------------------------------------------------------------------------------
@@ -347,7 +361,7 @@ class Worker:
         except Exception as error:
             self._ask(partial(self.fetcher.set_aside, group, error))
             if not self.trials and not self._signal and self._ask(lambda: self.fetcher.turn(None)) is None:
-                raise  # nothing else can be tried, so it may well be this machine's fault
+                self._broken = f"nothing can be trained on this machine ({self.device}): {short_reason(error)}"
 
     def _start(self, job: Job) -> None:
         """Put a training on a lane, from its checkpoint where there is one."""

@@ -172,7 +172,7 @@ def raise_in(engine: Engine) -> Slot:
 
 def test_failures_are_told_apart(engine: Engine) -> None:
     """By both commands: an exception or leases, once or for good, and what was done; nothing of who was pre-empted."""
-    maker = make(engine, small_spec("ws", trials=6, rounds=2), limit=0)
+    maker = make(engine, small_spec("ws", trials=8, rounds=2), limit=0)
     raise_in(engine)
     maker.work(1)  # trial 0: once, then well
     for _ in range(2):
@@ -184,7 +184,7 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     maker.work(1)  # trial 3: one dead worker
     released = claim_first(engine)
     assert slots.release(engine, released.id, released.token or "")
-    maker.work(2 + 9 + 1)
+    maker.work(4 + 9 + 1)
     for _ in range(2):
         lost = raise_in(engine)  # a final round
     maker.work()
@@ -225,6 +225,16 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     assert (result.phase, result.missing[1:]) == ("done", ())
     again = next(one for one in summary_of(result)["failures"] if one["study"] == "ws:final")
     assert again["setbacks"][0] == "failed, queued again by `hpo study resume`"
+
+
+def test_resume_does_at_once_what_show_says(sqlite_engine: Engine) -> None:
+    """Where too much of a search has failed, `study show` names the command while other trials still wait."""
+    make(sqlite_engine, small_spec("ws", trials=8), limit=4, fails=lambda slot: slot.idx > 0)
+    result = queries.study_result(sqlite_engine, "ws")
+    assert (result.trials.failed, result.trials.waiting, result.is_blocked) == (3, 4, False)
+    assert any("more than a quarter" in line and "`hpo study resume ws`" in line for line in result.missing)
+    assert operations.resume(sqlite_engine, "ws") == 3
+    assert operations.resume(sqlite_engine, "ws") == 0
 
 
 def test_many_failures_are_shown_in_part(sqlite_engine: Engine) -> None:
