@@ -36,5 +36,5 @@ def test_a_worker_that_stays_mixes_no_studies_up(hpo: Hpo) -> None:
     alone = Hpo(hpo.folder, f"sqlite:///{hpo.folder / 'alone.db'}")
     alone.create(**STUDY, seed=2)
     alone(*DRAIN)
-    mixed, own = (results(check_exact(url, "ws", **EXACT)) for url in (hpo.url, alone.url))
-    assert mixed == own
+    mixed, alone_results = (results(check_exact(url, "ws", **EXACT)) for url in (hpo.url, alone.url))
+    assert mixed == alone_results

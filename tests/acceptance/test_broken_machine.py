@@ -158,8 +158,8 @@ def test_a_search_of_which_too_much_failed_waits(on: Hpo, monkeypatch: pytest.Mo
     assert "more than a quarter" in " ".join(on("study", "show", "ws").stdout.split())
     assert "2 failed trials queued again" in on("study", "resume", "ws").stderr
     train(on)
-    found = check_exact(on.url, "ws", search=4, confirm=4, rounds=2, requeued=2)
-    paper = found["search"][0]
+    actual = check_exact(on.url, "ws", search=4, confirm=4, rounds=2, requeued=2)
+    paper = actual["search"][0]
     assert paper.params == {"learning_rate": 3e-3, "weight_decay": 2.5e-5, "dropout": 0.15}
     again = on.json("trial", "show", "ws", str(paper.trial_number))
     assert again["params"] == paper.params

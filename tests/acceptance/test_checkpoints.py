@@ -145,9 +145,9 @@ def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:
         worker.wait()
     engine.dispose()
     hpo(*DRAIN)
-    found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
-    assert found["search"][0].outcome is not None
-    assert found["search"][0].outcome.resumed_at[0] >= reported + 3
+    actual = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
+    assert actual["search"][0].outcome is not None
+    assert actual["search"][0].outcome.resumed_at[0] >= reported + 3
 
 
 def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,14 +37,14 @@ PASSWORDS = {"HPO_DB_PASSWORD": PASSWORD, "HPO_WORKER_PASSWORD": f"another {PASS
 
 def compose_commands() -> list[list[str]]:
     """Both generations of Compose, as far as they are here."""
-    found = []
+    actual = []
     if shutil.which("docker-compose"):
-        found.append(["docker-compose"])
+        actual.append(["docker-compose"])
     if shutil.which("docker"):
         probe = subprocess.run(["docker", "compose", "version"], capture_output=True)
         if probe.returncode == 0:
-            found.append(["docker", "compose"])
-    return found
+            actual.append(["docker", "compose"])
+    return actual
 
 
 COMPOSE = compose_commands()
@@ -241,8 +241,8 @@ def test_worker_finishes_a_study(running: Compose, tmp_path: Path) -> None:
     small = {"trials": 2, "epochs": 1, "confirm_configurations": 1, "confirm_rounds": 1, "final_rounds": 1}
     spec = (ROOT / "studies" / "ws.toml").read_text()
     for key, value in small.items():
-        spec, found = re.subn(rf"^{key} = \d+$", f"{key} = {value}", spec, flags=re.MULTILINE)
-        assert found == 1
+        spec, actual = re.subn(rf"^{key} = \d+$", f"{key} = {value}", spec, flags=re.MULTILINE)
+        assert actual == 1
     (tmp_path / "small.toml").write_text(spec)
     running(f"run --rm -v {tmp_path}/small.toml:/work/small.toml cli study create --file small.toml")
 

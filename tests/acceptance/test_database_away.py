@@ -19,9 +19,9 @@ from tests.support.server import Server
 def server() -> Iterator[Server]:
     """A running server, its database with the schema."""
     with tempfile.TemporaryDirectory(prefix="hpo-pg-", ignore_cleanup_errors=True) as folder:
-        own = Server(Path(folder))
-        yield own
-        own.close()
+        restartable = Server(Path(folder))
+        yield restartable
+        restartable.close()
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_postgresql_stopped_and_started_again(server: Server, lab: Hpo) -> None:
     assert worker.poll() is None
     server.start()
     finish(worker)
-    found = check_exact(lab.url, "ws", search=4, confirm=2, rounds=1)
-    assert said.count(": complete") == sum(map(len, found.values()))
+    actual = check_exact(lab.url, "ws", search=4, confirm=2, rounds=1)
+    assert said.count(": complete") == sum(map(len, actual.values()))
     assert attempts(lab.url) == {1}
 
 

@@ -128,8 +128,8 @@ def in_order(shown: tuple[str, ...], printed: str) -> None:
     rest = " ".join(printed.split())
     for line in shown:
         if line != "...":
-            _, found, rest = rest.partition(" ".join(line.split()))
-            assert found, f"not printed: {line!r}\nin: {printed}"
+            _, actual, rest = rest.partition(" ".join(line.split()))
+            assert actual, f"not printed: {line!r}\nin: {printed}"
 
 
 def ends(where: str, cut: str = "", *, code: int = 0, makes: str | None = None) -> Step:

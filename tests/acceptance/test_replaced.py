@@ -119,10 +119,12 @@ def test_a_worker_in_training(hpo: Hpo, replace: Callable[[Hpo, Path], Path]) ->
     first = Hpo(hpo.folder, f"sqlite:///{aside}")
     first(*DRAIN, "--lease", "1", "--artifacts", hpo.folder / "hpo.db.artifacts")
     assert not kept[0].exists()
-    found = check_exact(first.url, "ws", **EXACT)
-    assert {one.attempt for own in found.values() for one in own if one.id == slot} == {1}, "nothing is trained twice"
+    actual = check_exact(first.url, "ws", **EXACT)
+    assert {one.attempt for of_kind in actual.values() for one in of_kind if one.id == slot} == {1}, (
+        "nothing is trained twice"
+    )
     if replace is not removed and replace is not made_anew:
-        assert results(check_exact(hpo.url, "ws", **EXACT)) == results(found)
+        assert results(check_exact(hpo.url, "ws", **EXACT)) == results(actual)
 
 
 @pytest.mark.parametrize("replace", [restored_as_it_was, removed, restored_in_place])

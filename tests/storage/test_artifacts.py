@@ -38,7 +38,7 @@ EPOCHS = 3
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """Networks of this size are slower on two."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -24,8 +24,8 @@ LEASE = 3.0
 def take(maker: Maker, seconds: float) -> list[Claim]:
     """All that can be claimed of a study."""
     search = Search(open_optuna(maker.engine), maker.row)
-    found = claims.claim(maker.engine, 9, worker="w", lease_seconds=seconds, model=maker.spec.model)
-    return [Claim(slot=slot, search=search) for slot in found]
+    actual = claims.claim(maker.engine, 9, worker="w", lease_seconds=seconds, model=maker.spec.model)
+    return [Claim(slot=slot, search=search) for slot in actual]
 
 
 def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_p
     for claim in training:
         coordinator.hold(claim)
     for claim in ending:
-        ends._one(claim.slot)
+        ends.end(claim.slot)
         outcome = slots.get_slot(engine, claim.slot.id).outcome
         assert outcome is not None
         coordinator.finish(claim, outcome, None)
@@ -69,7 +69,7 @@ def test_a_result_handed_over_before_the_end_is_stored_not_released(engine: Engi
     done, *rest = take(maker, 600)
     for claim in (done, *rest):
         coordinator.hold(claim)
-    maker._one(done.slot)
+    maker.end(done.slot)
     outcome = slots.get_slot(engine, done.slot.id).outcome
     assert outcome is not None
     coordinator.finish(done, outcome, None)

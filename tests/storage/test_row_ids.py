@@ -79,9 +79,9 @@ def test_every_row_and_index_stays(adopted: Engine) -> None:
     before = contents(path_of(adopted))
     assert all(before[0][name] for name in ("hpo_slots", "hpo_openings", "trials", "trial_params", "study_directions"))
     assert again(adopted) == ["studies", "trials"]
-    for look in (migrate.check, migrate.create_or_check):
+    for action in (migrate.check, migrate.create_or_check):
         with pytest.raises(SchemaError, match=r"studies and trials would give.*make a backup.*`hpo db upgrade`"):
-            look(adopted)
+            action(adopted)
     assert migrate.upgrade(adopted) == ["studies: no id will be given twice", "trials: no id will be given twice"]
     assert contents(path_of(adopted)) == before
     migrate.check(adopted)

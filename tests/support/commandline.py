@@ -77,10 +77,10 @@ def on_this_machine(seconds: float) -> float:
 def wait_until(holds: Callable[[], T | None]) -> T:
     """Wait for a condition and return what it gave; fail when patience ends."""
     deadline = time.monotonic() + PATIENCE
-    while not (found := holds()):
+    while not (actual := holds()):
         assert time.monotonic() < deadline, "the condition never held"
         time.sleep(POLL)
-    return found
+    return actual
 
 
 class Hpo:

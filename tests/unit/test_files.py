@@ -213,5 +213,5 @@ def test_temporary_files_are_found_by_the_file_they_are_for(tmp_path: Path, monk
     for name in (".other.12", ".file2.12"):
         (tmp_path / name).write_bytes(b"half")
     write_atomically(tmp_path / "file", b"new")
-    assert [len(found) for found in during] == [1]
+    assert [len(actual) for actual in during] == [1]
     assert list(temporaries_of(tmp_path / "file")) == []
