@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from hpo.storage.engine import open_engine
-from tests.support.commandline import DRAIN, Hpo, Said, finish, on_this_machine, wait_until
+from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, finish, on_this_machine, wait_until
 from tests.support.exact import check_exact
 from tests.support.server import Server
 
@@ -126,7 +126,7 @@ def test_connections_cut_again_and_again(lab: Hpo) -> None:
     wait_until(lambda: said.count("trial 0: complete"))
     wait_until(again)
     engine.dispose()
-    finish(worker)
+    assert worker.wait(PATIENCE) == 0, "".join(said.lines)
     assert cut >= 3
     check_exact(lab.url, "ws", search=6, confirm=2, rounds=1)
     assert attempts(lab.url) == {1}
