@@ -16,7 +16,7 @@ from tests.support.commandline import DRAIN, Hpo, Said, finish, train, wait_unti
 from tests.support.exact import check_exact
 from tests.support.open_slots import any_running
 
-DATABASES = ["hpo", "hpo_on_postgres"]
+DATABASES = ["hpo", pytest.param("hpo_on_postgres", marks=pytest.mark.long)]
 BROKEN = """
 from hpo.cli.main import main
 from hpo.training.lockstep import Lockstep

@@ -15,7 +15,7 @@ READING = ("study", "list")
 
 
 @pytest.mark.parametrize(
-    ("url", "code", "says"),
+    ("url", "code", "message"),
     [
         ("sqlite:///no/such/folder/hpo.db", 1, "no/such/folder does not exist"),
         ("sqlite:////proc/hpo.db", 1, "/proc"),
@@ -80,7 +80,7 @@ def set_version(path: Path, statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "says"),
+    ("statement", "message"),
     [
         ("UPDATE hpo_alembic_version SET version_num = '9999'", "install the newer hpo"),
         ("UPDATE alembic_version SET version_num = 'v99'", "install the newer hpo"),
@@ -109,7 +109,7 @@ def test_db_upgrade_and_check(hpo: Hpo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         ("trials = 4", "trails = 4", "budget.trails: unknown key"),
         ("trials = 4", "trials = '4'", "budget.trials: must be a whole number"),
@@ -138,7 +138,7 @@ def test_bad_study_files(hpo: Hpo, old: str, new: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--model", "nope"], "simple, ws, ws-aux"),
         ([], "--model simple, ws, ws-aux or all"),

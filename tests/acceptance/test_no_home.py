@@ -17,6 +17,7 @@ except NoArtifacts as error:
 """  # the database's server need not run for it
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not CAN_CHANGE, reason=WHY_NOT)
 def test_everything_works_without_a_home(hpo: Hpo, nobodys_folder: Path) -> None:
     """Checked, created, trained and reported, without a cache; where a folder is needed, a line says so."""
