@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from hpo.storage.schema import metadata
-from tests.support.commandline import DRAIN, Hpo, finish, wait_until
+from tests.support.commandline import DRAIN, Hpo, finish, is_stopped, wait_until
 from tests.support.exact import check_exact, results
 from tests.support.fixtures import Postgres
 
@@ -161,11 +161,14 @@ def test_postgres(hpo_on_postgres: Hpo, postgres: Postgres) -> None:
     hpo.create(**{**STUDY, "epochs": 40})
     worker = hpo.start(*DRAIN)
     wait_until(lambda: hpo.show()["trials"]["running"])
+    worker.send_signal(signal.SIGSTOP)  # for a moment there is no database of that name, which would end it too
+    wait_until(lambda: is_stopped(worker.pid))
     postgres.sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     postgres.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
     postgres.sql(f"ALTER DATABASE {name} RENAME TO {name}_aside")
     postgres.sql(f"CREATE DATABASE {name} TEMPLATE {name}_aside")
     hpo("db", "new-identity")
+    worker.send_signal(signal.SIGCONT)
     _, err = finish(worker, code=1)
     assert LINE.fullmatch(err.splitlines()[-1]), err
     assert hpo.show()["trials"]["running"] == 1, "what ran at the moment of the backup does so until its lease is over"
