@@ -33,7 +33,7 @@ test: $(READY)  ## lint, format, types and all tests but the long ones
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(COVERAGE)
 	printf '%s\n' $(NUMERICS) | xargs -P 2 -I '{}' env '{}' $(BIN)/pytest -q tests/training -m 'not long'
 
-test-long: $(READY)  ## the README, command by command, as it stands there
+test-long: $(READY)  ## what takes long: the README command by command, a broken machine on PostgreSQL, a rotated password
 	$(BIN)/pytest -q -m long
 
 docs: $(READY)  ## docs/cli.md from the commands

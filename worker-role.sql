@@ -1,5 +1,5 @@
 -- The role of workers, of the dashboard and of whoever creates studies: it can neither delete anything nor make or
--- change a table. Run it as the role that owns the tables, after the first `hpo db upgrade`; again does no harm.
+-- change a table. Run it as the role that owns the tables, after each `hpo db upgrade`.
 -- (`hpo study delete` needs DELETE as well. Where search_path leads elsewhere, put that schema for `public`.)
 
 DO $$ BEGIN
@@ -11,7 +11,7 @@ END $$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC; -- a server of before PostgreSQL 15 grants it to everybody
 GRANT USAGE ON SCHEMA public TO hpo_worker;
 GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO hpo_worker;
-REVOKE INSERT, UPDATE ON alembic_version, hpo_alembic_version, version_info FROM hpo_worker; -- `hpo db upgrade` writes them
+REVOKE INSERT, UPDATE ON alembic_version, hpo_alembic_version, version_info, hpo_database FROM hpo_worker; -- `hpo db` writes them
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
 
 -- What a later `hpo db upgrade` of this owner makes.

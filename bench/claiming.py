@@ -133,7 +133,7 @@ def _claim(engine: Engine, task: Task) -> Claimed:
     while time.time() < task.starts + task.seconds:
         begun = time.perf_counter()
         try:
-            slot = one(engine, task.study_ids)
+            slot = claim_slot(engine, task.study_ids)
         except DatabaseUnreachable:
             timeouts += 1
             continue
@@ -149,7 +149,7 @@ def _claim(engine: Engine, task: Task) -> Claimed:
     return Claimed(ids=ids, seconds=seconds, until=until, empty=empty, timeouts=timeouts)
 
 
-def one(engine: Engine, study_ids: Sequence[int]) -> slots.Slot | None:
+def claim_slot(engine: Engine, study_ids: Sequence[int]) -> slots.Slot | None:
     """Claim one slot."""
     claimed = claims.claim(engine, 1, worker="bench", lease_seconds=LEASE, model=MODEL, study_ids=study_ids)
     return claimed[0] if claimed else None
@@ -167,7 +167,7 @@ def in_turns(
 
     Each turn goes through all databases, beginning with another one.
     """
-    looks: dict[int, list[float]] = {name: [] for name in engines}
+    polls: dict[int, list[float]] = {name: [] for name in engines}
     seconds: dict[int, list[float]] = {name: [] for name in engines}
     names = list(engines)
     for turn in range(turns):
@@ -175,14 +175,14 @@ def in_turns(
         for name in names[first:] + names[:first]:
             begun = time.perf_counter()
             assert claims.next_models(engines[name], study_ids) == [MODEL]
-            found = time.perf_counter()
-            slot = one(engines[name], study_ids)
+            actual = time.perf_counter()
+            slot = claim_slot(engines[name], study_ids)
             ended = time.perf_counter()
             assert slot is not None, "nothing was waiting any more"
-            looks[name].append(found - begun)
-            seconds[name].append(ended - found)
+            polls[name].append(actual - begun)
+            seconds[name].append(ended - actual)
             end(engines[name], slot)
-    return looks, seconds
+    return polls, seconds
 
 
 def quantiles(seconds: Iterable[float]) -> dict[str, Any]:

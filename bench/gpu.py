@@ -81,7 +81,7 @@ def full(model: str, lanes: int, images: draws.ImagePool, device: torch.device) 
     return made
 
 
-def one_size(model: str, lanes: int, images: draws.ImagePool, device: torch.device, repeats: int) -> dict[str, Any]:
+def measure_size(model: str, lanes: int, images: draws.ImagePool, device: torch.device, repeats: int) -> dict[str, Any]:
     """Times of one size of population: of whole epochs, and of validation and launching within them."""
     made = full(model, lanes, images, device)
     epochs = seconds(made.train_epoch, device, repeats)
@@ -151,28 +151,28 @@ def main() -> None:
         plain_epoch = seconds(plain.train_epoch, device, options.repeats)
         per_hour = 3600 / (measure.spread(plain_epoch)["median"] * EPOCHS)
         step = work(model, images, device)
-        found: dict[str, Any] = {"plain": {"epoch_s": measure.spread(plain_epoch), "trials_per_hour": per_hour}}
+        actual: dict[str, Any] = {"plain": {"epoch_s": measure.spread(plain_epoch), "trials_per_hour": per_hour}}
         rows.append([f"`{model}`", "plain loop, no validation", f"{per_hour:.0f}", "1", "", "", "", "", ""])
         for lanes in options.lanes:
-            one = one_size(model, lanes, images, device, options.repeats)
-            rate = 1000 / one["ms_a_step_and_trial"]  # steps of one trial a second
-            one |= {"tflops": step["gflop"] * rate / 1e3, "tb_s": step["mb"] * rate / 1e6}
-            found[f"P={lanes}"] = one
+            size = measure_size(model, lanes, images, device, options.repeats)
+            rate = 1000 / size["ms_a_step_and_trial"]  # steps of one trial a second
+            size |= {"tflops": step["gflop"] * rate / 1e3, "tb_s": step["mb"] * rate / 1e6}
+            actual[f"P={lanes}"] = size
             rows.append(
                 [
                     f"`{model}`",
                     f"P = {lanes}",
-                    f"{one['trials_per_hour']:.0f}",
-                    f"{one['trials_per_hour'] / per_hour:.1f}",
-                    f"{one['validation_share']:.0%}",
-                    f"{one['launching_share']:.0%}",
-                    f"{one['tflops']:.2f} ({one['tflops'] / top['tflops']:.0%})",
-                    f"{one['tb_s']:.2f} ({one['tb_s'] / top['tb_s']:.0%})",
-                    "" if one["memory_gib"] is None else f"{one['memory_gib']:.1f}",
+                    f"{size['trials_per_hour']:.0f}",
+                    f"{size['trials_per_hour'] / per_hour:.1f}",
+                    f"{size['validation_share']:.0%}",
+                    f"{size['launching_share']:.0%}",
+                    f"{size['tflops']:.2f} ({size['tflops'] / top['tflops']:.0%})",
+                    f"{size['tb_s']:.2f} ({size['tb_s'] / top['tb_s']:.0%})",
+                    "" if size["memory_gib"] is None else f"{size['memory_gib']:.1f}",
                 ]
             )
             print("  ".join(rows[-1]), flush=True)
-        results["models"][model] = {"step": step, **found}
+        results["models"][model] = {"step": step, **actual}
     head = ["model", "", "trials an hour", "times the plain loop", "validation", "launching / steps"]
     head += ["products, TFLOP/s", "traffic, TB/s", "memory, GiB"]
     print(f"\nceilings: {top['tflops']:.1f} TFLOP/s, {top['tb_s']:.2f} TB/s; medians of {options.repeats}\n")

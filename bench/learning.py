@@ -51,7 +51,7 @@ def population(
 ) -> dict[int, float]:
     """Test accuracies of rounds in a population."""
     made = Population(model, lanes, pool.images, samples=18 * PAIRS, batch=BATCH, device=device)
-    found: dict[int, float] = {}
+    actual: dict[int, float] = {}
     waiting = list(rounds)
     while waiting or made.busy:
         while waiting and made.free:
@@ -62,9 +62,9 @@ def population(
             made.start(made.free[0], task)
         for report in made.train_epoch():
             if report.last:
-                found[report.key] = made.predict(made.parameters[report.lane], draw(pool, report.key)[1]).accuracy
+                actual[report.key] = made.predict(made.parameters[report.lane], draw(pool, report.key)[1]).accuracy
                 made.stop(report.lane)
-    return found
+    return actual
 
 
 def main() -> None:
@@ -83,24 +83,24 @@ def main() -> None:
     source = load.load(None)
     pool = draws.ImagePool.from_numpy("A", to_network_images(source.pool_a_images()), source.pool_a_labels())
     had = json.loads(options.json.read_text()) if options.json.exists() else {}
-    found: dict[str, Any] = had.get("accuracy", {}) if had.get("epochs", options.epochs) == options.epochs else {}
+    actual: dict[str, Any] = had.get("accuracy", {}) if had.get("epochs", options.epochs) == options.epochs else {}
 
     def keep(model: str, way: str, accuracies: dict[int, float]) -> None:
-        of = found.setdefault(model, {}).setdefault(way, {})
+        of = actual.setdefault(model, {}).setdefault(way, {})
         of |= {str(round_): accuracy for round_, accuracy in accuracies.items()}
-        measure.store(options.json, {"epochs": options.epochs, "accuracy": found})
+        measure.store(options.json, {"epochs": options.epochs, "accuracy": actual})
 
     rounds = range(options.first, options.first + options.rounds)
     rows = []
     for model in options.models:
-        done = {way: found.get(model, {}).get(way, {}) for way in ("plain", "population")}
+        done = {way: actual.get(model, {}).get(way, {}) for way in ("plain", "population")}
         missing = [r for r in rounds if str(r) not in done["population"]]
         if missing:
             keep(model, "population", population(model, pool, missing, options.epochs, options.lanes, options.device))
         for round_ in rounds:
             if str(round_) not in done["plain"]:
                 keep(model, "plain", {round_: plain(model, pool, round_, options.epochs, options.device)})
-        a, b = ([found[model][way][str(r)] for r in rounds] for way in ("plain", "population"))
+        a, b = ([actual[model][way][str(r)] for r in rounds] for way in ("plain", "population"))
         interval = stats.t_interval([y - x for x, y in zip(a, b, strict=True)])
         assert interval is not None  # two rounds or more
         low, high = interval.low, interval.high

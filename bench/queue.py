@@ -53,12 +53,12 @@ def prepare(url: str, data: Digits, behind: int) -> None:
     engine.dispose()
 
 
-def one_claimer(engines: Mapping[int, Engine], turns: int, *, adaptive: bool, waiting: int) -> dict[str, Any]:
+def single_claimer(engines: Mapping[int, Engine], turns: int, *, adaptive: bool, waiting: int) -> dict[str, Any]:
     """One claimer's claims in turns, and how the median grows from the least to the most behind."""
     for engine in engines.values():
         backlog.wait_slots(engine, waiting, LIVE, adaptive=adaptive)
-    looks, seconds = claiming.in_turns(engines, STUDY_IDS, turns)
-    return {"waiting": waiting, "look": _by_size(looks), "claim": _by_size(seconds)}
+    polls, seconds = claiming.in_turns(engines, STUDY_IDS, turns)
+    return {"waiting": waiting, "look": _by_size(polls), "claim": _by_size(seconds)}
 
 
 def _by_size(seconds: Mapping[int, Sequence[float]]) -> dict[str, Any]:
@@ -72,10 +72,10 @@ def _by_size(seconds: Mapping[int, Sequence[float]]) -> dict[str, Any]:
 def measure_database(urls: Mapping[int, str], pool: Pool, options: argparse.Namespace) -> dict[str, Any]:
     """All claims on the databases of one kind, by what lies behind them."""
     engines = {behind: open_engine(url) for behind, url in urls.items()}
-    found: dict[str, Any] = {
-        "rounds": one_claimer(engines, options.turns, adaptive=False, waiting=ROUNDS),
+    actual: dict[str, Any] = {
+        "rounds": single_claimer(engines, options.turns, adaptive=False, waiting=ROUNDS),
         "adaptive": [
-            one_claimer(engines, min(options.turns, waiting), adaptive=True, waiting=waiting)
+            single_claimer(engines, min(options.turns, waiting), adaptive=True, waiting=waiting)
             for waiting in options.adaptive
         ],
         "many": [],
@@ -85,27 +85,27 @@ def measure_database(urls: Mapping[int, str], pool: Pool, options: argparse.Name
         for claimers in options.claimers:
             backlog.wait_slots(engines[behind], ROUNDS, LIVE, adaptive=False)
             case = claiming.measure_claims(pool, url, STUDY_IDS, claimers, options.seconds, finish=False)
-            found["many"].append({"behind": behind, **case})
+            actual["many"].append({"behind": behind, **case})
             print(f"  {behind:,} behind, {claimers} claimers: {case['per_second']:.0f} a second", flush=True)
     middle = sorted(urls)[len(urls) // 2]
     for claimers in options.claimers:
         backlog.wait_slots(engines[middle], max(options.adaptive), LIVE, adaptive=True)
         case = claiming.measure_claims(pool, urls[middle], STUDY_IDS, claimers, options.seconds, finish=True)
-        found["many_adaptive"].append({"behind": middle, **case})
+        actual["many_adaptive"].append({"behind": middle, **case})
         print(f"  adaptive, {claimers} claimers: {case['per_second']:.0f} a second", flush=True)
     for engine in engines.values():
         engine.dispose()
-    return found
+    return actual
 
 
 # --- Tables ---------------------------------------------------------------------------------------------
 
 
-def one_claimer_table(found: Mapping[str, Any]) -> str:
+def single_claimer_table(actual: Mapping[str, Any]) -> str:
     """A row a database, what waits and what is done: median and 99th percentile by what lies behind, and the ratio."""
-    sizes = list(next(iter(found.values()))["rounds"]["claim"]["behind"])
+    sizes = list(next(iter(actual.values()))["rounds"]["claim"]["behind"])
     rows = []
-    for kind, cases in found.items():
+    for kind, cases in actual.items():
         for what, case in [("rounds", cases["rounds"]), *(("adaptive", case) for case in cases["adaptive"])]:
             for act in ("claim", "look"):
                 times = [_times(case[act]["behind"][size]) for size in sizes]
@@ -116,14 +116,17 @@ def one_claimer_table(found: Mapping[str, Any]) -> str:
     return measure.table(["database", "waiting", "", *heads, "ratio of medians", "n"], rows)
 
 
-def many_table(found: Mapping[str, Any], which: str) -> str:
+def many_table(actual: Mapping[str, Any], which: str) -> str:
     """A row a database and history, a column a number of claimers: claims a second, median / 99th percentile."""
     rows = []
-    claimers = sorted({case["claimers"] for cases in found.values() for case in cases[which]})
-    for kind, cases in found.items():
+    claimers = sorted({case["claimers"] for cases in actual.values() for case in cases[which]})
+    for kind, cases in actual.items():
         for behind in sorted({case["behind"] for case in cases[which]}):
-            own = {case["claimers"]: case for case in cases[which] if case["behind"] == behind}
-            cells = [f"{own[c]['per_second']:.0f}/s, {_times(own[c])}, n {own[c]['n']:,}" for c in claimers]
+            by_claimers = {case["claimers"]: case for case in cases[which] if case["behind"] == behind}
+            cells = [
+                f"{by_claimers[c]['per_second']:.0f}/s, {_times(by_claimers[c])}, n {by_claimers[c]['n']:,}"
+                for c in claimers
+            ]
             rows.append([kind, f"{behind:,}", *cells])
     return measure.table(["database", "behind", *(f"{c} claimer{'s' * (c > 1)}" for c in claimers)], rows)
 
@@ -132,9 +135,9 @@ def _times(case: Mapping[str, Any]) -> str:
     return "-" if case["p50_ms"] is None else f"{case['p50_ms']:.1f} / {case['p99_ms']:.1f}"
 
 
-def cost_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def cost_table(actual: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A row a step: milliseconds (median) by database and finished trials, and its transactions."""
-    columns = [(kind, level) for kind, levels in found.items() for level in levels]
+    columns = [(kind, level) for kind, levels in actual.items() for level in levels]
     rows = []
     for step in trial_cost.STEPS:
         once = step not in trial_cost.AN_EPOCH
@@ -199,7 +202,7 @@ def main() -> None:
                         prepare(one, data, behind)
                     claimed[kind] = measure_database(urls, pool, options)
     if claimed:
-        print(f"\nOne claimer, in turns, ms a claim, p50 / p99\n\n{one_claimer_table(claimed)}")
+        print(f"\nOne claimer, in turns, ms a claim, p50 / p99\n\n{single_claimer_table(claimed)}")
         print(f"\nRounds, {options.seconds:g} s a case: claims a second, ms p50 / p99\n\n{many_table(claimed, 'many')}")
         print(f"\nAdaptive trials, each finished at once\n\n{many_table(claimed, 'many_adaptive')}")
     if cost:

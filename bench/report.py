@@ -69,12 +69,12 @@ def parts_of(url: str, out: Path) -> dict[str, float]:
 
     notes, comparison, interactions, contents, write, queries = part("imports (scipy, numpy)", imports)
     engine = open_engine(url)
-    found = part("reading the database", lambda: queries.all_results(engine))
-    read = part("reading answers (imports torch)", lambda: contents.read_answers(engine, found, contents.Images(None)))
-    part("comparison: pairs", lambda: comparison.paired_of(found))
-    part("comparison: and intervals", lambda: comparison.compare(found))
-    part("comparison: and new images", lambda: comparison.compare(found, read[0]))
-    for result in found:
+    actual = part("reading the database", lambda: queries.all_results(engine))
+    read = part("reading answers (imports torch)", lambda: contents.read_answers(engine, actual, contents.Images(None)))
+    part("comparison: pairs", lambda: comparison.paired_of(actual))
+    part("comparison: and intervals", lambda: comparison.compare(actual))
+    part("comparison: and new images", lambda: comparison.compare(actual, read[0]))
+    for result in actual:
         part(f"dependence: {result.name}", partial(interactions.dependence_of, result))
     whole = part("all of these again, and pictures, models' costs", lambda: contents.gather(engine))
     part("figures, page, files (imports plotly)", lambda: write.write(whole, out))

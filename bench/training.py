@@ -116,11 +116,11 @@ def main() -> None:
     for threads in options.threads:
         torch.set_num_threads(threads)
         for name in options.models:
-            found = measure_model(name, options.lanes, options.repeats)
-            results[f"{name}, {threads} thread(s)"] = found
-            cells = [f"`{name}`", str(threads), f"{found['ms']['plain']['median']:.1f}"]
+            actual = measure_model(name, options.lanes, options.repeats)
+            results[f"{name}, {threads} thread(s)"] = actual
+            cells = [f"`{name}`", str(threads), f"{actual['ms']['plain']['median']:.1f}"]
             for case in [f"P={p}" for p in options.lanes] + ["floor"]:
-                ms, ratio = found["ms"][case], found["faster_than_plain"][case]
+                ms, ratio = actual["ms"][case], actual["faster_than_plain"][case]
                 cells.append(f"{ms['median']:.1f} ({ratio['median']:.2f}x, {ratio['q1']:.2f} to {ratio['q3']:.2f})")
             rows.append(cells)
             print("  ".join(cells), flush=True)

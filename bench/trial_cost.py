@@ -63,16 +63,16 @@ def measure_cost(url: str, digits: Digits, levels: Sequence[int], trials: int) -
     row = studies.get_study(engine, spec.name)
     storage = open_optuna(engine)
     _go_through(engine, Search(storage, row), storage, Stopwatch(engine))  # slot 0, whose trial is there from the start
-    found = []
+    actual = []
     for place, level in enumerate(levels):
         if place:
             have = studies.counts(engine, row.id)["search"].total
             operations.extend(engine, row.name, 1 + level + trials - have)  # one stays: the search must not end
         backlog.finish_trials(engine, row, level)
-        found.append({"finished": level, **_measure(url, row.name, trials)})
+        actual.append({"finished": level, **_measure(url, row.name, trials)})
         print(f"{engine.dialect.name}: {level:,} finished trials measured", flush=True)
     engine.dispose()
-    return found
+    return actual
 
 
 def _measure(url: str, name: str, trials: int) -> dict[str, Any]:

@@ -55,13 +55,13 @@ def main() -> None:
     options = asked.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    found: dict[str, list[dict[str, float]]] = {"SQLite": [], "PostgreSQL": []}
+    actual: dict[str, list[dict[str, float]]] = {"SQLite": [], "PostgreSQL": []}
     for _ in range(options.repeats):
         for kind, database in (("SQLite", sqlite), ("PostgreSQL", postgresql)):
             with tempfile.TemporaryDirectory(prefix="hpo-bench-") as folder, database(Path(folder)) as url:
-                found[kind].append(share(url, options, folder))
+                actual[kind].append(share(url, options, folder))
     rows = []
-    for kind, lives in found.items():
+    for kind, lives in actual.items():
         training = sorted(life["training"] for life in lives)
         seconds = sorted(life["seconds"] for life in lives)
         rows.append([kind, f"{training[0]:.1%} to {training[-1]:.1%}", f"{seconds[0]:.0f} to {seconds[-1]:.0f}"])
@@ -70,7 +70,7 @@ def main() -> None:
         f"{options.repeats} times\n"
     )
     print(measure.table(["database", "training, share of wall time", "seconds"], rows))
-    measure.store(options.json, {"asked": {k: str(v) for k, v in vars(options).items()}, "lives": found})
+    measure.store(options.json, {"asked": {k: str(v) for k, v in vars(options).items()}, "lives": actual})
 
 
 if __name__ == "__main__":

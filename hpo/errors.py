@@ -31,6 +31,10 @@ class DatabaseUnreachable(DatabaseError):
     """The database does not answer at the moment (down, connection cut, locked, full); waiting may help."""
 
 
+class DatabaseReplaced(DatabaseError):
+    """Another database, or none, is where this process opened one, which it does not touch; it has to start again."""
+
+
 class SchemaError(DatabaseError):
     """The tables are missing, older or newer than this version of hpo expects."""
 

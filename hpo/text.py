@@ -22,6 +22,18 @@ def visible(text: str) -> str:
     )
 
 
+def exception_of(error: str) -> str:
+    """Of a traceback the line that names the exception, whose message may have more; else the last line.
+
+    What CUDA raises ends with advice on how to compile it.
+    """
+    lines = [line for line in error.splitlines() if line.strip()]
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    after = lines[frames[-1] :] if frames else lines[-1:]
+    named = [line for line in after if not line[0].isspace()] or lines[-1:]
+    return named[0].strip() if named else ""
+
+
 def without_credentials(text: str) -> str:
     """The text with user names and passwords of the URLs in it as ***."""
     return _CREDENTIALS.sub("***@", text)

@@ -8,6 +8,7 @@ allowed to make databases and roles, and other roles to connect without a passwo
 import os
 import signal
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +154,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+    reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")  # its buckets outlive it
+    urllib.request.urlopen(reset).close()
     boto3.client("s3").create_bucket(Bucket="hpo")
     yield "s3://hpo/team/a"
     server.stop()

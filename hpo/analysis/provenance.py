@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.results.records import Opening, Run, StudyResult
+from hpo.text import exception_of
 
-ERROR_LENGTH = 160  # characters shown of an error's last line
+ERROR_LENGTH = 160  # characters shown of what went wrong
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +32,7 @@ class Provenance:
     attempts: int  # claims of all runs, releases included
     expiries: int  # leases that ended without progress
     exceptions: int  # in the model's code
-    failures: tuple[tuple[str, int], ...]  # kind (phase and the error's last line), failed runs
+    failures: tuple[tuple[str, int], ...]  # kind (phase and reason), failed runs
     diverged: int
     openings: tuple[Opening, ...]  # of pool B
     foreign: int  # runs with another spec or data digest than the study's
@@ -60,7 +61,7 @@ def provenance_of(result: StudyResult) -> Provenance:
         attempts=sum(run.attempt for run in runs),
         expiries=sum(run.expiries for run in runs),
         exceptions=sum(run.failures for run in runs),
-        failures=_count(f"{run.kind}: {last_line(run.error)}" for run in runs if run.state == "failed"),
+        failures=_count(f"{run.kind}: {reason(run.error)}" for run in runs if run.state == "failed"),
         diverged=sum(run.state == "diverged" for run in runs),
         openings=result.openings,
         foreign=sum(_is_foreign(run, result) for run in done),
@@ -68,10 +69,9 @@ def provenance_of(result: StudyResult) -> Provenance:
     )
 
 
-def last_line(error: str | None) -> str:
-    """The last line of an error or traceback: what went wrong."""
-    lines = [line for line in (error or "").splitlines() if line.strip()]
-    return lines[-1].strip()[:ERROR_LENGTH] if lines else "no reason stored"
+def reason(error: str | None) -> str:
+    """What went wrong, in one line."""
+    return exception_of(error or "")[:ERROR_LENGTH] or "no reason stored"
 
 
 def _count(things: Iterable[str]) -> tuple[tuple[str, int], ...]:

@@ -68,25 +68,27 @@ class Context:
         return self.opened
 
     def engine(self, *, create: bool = False) -> "Engine":
-        """The database, its schema checked; with `create`, a brand-new one gets its tables."""
-        from hpo.storage import migrate
+        """The database, its schema checked, and held to it; with `create`, a brand-new one gets its tables."""
+        from hpo.storage import identity, migrate
 
         engine = self.connect()
         if create:
             migrate.create_or_check(engine)
         else:
             migrate.check(engine)
+        identity.hold(engine)
         return engine
 
     def engine_if_made(self) -> "Engine | None":
         """The database, its schema checked, or None where there are no tables yet; makes nothing."""
-        from hpo.storage import migrate
+        from hpo.storage import identity, migrate
         from hpo.storage.engine import is_missing
 
         engine = self.connect()
         if is_missing(engine) or all(version is None for version, _ in migrate.versions(engine).values()):
             return None
         migrate.check(engine)
+        identity.hold(engine)
         return engine
 
     @functools.cached_property

@@ -31,6 +31,26 @@ def upgrade(context: Context) -> None:
         print_message(f"database: {line}")
 
 
+@db.command("new-identity")
+@pass_context
+def new_identity(context: Context) -> None:
+    """Give a restored backup an identity of its own.
+
+    A backup has the identity of the database that it was made of. With another one, workers that still use the
+    original, or what was at this place before, end with one line and do not touch it, and results that they left on
+    disk are not taken for its own.
+
+    \b
+    Example:
+      hpo db new-identity
+    """
+    from hpo.storage import identity, migrate
+
+    engine = context.connect()
+    migrate.check(engine)
+    print_message(f"database: its identity is now {identity.renew(engine)}")
+
+
 @db.command()
 @format_option
 @pass_context

@@ -50,14 +50,14 @@ def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
     metavar="DIR|s3://BUCKET",
     envvar="HPO_ARTIFACTS",
     show_envvar=True,
-    help="Folder or bucket for checkpoints; workers that share it resume each other's trials. "
+    help="Folder or bucket for checkpoints; workers of one database that share it resume each other's trials. "
     "[default: beside a SQLite file]",
 )
 @click.option(
     "--checkpoint",
     type=FiniteRange(0, limits.SECONDS),
     default=CHECKPOINT_SECONDS,
-    help="Seconds between two checkpoints of what is in training.",
+    help="Seconds at least between two checkpoints of what is in training.",
 )
 @click.option("--stop-with-stdin", is_flag=True, help="Stop when stdin ends: together with whoever started it.")
 @pass_context

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hpo.analysis.comparison import Comparison, TableRow
 from hpo.analysis.pairwise import setting_of
-from hpo.analysis.provenance import last_line
+from hpo.analysis.provenance import reason
 from hpo.report.formats import CONFIGURATIONS, NOTHING, as_percent, mean_std, plus_minus, time
 from hpo.report.sentences import Conclusions
 from hpo.results.failures import optuna_name, setbacks, troubled
@@ -245,7 +245,7 @@ def _failures(result: StudyResult) -> list[RenderableType]:
             NOTHING if run.label is None else f"{escape(run.label)}, round {run.round}",
             run.state,
             escape("\n".join(setbacks(run))),
-            NOTHING if run.error is None else escape(last_line(run.error)),
+            NOTHING if run.error is None else escape(reason(run.error)),
         )
     hints = [f"{len(runs) - MOST_FAILURES} more: see `--format json`"] if len(runs) > MOST_FAILURES else []
     numbered = [f"{optuna_name(result, run)} {run.number}" for run in runs if run.number is not None and run.error]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from hpo.analysis.tuning import Stage, tuning_of
+from hpo.errors import DatabaseReplaced
 from hpo.report.formats import NOTHING, percent, plus_minus, time, value
 from hpo.results.queries import all_results
 from hpo.results.records import FinalResult, StudyResult
@@ -56,6 +57,8 @@ def update_all_pages(engine: Engine) -> None:
 def _logged(write: Callable[[], None]) -> None:
     try:
         write()
+    except DatabaseReplaced as error:  # a process that goes on to use it ends with this line
+        logger.debug("the studies' notes in optuna-dashboard were not written: %s", error)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         logger.warning("the studies' notes in optuna-dashboard are not up to date: %s", reason)

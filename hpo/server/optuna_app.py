@@ -13,6 +13,7 @@ import logging
 import re
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from types import FrameType
@@ -21,14 +22,16 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 
-from hpo.errors import HpoError, UsageError
+from hpo.errors import DatabaseError, DatabaseReplaced, HpoError, UsageError
 from hpo.server.note_requests import answer_note, is_note
+from hpo.storage.engine import begin_read
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # What a user may give, and the address to listen on: `localhost` is not resolved, a hosts file could redirect it.
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
+API = "/api/"  # what asks the database; all else are files of the app
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # change nothing (RFC 9110, section 9.2.1)
 
 MOST_REQUEST_BYTES = 1_000_000  # of a request's content: larger ones are refused before they are read
@@ -73,8 +76,17 @@ def serve(
     """Serve optuna-dashboard on `engine` until SIGINT or SIGTERM; call from the main thread.
 
     `port` 0 takes a free one; `ready` is called once with the URL when connections are accepted.
-    Raises AddressError for any `host` but loopback, PortError where the port cannot be had.
+    Raises AddressError for any `host` but loopback, PortError where the port cannot be had, DatabaseReplaced when a
+    request meets another database in the place of this one.
     """
+    replaced: list[DatabaseReplaced] = []
+    first = threading.Lock()  # of several requests: a second signal would kill
+
+    def end(error: DatabaseReplaced) -> None:
+        if first.acquire(blocking=False):
+            replaced.append(error)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
     listener = _listen(host, port)  # first, so that a wrong address is reported before slow imports
     with closing(listener):
         import waitress  # type: ignore[import-untyped]  # ships no types
@@ -82,19 +94,42 @@ def serve(
         # A page sends a dozen requests at once; that some wait a moment for a thread needs no warning.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         server = waitress.create_server(
-            _app(engine), sockets=[listener], ident=None, max_request_body_size=MOST_REQUEST_BYTES
+            _app(engine, end), sockets=[listener], ident=None, max_request_body_size=MOST_REQUEST_BYTES
         )
         address, taken = listener.getsockname()[:2]
         _serve_until_signal(server.run, lambda: ready(f"http://{_bracketed(address)}:{taken}/"))
         server.close()
+    if replaced:
+        raise replaced[0]
 
 
-def _app(engine: Engine) -> "WSGIApplication":
+def _app(engine: Engine, end: Callable[[DatabaseReplaced], None]) -> "WSGIApplication":
     import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 
     from hpo.storage.optuna_storage import open_optuna
 
-    return local_only(with_notes(engine, optuna_dashboard.wsgi(open_optuna(engine))))
+    app = optuna_dashboard.wsgi(open_optuna(engine))
+    return local_only(of_the_database(engine, with_notes(engine, app), end))
+
+
+def of_the_database(
+    engine: Engine, app: "WSGIApplication", end: Callable[[DatabaseReplaced], None]
+) -> "WSGIApplication":
+    """Wrap a WSGI app so that it answers 503 and why where the database cannot be used; `end` if it was replaced."""
+
+    def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        try:
+            if environ.get("PATH_INFO", "").startswith(API):
+                with begin_read(engine):
+                    pass
+        except DatabaseError as error:
+            if isinstance(error, DatabaseReplaced):
+                end(error)
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
+            return [f"{error}\n".encode()]
+        return app(environ, start_response)
+
+    return guarded
 
 
 def with_notes(engine: Engine, app: "WSGIApplication") -> "WSGIApplication":

@@ -4,8 +4,6 @@ A transaction declares in advance whether it may write: on SQLite `begin_write` 
 (a reader that becomes a writer half-way cannot wait for it), `begin_read` takes none.
 """
 
-import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,8 +35,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.sql.functions import FunctionElement
 
-from hpo.errors import DatabaseError, DatabaseUnreachable, SchemaError
-from hpo.storage.refusals import is_password, remedy
+from hpo.errors import DatabaseError, DatabaseReplaced, DatabaseUnreachable, SchemaError
+from hpo.storage import sqlite_file
+from hpo.storage.driver_errors import is_missing_table, is_transient_dbapi, reason, remedy_of
+from hpo.storage.refusals import is_password
 from hpo.storage.urls import parse, set_by_user, shown
 
 BUSY_TIMEOUT = 30.0  # seconds a SQLite connection waits for another writer, unless the URL has `timeout`
@@ -51,17 +51,8 @@ LIMITS = {  # of PostgreSQL, in seconds, wherever neither the user nor the serve
 SQLITE_LEAST = (3, 35)  # RETURNING
 
 READ_ONLY = {"hpo_read_only": True}  # execution option of connections that only read
-
-_NETWORK_FILE_SYSTEMS = re.compile(
-    r"9p|afs|beegfs|ceph|cifs|davfs|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2|smb[23]|smbfs"
-    r"|fuse\.(ceph|gcsfuse|glusterfs|goofys|juicefs|mount\.davfs2|rclone|s3fs|s3ql|smbnetfs|sshfs)"
-)
-_TRANSIENT_POSTGRESQL = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.errors.ReadOnlySqlTransaction,  # a standby, which takes over or is left again
-)
-_TRANSIENT_SQLITE = ("locked", "busy", "disk is full", "disk i/o error", "unable to open", "readonly")
+_IDENTITY, _FILE = "hpo_identity", "hpo_file"  # execution options of an engine that is held to its database
+_UNTOUCHED = "; nothing was written to that one, start again to use it"
 
 
 def open_engine(url: str, *, application_name: str = "hpo", reread: Callable[[], str] | None = None) -> Engine:
@@ -90,6 +81,54 @@ def begin_read(engine: Engine) -> Iterator[Connection]:
     """One transaction that only reads; raises DatabaseUnreachable where the database does not answer."""
     with translated(engine), engine.execution_options(**READ_ONLY).begin() as connection:
         yield connection
+
+
+@contextmanager
+def begin_change(engine: Engine) -> Iterator[Connection]:
+    """One transaction that may change tables; raises DatabaseUnreachable where the database does not answer.
+
+    Where SQLite cannot alter a table it is made anew, and dropping the old one would delete the rows that refer to it.
+    So foreign keys hold no more until the end, when no row may lack what it refers to but those that did before.
+    """
+    with translated(engine), engine.connect() as connection:
+        connection.detach()  # closed at the end: no other transaction gets it
+        if engine.dialect.name == "sqlite":
+            _without_foreign_keys(connection)
+        with connection.begin():
+            broken = _broken_references(connection)
+            yield connection
+            if new := _broken_references(connection) - broken:
+                table, row, parent = min(new)
+                raise SchemaError(
+                    f"{display_url(engine)}: nothing was changed, for row {row} of {table} would have lost its row of "
+                    f"{parent}; please report it"
+                )
+
+
+def hold_to(engine: Engine, identity: str) -> None:
+    """From now on a transaction raises DatabaseReplaced, and does nothing, where another database is in its place."""
+    there = sqlite_file.which(str(engine.url.database)) if engine.dialect.name == "sqlite" else None
+    engine.update_execution_options(**{_IDENTITY: identity, _FILE: there})
+
+
+def held_to(engine: Engine) -> str | None:
+    """The identity of the database that the engine is held to, None where it is not."""
+    identity: str | None = engine.get_execution_options().get(_IDENTITY)
+    return identity
+
+
+def _check_identity(connection: Connection, query: str) -> None:
+    """Raise DatabaseReplaced where the query gives another identity than the engine is held to."""
+    try:
+        identity = connection.exec_driver_sql(query).scalar()
+    except DBAPIError as error:
+        if not is_missing_table(error):
+            raise
+        identity = None
+    if identity != held_to(connection.engine):
+        raise DatabaseReplaced(
+            f"{display_url(connection.engine)}: another database took its place while this process used it{_UNTOUCHED}"
+        )
 
 
 class now(FunctionElement[float]):
@@ -156,7 +195,7 @@ def is_transient(error: BaseException | None) -> bool:
         if isinstance(error, DatabaseUnreachable | PoolTimeout):
             return True
         if isinstance(error, DBAPIError):
-            return _is_transient_dbapi(error)
+            return is_transient_dbapi(error)
         error = error.__cause__  # Optuna wraps what SQLAlchemy raised
     return False
 
@@ -166,7 +205,7 @@ def why_transient(error: BaseException) -> str:
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, DBAPIError | PoolTimeout):
-            return _reason(inner)
+            return reason(inner)
         inner = inner.__cause__
     return type(error).__name__
 
@@ -179,15 +218,15 @@ def translated(engine: Engine) -> Iterator[None]:
     except (DBAPIError, PoolTimeout) as error:
         if is_transient(error):
             raise DatabaseUnreachable(
-                f"{display_url(engine)}: {_reason(error)}; check that the database runs, has room and takes writes, "
+                f"{display_url(engine)}: {reason(error)}; check that the database runs, has room and takes writes, "
                 "then try again"
             ) from error
-        if _is_missing_table(error):
+        if is_missing_table(error):
             raise SchemaError(
                 f"{display_url(engine)} lacks a table or column of hpo's; run `hpo db upgrade`"
             ) from error
-        if (action := _remedy(error)) is not None:
-            raise DatabaseError(f"{display_url(engine)}: {_reason(error)}; {action}") from error
+        if (action := remedy_of(error)) is not None:
+            raise DatabaseError(f"{display_url(engine)}: {reason(error)}; {action}") from error
         if "not a database" in str(error):
             raise DatabaseError(f"{display_url(engine)} is not a SQLite database; name another file") from error
         if "malformed" in str(error):
@@ -208,49 +247,16 @@ def _open_sqlite(url: URL) -> Engine:
             "or PostgreSQL"
         )
     path = Path(str(url.database))
-    _check_place(path)
+    sqlite_file.check_place(path)
     arguments = {"timeout": float(str(url.query.get("timeout", BUSY_TIMEOUT))), "check_same_thread": False}
     engine = create_engine(url, poolclass=QueuePool, connect_args=arguments)
+    event.listen(engine, "do_connect", lambda *_: _check_file(engine))  # before it, for it would make a missing file
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     if path.exists():
         with begin_read(engine) as connection:
             connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
     return engine
-
-
-def _check_place(path: Path) -> None:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise DatabaseError(f"{path}: the folder {folder} does not exist; make it or name another database")
-    if path.is_dir():
-        raise DatabaseError(f"{path} is a folder; name a file in it, such as {path / 'hpo.db'}")
-    if not os.access(folder, os.W_OK | os.X_OK):  # beside the file stand its -wal and -shm
-        raise DatabaseError(f"{path}: the folder {folder} is not writable; change that or name another database")
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise DatabaseError(f"{path} is not readable and writable; change that or name another database")
-    kind = file_system(folder)
-    if kind is not None and _NETWORK_FILE_SYSTEMS.fullmatch(kind):
-        raise DatabaseError(
-            f"{path} lies on a network file system ({kind}), where SQLite loses data; use a local folder, or "
-            "PostgreSQL for workers on several machines"
-        )
-
-
-def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
-    """The type of the file system that holds `folder`, or None where the system does not provide it."""
-    try:
-        lines = mounts.read_text().splitlines()
-    except OSError:  # not Linux
-        return None
-    folder, best, kind = folder.resolve(), -1, None
-    for line in lines:
-        _, where, what, *_ = line.split()
-        mount = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), where))
-        # Of two mounts on one folder the later hides the earlier.
-        if folder.is_relative_to(mount) and len(mount.parts) >= best:
-            best, kind = len(mount.parts), what
-    return kind
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -271,9 +277,36 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
         raise DatabaseError("this SQLite file cannot have a write-ahead log; move it to a local folder")
 
 
+def _without_foreign_keys(connection: Connection) -> None:
+    driver = connection.connection.dbapi_connection  # past SQLAlchemy: in a transaction the first is ignored
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("PRAGMA foreign_keys = OFF")
+    driver.execute("PRAGMA legacy_alter_table = ON")  # else a view of the table forbids its renaming
+
+
+def _broken_references(connection: Connection) -> set[tuple[str, int, str]]:
+    """Rows that refer to one that is not there, on SQLite: their table, their id, the other table."""
+    if connection.dialect.name != "sqlite":
+        return set()
+    return {(row[0], row[1], row[2]) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}
+
+
 def _begin_sqlite(connection: Connection) -> None:
     read_only = connection.get_execution_options().get("hpo_read_only", False)
+    _check_file(connection.engine)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    if connection.get_execution_options().get(_IDENTITY) is not None:
+        _check_identity(connection, "SELECT identity FROM hpo_database")
+
+
+def _check_file(engine: Engine) -> None:
+    """Raise DatabaseReplaced where the engine is held to another file than the one that is there."""
+    held = engine.get_execution_options().get(_FILE)
+    if held is None or (there := sqlite_file.which(str(engine.url.database))) == held:
+        return
+    how = "another file was put in its place" if there else "the file was moved or removed"
+    what_next = _UNTOUCHED if there else "; put it back, or start again"
+    raise DatabaseReplaced(f"{display_url(engine)}: {how} while this process used it{what_next}")
 
 
 # --- PostgreSQL -----------------------------------------------------------------------------------------
@@ -305,7 +338,7 @@ def _open_postgresql(url: URL, application_name: str, reread: Callable[[], str] 
     if reread is not None:
         event.listen(engine, "do_connect", _PasswordReader(url, reread))
     event.listen(engine, "connect", _note_limits)
-    event.listen(engine, "begin", _set_limits)
+    event.listen(engine, "begin", _begin_postgresql)
     with translated(engine), engine.connect():
         pass
     return engine
@@ -346,50 +379,18 @@ def _place(url: URL) -> tuple[object, ...]:
 
 
 def _note_limits(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:
-    """Keep beside the connection the SQL that sets the limits which nobody else has set, None where there are none."""
+    """Keep beside the connection the SQL that sets each of the limits which nobody else has set."""
     query = "SELECT name FROM pg_settings WHERE source = 'default' AND name = ANY(%s)"
     unset = [name for (name,) in connection.execute(query, [list(LIMITS)])]
     connection.rollback()
-    calls = [f"set_config('{name}', '{LIMITS[name]}s', true)" for name in unset]
-    record.info["hpo_limits"] = f"SELECT {', '.join(calls)}" if calls else None
+    record.info["hpo_limits"] = [f"set_config('{name}', '{LIMITS[name]}s', true)" for name in unset]
 
 
-def _set_limits(connection: Connection) -> None:
-    # For the transaction alone: PgBouncer refuses them when connecting, and a session may be anybody's there.
-    if (limits := connection.info["hpo_limits"]) is not None:
-        connection.exec_driver_sql(limits)
-
-
-# --- What the drivers raise -------------------------------------------------------------------------------
-
-
-def _is_transient_dbapi(error: DBAPIError) -> bool:
-    if error.connection_invalidated:
-        return True
-    original = error.orig
-    if isinstance(original, psycopg.Error):
-        return remedy(original) is None and isinstance(original, _TRANSIENT_POSTGRESQL)
-    if isinstance(original, sqlite3.OperationalError):
-        return any(word in str(original).lower() for word in _TRANSIENT_SQLITE)
-    return False
-
-
-def _remedy(error: DBAPIError | PoolTimeout) -> str | None:
-    """What a user can do about what PostgreSQL or libpq refuses; None where it is something else."""
-    original = getattr(error, "orig", None)
-    if not isinstance(original, psycopg.Error):
-        return None
-    connecting = isinstance(error, DBAPIError) and error.statement is None
-    return remedy(original) or ("correct the URL or libpq's variables" if connecting else None)
-
-
-def _is_missing_table(error: BaseException) -> bool:
-    original = getattr(error, "orig", None)
-    return isinstance(original, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn) or (
-        isinstance(original, sqlite3.OperationalError) and str(original).startswith(("no such table", "no such column"))
-    )
-
-
-def _reason(error: DBAPIError | PoolTimeout) -> str:
-    text = str(getattr(error, "orig", None) or error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _begin_postgresql(connection: Connection) -> None:
+    # For the transaction alone: PgBouncer refuses limits when connecting, and a session may be anybody's there; nor
+    # does a connection to it end when its database is replaced. All in one question, for each takes a journey.
+    limits = connection.info["hpo_limits"]
+    if connection.get_execution_options().get(_IDENTITY) is not None:
+        _check_identity(connection, f"SELECT {', '.join(['(SELECT identity FROM hpo_database)', *limits])}")
+    elif limits:
+        connection.exec_driver_sql(f"SELECT {', '.join(limits)}")

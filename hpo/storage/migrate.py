@@ -19,10 +19,13 @@ from optuna.storages._rdb import models, storage
 from sqlalchemy import Connection, Engine, MetaData, insert, inspect, text, update
 
 from hpo.errors import SchemaError
-from hpo.storage.engine import begin_read, begin_write, display_url, is_missing
+from hpo.storage.engine import begin_change, begin_read, display_url, is_missing
+from hpo.storage.row_ids import giving_ids_again, make_ids_last, with_lasting_ids
 from hpo.storage.schema import metadata
 
 _LOCK = 0x68706F  # PostgreSQL's advisory lock: only one process at a time creates or changes tables
+
+_HOW = "make a backup, stop the workers, run `hpo db upgrade`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +63,7 @@ def create_or_check(engine: Engine) -> None:
             if not _is_empty(connection):
                 _check(connection, display_url(engine))
                 return
-    with begin_write(engine) as connection, _alone(connection):
+    with begin_change(engine) as connection, _alone(connection):
         if _is_empty(connection):
             _create(connection)
         else:  # another process has just created them
@@ -83,7 +86,7 @@ def upgrade(engine: Engine) -> list[str]:
     Raises SchemaError where a schema is newer than this version knows.
     """
     done = []
-    with begin_write(engine) as connection, _alone(connection):
+    with begin_change(engine) as connection, _alone(connection):
         if _is_empty(connection):
             _create(connection)
             return [f"{line.owner}: created at {_head(line)}" for line in _LINES]
@@ -97,6 +100,9 @@ def upgrade(engine: Engine) -> list[str]:
             else:
                 _migrate(connection, line)
             done.append(f"{line.owner}: {before or 'nothing'} -> {head}")
+        for table in giving_ids_again(connection):
+            make_ids_last(connection, table)
+            done.append(f"{table.name}: no id will be given twice")
     return done
 
 
@@ -115,9 +121,11 @@ def _check(connection: Connection, where: str) -> None:
             raise SchemaError(f"{where} has no tables of {line.owner}'s; run `hpo db upgrade`")
         _refuse_newer(line, version, where)
         raise SchemaError(
-            f"{where}: the tables of {line.owner} are at version {version}, this hpo needs {head}; "
-            "make a backup, stop the workers, run `hpo db upgrade`"
+            f"{where}: the tables of {line.owner} are at version {version}, this hpo needs {head}; {_HOW}"
         )
+    if tables := giving_ids_again(connection):
+        names = " and ".join(table.name for table in tables)
+        raise SchemaError(f"{where}: {names} would give the ids of deleted rows again, which mixes studies up; {_HOW}")
 
 
 def _refuse_newer(line: _Line, version: str | None, where: str) -> None:
@@ -142,12 +150,7 @@ def _create(connection: Connection) -> None:
 def _create_optunas(connection: Connection) -> None:
     tables = _OPTUNAS.metadata
     if connection.dialect.name == "sqlite":
-        # Otherwise a deleted study's ids would be used again, while a worker's cache still holds the old ones.
-        tables = MetaData()
-        for table in _OPTUNAS.metadata.sorted_tables:
-            copy = table.to_metadata(tables)
-            if table.name in ("studies", "trials"):
-                copy.dialect_options["sqlite"]["autoincrement"] = True
+        tables = with_lasting_ids(tables)
     tables.create_all(connection)
     connection.execute(
         insert(models.VersionInfoModel).values(

@@ -106,10 +106,11 @@ class Outcome(BaseModel):
         try:
             return cls.model_validate_json(json.dumps(stored))  # JSON's lists are tuples there
         except ValidationError as error:
-            raise UnreadableOutcome(f"{where}: its outcome is invalid: {_first_problem(error)}") from error
+            raise UnreadableOutcome(f"{where}: its outcome is invalid: {first_problem(error)}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with a record: its first problem, and where."""
     first, *others = error.errors(include_url=False)
     place = ".".join(str(part) for part in first["loc"])
     problem = first["msg"].removeprefix("Value error, ")

@@ -25,6 +25,7 @@ from sqlalchemy import (
 LABEL_LENGTH = 64  # characters of a configuration's label
 WORKER_LENGTH = 200  # characters of a worker's name; host names may be long
 HOST_LENGTH = 200  # characters of a host's name, and of a device's
+IDENTITY_LENGTH, KEY_LENGTH = 32, 64  # hexadecimal digits, of a database
 TICKET_LENGTH, ID_LENGTH = 24, 8  # hexadecimal digits: a claim's ticket and a slot's id make the token of a lease
 
 metadata = MetaData(
@@ -132,8 +133,8 @@ database = Table(
     "hpo_database",  # one row
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("identity", String(32), nullable=False),  # random: another one is another database at the same place
-    Column("key", String(64), nullable=False),  # random, hexadecimal: seals what workers keep in files
+    Column("identity", String(IDENTITY_LENGTH), nullable=False),  # random: another one is another database
+    Column("key", String(KEY_LENGTH), nullable=False),  # random, hexadecimal: signs what workers keep in files
     CheckConstraint("id = 1", name="one_row"),
 )
 

@@ -189,8 +189,12 @@ def resume(engine: Engine, name: str) -> int:
     """
     row = _whole_study(engine, name)
     studies.set_paused(engine, row.id, False)
-    if row.phase == "done" or (row.phase == "search" and not phases.is_blocked(engine, row)):
+    if row.phase == "done":
         return 0
+    if row.phase == "search":
+        search = studies.counts(engine, row.id)["search"]
+        if not phases.too_many_failed(search.failed, search.total):
+            return 0
     return slots.requeue_failed(engine, row.id, row.phase)
 
 

@@ -7,6 +7,7 @@ from the right, so that the same code serves one network and, its layers replace
 Shapes: B pairs, C classes (2), D digit classes (10); "..." is nothing, or P lanes.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -131,6 +132,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "ws-aux": WeightSharing,
 }
 CLASSIFIES_DIGITS = frozenset({"ws-aux"})  # models that are trained to classify the digits too
+
+
+@functools.cache
+def parameter_count(name: str) -> int:
+    """How many parameters an architecture has."""
+    with torch.device("meta"):  # nothing is allocated or drawn
+        return sum(parameter.numel() for parameter in ARCHITECTURES[name]().parameters())
 
 
 def initial_parameters(model: nn.Module, seed: int) -> dict[str, Tensor]:

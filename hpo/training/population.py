@@ -315,6 +315,11 @@ class Population:
             digits=digits[0].cpu() if self.auxiliary else None,
         )
 
+    def validate(self, lane: int) -> tuple[float, float]:
+        """A busy lane's validation loss and accuracy, as its last epoch's report has them, evaluated again."""
+        loss, accuracy = self._validate([lane], self.parameters[lane : lane + 1]).flatten().tolist()
+        return loss, accuracy
+
     @torch.no_grad()
     def _validate(self, group: list[int], parameters: Tensor) -> Tensor:
         """Validation loss and accuracy (2, P) of lanes with these parameters (P, n); NaN where there are no pairs.

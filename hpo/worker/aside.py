@@ -35,7 +35,7 @@ class SetAside:
             with self._lock:
                 known, self._names[row.id] = row.id in self._names, row.name
             if not known:
-                logger.error("study %s is left alone from now on: %s", row.name, _reason(error))
+                logger.error("study %s is left alone from now on: %s", row.name, short_reason(error))
                 logger.debug("study %s", row.name, exc_info=error)
 
     @contextmanager
@@ -60,7 +60,7 @@ def is_of_database(error: BaseException | None) -> bool:
     return False
 
 
-def _reason(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
     """What went wrong, in one line."""
     text = " ".join(str(error).split())
     return text if isinstance(error, HpoError) else f"{type(error).__name__}: {text[:500]}"

@@ -1,79 +1,140 @@
 """A worker's checkpoints. What goes wrong with them is logged, and costs no more than the training since the last."""
 
-import io
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from hpo.storage.outcome import first_problem
+from hpo.training.models import parameter_count
 from hpo.training.population import LaneState
-from hpo.worker.job import Job
-from hpo.worker.stores import Store, opened, sealed
+from hpo.worker.arrays import array_chunks, is_finite, read_array, size_of
+from hpo.worker.job import Checkpoint, CheckpointRecord, Job
+from hpo.worker.manifests import Manifest, SignedFolders
+from hpo.worker.signing import Damaged, Signer
+from hpo.worker.stores import Store
 from hpo.worker.threads import in_threads
 
 THREADS = 8  # checkpoints read or written at once: a bucket takes long for each
 SAVE_SECONDS = 10.0  # that the training waits for them to be written
 POLL_SECONDS = 0.2  # between two questions whether to go on waiting
+SHARE = 0.05  # of the time, for writing at the most: where that takes long it is done less often
 logger = logging.getLogger(__name__)
-_ARRAYS = ("parameters", "first_moment", "second_moment")
+_STATE, _CURVES = "state.npy", "curves.npy"  # float32 (3, n): parameters, moments; float64 (1 or 2, epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A training at an epoch boundary."""
+class Expected:
+    """What a training's checkpoint must fit."""
 
-    state: LaneState
-    record: Mapping[str, Any]  # what the job had recorded by then
+    parameters: int  # n
+    epochs: int  # of the budget
+    validated: bool  # whether every epoch has a validation accuracy
+
+    @classmethod
+    def of(cls, job: Job) -> "Expected":
+        """What the checkpoint of a job must fit."""
+        return cls(
+            parameters=parameter_count(job.claim.study.model),
+            epochs=job.epochs,
+            validated=job.claim.slot.kind != "final",
+        )
 
 
 class Checkpoints:
-    """Checkpoints by the digest of what makes a training."""
+    """Checkpoints of trainings in lanes, by the digest of what makes a training."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, signer: Signer) -> None:
+        self._folders, self._signer = SignedFolders(store, signer), signer
 
-    def save(self, name: str, checkpoint: Checkpoint) -> None:
-        """Keep it in place of an earlier one."""
-        arrays = {array: getattr(checkpoint.state, array).numpy() for array in _ARRAYS}
-        about = json.dumps({"epoch": checkpoint.state.epoch, "record": checkpoint.record}).encode()
-        buffer = io.BytesIO()
-        np.savez(buffer, about=np.frombuffer(about, dtype=np.uint8), **arrays)
-        self._store.write(name, sealed(buffer.getvalue()))
+    def save(self, digest: str, checkpoint: Checkpoint) -> None:
+        """Keep it in place of an earlier one; ValueError where its numbers are not finite."""
+        state = [getattr(checkpoint.state, name).numpy() for name in ("parameters", "first_moment", "second_moment")]
+        curves = [np.array(curve, np.float64) for curve in (checkpoint.train_loss, checkpoint.validation_accuracy)]
+        files = {_STATE: state, _CURVES: [curve for curve in curves if curve.size]}
+        if not all(is_finite(row) for rows in files.values() for row in rows):
+            raise ValueError("a state or a curve is not finite")
+        self._folders.save(
+            self._signer.name(digest),
+            checkpoint.record.model_dump(mode="json"),
+            {file: array_chunks(rows) for file, rows in files.items()},
+        )
 
-    def load(self, name: str) -> Checkpoint | None:
-        """The last one kept, or None; Damaged where it is not whole."""
-        content = self._store.read(name)
-        if content is None:
-            return None
-        with np.load(io.BytesIO(opened(f"checkpoint {name}", content)), allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            tensors = {array: torch.from_numpy(arrays[array]) for array in _ARRAYS}
-        return Checkpoint(state=LaneState(epoch=about["epoch"], **tensors), record=about["record"])
+    def load(self, digest: str, expected: Expected) -> Checkpoint | None:
+        """The last one kept, or None; Damaged where it is not whole, not this database's, or does not fit."""
+        name = self._signer.name(digest)
+        manifest = self._folders.find(name)
+        while manifest is not None:
+            try:
+                return self._read(manifest, expected)
+            except Damaged:
+                before, manifest = manifest, self._folders.find(name)
+                if manifest == before:  # else another worker has written the next meanwhile
+                    raise
+        return None
 
-    def remove(self, name: str) -> None:
+    def remove(self, digest: str) -> None:
         """Forget it: the training is over."""
-        self._store.remove(name)
+        self._folders.remove(self._signer.name(digest))
+
+    def set_aside(self, digest: str) -> str:
+        """Rename one that cannot be used; returns its new name."""
+        return self._folders.set_aside(self._signer.name(digest))
+
+    def _read(self, manifest: Manifest, expected: Expected) -> Checkpoint:
+        try:
+            record = CheckpointRecord.model_validate(manifest.record)
+        except ValidationError as error:
+            raise Damaged(f"its record is invalid: {first_problem(error)}") from error
+        epoch, rows = record.epoch, 2 if expected.validated else 1
+        if epoch > expected.epochs:
+            raise Damaged(f"it is after epoch {epoch} of {expected.epochs}")
+        shapes = {_STATE: ((3, expected.parameters), np.float32), _CURVES: ((rows, epoch), np.float64)}
+        sizes = {file: size_of(*shape) for file, shape in shapes.items()}
+        if sizes != {file: stored.size for file, stored in manifest.files.items()}:
+            raise Damaged(f"its files are not those of {expected.parameters:,} parameters after {epoch} epochs")
+        state, curves = (self._array(manifest, file, *shape) for file, shape in shapes.items())
+        if curves.min() < 0 or (expected.validated and curves[1].max() > 1):
+            raise Damaged("its losses or accuracies have no sense")
+        parameters, first, second = torch.from_numpy(state)
+        return Checkpoint(
+            state=LaneState(epoch=epoch, parameters=parameters, first_moment=first, second_moment=second),
+            record=record,
+            train_loss=curves[0].tolist(),
+            validation_accuracy=curves[1].tolist() if expected.validated else [],
+        )
+
+    def _array(self, manifest: Manifest, file: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+        array = read_array(self._folders.chunks(manifest, file), shape, dtype)
+        if not is_finite(array):
+            raise Damaged(f"{file} has numbers that are not finite")
+        return array
 
 
 class Checkpointer:
     """Saves, loads and removes the checkpoints of jobs."""
 
-    def __init__(self, checkpoints: Checkpoints, seconds: float) -> None:
-        """`seconds` from one round of checkpoints to the next."""
-        self._checkpoints, self._seconds = checkpoints, seconds
-        self._last = time.monotonic()
+    def __init__(self, checkpoints: Checkpoints, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`seconds` at least from one round of checkpoints to the next."""
+        self._checkpoints, self._seconds, self._clock = checkpoints, seconds, clock
+        self._begun = self._ended = clock()  # the last round
+        self._writes: list[Future[str | None]] = []
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next."""
-        return time.monotonic() - self._last >= self._seconds
+        """Whether it is time for the next: not before the last is written, nor so soon that writing takes too much."""
+        if not all(write.done() for write in self._writes):
+            return False
+        pause = (self._ended - self._begun) * (1 / SHARE - 1)
+        return self._clock() - self._ended >= max(self._seconds, pause)
 
     def save(
         self,
@@ -82,8 +143,9 @@ class Checkpointer:
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Keep trainings where they are, at an epoch boundary; waits for so many seconds at most, or until `stop`."""
-        now = [(job.digest, Checkpoint(state=state, record=job.record())) for job, state in states if state.epoch]
-        writes = in_threads([partial(self._save, *checkpoint) for checkpoint in now], THREADS)
+        self._begun = self._clock()
+        now = [(job.digest, job.checkpoint(state)) for job, state in states if state.epoch]
+        writes = self._writes = in_threads([partial(self._save, *checkpoint) for checkpoint in now], THREADS)
         deadline = time.monotonic() + seconds
         while (late := wait(writes, POLL_SECONDS).not_done) and time.monotonic() < deadline and not stop():
             pass
@@ -93,13 +155,15 @@ class Checkpointer:
         for problem in sorted(problems):
             logger.warning("no checkpoint: %s", problem)
         logger.debug("%d checkpoint(s) written", len(writes) - len(late) - len(problems))
-        self._last = time.monotonic()
+        self._ended = self._clock()
 
-    def _save(self, name: str, checkpoint: Checkpoint) -> str | None:
+    def _save(self, digest: str, checkpoint: Checkpoint) -> str | None:
         try:
-            self._checkpoints.save(name, checkpoint)
+            self._checkpoints.save(digest, checkpoint)
         except Exception as error:  # a full disk, a bucket that does not answer: the training goes on
             return str(error)
+        finally:
+            self._ended = self._clock()
         return None
 
     def load_all(self, jobs: Sequence[Job]) -> None:
@@ -110,13 +174,24 @@ class Checkpointer:
     def load(self, job: Job) -> None:
         """Let the job go on where an earlier attempt got to, if it left a checkpoint."""
         try:
-            kept = self._checkpoints.load(job.digest)
-        except Exception as error:
-            logger.warning("%s: starts from epoch 0, its checkpoint cannot be used: %s", job.title, error)
-            return
-        if kept is not None:
-            job.resume(kept.state, kept.record)
-            logger.info("%s: resumes after epoch %d", job.title, kept.state.epoch)
+            checkpoint = self._checkpoints.load(job.digest, Expected.of(job))
+        except Damaged as error:
+            self._warn(job, f"{error}; {self._set_aside(job)}")
+        except Exception as error:  # it may be read another time
+            self._warn(job, str(error))
+        else:
+            if checkpoint is not None:
+                job.resume(checkpoint)
+                logger.info("%s: resumes after epoch %d", job.title, checkpoint.state.epoch)
+
+    def _set_aside(self, job: Job) -> str:
+        try:
+            return f"it is now called {self._checkpoints.set_aside(job.digest)}"
+        except Exception as error:  # not ours to rename
+            return f"it stays where it is ({error})"
+
+    def _warn(self, job: Job, problem: str) -> None:
+        logger.warning("%s: starts from epoch 0, its checkpoint cannot be used: %s", job.title, problem)
 
     def remove(self, job: Job) -> None:
         """Its training is over, its result kept."""

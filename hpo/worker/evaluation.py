@@ -117,7 +117,9 @@ class Evaluation:
                 job, population, state.parameters, training, how, lambda: self._test_pairs(job)
             )
         except Exception:
-            self.fail(job, traceback.format_exc())
+            error = traceback.format_exc()
+            self._checkpointer.save([(job, state)])  # so that what is tried again is this, and not the training
+            self.fail(job, error)
             return
         self._coordinator.finish(job.claim, outcome, answers)
         self._health.record_completed(job.claim.study)

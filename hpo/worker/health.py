@@ -2,6 +2,7 @@
 
 from hpo.errors import HpoError
 from hpo.storage.studies import StudyRow
+from hpo.text import exception_of
 
 FIRST_FAILURES = 3  # turns in a row in which a study's trainings failed, where none of it has completed here
 LATER_FAILURES = 10  # the same where some have: a region of the search may well be one that raises
@@ -39,13 +40,18 @@ class Health:
     def record_failed(self, study: StudyRow, traceback: str) -> None:
         """A training has raised."""
         self.failed += 1
-        self.last_error = traceback.strip().rsplit("\n", 1)[-1][:300]
+        self.last_error = exception_of(traceback)[:300]
         self._failures.setdefault(study.id, (study, set()))[1].add(self._turn)
 
     @property
     def trains(self) -> bool:
         """Whether this machine has completed a training: then one that fails may be to blame itself."""
         return self.completed > 0
+
+    @property
+    def only_fails(self) -> bool:
+        """Whether every training here has failed."""
+        return self.failed > 0 and not self.completed
 
     @property
     def is_in_doubt(self) -> bool:

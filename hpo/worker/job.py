@@ -4,13 +4,54 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Self
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hpo.storage.outcome import Seconds
 from hpo.training import draws
+from hpo.training.code import code_digest
 from hpo.training.population import EpochReport, LaneState, Task
 from hpo.worker.claim import Claim
+
+Epoch = Annotated[int, Field(ge=1)]
+
+
+class CheckpointRecord(BaseModel):
+    """How far a training has got, as its checkpoint has it beside state and curves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    epoch: Epoch  # epochs trained
+    seconds: Seconds  # wall seconds in a lane
+    device_seconds: Seconds
+    resumed_at: Annotated[tuple[Epoch, ...], Field(strict=False)] = ()  # a list in JSON
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if list(self.resumed_at) != sorted(self.resumed_at) or max(self.resumed_at, default=0) > self.epoch:
+            raise ValueError(f"it was not resumed at epochs {self.resumed_at} before epoch {self.epoch}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A training at an epoch boundary."""
+
+    state: LaneState
+    record: CheckpointRecord
+    train_loss: Sequence[float]  # by epoch
+    validation_accuracy: Sequence[float]  # by epoch; empty in final rounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a training's weights answer on its validation pairs."""
+
+    accuracy: float  # fraction
+    loss: float
 
 
 @dataclass(kw_only=True)
@@ -23,7 +64,7 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     train_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
-    validation_loss: float | None = None
+    validation: Validation | None = None  # of its weights as they are now, evaluated by this worker; never read back
     seconds_before: float = 0.0  # of earlier attempts, where it goes on from a checkpoint
     device_seconds: float = 0.0  # of the device in its epochs, each shared by the lanes that trained in it
     resumed_at: list[int] = field(default_factory=list)  # epochs where it went on from a checkpoint
@@ -50,8 +91,9 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Of all that makes this training what it is: equal digests are equal trainings, in any database."""
+        """Of all that makes this training what it is, code included: equal digests are equal trainings."""
         identity = [
+            code_digest(),
             self.claim.study.spec_digest,
             self.claim.study.data_digest,
             self.claim.slot.kind,
@@ -61,34 +103,36 @@ class Job:
         ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
 
-    def record(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, as it is now."""
-        return {
-            "train_loss": list(self.train_loss),
-            "validation_accuracy": list(self.validation_accuracy),
-            "validation_loss": self.validation_loss,
-            "seconds": self.seconds,
-            "device_seconds": self.device_seconds,
-            "resumed_at": self.resumed_at,
-        }
+    def checkpoint(self, state: LaneState) -> Checkpoint:
+        """The job as it is now, in this state."""
+        record = CheckpointRecord(
+            epoch=state.epoch,
+            seconds=self.seconds,
+            device_seconds=self.device_seconds,
+            resumed_at=tuple(self.resumed_at),
+        )
+        return Checkpoint(
+            state=state,
+            record=record,
+            train_loss=tuple(self.train_loss),
+            validation_accuracy=tuple(self.validation_accuracy),
+        )
 
-    def resume(self, state: LaneState, record: Mapping[str, Any]) -> None:
+    def resume(self, checkpoint: Checkpoint) -> None:
         """Go on where an earlier attempt was, with what it had recorded."""
-        self.state = state
-        self.train_loss = list(record["train_loss"])
-        self.validation_accuracy = list(record["validation_accuracy"])
-        self.validation_loss = record["validation_loss"]
-        self.seconds_before = record["seconds"]
-        self.device_seconds = record.get("device_seconds", 0.0)  # checkpoints made before 0.1.0 have none
-        self.resumed_at = [*record["resumed_at"], state.epoch]
+        self.state, record = checkpoint.state, checkpoint.record
+        self.train_loss = list(checkpoint.train_loss)
+        self.validation_accuracy = list(checkpoint.validation_accuracy)
+        self.seconds_before, self.device_seconds = record.seconds, record.device_seconds
+        self.resumed_at = [*record.resumed_at, record.epoch]
 
     def add_epoch(self, report: EpochReport, device_seconds: float) -> None:
         """Keep an epoch's numbers, and its share of the device's time."""
         self.device_seconds += device_seconds
         self.train_loss.append(report.train_loss)
-        if report.validation_accuracy is not None:
+        if report.validation_accuracy is not None and report.validation_loss is not None:
             self.validation_accuracy.append(report.validation_accuracy)
-            self.validation_loss = report.validation_loss
+            self.validation = Validation(accuracy=report.validation_accuracy, loss=report.validation_loss)
 
 
 class Draws:

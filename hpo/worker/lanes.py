@@ -13,7 +13,7 @@ from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
 from hpo.worker.fetcher import Group
-from hpo.worker.job import Draws, Job
+from hpo.worker.job import Draws, Job, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,17 @@ class Lanes:
         return self._measured[group]
 
     def start(self, job: Job) -> None:
-        """Put a training on a free lane; TrainingFailed where its code raises."""
+        """Put a training on a free lane; TrainingFailed where its code raises.
+
+        One that has no epoch left is evaluated here: what its checkpoint says of its validation is not believed.
+        """
         lane = self.population.free[0]
         try:
-            self.population.start(lane, self.draws.task(job), job.state)
+            task = self.draws.task(job)
+            self.population.start(lane, task, job.state)
+            if job.trained and task.validation is not None:
+                loss, accuracy = self.population.validate(lane)
+                job.validation = Validation(accuracy=accuracy, loss=loss)
         except Exception as error:
             self.population.stop(lane)
             raise TrainingFailed(traceback.format_exc()) from error

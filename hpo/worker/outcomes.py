@@ -39,7 +39,8 @@ def outcome_of(
     if state == "complete":
         train_accuracy = population.predict(parameters, training).accuracy
     if state != "diverged" and claim.slot.kind != "final":
-        value, loss = job.validation_accuracy[-1], job.validation_loss
+        assert job.validation is not None  # of these very parameters
+        value, loss = job.validation.accuracy, job.validation.loss
     elif state == "complete":
         pool, pairs = test()
         prediction = population.predict(parameters, pairs, population.cut(pool.images))

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
@@ -18,9 +18,10 @@ from sqlalchemy import Engine
 
 import hpo
 from hpo.digits.pools import Digits, to_network_images
-from hpo.errors import HpoError
+from hpo.errors import DatabaseReplaced, HpoError
 from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
+from hpo.storage.identity import key_of
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.outcome import OutcomeState
 from hpo.storage.workers import Beat, beat_alone
@@ -29,7 +30,7 @@ from hpo.study.search import Search
 from hpo.training import draws
 from hpo.training.population import EpochReport, LaneState
 from hpo.worker import signals
-from hpo.worker.aside import SetAside
+from hpo.worker.aside import SetAside, short_reason
 from hpo.worker.backoff import Backoff
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
 from hpo.worker.coordinator import Coordinator
@@ -40,6 +41,7 @@ from hpo.worker.health import Health
 from hpo.worker.job import Draws, Job
 from hpo.worker.lanes import Lanes, TrainingFailed
 from hpo.worker.options import Options
+from hpo.worker.signing import Signer
 from hpo.worker.spool import Spool
 from hpo.worker.stores import places
 from hpo.worker.threads import Background, in_thread
@@ -66,8 +68,9 @@ class Worker:
         self.seconds = 0.0  # from start to end
         self.storage = open_optuna(engine)
         store, folder = places(engine, options.artifacts)
-        self.spool = Spool(folder / "results", engine)
-        self.checkpointer = Checkpointer(Checkpoints(store), options.checkpoint_seconds)
+        signer = Signer(key_of(engine))
+        self.spool = Spool(folder / "results", engine, signer)
+        self.checkpointer = Checkpointer(Checkpoints(store, signer), options.checkpoint_seconds)
         self.background, self.aside, self.health = Background(), SetAside(), Health()
         self.coordinator = Coordinator(
             engine, self.storage, self.spool, self.aside, options.lease_seconds, self._beat, self._phase_moved
@@ -117,8 +120,19 @@ class Worker:
     def run(self) -> int:
         """Pull slots until told to stop, drained, or done with `max_trials`; returns the exit code.
 
-        What raises about a study sets that study aside and ends nothing.
+        What raises about a study sets that study aside and ends nothing. Raises DatabaseReplaced where another database
+        takes the place of this worker's.
         """
+        try:
+            return self._run()
+        except DatabaseReplaced as error:
+            if not (kept := len(self.spool.kept)):
+                raise
+            raise DatabaseReplaced(
+                f"{error}; {kept} result(s) for the first are kept in {self.spool.folder}"
+            ) from error
+
+    def _run(self) -> int:
         begun = time.monotonic()
         self.coordinator.start()
         try:
@@ -135,12 +149,14 @@ class Worker:
                     break
         finally:
             self._give_back()
-            if self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
-                wait([in_thread(self._leave)], EXIT_SECONDS)
-            else:
+            if not self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
                 logger.warning(
                     "the database does not answer; results that it has not taken are kept in %s", self.spool.folder
                 )
+            elif self.coordinator.crash is None:
+                for job in [*self.lanes.jobs, *self.evaluation.pending]:
+                    logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
+                wait([in_thread(self._leave)], EXIT_SECONDS)
         while self._signal is None and not self.background.settle(PROMPT_SECONDS):
             pass
         self._check_coordinator()
@@ -179,7 +195,7 @@ class Worker:
             logger.error("%s", self._broken)
         if self._signal is not None:
             return 128 + self._signal
-        return 1 if self.aside.names or self._unserved else 0
+        return 1 if self.aside.names or self._unserved or self._broken else 0
 
     def listen(self) -> None:
         """Stop at the next training step on SIGTERM, SIGINT and, but for nohup, SIGHUP; a second one kills."""
@@ -204,12 +220,11 @@ class Worker:
         if self._fetched is None or self._fetched.done():
             wait([in_thread(self.fetcher.settle)], EXIT_SECONDS)
         self.coordinator.release_all()
-        for job in [*self.lanes.jobs, *self.evaluation.pending]:
-            logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
 
-    def _states(self) -> list[tuple[Job, LaneState]]:
-        """Every training where it is."""
-        return [*self.lanes.states(), *self.evaluation.states()]
+    def _states(self) -> Iterator[tuple[Job, LaneState]]:
+        """Every training where it is; copied from the device as they are asked for."""
+        yield from self.lanes.states()
+        yield from self.evaluation.states()
 
     def _phase_moved(self, name: str) -> None:
         """A study's phase has moved on: its note in the dashboard follows."""
@@ -249,6 +264,9 @@ class Worker:
         self.coordinator.settle(self.options.lease_seconds)
         self._check_coordinator()
         if self._exhausted:
+            self._judge()
+            return False
+        if self._broken:
             return False
         rows = self.fetcher.rows()
         ids = [row.id for row in rows]
@@ -261,29 +279,40 @@ class Worker:
                     self._phase_moved(row.name)
         if self.fetcher.claimable(rows):
             return True
-        if self.health.failing() and not self.health.trains:
-            self._forgive()
+        if self.health.only_fails and self.health.failing():
+            self._judge()
             return False
         if self.options.study_names and not rows and self.aside.names:
             return False
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
             self._unserved = self.fetcher.unserved()
+            self._judge()
             return False
         self._wake.wait(POLL_SECONDS)
         return True
 
     def _leave_failing(self) -> None:
-        """With nothing in training, leave studies alone whose trainings have failed one after another."""
-        if not self.lanes.jobs:
-            for study, why in self.health.failing():
+        """Leave studies alone whose trainings have failed one after another, and of which none goes on."""
+        in_training = {job.claim.study.id for job in self.lanes.jobs}
+        for study, why in self.health.failing():
+            if study.id not in in_training:
                 self.aside.add([study], why)
 
-    def _forgive(self) -> None:
-        """Nothing that was tried here can be trained: what failed is left to other machines, as if it had not."""
-        slots.forgive(self.engine, self.name)
+    def _judge(self) -> None:
+        """At the end: where nothing that was tried here could be trained, the machine is taken for broken.
+
+        After several failures in a row they are left to other machines, as if they had not been.
+        """
+        if not self.health.only_fails:
+            return
+        forgiven = ""
+        if self.health.failing():
+            slots.forgive(self.engine, self.name)
+            forgiven = ", so they do not count against the trials"
+        failed = "the only training" if self.health.failed == 1 else f"all {self.health.failed} trainings"
         self._broken = (
-            f"all {self.health.failed} trainings failed on this machine ({self.device}), so they do not count against "
-            f"the trials; mend the device or the code and start again. Last: {self.health.last_error}"
+            f"{failed} failed on this machine ({self.device}){forgiven}; mend the device or the code and start "
+            f"again. Last: {self.health.last_error}"
         )
 
     # -- refilling -----------------------------------------------------------------------------------------
@@ -332,7 +361,7 @@ class Worker:
         except Exception as error:
             self._ask(partial(self.fetcher.set_aside, group, error))
             if not self.trials and not self._signal and self._ask(lambda: self.fetcher.turn(None)) is None:
-                raise  # nothing else can be tried, so it may well be this machine's fault
+                self._broken = f"nothing can be trained on this machine ({self.device}): {short_reason(error)}"
 
     def _start(self, job: Job) -> None:
         """Put a training on a lane, from its checkpoint where there is one."""

@@ -79,6 +79,7 @@ def back_up_and_restore(hpo: Hpo, target: str, back_up: Callable[[str, str], Non
     engine = open_engine(target)
     before = {row.id: row for row in states(engine)}
     assert {"done", "waiting"} <= {row.state for row in before.values()}, "it is no moment in the middle"
+    restored("db", "new-identity")
     assert "the schema is up to date" in restored("db", "check").stderr
     restored(*DRAIN, "--lease", "2")
     after = {row.id: row for row in states(engine)}

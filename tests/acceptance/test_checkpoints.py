@@ -14,9 +14,12 @@ import pytest
 
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write, open_engine
+from hpo.storage.identity import key_of
 from hpo.storage.slots import Slot
-from hpo.worker.checkpoints import Checkpoints
+from hpo.worker.manifests import SignedFolders
+from hpo.worker.signing import Signer
 from hpo.worker.stores import Folder
+from tests.support.checkpoints import files_in, manifest_in
 from tests.support.commandline import DRAIN, Hpo, finish, on_this_machine, train, wait_until
 from tests.support.exact import check_exact
 
@@ -125,19 +128,26 @@ def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:
     hpo.create(**STUDY, training_pairs=5)
     worker = hpo.start(*DRAIN, "--checkpoint", "0", "--lease", "2")
     wait_until(lambda: any(epoch >= 3 for _, epoch, _ in hpo.running()))
-    kept = Checkpoints(Folder(hpo.folder / "hpo.db.artifacts" / "checkpoints"))
-    (path,) = Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").glob("[!.]*")
+    folder = hpo.folder / "hpo.db.artifacts" / "checkpoints"
+    wait_until(lambda: any(folder.glob("*.manifest")))
+    name, _, _ = manifest_in(folder).name.partition(".")
     engine = open_engine(hpo.url)
+    kept = SignedFolders(Folder(folder), Signer(key_of(engine)))
+
+    def epoch_on_disk() -> int:
+        manifest = kept.find(name)
+        return 0 if manifest is None else int(manifest.record["epoch"])
+
     with begin_write(engine):  # nobody else writes
         ((_, reported, _),) = hpo.running()
-        wait_until(lambda: (found := kept.load(path.name)) and found.state.epoch >= reported + 3)
+        wait_until(lambda: epoch_on_disk() >= reported + 3)
         worker.kill()
         worker.wait()
     engine.dispose()
     hpo(*DRAIN)
-    found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
-    assert found["search"][0].outcome is not None
-    assert found["search"][0].outcome.resumed_at[0] >= reported + 3
+    actual = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
+    assert actual["search"][0].outcome is not None
+    assert actual["search"][0].outcome.resumed_at[0] >= reported + 3
 
 
 def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,11 +170,12 @@ def test_a_signal_does_not_wait_for_a_bucket(hpo: Hpo, bucket: str, monkeypatch:
 def test_a_damaged_checkpoint_is_reported_and_not_used(hpo: Hpo) -> None:
     """The training begins anew, and ends where it would have."""
     interrupt(hpo, signal.SIGTERM)
-    (path,) = Path(hpo.folder / "hpo.db.artifacts" / "checkpoints").iterdir()
-    path.write_bytes(path.read_bytes()[:-1])
+    state = files_in(hpo.folder / "hpo.db.artifacts" / "checkpoints")["state.npy"]
+    content = state.read_bytes()
+    state.write_bytes(bytes([*content[:-1], content[-1] ^ 1]))
     err = hpo(*DRAIN).stderr
-    assert "ws trial 0: starts from epoch 0, its checkpoint cannot be used: checkpoint" in err
-    assert "the file is damaged" in err
+    assert "ws trial 0: starts from epoch 0, its checkpoint cannot be used: state.npy is damaged: its digest" in err
+    assert ".manifest.damaged" in err
     slot, other = search_slot(hpo.url), undisturbed(hpo)
     assert slot.outcome is not None
     assert other.outcome is not None

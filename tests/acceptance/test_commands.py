@@ -156,9 +156,9 @@ def test_the_report_says_how_to_make_its_numbers_again(hpo: Hpo) -> None:
     again, rounds = (Hpo(hpo.folder, f"sqlite:///{name}.db").show() for name in ("again", "rounds"))
     assert again["spec_digest"] == mine["spec_digest"] != rounds["spec_digest"]
     assert (again["trials"], again["best"], again["tuned"]) == (mine["trials"], mine["best"], mine["tuned"])
-    own = {one["label"]: one["test_values"] for one in mine["final"] if not one["same_as"]}
-    assert {one["label"]: one["test_values"] for one in rounds["final"]} == own
-    assert len(own["mine"]) == 3
+    test_values = {one["label"]: one["test_values"] for one in mine["final"] if not one["same_as"]}
+    assert {one["label"]: one["test_values"] for one in rounds["final"]} == test_values
+    assert len(test_values["mine"]) == 3
 
 
 def test_export_of_other_configurations(hpo: Hpo) -> None:

@@ -7,6 +7,7 @@ The real run builds the image, so it takes minutes; it needs an engine that answ
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -36,14 +37,14 @@ PASSWORDS = {"HPO_DB_PASSWORD": PASSWORD, "HPO_WORKER_PASSWORD": f"another {PASS
 
 def compose_commands() -> list[list[str]]:
     """Both generations of Compose, as far as they are here."""
-    found = []
+    actual = []
     if shutil.which("docker-compose"):
-        found.append(["docker-compose"])
+        actual.append(["docker-compose"])
     if shutil.which("docker"):
         probe = subprocess.run(["docker", "compose", "version"], capture_output=True)
         if probe.returncode == 0:
-            found.append(["docker", "compose"])
-    return found
+            actual.append(["docker", "compose"])
+    return actual
 
 
 COMPOSE = compose_commands()
@@ -204,7 +205,7 @@ def running(dashboard_port: int) -> Iterator[Compose]:
     )
 
     def compose(arguments: str) -> str:
-        command = [*COMPOSE[-1], "--project-name", project, "--file", str(FILE), *arguments.split()]
+        command = [*COMPOSE[-1], "--project-name", project, "--file", str(FILE), *shlex.split(arguments)]
         done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
         return done.stdout
@@ -230,22 +231,23 @@ def containers(compose: Compose) -> list[str]:
     return compose("ps -q").split()
 
 
+def show(compose: Compose, study: str) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(compose(f"run --rm -T --no-deps cli study show {study} --format json"))
+    return shown
+
+
 def test_worker_finishes_a_study(running: Compose, tmp_path: Path) -> None:
     """A study made through `cli`, from a file of the host, goes all its way in the worker's container."""
     small = {"trials": 2, "epochs": 1, "confirm_configurations": 1, "confirm_rounds": 1, "final_rounds": 1}
     spec = (ROOT / "studies" / "ws.toml").read_text()
     for key, value in small.items():
-        spec, found = re.subn(rf"^{key} = \d+$", f"{key} = {value}", spec, flags=re.MULTILINE)
-        assert found == 1
+        spec, actual = re.subn(rf"^{key} = \d+$", f"{key} = {value}", spec, flags=re.MULTILINE)
+        assert actual == 1
     (tmp_path / "small.toml").write_text(spec)
     running(f"run --rm -v {tmp_path}/small.toml:/work/small.toml cli study create --file small.toml")
 
-    def show() -> dict[str, Any]:
-        shown: dict[str, Any] = json.loads(running("run --rm -T --no-deps cli study show ws --format json"))
-        return shown
-
-    wait_for(lambda: show()["phase"] == "done", seconds=1800, pause=10)  # a container each time
-    study = show()
+    wait_for(lambda: show(running, "ws")["phase"] == "done", seconds=1800, pause=10)  # a container each time
+    study = show(running, "ws")
     assert study["trials"]["complete"] + study["trials"]["diverged"] == 2
     assert {len(final["test_values"]) for final in study["final"]} == {1}
 
@@ -265,6 +267,57 @@ def test_dashboard_answers_on_loopback_alone(running: Compose, dashboard_port: i
         socket.create_connection(("127.0.0.2", dashboard_port), timeout=5)
 
 
+def test_a_note_gets_longer_and_shorter(running: Compose, dashboard_port: int) -> None:
+    """In the browser, and the dashboard is a role that may delete nothing: what is left of a longer note is emptied."""
+    study = f"http://127.0.0.1:{dashboard_port}/api/studies/1"
+
+    def read() -> dict[str, Any]:
+        with urllib.request.urlopen(f"{study}?after=0", timeout=PATIENCE) as answer:
+            note: dict[str, Any] = json.load(answer)["note"]
+            return note
+
+    for length in (6000, 5, 20000, 0, 7):  # in the database a piece has some 2,000 characters
+        note = {"body": "n" * length, "version": read()["version"] + 1}
+        put = urllib.request.Request(f"{study}/note", json.dumps(note).encode(), method="PUT")
+        put.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(put, timeout=PATIENCE):
+            assert read() == note
+
+
+def test_report_is_written_to_the_host(running: Compose, tmp_path: Path) -> None:
+    """As the user who asks, whatever number that is: the image's own user could not write in their folder."""
+    tmp_path.chmod(0o700)
+    running(f"run --rm -T --no-deps --user {os.getuid()}:{os.getgid()} -v {tmp_path}:/work cli report")
+    page = tmp_path / "report" / "report.html"
+    assert page.stat().st_size > 0
+    assert page.stat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize("service", ["worker-cpu", "dashboard", "db"])
+def test_no_capability(running: Compose, service: str) -> None:
+    """What runs can do nothing that root can, and cannot come to it; PostgreSQL has let go of what its start needs."""
+    status = dict(line.split(":\t") for line in running(f"exec -T {service} cat /proc/1/status").splitlines())
+    assert int(status["Uid"].split()[0]) > 0
+    assert (int(status["CapPrm"], 16), int(status["CapEff"], 16), int(status["NoNewPrivs"])) == (0, 0, 1)
+    if service != "db":
+        assert int(status["CapBnd"], 16) == 0
+
+
+def test_workers_role_can_delete_and_make_nothing(running: Compose) -> None:
+    """With the password that a worker's container holds, whatever else runs in there instead of `hpo`."""
+    refused = ["DELETE FROM hpo_slots", "DELETE FROM studies", "TRUNCATE trials", "CREATE TABLE mine (x int)"]
+    program = f"""
+import psycopg
+connection = psycopg.connect('host=db user=hpo_worker dbname=hpo', autocommit=True)
+for command in {refused}:
+    try:
+        connection.execute(command)
+    except psycopg.errors.InsufficientPrivilege:
+        print(command)
+"""
+    assert running(f"exec -T worker-cpu python -c {shlex.quote(program)}").splitlines() == refused
+
+
 def test_password_is_in_no_process_title(running: Compose) -> None:
     for container in containers(running):
         titles = subprocess.run(["docker", "top", container, "-eo", "args"], capture_output=True, text=True).stdout
@@ -272,7 +325,12 @@ def test_password_is_in_no_process_title(running: Compose) -> None:
 
 
 def test_containers_stop_in_time(running: Compose) -> None:
-    """Each ends by itself on SIGTERM, within its grace period: 137 would be a SIGKILL."""
+    """Each ends by itself on SIGTERM, within its grace period: 137 would be a SIGKILL.
+
+    The worker gives its slots back meanwhile.
+    """
+    running("run --rm -T cli study create --model simple")
+    wait_for(lambda: bool(show(running, "simple")["trials"]["running"]), seconds=600, pause=2)
     running("stop worker-cpu dashboard")
     for service in ("worker-cpu", "dashboard"):
         container = running(f"ps -q -a {service}").strip()
@@ -280,3 +338,11 @@ def test_containers_stop_in_time(running: Compose) -> None:
             ["docker", "inspect", "--format", "{{.State.ExitCode}}", container], capture_output=True, text=True
         )
         assert ended.stdout.strip() in ("0", "143")
+    trials = show(running, "simple")["trials"]
+    assert (trials["running"], trials["failed"]) == (0, 0)
+
+
+def test_the_owner_deletes_a_study(running: Compose) -> None:
+    """As the head of the file says, for the role of everything else may not."""
+    running("run --rm -T migrate study delete ws --yes")
+    assert [study["name"] for study in json.loads(running("run --rm -T cli study list --format json"))] == ["simple"]

@@ -159,9 +159,9 @@ def test_change_from_another_origin_is_refused(port: int, headers: dict[str, str
 
 def test_own_page_may_change(port: int) -> None:
     """The dashboard's own page writes a note; a program that is no browser (curl) may too."""
-    own = {"Origin": f"http://127.0.0.1:{port}", "Sec_Fetch_Site": "same-origin"}
+    page = {"Origin": f"http://127.0.0.1:{port}", "Sec_Fetch_Site": "same-origin"}
     version = study_page(port, "ws")["note"]["version"]
-    assert ask(port, "/api/studies/1/note", "PUT", {"body": "from the page", "version": version + 1}, **own)[0] == 204
+    assert ask(port, "/api/studies/1/note", "PUT", {"body": "from the page", "version": version + 1}, **page)[0] == 204
     assert ask(port, "/api/studies/1/note", "PUT", {"body": "from curl", "version": version + 2})[0] == 204
 
 
@@ -301,6 +301,22 @@ def test_signal_ends_it_cleanly(database: str, number: signal.Signals) -> None:
         pass
 
 
+def test_another_database_in_its_place_ends_it(sqlite_url: str) -> None:
+    """Whoever asks gets the reason; whoever started it too, and nothing of the other database is shown."""
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    with dashboard(sqlite_url) as (port, process):
+        assert study_names(port) == []
+        path.with_suffix(".new").write_bytes(path.read_bytes())
+        path.with_suffix(".new").rename(path)
+        status, answer = ask(port, "/api/studies", Host="localhost")
+        assert status == 503
+        assert "another file was put in its place" in answer
+        assert process.stderr is not None
+        *_, last = process.stderr.read().splitlines()
+        assert last == f"hpo: {answer.strip()}"
+        assert process.wait(PATIENCE) == 1
+
+
 def test_notes_and_figures_stand_on_the_pages(
     database_url: str, open_database: Callable[[str], Engine], tmp_path: Path
 ) -> None:
@@ -308,7 +324,7 @@ def test_notes_and_figures_stand_on_the_pages(
     engine = open_database(database_url)
     maker = make(engine, small_spec("ws", trials=6, rounds=3), limit=8)  # and no worker that wrote notes
     with dashboard(database_url) as (port, _):
-        page = wait_until(lambda: found if (found := study_page(port, "ws"))["note"]["body"] else None)
+        page = wait_until(lambda: actual if (actual := study_page(port, "ws"))["note"]["body"] else None)
         assert "ws: phase confirm (2 of 3)" in page["note"]["body"]
         assert [figure["id"] for figure in page["plotly_graph_objects"]] == ["hpo-confirm"]
         assert "No sampler is involved" in study_page(port, "ws:confirm")["note"]["body"]

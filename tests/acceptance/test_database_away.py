@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from hpo.storage.engine import open_engine
-from tests.support.commandline import DRAIN, Hpo, Said, finish, on_this_machine, wait_until
+from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, finish, on_this_machine, wait_until
 from tests.support.exact import check_exact
 from tests.support.server import Server
 
@@ -19,9 +19,9 @@ from tests.support.server import Server
 def server() -> Iterator[Server]:
     """A running server, its database with the schema."""
     with tempfile.TemporaryDirectory(prefix="hpo-pg-", ignore_cleanup_errors=True) as folder:
-        own = Server(Path(folder))
-        yield own
-        own.close()
+        restartable = Server(Path(folder))
+        yield restartable
+        restartable.close()
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_postgresql_stopped_and_started_again(server: Server, lab: Hpo) -> None:
     assert worker.poll() is None
     server.start()
     finish(worker)
-    found = check_exact(lab.url, "ws", search=4, confirm=2, rounds=1)
-    assert said.count(": complete") == sum(map(len, found.values()))
+    actual = check_exact(lab.url, "ws", search=4, confirm=2, rounds=1)
+    assert said.count(": complete") == sum(map(len, actual.values()))
     assert attempts(lab.url) == {1}
 
 
@@ -126,7 +126,7 @@ def test_connections_cut_again_and_again(lab: Hpo) -> None:
     wait_until(lambda: said.count("trial 0: complete"))
     wait_until(again)
     engine.dispose()
-    finish(worker)
+    assert worker.wait(PATIENCE) == 0, "".join(said.lines)
     assert cut >= 3
     check_exact(lab.url, "ws", search=6, confirm=2, rounds=1)
     assert attempts(lab.url) == {1}

@@ -60,5 +60,5 @@ def test_a_full_disk(on_small_disk: Hpo) -> None:
     ballast.unlink()
     finish(worker)
     assert said.count("Traceback") == 0
-    found = check_exact(hpo.url, "ws", search=3, confirm=2, rounds=1)
-    assert {slot.attempt for own in found.values() for slot in own} == {1}
+    actual = check_exact(hpo.url, "ws", search=3, confirm=2, rounds=1)
+    assert {slot.attempt for of_kind in actual.values() for slot in of_kind} == {1}

@@ -69,8 +69,8 @@ def test_a_study_in_the_middle_goes_on(hpo: Hpo, schema: str, phase: str) -> Non
     assert shown["phase"] == phase
     ended = done_slots(hpo.url)
     train(hpo)
-    found = check_exact(hpo.url, "ws", search=4, confirm=4, rounds=2)
-    after = {slot.id: slot for kind in found.values() for slot in kind}
+    actual = check_exact(hpo.url, "ws", search=4, confirm=4, rounds=2)
+    after = {slot.id: slot for kind in actual.values() for slot in kind}
     for slot_id, slot in ended.items():
         assert (after[slot_id].outcome, after[slot_id].params) == (slot.outcome, slot.params), "done is done"
     attempts = {slot.attempt for slot in after.values()}
@@ -82,7 +82,7 @@ def done_slots(url: str) -> dict[int, Slot]:
     """What the earlier worker had finished, by id; one result is not yet told to Optuna."""
     engine = open_engine(url)
     try:
-        found = slots.list_slots(engine, studies.get_study(engine, "ws").id)
-        return {slot.id: slot for slot in found if slot.state == "done"}
+        actual = slots.list_slots(engine, studies.get_study(engine, "ws").id)
+        return {slot.id: slot for slot in actual if slot.state == "done"}
     finally:
         engine.dispose()

@@ -9,7 +9,7 @@ from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, finish, wait_u
 from tests.support.exact import check_exact
 
 
-def two_after_one(hpo: Hpo) -> None:
+def two_in_turn(hpo: Hpo) -> None:
     """Both are frozen while the lease runs out, longer than they wait between two looks, and wake up together."""
     hpo.create(trials=1, epochs=3, confirm_rounds=1, rounds=1)
     engine = open_engine(hpo.url)
@@ -30,15 +30,15 @@ def two_after_one(hpo: Hpo) -> None:
     assert (again.attempt, again.expiries) == (2, 1)
     assert sum(one.count("ws trial 0: complete") for one in said) == 1
     assert sum(one.count("lease was lost") for one in said) == 0
-    found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
-    assert {slot.attempt for own in found.values() for slot in own if slot.id != held.id} == {1}
+    actual = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
+    assert {slot.attempt for of_kind in actual.values() for slot in of_kind if slot.id != held.id} == {1}
 
 
 def test_two_after_one_on_sqlite(hpo: Hpo) -> None:
     """The trial is trained once."""
-    two_after_one(hpo)
+    two_in_turn(hpo)
 
 
 def test_two_after_one_on_postgres(hpo_on_postgres: Hpo) -> None:
     """The same on a real PostgreSQL."""
-    two_after_one(hpo_on_postgres)
+    two_in_turn(hpo_on_postgres)

@@ -15,7 +15,7 @@ READING = ("study", "list")
 
 
 @pytest.mark.parametrize(
-    ("url", "code", "says"),
+    ("url", "code", "message"),
     [
         ("sqlite:///no/such/folder/hpo.db", 1, "no/such/folder does not exist"),
         ("sqlite:////proc/hpo.db", 1, "/proc"),
@@ -30,12 +30,12 @@ READING = ("study", "list")
         ("secret", 2, "cannot be read"),
     ],
 )
-def test_bad_databases(hpo: Hpo, url: str, code: int, says: str) -> None:
+def test_bad_databases(hpo: Hpo, url: str, code: int, message: str) -> None:
     """One line, the same for what reads and what writes, and never a password."""
     hpo.url = url
     for words in (READING, ("study", "create", "--model", "ws"), ("worker", "--drain"), ("db", "upgrade")):
         line = hpo.refused(*words, code=code)
-        assert says in line
+        assert message in line
         assert "secret" not in line
         assert "ret@" not in line
 
@@ -80,7 +80,7 @@ def set_version(path: Path, statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "says"),
+    ("statement", "message"),
     [
         ("UPDATE hpo_alembic_version SET version_num = '9999'", "install the newer hpo"),
         ("UPDATE alembic_version SET version_num = 'v99'", "install the newer hpo"),
@@ -88,28 +88,28 @@ def set_version(path: Path, statement: str) -> None:
         ("DELETE FROM hpo_alembic_version", "run `hpo db upgrade`"),
     ],
 )
-def test_another_schema(hpo: Hpo, statement: str, says: str) -> None:
+def test_another_schema(hpo: Hpo, statement: str, message: str) -> None:
     """A newer or older database is left alone, and the line says what to do."""
     hpo.create(trials=1)
     set_version(hpo.folder / "hpo.db", statement)
     for words in (READING, ("db", "check"), ("worker", "--drain"), ("study", "create", "--model", "simple")):
-        assert says in hpo.refused(*words)
+        assert message in hpo.refused(*words)
 
 
 def test_db_upgrade_and_check(hpo: Hpo) -> None:
     """Upgrade makes what is missing and says so, check shows both schemas."""
     assert "created" in hpo("db", "upgrade").stderr
     assert "nothing to do" in hpo("db", "upgrade").stderr
-    found = hpo.json("db", "check")
-    assert set(found) == {"hpo", "Optuna"}
-    assert all(one["found"] == one["needed"] for one in found.values())
+    actual = hpo.json("db", "check")
+    assert set(actual) == {"hpo", "Optuna"}
+    assert all(one["found"] == one["needed"] for one in actual.values())
 
 
 # --- Bad input: studies and files ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         ("trials = 4", "trails = 4", "budget.trails: unknown key"),
         ("trials = 4", "trials = '4'", "budget.trials: must be a whole number"),
@@ -124,21 +124,21 @@ def test_db_upgrade_and_check(hpo: Hpo) -> None:
         ("training_pairs = 20", "training_pairs = 1500", "pool A has 3000 images"),
     ],
 )
-def test_bad_study_files(hpo: Hpo, old: str, new: str, says: str) -> None:
+def test_bad_study_files(hpo: Hpo, old: str, new: str, message: str) -> None:
     """File, key and what is allowed in one line; no database is made."""
     path = hpo.study()
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    images = "images" in says
+    images = "images" in message
     line = hpo.refused("study", "create", "--file", path, code=1 if images else 2)
-    assert says in line
+    assert message in line
     assert images or str(path) in line
     assert not (hpo.folder / "hpo.db").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--model", "nope"], "simple, ws, ws-aux"),
         ([], "--model simple, ws, ws-aux or all"),
@@ -153,9 +153,9 @@ def test_bad_study_files(hpo: Hpo, old: str, new: str, says: str) -> None:
         (["--file", "nowhere.toml"], "nowhere.toml: no such file"),
     ],
 )
-def test_bad_options_of_create(hpo: Hpo, words: list[str], says: str) -> None:
+def test_bad_options_of_create(hpo: Hpo, words: list[str], message: str) -> None:
     """What is wrong is named as it was typed."""
-    assert says in hpo.refused("study", "create", *words, code=2)
+    assert message in hpo.refused("study", "create", *words, code=2)
     assert not (hpo.folder / "hpo.db").exists()
 
 

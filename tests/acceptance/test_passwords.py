@@ -69,6 +69,7 @@ def test_a_wrong_password_is_no_outage(server: Server, lab: Hpo) -> None:
         assert "wrong" not in line
 
 
+@pytest.mark.long
 def test_a_changed_password_ends_a_worker(server: Server, rotate: Alter, lab: Hpo) -> None:
     """With the reason in one line, at once; what it has trained is kept for the next."""
     worker = lab.start(*DRAIN)

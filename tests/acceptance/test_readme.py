@@ -5,6 +5,7 @@ Each line is typed into bash, with `hpo` on the path; what the README shows belo
 
 import gzip
 import os
+import re
 import shutil
 import signal
 import socket
@@ -127,8 +128,8 @@ def in_order(shown: tuple[str, ...], printed: str) -> None:
     rest = " ".join(printed.split())
     for line in shown:
         if line != "...":
-            _, found, rest = rest.partition(" ".join(line.split()))
-            assert found, f"not printed: {line!r}\nin: {printed}"
+            _, actual, rest = rest.partition(" ".join(line.split()))
+            assert actual, f"not printed: {line!r}\nin: {printed}"
 
 
 def ends(where: str, cut: str = "", *, code: int = 0, makes: str | None = None) -> Step:
@@ -214,18 +215,20 @@ def on_the_server(tour: Tour, command: Command) -> None:
     lab = make_url(tour.lab["HPO_DATABASE_URL"])
     restored = lab.set(database=f"{lab.database}_restored")
     line = command.text
-    for placeholder, url in (("postgresql://hpo@dbhost/hpo", lab), ("postgresql://hpo@dbhost/restored", restored)):
-        line = line.replace(placeholder, url.set(drivername="postgresql").render_as_string(hide_password=False))
-    if not line.startswith("pg_restore"):
+    for name, url in (("hpo", lab), ("restored", restored)):
+        for scheme in ("postgresql", "postgresql+psycopg"):
+            typed = url.set(drivername=scheme).render_as_string(hide_password=False)
+            line = re.sub(rf"{re.escape(scheme)}://hpo@dbhost/{name}(?= |$)", f"'{typed}'", line)
+    if line.startswith("psql"):
         (tour.place("lab") / RIGHTS.name).write_bytes(RIGHTS.read_bytes())
-        tour.type(line, "lab")
-        return
-    tour.postgres.sql(f"CREATE DATABASE {restored.database}")
-    copy = restored.render_as_string(hide_password=False)
+    if line.startswith("pg_restore"):
+        tour.postgres.sql(f"CREATE DATABASE {restored.database}")
     tour.type(line, "lab")
-    tour.type(f"hpo --db '{copy}' db check", "lab")
-    assert "ws-aux" in tour.type(f"hpo --db '{copy}' study list", "lab")
-    tour.postgres.drop(copy)
+    if line.startswith("hpo"):
+        copy = restored.render_as_string(hide_password=False)
+        tour.type(f"hpo --db '{copy}' db check", "lab")
+        assert "ws-aux" in tour.type(f"hpo --db '{copy}' study list", "lab")
+        tour.postgres.drop(copy)
 
 
 def elsewhere(reason: str) -> Step:
@@ -259,11 +262,16 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ('sqlite3 hpo.db ".backup hpo-backup.db"', backs_up_sqlite),
     ("pg_dump --format=custom --file=hpo.dump postgresql://hpo@dbhost/hpo", on_the_server),
     ("pg_restore --exit-on-error --no-owner --dbname=postgresql://hpo@dbhost/restored hpo.dump", on_the_server),
+    ("hpo --db postgresql+psycopg://hpo@dbhost/restored db new-identity", on_the_server),
     ("echo HPO_DB_PASSWORD=$(openssl rand -hex 16) > .env", ends("docker", makes=".env")),
     ("echo HPO_WORKER_PASSWORD=$(openssl rand -hex 16) >> .env", ends("docker", makes=".env")),
     ("docker compose --profile cpu up -d --build", elsewhere("test_compose builds and starts the services")),
     ("docker compose run --rm cli study create --model ws", elsewhere("test_compose creates a study so")),
     ("docker compose run --rm cli study show ws", elsewhere("test_compose shows a study so")),
+    (
+        'docker compose run --rm --user $(id -u):$(id -g) -v "$PWD:/work" cli report',
+        elsewhere("test_compose writes a report so"),
+    ),
 )
 COMMANDS = commands(README.read_text())
 

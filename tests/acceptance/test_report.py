@@ -185,11 +185,11 @@ def test_every_opening_of_the_test_pool_is_listed(whole: tuple[Engine, Path]) ->
     results = queries.all_results(engine)
     assert len(rows) == 11 * 5
     assert "Every opening of pool B (55)" in table
-    labels = {str(run.slot_id): f"{run.label}, round {run.round}" for one in results for run in one.final_runs}
+    labels = {str(run.slot_id): f"{run.label}, round {run.round}" for result in results for run in result.final_runs}
     for slot, study, attempt, worker, _ in rows:
         number, _, label = slot.partition(": ")
-        (one,) = [one for one in results if one.name == study]
-        (opening,) = [opening for opening in one.openings if str(opening.slot_id) == number]
+        (result,) = [result for result in results if result.name == study]
+        (opening,) = [opening for opening in result.openings if str(opening.slot_id) == number]
         assert (attempt, worker, label) == (str(opening.attempt), opening.worker, labels[number])
     times = [row[-1] for row in rows]
     assert times == sorted(times)

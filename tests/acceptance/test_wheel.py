@@ -54,11 +54,11 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_has_all_of_hpo_and_nothing_else(wheel: Path) -> None:
     """Every file of the package, templates and types included, the three studies, and no tests."""
     assert wheel.name.startswith(f"hpo_service-{hpo.__version__}-py3-none-any")
-    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    actual = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpo").rglob("*") if path.is_file()}
     studies = {f"hpo/builtin_studies/{path.relative_to(ROOT / 'studies')}" for path in ROOT.glob("studies/**/*.toml")}
-    assert found == {name for name in package if "__pycache__" not in name} | studies
-    assert "hpo/py.typed" in found
+    assert actual == {name for name in package if "__pycache__" not in name} | studies
+    assert "hpo/py.typed" in actual
 
 
 def test_hpo_from_its_wheel(fresh: Path, tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def three_workers(hpo: Hpo) -> None:
     engine.dispose()
     for worker in workers:
         finish(worker)
-    found = check_exact(hpo.url, "ws", search=10, confirm=4, rounds=2)
-    assert [slot.trial_number for slot in found["search"] if slot.idx == 0] == [0], "the paper's is trial 0"
-    everybody = [slot for own in found.values() for slot in own]
+    actual = check_exact(hpo.url, "ws", search=10, confirm=4, rounds=2)
+    assert [slot.trial_number for slot in actual["search"] if slot.idx == 0] == [0], "the paper's is trial 0"
+    everybody = [slot for of_kind in actual.values() for slot in of_kind]
     assert len({slot.worker for slot in everybody}) > 1, "they worked side by side"
     assert all(slot.attempt == 1 for slot in everybody)
     engine = open_engine(hpo.url)
@@ -75,8 +75,8 @@ def test_a_killed_workers_slot_goes_to_another(hpo: Hpo) -> None:
     assert pid == victim.pid
     victim.kill()
     hpo(*DRAIN, "--lease", "2")
-    found = check_exact(hpo.url, "ws", search=2, confirm=2, rounds=1)
-    (again,) = [slot for own in found.values() for slot in own if slot.id == slot_id]
+    actual = check_exact(hpo.url, "ws", search=2, confirm=2, rounds=1)
+    (again,) = [slot for of_kind in actual.values() for slot in of_kind if slot.id == slot_id]
     assert again.attempt == 2
     assert f":{victim.pid}:" not in str(again.worker)
 
@@ -92,7 +92,7 @@ def test_a_worker_that_slept_too_long_drops_its_result(hpo: Hpo) -> None:
     _, err = finish(sleeper)
     assert "lease was lost" in err
     assert check_exact(hpo.url, "ws", search=2, confirm=2, rounds=1) == before
-    (again,) = [slot for own in before.values() for slot in own if slot.id == slot_id]
+    (again,) = [slot for of_kind in before.values() for slot in of_kind if slot.id == slot_id]
     assert again.attempt == 2
     assert f":{sleeper.pid}:" not in str(again.worker)
 
@@ -110,8 +110,8 @@ def test_a_worker_takes_up_the_slot_that_it_lost(hpo: Hpo) -> None:
     sleeper.send_signal(signal.SIGCONT)
     _, err = finish(sleeper)
     assert "lease was lost" in err
-    found = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
-    (again,) = [slot for own in found.values() for slot in own if slot.id == slot_id]
+    actual = check_exact(hpo.url, "ws", search=1, confirm=1, rounds=1)
+    (again,) = [slot for of_kind in actual.values() for slot in of_kind if slot.id == slot_id]
     assert again.attempt == 3
 
 
@@ -281,8 +281,8 @@ def test_a_pause_ends_a_drain_whatever_a_dead_worker_held(hpo: Hpo) -> None:
     assert hpo.show()["trials"]["running"] == 1
     hpo("study", "resume", "ws")
     train(hpo)
-    found = check_exact(hpo.url, "ws", search=2, confirm=4, rounds=2)
-    assert [slot.attempt for slot in found["search"] if slot.id == lost.id] == [2]
+    actual = check_exact(hpo.url, "ws", search=2, confirm=4, rounds=2)
+    assert [slot.attempt for slot in actual["search"] if slot.id == lost.id] == [2]
 
 
 def test_a_worker_without_work_waits_for_some(hpo: Hpo) -> None:
@@ -308,6 +308,6 @@ def test_random_search_repeats(hpo: Hpo) -> None:
         if place == "b.db":
             hpo("worker", "--max-trials", "2", "--population", "1")
         train(hpo)
-        found = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
-        results.append([[(s.label, s.params, *values(s)) for s in own] for own in found.values()])
+        actual = check_exact(hpo.url, "ws", search=3, confirm=4, rounds=2)
+        results.append([[(s.label, s.params, *values(s)) for s in of_kind] for of_kind in actual.values()])
     assert results[0] == results[1]

@@ -216,8 +216,8 @@ def test_threads_share_without_doubles_or_excess(engine: Engine, make_study: Mak
     def work(_: int) -> list[int]:
         mine = []
         while got := claim(engine, 2):
-            found = slots.list_slots(engine, study.id)
-            most.append(sum(slot.adaptive and slot.state == "running" for slot in found))
+            actual = slots.list_slots(engine, study.id)
+            most.append(sum(slot.adaptive and slot.state == "running" for slot in actual))
             for slot in got:
                 finish(engine, slot)
                 mine.append(slot.idx)
@@ -247,12 +247,12 @@ def test_no_statement_reads_all_slots(engine: Engine, make_study: MakeStudy, sta
         connection.exec_driver_sql("ANALYZE")
     storage = make_storage(engine)
     with statements(engine) as sent:
-        one, two, *_ = claim(engine)
-        bound = storage.bind_trial(one.id, one.token or "")
-        report = EpochRecord(slot_id=one.id, token=one.token or "", trial_id=bound.trial_id, epoch=1, value=0.5)
+        first, two, *_ = claim(engine)
+        bound = storage.bind_trial(first.id, first.token or "")
+        report = EpochRecord(slot_id=first.id, token=first.token or "", trial_id=bound.trial_id, epoch=1, value=0.5)
         storage.report([report], 60)
-        slots.renew(engine, [(one.id, one.token or ""), (two.id, two.token or "")], 60)
-        finish(engine, one)
+        slots.renew(engine, [(first.id, first.token or ""), (two.id, two.token or "")], 60)
+        finish(engine, first)
         claims.sweep(engine)
         for slot in slots.untold(engine):
             slots.mark_told(engine, slot)

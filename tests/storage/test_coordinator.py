@@ -15,6 +15,7 @@ from hpo.worker.claim import Claim
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.spool import Spool
 from tests.support.beats import beat_of
+from tests.support.checkpoints import SIGNER
 from tests.support.handmade import Maker, make, small_spec
 
 LEASE = 3.0
@@ -23,8 +24,8 @@ LEASE = 3.0
 def take(maker: Maker, seconds: float) -> list[Claim]:
     """All that can be claimed of a study."""
     search = Search(open_optuna(maker.engine), maker.row)
-    found = claims.claim(maker.engine, 9, worker="w", lease_seconds=seconds, model=maker.spec.model)
-    return [Claim(slot=slot, search=search) for slot in found]
+    actual = claims.claim(maker.engine, 9, worker="w", lease_seconds=seconds, model=maker.spec.model)
+    return [Claim(slot=slot, search=search) for slot in actual]
 
 
 def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_p
         told.set()
         go_on.wait(60)
 
-    spool = Spool(tmp_path, engine)
+    spool = Spool(tmp_path, engine, SIGNER)
     coordinator = Coordinator(engine, open_optuna(engine), spool, SetAside(), LEASE, beat_of, moved)
     coordinator.start()
     ending, training = take(ends, 600), take(trains, LEASE)
@@ -44,7 +45,7 @@ def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_p
     for claim in training:
         coordinator.hold(claim)
     for claim in ending:
-        ends._one(claim.slot)
+        ends.end(claim.slot)
         outcome = slots.get_slot(engine, claim.slot.id).outcome
         assert outcome is not None
         coordinator.finish(claim, outcome, None)
@@ -63,11 +64,12 @@ def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_p
 def test_a_result_handed_over_before_the_end_is_stored_not_released(engine: Engine, tmp_path: Path) -> None:
     """In the order of the calls: what was finished is done, the rest waits for others."""
     maker = make(engine, small_spec("ws", trials=3), limit=0)
-    coordinator = Coordinator(engine, open_optuna(engine), Spool(tmp_path, engine), SetAside(), 600.0, beat_of, print)
+    spool = Spool(tmp_path, engine, SIGNER)
+    coordinator = Coordinator(engine, open_optuna(engine), spool, SetAside(), 600.0, beat_of, print)
     done, *rest = take(maker, 600)
     for claim in (done, *rest):
         coordinator.hold(claim)
-    maker._one(done.slot)
+    maker.end(done.slot)
     outcome = slots.get_slot(engine, done.slot.id).outcome
     assert outcome is not None
     coordinator.finish(done, outcome, None)

@@ -19,24 +19,24 @@ from sqlalchemy.pool import QueuePool
 
 from hpo.errors import DatabaseError, DatabaseUnreachable, HpoError, SchemaError, UsageError
 from hpo.storage import engine as engine_module
-from hpo.storage import migrate
+from hpo.storage import migrate, sqlite_file
 from hpo.storage.engine import (
     READ_ONLY,
     begin_read,
     begin_write,
     display_url,
     eight_hex_digits,
-    file_system,
     is_missing,
     is_transient,
     now,
     open_engine,
 )
 from hpo.storage.optuna_storage import make_storage
+from hpo.storage.sqlite_file import file_system
 from tests.support.fixtures import OpenDatabase, Postgres, Watch
 
 
-def one_line(error: pytest.ExceptionInfo[HpoError]) -> str:
+def line_of(error: pytest.ExceptionInfo[HpoError]) -> str:
     text = str(error.value)
     assert text
     assert "\n" not in text
@@ -64,7 +64,7 @@ def test_a_wrong_url_is_wrong_usage(url: str) -> None:
     """The message says what to write, and never the password."""
     with pytest.raises(UsageError) as error:
         open_engine(url)
-    assert "secret" not in one_line(error)
+    assert "secret" not in line_of(error)
     assert "sqlite:///hpo.db" in str(error.value) or "postgresql+psycopg://user@host/name" in str(error.value)
 
 
@@ -95,7 +95,7 @@ def test_what_a_url_may_not_ask_for_is_refused_by_name(
     with pytest.raises(UsageError) as error:
         open_engine(url)
     query = make_url(url).query
-    assert not query or any(name in one_line(error) for name in query)
+    assert not query or any(name in line_of(error) for name in query)
     assert "secret" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -112,7 +112,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
     """The folder is named; the file is not made."""
     with pytest.raises(DatabaseError) as error:
         open_engine(f"sqlite:///{tmp_path}/missing/hpo.db")
-    assert f"folder {tmp_path}/missing does not exist" in one_line(error)
+    assert f"folder {tmp_path}/missing does not exist" in line_of(error)
 
 
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
@@ -143,14 +143,14 @@ def test_some_other_file(tmp_path: Path) -> None:
     path.write_text("not a database " * 100)
     with pytest.raises(DatabaseError, match="is not a SQLite database; name another file") as error:
         open_engine(f"sqlite:///{path}")
-    one_line(error)
+    line_of(error)
     assert path.read_text().startswith("not a database")
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """With the way out."""
-    monkeypatch.setattr(engine_module, "file_system", lambda folder: kind)
+    monkeypatch.setattr(sqlite_file, "file_system", lambda folder: kind)
     with pytest.raises(DatabaseError, match=rf"network file system \({kind}\).*PostgreSQL"):
         open_engine(f"sqlite:///{tmp_path}/hpo.db")
 
@@ -177,7 +177,7 @@ def test_nobody_listens() -> None:
         port = unused.getsockname()[1]
         with pytest.raises(DatabaseUnreachable) as error:
             open_engine(f"postgresql+psycopg://user:secret@127.0.0.1:{port}/name")
-    assert f"127.0.0.1:{port}" in one_line(error)
+    assert f"127.0.0.1:{port}" in line_of(error)
     assert "secret" not in repr(error.value)
 
 
@@ -203,7 +203,7 @@ def test_what_the_server_refuses_is_no_outage(
     with pytest.raises(DatabaseError, match=re.escape(reason)) as error:
         open_engine(url.render_as_string(hide_password=False))
     assert not is_transient(error.value)
-    assert action in one_line(error)
+    assert action in line_of(error)
 
 
 def test_rights_that_a_role_lacks_are_no_outage(postgres: Postgres, postgres_url: str) -> None:
@@ -425,12 +425,12 @@ def test_eight_hexadecimal_digits(engine: Engine) -> None:
 def test_a_locked_database_is_transient(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Busy beyond the timeout: one line, and worth waiting for."""
     monkeypatch.setattr(engine_module, "BUSY_TIMEOUT", 0.01)
-    one, two = open_engine(sqlite_url), open_engine(sqlite_url)
-    with begin_write(one), pytest.raises(DatabaseUnreachable, match="locked") as error, begin_write(two):
+    first, two = open_engine(sqlite_url), open_engine(sqlite_url)
+    with begin_write(first), pytest.raises(DatabaseUnreachable, match="locked") as error, begin_write(two):
         pass
     assert is_transient(error.value)
-    one_line(error)
-    one.dispose()
+    line_of(error)
+    first.dispose()
     two.dispose()
 
 
@@ -466,7 +466,7 @@ def test_lost_connections_come_back(postgres_engine: Engine, postgres: Postgres)
 
     with pytest.raises(DatabaseUnreachable) as error:
         cut_inside()
-    one_line(error)
+    line_of(error)
     with begin_read(postgres_engine) as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1
 
@@ -502,11 +502,11 @@ def test_other_errors_are_not_transient(engine: Engine) -> None:
 def test_transient_through_optunas_wrapping(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Optuna makes one general error of all that SQLAlchemy raises; the cause decides."""
     monkeypatch.setattr(engine_module, "BUSY_TIMEOUT", 0.01)
-    one, two = open_engine(sqlite_url), open_engine(sqlite_url)
-    with begin_write(one), pytest.raises(StorageInternalError) as error:
+    first, two = open_engine(sqlite_url), open_engine(sqlite_url)
+    with begin_write(first), pytest.raises(StorageInternalError) as error:
         make_storage(two).set_study_user_attr(1, "key", "value")
     assert is_transient(error.value)
-    one.dispose()
+    first.dispose()
     two.dispose()
 
 

@@ -14,13 +14,13 @@ from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import CachedHpoStorage, open_optuna
 from hpo.storage.slots import Slot
 from hpo.worker.aside import SetAside
-from hpo.worker.checkpoints import Checkpointer, Checkpoints
+from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.fetcher import Fetcher, Group
 from hpo.worker.health import Health
 from hpo.worker.spool import Spool
-from hpo.worker.stores import Folder
 from tests.support.beats import beat_of
+from tests.support.checkpoints import SIGNER, kept_in
 from tests.support.handmade import make, small_spec
 
 MakeFetcher = Callable[[Engine], Fetcher]
@@ -38,11 +38,11 @@ def make_fetcher(tmp_path: Path, digits: Digits) -> Iterator[MakeFetcher]:
 
     def made(engine: Engine) -> Fetcher:
         storage = open_optuna(engine)
-        aside, spool = SetAside(), Spool(tmp_path / "results", engine)
+        aside, spool = SetAside(), Spool(tmp_path / "results", engine, SIGNER)
         coordinator = Coordinator(engine, storage, spool, aside, 600.0, beat_of, lambda name: None)
         coordinator.start()
         coordinators.append(coordinator)
-        checkpointer = Checkpointer(Checkpoints(Folder(tmp_path / "checkpoints")), 60.0)
+        checkpointer = Checkpointer(kept_in(tmp_path / "checkpoints"), 60.0)
         return Fetcher(
             engine,
             storage,

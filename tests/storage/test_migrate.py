@@ -38,7 +38,7 @@ def change(engine: Engine, *statements: str) -> None:
 
 def stand(engine: Engine) -> dict[str, bool]:
     """Which of the two schemas are those of this version."""
-    return {owner: found == head for owner, (found, head) in migrate.versions(engine).items()}
+    return {owner: actual == head for owner, (actual, head) in migrate.versions(engine).items()}
 
 
 def test_the_migrations_end_at_the_schema(empty: Engine) -> None:
@@ -51,11 +51,11 @@ def test_the_migrations_end_at_the_schema(empty: Engine) -> None:
     with begin_read(empty) as connection:
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
-        look = inspect(connection)
+        action = inspect(connection)
         for table in metadata.tables.values():
             expected = {c.name for c in table.constraints if c.name and str(c.name).startswith("ck_")}
-            assert {c["name"] for c in look.get_check_constraints(table.name)} == expected
-        indexes = {index["name"]: index for index in look.get_indexes("hpo_slots")}
+            assert {c["name"] for c in action.get_check_constraints(table.name)} == expected
+        indexes = {index["name"]: index for index in action.get_indexes("hpo_slots")}
         partial = {index.name for index in metadata.tables["hpo_slots"].indexes}
         assert partial <= set(indexes)
         dialect = empty.dialect.name
@@ -101,9 +101,9 @@ def test_a_database_of_optunas_alone(empty: Engine) -> None:
     """Somebody's own Optuna database is not changed unless they ask for it."""
     migrate.create_or_check(empty)
     change(empty, *(f"DROP TABLE {table}" for table in [*reversed(metadata.sorted_tables), "hpo_alembic_version"]))
-    for look in (migrate.check, migrate.create_or_check):
+    for action in (migrate.check, migrate.create_or_check):
         with pytest.raises(SchemaError, match="has no tables of hpo's; run `hpo db upgrade`"):
-            look(empty)
+            action(empty)
     assert migrate.upgrade(empty) == [f"hpo: nothing -> {migrate.versions(empty)['hpo'][1]}"]
     migrate.check(empty)
 
@@ -125,9 +125,9 @@ def test_a_newer_schema_is_refused(empty: Engine, owner: str, table: str) -> Non
     """Neither used nor touched: an older program would damage it."""
     migrate.create_or_check(empty)
     change(empty, f"UPDATE {table} SET version_num = 'v999'")
-    for look in (migrate.check, migrate.create_or_check, migrate.upgrade):
+    for action in (migrate.check, migrate.create_or_check, migrate.upgrade):
         with pytest.raises(SchemaError, match=f"tables of {owner} are at version v999.*newer") as error:
-            look(empty)
+            action(empty)
         assert "\n" not in str(error.value)
     assert not stand(empty)[owner]
 
@@ -140,9 +140,9 @@ def test_an_older_optuna_is_upgraded_on_demand(empty: Engine) -> None:
         "UPDATE alembic_version SET version_num = 'v3.0.0.d'",
         "UPDATE version_info SET library_version = '3.0.0'",
     )
-    for look in (migrate.check, migrate.create_or_check):
+    for action in (migrate.check, migrate.create_or_check):
         with pytest.raises(SchemaError, match=r"at version v3\.0\.0\.d.*run `hpo db upgrade`") as error:
-            look(empty)
+            action(empty)
         assert "\n" not in str(error.value)
     assert stand(empty) == {"Optuna": False, "hpo": True}
     assert migrate.upgrade(empty) == ["Optuna: v3.0.0.d -> v3.2.0.a"]
@@ -176,9 +176,9 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
         paper={},
     )
     create_study(empty, new)
-    for look in (migrate.check, migrate.create_or_check):
+    for action in (migrate.check, migrate.create_or_check):
         with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0003; make a backup"):
-            look(empty)
+            action(empty)
     assert migrate.upgrade(empty) == ["hpo: 0001 -> 0003"]
     migrate.check(empty)
     with begin_read(empty) as connection:

@@ -31,20 +31,20 @@ def bring_on(maker: Maker) -> None:
     notes.update_notes(maker.engine, [row.name])
 
 
-def one_left(maker: Maker) -> None:
+def leave_a_slot(maker: Maker) -> None:
     """Finish all slots of the phase by hand, and leave it to a worker to move it on."""
-    while found := claims.claim(
+    while actual := claims.claim(
         maker.engine, 8, worker="w", lease_seconds=600.0, model=maker.spec.model, study_ids=[maker.row.id]
     ):
-        for slot in found:
-            maker._one(slot)
+        for slot in actual:
+            maker.end(slot)
 
 
 def test_a_worker_writes_the_note_when_a_phase_moves_on(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     maker = make(engine, small_spec("ws", trials=6, rounds=3), limit=0)
     seen = []
     for _ in range(3):
-        one_left(maker)
+        leave_a_slot(maker)
         bring_on(maker)
         seen.append(note(engine, "ws"))
     assert [text.splitlines()[0] for text in seen] == [
@@ -111,13 +111,13 @@ def test_who_has_read_earlier_does_not_write_last(engine: Engine, monkeypatch: p
     reads: list[list[StudyResult]] = []
 
     def read_and_sleep(asked: Engine) -> list[StudyResult]:
-        found = all_results(asked)
-        reads.append(found)
+        actual = all_results(asked)
+        reads.append(actual)
         if len(reads) == 1:
             slower.work()
             notes.write_notes(engine, ["ws"])
             assert note(engine, "ws").startswith("## ws: done")
-        return found
+        return actual
 
     monkeypatch.setattr(notes, "all_results", read_and_sleep)
     notes.write_notes(engine, ["simple"])  # writes the page of ws too, for they are compared
@@ -154,7 +154,7 @@ def test_a_note_that_fails_fails_nothing_else(
 ) -> None:
     """The phase has moved on, the failure is logged in a line, and the next event writes the note."""
     maker = make(engine, small_spec("ws", trials=6, rounds=3), limit=0)
-    one_left(maker)
+    leave_a_slot(maker)
     with monkeypatch.context() as patched:
         patched.setattr(notes, "keep_pages", lambda *_: 1 / 0)
         bring_on(maker)
@@ -168,7 +168,7 @@ def test_a_note_that_fails_fails_nothing_else(
         )
     ]
     assert note(engine, "ws") == ""
-    one_left(maker)
+    leave_a_slot(maker)
     bring_on(maker)
     assert note(engine, "ws").startswith("## ws: phase final")
 

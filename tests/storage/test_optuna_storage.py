@@ -60,14 +60,14 @@ def test_values_of_a_trial_that_is_gone_are_left_out(
 def test_a_trial_is_made_when_its_slot_is_bound(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
     """Running, numbered, in the study of the slot's kind; bound a second time it is the same."""
     paper, first, second = claim(engine, 3)
-    one = storage.bind_trial(first.id, first.token or "")
+    bound = storage.bind_trial(first.id, first.token or "")
     two = storage.bind_trial(second.id, second.token or "")
-    assert (one.number, one.created, two.number) == (1, True, 2)
+    assert (bound.number, bound.created, two.number) == (1, True, 2)
     again = storage.bind_trial(first.id, first.token or "")
-    assert (again.trial_id, again.number, again.created) == (one.trial_id, 1, False)
+    assert (again.trial_id, again.number, again.created) == (bound.trial_id, 1, False)
     stored = slots.get_slot(engine, first.id)
-    assert (stored.trial_id, stored.trial_number) == (one.trial_id, 1)
-    trial = storage.get_trial(one.trial_id)
+    assert (stored.trial_id, stored.trial_number) == (bound.trial_id, 1)
+    trial = storage.get_trial(bound.trial_id)
     assert trial.state == TrialState.RUNNING
     assert trial.datetime_start is not None
     assert abs(trial.datetime_start - datetime.now()) < timedelta(seconds=60)

@@ -180,7 +180,7 @@ def test_a_tie_in_confirm_is_the_papers(engine: Engine) -> None:
 
 def test_rounds_share_their_seeds_over_models_and_configurations(engine: Engine) -> None:
     """Round r of every label, model and study has one seed; no two rounds, and no two kinds, share one."""
-    found: dict[tuple[str, int], set[int]] = {}
+    actual: dict[tuple[str, int], set[int]] = {}
     for model, seed in (("simple", 1), ("ws", 2), ("ws-aux", 3)):
         spec = spec_of(model, seed=seed)
         row = in_final(engine, spec)
@@ -188,10 +188,10 @@ def test_rounds_share_their_seeds_over_models_and_configurations(engine: Engine)
             for slot in rows_of(engine, row, kind):
                 assert slot.round is not None
                 assert slot.seed == round_seed(spec, kind, slot.round)
-                found.setdefault((kind, slot.round), set()).add(slot.seed)
-    assert sorted(found) == [("confirm", 0), ("confirm", 1), ("final", 0), ("final", 1), ("final", 2)]
-    assert all(len(seeds) == 1 for seeds in found.values())
-    assert len(set.union(*found.values())) == 5
+                actual.setdefault((kind, slot.round), set()).add(slot.seed)
+    assert sorted(actual) == [("confirm", 0), ("confirm", 1), ("final", 0), ("final", 1), ("final", 2)]
+    assert all(len(seeds) == 1 for seeds in actual.values())
+    assert len(set.union(*actual.values())) == 5
 
 
 # --- Failures -----------------------------------------------------------------------------------------------

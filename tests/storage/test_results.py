@@ -50,13 +50,15 @@ def test_a_whole_study_on_both_databases(engine: Engine) -> None:
     assert summary["tuned"] == row.tuned
     assert [final["label"] for final in summary["final"]] == ["tuned", "paper"]
     for final in summary["final"]:
-        own = [s for s in slots.list_slots(engine, maker.row.id, "final") if s.label == final["label"]]
-        values = [s.outcome.value for s in sorted(own, key=lambda s: s.round or 0) if s.outcome]
+        of_label = [s for s in slots.list_slots(engine, maker.row.id, "final") if s.label == final["label"]]
+        values = [s.outcome.value for s in sorted(of_label, key=lambda s: s.round or 0) if s.outcome]
         assert final["test_values"] == values
         assert final["rounds"] == 4
         assert final["test_mean"] == pytest.approx(fmean(values))
         assert final["test_std"] == pytest.approx(stdev(values))
-        assert final["train_mean"] == pytest.approx(fmean(s.outcome.train_accuracy or 0.0 for s in own if s.outcome))
+        assert final["train_mean"] == pytest.approx(
+            fmean(s.outcome.train_accuracy or 0.0 for s in of_label if s.outcome)
+        )
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -172,7 +174,7 @@ def raise_in(engine: Engine) -> Slot:
 
 def test_failures_are_told_apart(engine: Engine) -> None:
     """By both commands: an exception or leases, once or for good, and what was done; nothing of who was pre-empted."""
-    maker = make(engine, small_spec("ws", trials=6, rounds=2), limit=0)
+    maker = make(engine, small_spec("ws", trials=8, rounds=2), limit=0)
     raise_in(engine)
     maker.work(1)  # trial 0: once, then well
     for _ in range(2):
@@ -184,7 +186,7 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     maker.work(1)  # trial 3: one dead worker
     released = claim_first(engine)
     assert slots.release(engine, released.id, released.token or "")
-    maker.work(2 + 9 + 1)
+    maker.work(4 + 9 + 1)
     for _ in range(2):
         lost = raise_in(engine)  # a final round
     maker.work()
@@ -227,6 +229,16 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     assert again["setbacks"][0] == "failed, queued again by `hpo study resume`"
 
 
+def test_resume_does_at_once_what_show_says(sqlite_engine: Engine) -> None:
+    """Where too much of a search has failed, `study show` names the command while other trials still wait."""
+    make(sqlite_engine, small_spec("ws", trials=8), limit=4, fails=lambda slot: slot.idx > 0)
+    result = queries.study_result(sqlite_engine, "ws")
+    assert (result.trials.failed, result.trials.waiting, result.is_blocked) == (3, 4, False)
+    assert any("more than a quarter" in line and "`hpo study resume ws`" in line for line in result.missing)
+    assert operations.resume(sqlite_engine, "ws") == 3
+    assert operations.resume(sqlite_engine, "ws") == 0
+
+
 def test_many_failures_are_shown_in_part(sqlite_engine: Engine) -> None:
     make(sqlite_engine, small_spec("ws", trials=15), limit=15, fails=lambda slot: slot.idx > 2)
     text = _text(study_detail(queries.study_result(sqlite_engine, "ws")))
@@ -250,12 +262,12 @@ def test_openings_and_outputs(sqlite_engine: Engine) -> None:
 
 def test_one_trial(sqlite_engine: Engine) -> None:
     make(sqlite_engine, small_spec("ws", trials=4), limit=4)
-    found = queries.trial(sqlite_engine, "ws", 2)
-    assert found["number"] == 2
-    assert len(found["validation_accuracy"]) == found["epochs"] == 6
-    assert (found["seconds"], found["device_seconds"]) == (12.5, 3.125)
-    json.dumps(found, allow_nan=False)
-    assert "ws trial 2" in _text(trial_detail(found))
+    actual = queries.trial(sqlite_engine, "ws", 2)
+    assert actual["number"] == 2
+    assert len(actual["validation_accuracy"]) == actual["epochs"] == 6
+    assert (actual["seconds"], actual["device_seconds"]) == (12.5, 3.125)
+    json.dumps(actual, allow_nan=False)
+    assert "ws trial 2" in _text(trial_detail(actual))
     with pytest.raises(queries.TrialNotFound, match=r"study ws has no trial 40; there are 0 to 3"):
         queries.trial(sqlite_engine, "ws", 40)
 
@@ -279,19 +291,19 @@ def test_tables_say_the_same_as_the_records(sqlite_engine: Engine) -> None:
     assert "no studies yet" in _text(study_table([]))
     make(sqlite_engine, small_spec("ws", trials=8, rounds=3))
     make(sqlite_engine, small_spec("simple", trials=8, rounds=3), limit=2)
-    found = queries.all_results(sqlite_engine)
-    tuned = found[0].final_of("tuned")
+    actual = queries.all_results(sqlite_engine)
+    tuned = actual[0].final_of("tuned")
     assert tuned is not None
     assert tuned.test_mean is not None
-    comparison = compare(found)
-    text = _text(comparison_table(found, comparison, conclusions_of(found, comparison)))
+    comparison = compare(actual)
+    text = _text(comparison_table(actual, comparison, conclusions_of(actual, comparison)))
     assert f"{100 * tuned.test_mean:.1f} ± " in text
     assert "paper, as published" in text
     assert "Small budget" in text
     assert "simple: search: 6 of 8 trials are still to come" in text
     published = next(line for line in text.splitlines() if "as published" in line and "ws" in line)
     assert " 40 " in published  # its epochs stand beside it
-    listing = _text(study_table(found))
+    listing = _text(study_table(actual))
     assert "8/8" in listing
     assert "2/8" in listing
 

@@ -190,9 +190,9 @@ def test_the_space_is_the_specs(model: str) -> None:
     spec = builtin_spec(model)
     space = distributions(spec)
     assert tuple(space) == HYPERPARAMETERS[spec.model]
-    for name, found in space.items():
+    for name, actual in space.items():
         asked = spec.space[name]
-        assert found == FloatDistribution(asked.low, asked.high, log=asked.log)
+        assert actual == FloatDistribution(asked.low, asked.high, log=asked.log)
 
 
 # --- Trials that are known beforehand -----------------------------------------------------------------------
@@ -229,8 +229,8 @@ def test_a_tuned_configuration_is_trial_1(engine: Engine) -> None:
 def test_a_startup_slot_is_random_by_its_own_seed_alone(fresh: Callable[[], Engine]) -> None:
     """Two workers with other histories propose the same for the same slot, and other things for other slots."""
     spec = spec_of()
-    one, other = (start(fresh(), spec) for _ in range(2))
-    first = one.run(STARTUP, law=accuracy)
+    search, other = (start(fresh(), spec) for _ in range(2))
+    first = search.run(STARTUP, law=accuracy)
     taken = other.take(STARTUP)  # all at once, none told, and asked backwards
     second = [other.ask(slot) for slot in reversed(taken)][::-1]
     assert first == second
@@ -269,8 +269,8 @@ def test_startup_trials_cover_the_space(sqlite_engine: Engine) -> None:
 def test_random_repeats_a_whole_study(fresh: Callable[[], Engine]) -> None:
     """With `random` no slot depends on results: in another order and with other results, the same proposals."""
     spec = spec_of("random", "none")
-    one, other = (start(fresh(), spec) for _ in range(2))
-    assert one.run(12) == [other.ask(slot) for slot in other.take(12)]
+    search, other = (start(fresh(), spec) for _ in range(2))
+    assert search.run(12) == [other.ask(slot) for slot in other.take(12)]
 
 
 # --- Adaptive trials ----------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def told(worker: Worker, slot: Slot) -> FrozenTrial:
     return worker.trial(slot)
 
 
-def one_slot(worker: Worker) -> Slot:
+def claim_slot(worker: Worker) -> Slot:
     (slot,) = worker.take()
     worker.ask(slot)
     return slot
@@ -392,7 +392,7 @@ def one_slot(worker: Worker) -> Slot:
 def test_a_complete_slot_is_told_with_its_value(engine: Engine) -> None:
     """COMPLETE with the outcome's value, feasible."""
     worker = start(engine, spec_of())
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     worker.report(slot, {EPOCHS: 0.4})  # not what is told
     worker.finish(slot, value=0.8125)
     trial = told(worker, slot)
@@ -403,7 +403,7 @@ def test_a_complete_slot_is_told_with_its_value(engine: Engine) -> None:
 def test_a_diverged_slot_is_told_complete_at_chance(engine: Engine) -> None:
     """The sampler learns from it as from a bad, infeasible trial; FAIL would teach nothing."""
     worker = start(engine, spec_of())
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     worker.report(slot, {1: 0.9})
     worker.finish(slot, "diverged", epochs=2)
     trial = told(worker, slot)
@@ -415,7 +415,7 @@ def test_a_diverged_slot_is_told_complete_at_chance(engine: Engine) -> None:
 def test_a_pruned_slot_is_told_pruned_with_its_last_report(engine: Engine) -> None:
     """Optuna takes the value from the last report."""
     worker = start(engine, spec_of())
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     worker.report(slot, {1: 0.5, 2: 0.625})
     worker.finish(slot, "pruned", 0.625, 2)
     trial = told(worker, slot)
@@ -425,7 +425,7 @@ def test_a_pruned_slot_is_told_pruned_with_its_last_report(engine: Engine) -> No
 def test_a_failed_slot_is_told_fail_with_its_error(engine: Engine) -> None:
     """FAIL and the end of a long traceback, where the reason stands."""
     worker = start(engine, spec_of())
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     worker.fail(slot, "Traceback" + "." * 5000 + "CUDA out of memory")
     trial = told(worker, slot)
     assert trial.state == TrialState.FAIL
@@ -459,7 +459,7 @@ def test_the_papers_slot_may_fail_before_its_trial_starts(engine: Engine) -> Non
 def test_twice_told_is_once_told(engine: Engine, state: str) -> None:
     """By the same worker and by another one, before and after the slot is marked: nothing changes."""
     worker = start(engine, spec_of())
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     worker.report(slot, {1: 0.5})
     ended = worker.fail(slot) if state == "failed" else worker.finish(slot, state, 0.5, 1)
     worker.search.tell(ended)
@@ -479,7 +479,7 @@ def test_a_tell_that_broke_off_is_completed_by_another(
 ) -> None:
     """Killed after any of its writes: whoever tells next ends where an undisturbed tell does."""
     worker = start(sqlite_engine, spec_of())
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     ended = worker.fail(slot) if state == "failed" else worker.finish(slot, state, 0.75, 2)
     left = calls
 
@@ -513,7 +513,7 @@ def test_workers_that_tell_at_once_do_not_disturb_each_other(engine: Engine) -> 
     """Everybody who finds a slot untold tells it: the slower ones find the trial finished, which is no error."""
     worker = start(engine, spec_of())
     for state in ("complete", "pruned", "diverged", "failed"):
-        slot = one_slot(worker)
+        slot = claim_slot(worker)
         worker.report(slot, {1: 0.5})
         ended = worker.fail(slot) if state == "failed" else worker.finish(slot, state, 0.5, 1)
         searches = [Worker(engine, worker.row).search for _ in range(4)]
@@ -535,7 +535,7 @@ def test_a_slower_teller_finds_the_trial_finished(
 ) -> None:
     """The race, step by step: another worker tells just before this one's first write of a kind."""
     worker = start(sqlite_engine, spec_of())
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     worker.report(slot, {1: 0.5})
     ended = worker.fail(slot) if state == "failed" else worker.finish(slot, state, 0.5, 1)
     faster = Worker(sqlite_engine, worker.row)
@@ -570,7 +570,7 @@ def test_everything_told_lets_the_next_ask_use_it(sqlite_engine: Engine) -> None
 def test_a_trial_keeps_everything_about_its_training(engine: Engine) -> None:
     """Seeds, attempt, worker, device, seconds, accuracy, loss curve, versions, commit, digests: few attributes."""
     worker = start(engine, spec_of())
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     ended = worker.finish(slot, value=0.8)
     kept = told(worker, slot).user_attrs
     assert ended.outcome is not None
@@ -646,7 +646,7 @@ def curve(place: int, epoch: int) -> float:
 def history(worker: Worker, n: int) -> None:
     """Complete trials with whole curves."""
     for place in range(n):
-        slot = one_slot(worker)
+        slot = claim_slot(worker)
         worker.report(slot, {epoch: curve(place, epoch) for epoch in range(1, EPOCHS + 1)})
         worker.finish(slot, value=curve(place, EPOCHS))
     worker.tell()
@@ -667,7 +667,7 @@ def test_median_pruning_is_optunas(sqlite_engine: Engine) -> None:
     assert spec.warmup_epochs == 5
     decisions = []
     for place in range(STARTUP, STARTUP + 4):
-        slot = one_slot(worker)
+        slot = claim_slot(worker)
         for epoch in range(1, EPOCHS + 1):
             worker.report(slot, {epoch: curve(place, epoch)})
             pruner = MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=spec.warmup_epochs)
@@ -686,7 +686,7 @@ def test_no_trial_is_read_before_the_pruner_may_stop_one(sqlite_engine: Engine, 
     spec = spec_of(pruner=pruner, trials=20)
     worker = start(sqlite_engine, spec)
     history(worker, STARTUP)
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     first = {"median": spec.warmup_epochs, "hyperband": spec.min_resource_epochs, "none": EPOCHS + 1}[pruner]
     for epoch in range(1, EPOCHS + 1):
         worker.report(slot, {epoch: 0.9})
@@ -708,7 +708,7 @@ def test_hyperband_is_optunas(sqlite_engine: Engine, open_database: Callable[[st
     pruner = HyperbandPruner(min_resource=spec.min_resource_epochs, max_resource=EPOCHS, reduction_factor=3)
     decisions = []
     for place in range(STARTUP, STARTUP + 6):
-        ours, theirs = one_slot(worker), one_slot(other)
+        ours, theirs = claim_slot(worker), claim_slot(other)
         for epoch in range(1, EPOCHS + 1):
             for who, slot in ((worker, ours), (other, theirs)):
                 who.report(slot, {epoch: curve(place, epoch)})
@@ -758,7 +758,7 @@ def test_none_prunes_nothing_and_rounds_are_never_pruned(sqlite_engine: Engine) 
     """Without a pruner nobody stops; confirm and final rounds never do, whatever the pruner."""
     worker = start(sqlite_engine, spec_of(pruner="none", trials=20))
     history(worker, STARTUP)
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     worker.report(slot, dict.fromkeys(range(1, EPOCHS + 1), 0.0))
     assert not worker.search.should_prune(slot, EPOCHS)
     assert not optunas(worker, slot, NopPruner())
@@ -775,14 +775,14 @@ def test_a_diverged_or_pruned_trial_counts_for_the_median_as_optuna_counts_it(sq
     worker = start(sqlite_engine, spec)
     history(worker, STARTUP)
     for state, value in (("pruned", 0.99), ("diverged", 0.99), ("failed", 0.99)):
-        slot = one_slot(worker)
+        slot = claim_slot(worker)
         worker.report(slot, dict.fromkeys(range(1, 7), value))
         if state == "failed":
             worker.fail(slot)
         else:
             worker.finish(slot, state, value, 6)
     worker.tell()
-    slot = one_slot(worker)
+    slot = claim_slot(worker)
     for epoch in range(1, EPOCHS + 1):
         worker.report(slot, {epoch: 0.6})
         pruner = MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=spec.warmup_epochs)

@@ -23,14 +23,14 @@ def study(make_study: MakeStudy) -> StudyRow:
     return make_study()
 
 
-def claim_one(engine: Engine, lease_seconds: float = 60, **options: Any) -> Slot:
+def claim_slot(engine: Engine, lease_seconds: float = 60, **options: Any) -> Slot:
     (slot,) = claims.claim(engine, 1, worker="w", lease_seconds=lease_seconds, model="ws", **options)
     return slot
 
 
 def test_a_claimed_slot_carries_its_lease(engine: Engine, study: StudyRow) -> None:
     """Attempt, worker, token and times stand in the slot that comes back and in the database alike."""
-    slot = claim_one(engine)
+    slot = claim_slot(engine)
     assert (slot.state, slot.attempt, slot.worker, slot.expiries) == ("running", 1, "w", 0)
     assert slot.token is not None
     assert len(slot.token) == 32
@@ -43,7 +43,7 @@ def test_a_claimed_slot_carries_its_lease(engine: Engine, study: StudyRow) -> No
 
 def test_finish_stores_the_whole_outcome_once(engine: Engine, study: StudyRow) -> None:
     """The second outcome under the same token changes nothing, yet says that the slot is done by it."""
-    slot = claim_one(engine)
+    slot = claim_slot(engine)
     assert slots.finish(engine, slot.id, slot.token or "", OUTCOME, b"\x00\xff")
     assert slots.finish(engine, slot.id, slot.token or "", outcome_of(value=0.1))
     stored = slots.get_slot(engine, slot.id, with_outputs=True)
@@ -56,7 +56,7 @@ def test_finish_stores_the_whole_outcome_once(engine: Engine, study: StudyRow) -
 
 def test_what_is_done_stays(engine: Engine, study: StudyRow) -> None:
     """Its own token, kept for a repeated finish, opens nothing else."""
-    slot = claim_one(engine)
+    slot = claim_slot(engine)
     assert slots.finish(engine, slot.id, slot.token or "", OUTCOME)
     before = slots.get_slot(engine, slot.id)
     assert slots.renew(engine, [(slot.id, slot.token or "")], 60) == set()
@@ -68,8 +68,8 @@ def test_what_is_done_stays(engine: Engine, study: StudyRow) -> None:
 
 def test_a_stale_token_changes_nothing(engine: Engine, study: StudyRow) -> None:
     """A worker frozen past its lease finds every door shut; its successor's lease stands."""
-    stale = claim_one(engine, lease_seconds=-1)
-    fresh = claim_one(engine)
+    stale = claim_slot(engine, lease_seconds=-1)
+    fresh = claim_slot(engine)
     assert fresh.id == stale.id
     assert fresh.token != stale.token
     assert slots.renew(engine, [(stale.id, stale.token or "")], 60) == set()
@@ -98,7 +98,7 @@ def test_renew_tells_held_from_lost(engine: Engine, study: StudyRow) -> None:
 def test_release_uses_up_no_attempt(engine: Engine, study: StudyRow) -> None:
     """However often a slot is pre-empted, it waits again, keeps its epoch and is not failed."""
     for attempt in range(1, 7):
-        slot = claim_one(engine)
+        slot = claim_slot(engine)
         assert (slot.idx, slot.attempt, slot.expiries) == (0, attempt, 0)
         assert slots.release(engine, slot.id, slot.token or "")
         assert not slots.release(engine, slot.id, slot.token or "")
@@ -108,11 +108,11 @@ def test_release_uses_up_no_attempt(engine: Engine, study: StudyRow) -> None:
 
 def test_the_models_exception_is_retried_once(engine: Engine, study: StudyRow) -> None:
     """First back to the queue, the second time failed, with the last error kept."""
-    first = claim_one(engine)
+    first = claim_slot(engine)
     assert slots.fail(engine, first.id, first.token or "", "first", retry=True)
     waiting = slots.get_slot(engine, first.id)
     assert (waiting.state, waiting.failures, waiting.error, waiting.token) == ("waiting", 1, "first", None)
-    second = claim_one(engine)
+    second = claim_slot(engine)
     assert second.id == first.id
     assert slots.fail(engine, second.id, second.token or "", "second", retry=True)
     failed = slots.get_slot(engine, first.id)
@@ -122,9 +122,9 @@ def test_the_models_exception_is_retried_once(engine: Engine, study: StudyRow) -
 
 def test_an_error_stays_where_the_retry_goes_well(engine: Engine, study: StudyRow) -> None:
     """It was there, and people want to know."""
-    first = claim_one(engine)
+    first = claim_slot(engine)
     assert slots.fail(engine, first.id, first.token or "", "first", retry=True)
-    second = claim_one(engine)
+    second = claim_slot(engine)
     assert slots.finish(engine, second.id, second.token or "", OUTCOME)
     done = slots.get_slot(engine, first.id)
     assert (done.state, done.failures, done.error) == ("done", 1, "first")
@@ -132,7 +132,7 @@ def test_an_error_stays_where_the_retry_goes_well(engine: Engine, study: StudyRo
 
 def test_any_text_is_kept_as_the_error(engine: Engine, study: StudyRow) -> None:
     """A traceback may quote bytes that PostgreSQL's text does not hold."""
-    slot = claim_one(engine)
+    slot = claim_slot(engine)
     assert slots.fail(engine, slot.id, slot.token or "", "a\x00b\udcff é", retry=False)
     assert slots.get_slot(engine, slot.id).error == "a\\x00b\\udcff é"
 
@@ -147,7 +147,7 @@ def test_names_of_any_length(engine: Engine, study: StudyRow) -> None:
 
 def test_fail_without_retry_is_final(engine: Engine, study: StudyRow) -> None:
     """What cannot get better is not tried again."""
-    slot = claim_one(engine)
+    slot = claim_slot(engine)
     assert slots.fail(engine, slot.id, slot.token or "", "hopeless", retry=False)
     assert slots.get_slot(engine, slot.id).state == "failed"
 
@@ -191,12 +191,12 @@ def test_untold_until_marked(engine: Engine, study: StudyRow, make_study: MakeSt
 
 def test_a_slow_teller_marks_no_later_attempt(engine: Engine, study: StudyRow) -> None:
     """Read as failed, requeued and run again meanwhile: the new result is still to be told."""
-    slot = claim_one(engine)
+    slot = claim_slot(engine)
     assert slots.fail(engine, slot.id, slot.token or "", "broken", retry=False)
     (read,) = slots.untold(engine)
     slots.requeue_failed(engine, study.id, "search")
     assert not slots.mark_told(engine, read), "waiting again"
-    again = claim_one(engine)
+    again = claim_slot(engine)
     assert slots.finish(engine, again.id, again.token or "", OUTCOME)
     assert not slots.mark_told(engine, read)
     assert not slots.mark_told(engine, replace(read, state="done"))
@@ -216,8 +216,8 @@ def test_pool_b_opens_for_final_slots_under_a_lease(engine: Engine, study: Study
     """Every opening is recorded with its attempt; a search slot and a lost lease open nothing."""
     with begin_write(engine) as connection:
         slots.add_slots(connection, study.id, "final", [NewSlot(seed=1, label="paper", round=0)])
-    final = claim_one(engine)
-    search = claim_one(engine)
+    final = claim_slot(engine)
+    search = claim_slot(engine)
     assert (final.kind, search.kind) == ("final", "search")
     assert slots.record_opening(engine, final.id, final.token or "", "w1")
     assert slots.record_opening(engine, final.id, final.token or "", "w1"), "a second look is a second record"

@@ -119,8 +119,8 @@ class Queue(RuleBasedStateMachine):
         """A slot, where possible one that has been claimed; most often one that runs."""
         claimed = [slot for slot in self.slots.values() if slot.attempt]
         running = [slot for slot in claimed if slot.state == "running"]
-        found = ([] if number % 4 == 3 else running) or claimed or list(self.slots.values())
-        return found[number // 4 % len(found)]
+        actual = ([] if number % 4 == 3 else running) or claimed or list(self.slots.values())
+        return actual[number // 4 % len(actual)]
 
     def _token(self, slot: Expected, number: int) -> tuple[str, bool]:
         """A token that the slot has had, most often the last, and whether it holds."""

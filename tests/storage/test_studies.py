@@ -32,20 +32,20 @@ def test_a_study_is_made_whole(engine: Engine, make_study: MakeStudy) -> None:
     assert studies.list_studies(engine) == [made]
     assert (made.phase, made.paused, made.seed, made.tuned) == ("search", False, 2**63 - 1, None)
     assert made.repeat_group == "ws"
-    found = slots.list_slots(engine, made.id)
-    assert [slot.idx for slot in found] == list(range(10))
-    assert [slot.seed for slot in found] == [2**62 + index for index in range(10)]
-    assert [slot.adaptive for slot in found] == [False] * 3 + [True] * 7
-    assert {slot.state for slot in found} == {"waiting"}
-    assert [slot.trial_number for slot in found] == [0] + [None] * 9
-    assert found[0].params == {"learning_rate": 3e-3, "dropout": 0.15}
+    actual = slots.list_slots(engine, made.id)
+    assert [slot.idx for slot in actual] == list(range(10))
+    assert [slot.seed for slot in actual] == [2**62 + index for index in range(10)]
+    assert [slot.adaptive for slot in actual] == [False] * 3 + [True] * 7
+    assert {slot.state for slot in actual} == {"waiting"}
+    assert [slot.trial_number for slot in actual] == [0] + [None] * 9
+    assert actual[0].params == {"learning_rate": 3e-3, "dropout": 0.15}
 
     storage = open_optuna(engine)
     assert optuna.get_all_study_names(storage) == ["ws", "ws:confirm", "ws:final"]
     for optuna_id in (made.search_study_id, made.confirm_study_id, made.final_study_id):
         assert storage.get_study_directions(optuna_id) == [StudyDirection.MAXIMIZE]
     (trial,) = optuna.load_study(study_name="ws", storage=storage).trials
-    assert (trial.number, trial.state, trial._trial_id) == (0, TrialState.WAITING, found[0].trial_id)
+    assert (trial.number, trial.state, trial._trial_id) == (0, TrialState.WAITING, actual[0].trial_id)
     assert trial.system_attrs == {"fixed_params": {"learning_rate": 3e-3, "dropout": 0.15}}
 
 
@@ -173,8 +173,8 @@ def test_extend_adds_to_the_search_alone(engine: Engine, make_study: MakeStudy) 
     """Indices and the adaptive mark go on; once confirm has begun it is too late."""
     made = make_study(trials=2)
     assert studies.extend_study(engine, made, [7, 8, 9], adaptive_from=3) == 5
-    found = slots.list_slots(engine, made.id)
-    assert [(slot.idx, slot.adaptive, slot.seed) for slot in found[2:]] == [(2, False, 7), (3, True, 8), (4, True, 9)]
+    actual = slots.list_slots(engine, made.id)
+    assert [(slot.idx, slot.adaptive, slot.seed) for slot in actual[2:]] == [(2, False, 7), (3, True, 8), (4, True, 9)]
     assert studies.extend_study(engine, made, [1], adaptive_from=None) == 6
     with begin_write(engine) as connection:
         assert studies.set_phase(connection, made.id, "search", "confirm")

@@ -75,7 +75,7 @@ class Watch:
         self._engine = engine
         self._seen: dict[int, Row[Any]] = {}
 
-    def look(self) -> list[Row[Any]]:
+    def read_slots(self) -> list[Row[Any]]:
         """All slots as they are now, held against how they were last time."""
         with begin_read(self._engine) as connection:
             rows = connection.execute(select(slots).order_by(slots.c.id)).all()
@@ -130,7 +130,7 @@ class Crew:
 
     def end(self) -> None:
         """Let them work undisturbed until the study is done; all end by themselves."""
-        wait_until(lambda: self._look() and not self._frozen and self._done())
+        wait_until(lambda: self._read_slots() and not self._frozen and self._done())
         for worker in self._workers:
             worker.wait(PATIENCE)
             assert worker.returncode == 0, self._said[worker.pid].lines
@@ -138,7 +138,7 @@ class Crew:
     def story(self) -> str:
         """What happened so far: the strokes, the queue as it is, what the workers said last."""
         told = [f"strokes: {[(sent.name, held) for sent, held in self.tally.strokes]}"]
-        told += [str(row) for row in self._watch.look() if row.state != "done"]
+        told += [str(row) for row in self._watch.read_slots() if row.state != "done"]
         for worker in self._workers:
             told += [f"process {worker.pid}, exit code {worker.poll()}, frozen {worker.pid in self._frozen}:"]
             told += [line.rstrip() for line in self._said[worker.pid].lines[-8:]]
@@ -160,7 +160,7 @@ class Crew:
             self._frozen[victim.pid] = time.monotonic() + LEASE * self._random.uniform(*FREEZE)
             return
         begun = time.monotonic()
-        wait_until(lambda: self._look(but=victim) and victim.poll() is not None)
+        wait_until(lambda: self._read_slots(but=victim) and victim.poll() is not None)
         if number == signal.SIGTERM:
             self.tally.slowest_exit = max(self.tally.slowest_exit, time.monotonic() - begun)
         expected = {-9, 0} if number == signal.SIGKILL else {143, 0}
@@ -168,9 +168,9 @@ class Crew:
         assert victim.returncode or self._done(), "it ended by itself before the study was done"
         self._workers[self._workers.index(victim)] = self._start()
 
-    def _look(self, but: subprocess.Popen[str] | None = None) -> list[Row[Any]]:
+    def _read_slots(self, but: subprocess.Popen[str] | None = None) -> list[Row[Any]]:
         """Look at the queue, at those whose frost is over, and at those (`but` one) that should not have ended."""
-        rows = self._watch.look()
+        rows = self._watch.read_slots()
         for worker in self._workers:
             if self._frozen.get(worker.pid, float("inf")) < time.monotonic():
                 del self._frozen[worker.pid]
@@ -180,7 +180,7 @@ class Crew:
 
     def _held(self, worker: subprocess.Popen[str]) -> list[Row[Any]]:
         """The slots that a worker holds."""
-        return [row for row in self._look() if row.state == "running" and f":{worker.pid}:" in row.worker]
+        return [row for row in self._read_slots() if row.state == "running" and f":{worker.pid}:" in row.worker]
 
     def _done(self) -> bool:
         return studies.get_study(self._engine, "ws").phase == "done"
@@ -189,18 +189,18 @@ class Crew:
         """Let them work until a random moment."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            self._look()
+            self._read_slots()
             time.sleep(POLL)
 
     def _wait_for_ready_ones(self) -> list[subprocess.Popen[str]]:
         """Those that work: most of a new process's time is imports, and a kill there shows nothing."""
 
         def ready() -> list[subprocess.Popen[str]]:
-            self._look()
+            self._read_slots()
             return [w for w in self._workers if self._said[w.pid].count("worker ") and w.pid not in self._frozen]
 
-        found: list[subprocess.Popen[str]] = wait_until(ready)
-        return found
+        actual: list[subprocess.Popen[str]] = wait_until(ready)
+        return actual
 
     def _wait_until_it_trains(self, victim: subprocess.Popen[str]) -> None:
         """Until it is somewhere inside a training, or never will be."""
@@ -236,14 +236,14 @@ def campaign(hpo: Hpo, seed: int, *, workers: int, strokes: int, exact: dict[str
     try:
         crew.strike(strokes)
         crew.end()
-        found = check(hpo, exact)
-        assert results(found) == undisturbed, "the study is another one than undisturbed"
+        actual = check(hpo, exact)
+        assert results(actual) == undisturbed, "the study is another one than undisturbed"
     except BaseException as error:
         error.add_note(f"seed {seed}, {workers} workers; {crew.story()}")
         raise
     finally:
         crew.close()
-    everybody = [slot for own in found.values() for slot in own]
+    everybody = [slot for of_kind in actual.values() for slot in of_kind]
     tally.attempts = sum(slot.attempt for slot in everybody)
     tally.expiries = sum(slot.expiries for slot in everybody)
     tally.resumed = sum(len(slot.outcome.resumed_at) for slot in everybody if slot.outcome)
@@ -258,7 +258,7 @@ def create(hpo: Hpo, exact: dict[str, int]) -> None:
 
 def check(hpo: Hpo, exact: dict[str, int]) -> dict[str, list[Slot]]:
     """Exact counts, each slot one result and told, each epoch once, no trial left running, no result left on disk."""
-    found = check_exact(hpo.url, "ws", **exact)
+    actual = check_exact(hpo.url, "ws", **exact)
     engine = open_engine(hpo.url)
     try:
         storage = make_storage(engine)
@@ -266,13 +266,13 @@ def check(hpo: Hpo, exact: dict[str, int]) -> dict[str, list[Slot]]:
         for study in optuna.get_all_study_summaries(storage=storage):
             trials = optuna.load_study(study_name=study.study_name, storage=storage).get_trials(deepcopy=False)
             assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
-        for slot in (slot for own in found.values() for slot in own):
+        for slot in (slot for of_kind in actual.values() for slot in of_kind):
             _check_epochs(slot)
     finally:
         engine.dispose()
     left = [path for path in hpo.folder.rglob("results/*/*.json*") if not path.name.startswith(".")]
     assert left == [], "results that nobody has stored"
-    return found
+    return actual
 
 
 def _check_epochs(slot: Slot) -> None:

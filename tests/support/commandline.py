@@ -77,10 +77,10 @@ def on_this_machine(seconds: float) -> float:
 def wait_until(holds: Callable[[], T | None]) -> T:
     """Wait for a condition and return what it gave; fail when patience ends."""
     deadline = time.monotonic() + PATIENCE
-    while not (found := holds()):
+    while not (actual := holds()):
         assert time.monotonic() < deadline, "the condition never held"
         time.sleep(POLL)
-    return found
+    return actual
 
 
 class Hpo:
@@ -159,8 +159,8 @@ class Hpo:
                 query = "SELECT id, epoch, worker FROM hpo_slots WHERE state = 'running' ORDER BY id"
                 return connection.execute(query).fetchall()
         except sqlite3.OperationalError as error:
-            if "no such table" in str(error) or not Path(path).exists():
-                return []  # nobody has made it yet
+            if "no such table" in str(error) or "unable to open" in str(error):
+                return []  # nobody had made it yet
             raise
 
     def freeze_in_training(self) -> tuple[int, int]:

@@ -27,37 +27,39 @@ def check_exact(
         assert row.phase == "done"
         assert row.tuned is not None
         final = rounds if row.tuned["source"] == "paper" else 2 * rounds
-        found: dict[str, list[Slot]] = {}
+        actual: dict[str, list[Slot]] = {}
         kinds: dict[Kind, int] = {"search": search, "confirm": confirm, "final": final}
         for kind, asked in kinds.items():
-            found[kind] = slots.list_slots(engine, row.id, kind)
+            actual[kind] = slots.list_slots(engine, row.id, kind)
             _check_kind(
                 engine,
                 name if kind == "search" else f"{name}:{kind}",
-                found[kind],
+                actual[kind],
                 asked,
                 requeued if kind == "search" else 0,
             )
-        _check_openings(engine, found)
-        return found
+        _check_openings(engine, actual)
+        return actual
     finally:
         engine.dispose()
 
 
-def results(found: dict[str, list[Slot]]) -> list[list[tuple[Any, ...]]]:
+def results(actual: dict[str, list[Slot]]) -> list[list[tuple[Any, ...]]]:
     """What every slot gave, in order; without the numbers of trials, which follow the order of first claims."""
-    return [[((s.label or "").rstrip("0123456789"), s.params, *values(s)) for s in own] for own in found.values()]
+    return [
+        [((s.label or "").rstrip("0123456789"), s.params, *values(s)) for s in of_kind] for of_kind in actual.values()
+    ]
 
 
-def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int, requeued: int) -> None:
-    assert len(own) == asked
-    assert [slot.idx for slot in own] == list(range(asked))
-    assert all(slot.state == "done" and slot.told and slot.outcome for slot in own)
+def _check_kind(engine: Engine, optuna_name: str, of_kind: list[Slot], asked: int, requeued: int) -> None:
+    assert len(of_kind) == asked
+    assert [slot.idx for slot in of_kind] == list(range(asked))
+    assert all(slot.state == "done" and slot.told and slot.outcome for slot in of_kind)
     every = optuna.load_study(study_name=optuna_name, storage=make_storage(engine)).get_trials(deepcopy=False)
     trials = [trial for trial in every if trial.state != TrialState.FAIL]
     assert len(every) - len(trials) == requeued
-    slot_of = {slot.trial_id: slot for slot in own}
-    assert len(trials) == len(own)
+    slot_of = {slot.trial_id: slot for slot in of_kind}
+    assert len(trials) == len(of_kind)
     assert {trial._trial_id for trial in trials} == set(slot_of)
     for trial in trials:
         slot = slot_of[trial._trial_id]
@@ -72,12 +74,12 @@ def _check_kind(engine: Engine, optuna_name: str, own: list[Slot], asked: int, r
         assert trial.user_attrs["result"]["worker"] == slot.worker == slot.outcome.worker
 
 
-def _check_openings(engine: Engine, found: dict[str, list[Slot]]) -> None:
+def _check_openings(engine: Engine, actual: dict[str, list[Slot]]) -> None:
     """Pool B was opened for final slots alone, at least once for each."""
     with begin_read(engine) as connection:
         opened = {row.slot_id for row in connection.execute(openings.select())}
-    own = {slot.id for slots_of_kind in found.values() for slot in slots_of_kind}
-    assert opened & own == {slot.id for slot in found["final"]}
+    of_kind = {slot.id for slots_of_kind in actual.values() for slot in slots_of_kind}
+    assert opened & of_kind == {slot.id for slot in actual["final"]}
 
 
 def values(slot: Slot) -> tuple[Any, ...]:

@@ -84,12 +84,12 @@ class Maker:
                 study_ids=[self.row.id],
             )
             for slot in claimed:
-                self._one(slot)
+                self.end(slot)
             if not claimed and phases.advance(self.engine, self.row) is None:
                 break
         return self.made
 
-    def _one(self, slot: Slot) -> None:
+    def end(self, slot: Slot) -> None:
         assert slot.token is not None
         assert slot.worker is not None
         self.made += 1

@@ -77,21 +77,21 @@ def between_rooms(package: Path = PACKAGE) -> list[Import]:
     return [one for one in imports(package) if one.target is not None and one.target != one.room]
 
 
-def upward(found: list[Import]) -> list[Import]:
+def upward(actual: list[Import]) -> list[Import]:
     """Those that do not go down, or touch a room that has no floor yet; `hpo` itself shows what is in `experiment`."""
     return [
         one
-        for one in found
+        for one in actual
         if (one.room, one.target) != ("__init__", "experiment")
         if one.room not in HEIGHT or one.target not in HEIGHT or HEIGHT[one.room] <= HEIGHT[one.target]
     ]
 
 
-def table(found: list[Import], package: Path = PACKAGE) -> str:
+def table(actual: list[Import], package: Path = PACKAGE) -> str:
     """The rooms top down: files and lines of Python, and what each imports how often."""
-    counts = Counter((one.room, one.target) for one in found)
+    counts = Counter((one.room, one.target) for one in actual)
     lines = [f"{'room':10} {'files':>5} {'lines':>6}  imports"]
-    for room in sorted({*HEIGHT} | {one.room for one in found}, key=lambda room: -HEIGHT.get(room, 1)):
+    for room in sorted({*HEIGHT} | {one.room for one in actual}, key=lambda room: -HEIGHT.get(room, 1)):
         files = sorted((package / room).rglob("*.py")) or [package / f"{room}.py"]
         files = [file for file in files if file.exists()]
         size = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
@@ -102,9 +102,9 @@ def table(found: list[Import], package: Path = PACKAGE) -> str:
 
 def main() -> int:
     """Print the table, and on stderr every import that goes up."""
-    found = between_rooms()
-    print(table(found))
-    wrong = upward(found)
+    actual = between_rooms()
+    print(table(actual))
+    wrong = upward(actual)
     for one in wrong:
         print(f"upward: {one}", file=sys.stderr)
     return 1 if wrong else 0

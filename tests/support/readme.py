@@ -18,18 +18,18 @@ class Command:
 
 def commands(text: str) -> list[Command]:
     """Every command of the indented blocks: after a prompt where the block has prompts, else each line."""
-    found = []
+    actual = []
     for block in _blocks(text):
         if block[0].endswith("/"):
             continue  # a tree of files
         if not any(line.startswith("$ ") for line in block):
-            found += [Command(text=_plain(line), output=()) for line in block if line]
+            actual += [Command(text=_plain(line), output=()) for line in block if line]
             continue
         starts = [i for i, line in enumerate(block) if line.startswith("$ ")]
         for start, end in zip(starts, [*starts[1:], len(block)], strict=True):
             shown = tuple(line.strip() for line in block[start + 1 : end] if line.strip())
-            found.append(Command(text=_plain(block[start].removeprefix("$ ")), output=shown))
-    return found
+            actual.append(Command(text=_plain(block[start].removeprefix("$ ")), output=shown))
+    return actual
 
 
 def _blocks(text: str) -> Iterator[list[str]]:

@@ -46,8 +46,8 @@ def pool_b(bundled: Digits) -> ImagePool:
     return ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
 
 
-def same(one: PairTable, other: PairTable) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("image", "shift", "digit"))
+def same(table: PairTable, other: PairTable) -> bool:
+    return all(torch.equal(getattr(table, name), getattr(other, name)) for name in ("image", "shift", "digit"))
 
 
 def moved(image: NDArray[np.float32], dy: int, dx: int) -> NDArray[np.float32]:
@@ -83,10 +83,10 @@ def test_a_pair_becomes_eighteen_samples(seed: int, pairs: int) -> None:
     assert len(samples) == 18 * pairs == SAMPLES_PER_PAIR * pairs
     half = 9 * pairs
     for pair in range(pairs):
-        own = slice(pair, half, pairs)
-        assert torch.equal(samples.image[own], samples.image[pair].expand(9, 2))
-        assert sorted(samples.shift[own, 0].tolist()) == list(range(9))
-        assert sorted(samples.shift[own, 1].tolist()) == list(range(9))
+        half_of_pair = slice(pair, half, pairs)
+        assert torch.equal(samples.image[half_of_pair], samples.image[pair].expand(9, 2))
+        assert sorted(samples.shift[half_of_pair, 0].tolist()) == list(range(9))
+        assert sorted(samples.shift[half_of_pair, 1].tolist()) == list(range(9))
     for of_sample in (samples.image, samples.shift, samples.digit):
         assert of_sample.shape == (18 * pairs, 2)
         assert of_sample.dtype == torch.int64

@@ -27,8 +27,8 @@ def test_the_fewest_lanes_within_5_percent_of_the_fastest(pool: ImagePool) -> No
 
 def test_no_more_lanes_than_trials_are_asked_for(pool: ImagePool) -> None:
     """`--max-trials 1` measures nothing else, and 3 is not rounded up to 4."""
-    one = sizing.choose_lanes("simple", pool, samples=180, batch=20, device=CPU, most=1)
-    assert (one.lanes, list(one.milliseconds)) == (1, [1])
+    single = sizing.choose_lanes("simple", pool, samples=180, batch=20, device=CPU, most=1)
+    assert (single.lanes, list(single.milliseconds)) == (1, [1])
     three = sizing.choose_lanes("simple", pool, samples=180, batch=20, device=CPU, most=3)
     assert set(three.milliseconds) <= {1, 2}
 

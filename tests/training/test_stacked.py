@@ -21,7 +21,7 @@ assert_exact = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
+def _single_thread() -> Iterator[None]:
     """Tensors this small only wait for each other's threads: with two on a busy machine ten times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -138,13 +138,13 @@ def test_second_convolution_equals_torchs(side: int, kernel: int, pool: int, lan
     twin = twin_of(plains, windows=False)
     x = random(lanes, b, c, side, side).requires_grad_()
     out = twin(x)
-    own = x.detach().clone().requires_grad_()
-    expected = torch.stack([plain(own[lane]) for lane, plain in enumerate(plains)])
+    leaf = x.detach().clone().requires_grad_()
+    expected = torch.stack([plain(leaf[lane]) for lane, plain in enumerate(plains)])
     assert_exact(out, expected)
     upstream = random(*out.shape, seed=2)
     out.backward(upstream)
     expected.backward(upstream)
-    assert_exact(x.grad, own.grad)
+    assert_exact(x.grad, leaf.grad)
     assert_same(twin, plains)
 
 
@@ -154,12 +154,12 @@ def test_gradients_add_up_over_two_sizes_of_batch() -> None:
     twin = twin_of(plains, windows=False)
     for b in (4, 9, 4):
         x = random(1, b, 2, 5, 5, seed=b).requires_grad_()
-        own = x.detach()[0].clone().requires_grad_()
+        leaf = x.detach()[0].clone().requires_grad_()
         twin(x).sum().backward()
-        plains[0](own).sum().backward()
+        plains[0](leaf).sum().backward()
         assert x.grad is not None
-        assert own.grad is not None
-        assert_exact(x.grad[0], own.grad)
+        assert leaf.grad is not None
+        assert_exact(x.grad[0], leaf.grad)
     assert_same(twin, plains)
 
 
@@ -190,9 +190,9 @@ def test_ties_on_blank_paper_change_no_gradient(name: str, lanes: int) -> None:
     total.backward()
     pairs = draws.shifted(images[table.image], table.shift)
     for lane, plain in enumerate(plains):
-        own, said = plain(pairs)
-        assert_exact(logits[lane], own)
-        ((own * upstream[lane]).sum() + (0 if wanted is None else (said * wanted[lane]).sum())).backward()
+        leaf, said = plain(pairs)
+        assert_exact(logits[lane], leaf)
+        ((leaf * upstream[lane]).sum() + (0 if wanted is None else (said * wanted[lane]).sum())).backward()
         for key, parameter in twin.named_parameters():
             expected = plain.get_parameter(key).grad
             assert parameter.grad is not None
@@ -208,14 +208,14 @@ def test_stacked_linear_equals_torchs(lanes: int) -> None:
         nn.Parameter(torch.stack([getattr(p, n).detach() for p in plains])) for n in ("weight", "bias")
     )
     x = random(lanes, 7, 5).requires_grad_()
-    own = x.detach().clone().requires_grad_()
+    leaf = x.detach().clone().requires_grad_()
     out = twin(x)
-    expected = torch.stack([plain(one) for plain, one in zip(plains, own, strict=True)])
+    expected = torch.stack([plain(one) for plain, one in zip(plains, leaf, strict=True)])
     assert_exact(out, expected)
     upstream = random(lanes, 7, 3, seed=3)
     out.backward(upstream)
     expected.backward(upstream)
-    assert_exact(x.grad, own.grad)
+    assert_exact(x.grad, leaf.grad)
     for name in ("weight", "bias"):
         grads = torch.stack([getattr(plain, name).grad for plain in plains])
         assert_exact(getattr(twin, name).grad, grads)
@@ -244,7 +244,7 @@ def test_the_twin_keeps_the_names_and_the_plain_module(name: str) -> None:
 # --- Refusals -----------------------------------------------------------------------------------------------
 
 
-class _Own(nn.Module):
+class _Custom(nn.Module):
     """A module with a parameter of its own beside its children."""
 
     def __init__(self, **more: Tensor) -> None:
@@ -280,9 +280,9 @@ REFUSED = {
     "no sequence": nn.ModuleDict({"conv": nn.Conv2d(1, 2, 3)}),
     "torch's dropout": nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)),
     "flatten from the left": nn.Sequential(nn.Flatten(1), nn.Linear(2, 2)),
-    "a parameter of its own": _Own(),
-    "a buffer of its own": _Own(table=torch.ones(2)),
-    "a buffer that is zero": _Own(table=torch.zeros(1)),
+    "a parameter of its own": _Custom(),
+    "a buffer of its own": _Custom(table=torch.ones(2)),
+    "a buffer that is zero": _Custom(table=torch.zeros(1)),
     "an unknown leaf": nn.Sequential(nn.Linear(2, 2), nn.ReLU()),
 }
 

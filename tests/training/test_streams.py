@@ -51,7 +51,7 @@ def unsigned(numbers: Tensor) -> list[int]:
     return [int(number) & MASK for number in numbers.flatten()]
 
 
-def one(key: int) -> Tensor:
+def order_of(key: int) -> Tensor:
     return torch.tensor([key], dtype=torch.int64)
 
 
@@ -68,7 +68,7 @@ def test_the_reference_is_splitmix64() -> None:
 @FEW
 def test_words_are_splitmix64(key: int, n: int) -> None:
     """The tensor version, on wrapping signed integers, equals the unsigned one bit for bit."""
-    assert unsigned(streams.words(one(key), streams.counters(n))) == reference_words(key, n)
+    assert unsigned(streams.words(order_of(key), streams.counters(n))) == reference_words(key, n)
 
 
 @given(st.lists(st.tuples(int64s, steps), min_size=1, max_size=20))
@@ -135,11 +135,11 @@ def test_a_lane_does_not_depend_on_its_neighbours(keys: list[int], n: int) -> No
     crowd = torch.tensor(keys)
     drop = torch.linspace(0, 0.9, len(keys))
     for lane, key in enumerate(keys):
-        assert torch.equal(streams.words(crowd, counters)[lane], streams.words(one(key), counters)[0])
+        assert torch.equal(streams.words(crowd, counters)[lane], streams.words(order_of(key), counters)[0])
         assert torch.equal(streams.permutations(crowd, counters)[lane], streams.permutation(key, n))
-        alone = streams.keep_masks(one(key), counters, drop[lane : lane + 1])[0]
+        alone = streams.keep_masks(order_of(key), counters, drop[lane : lane + 1])[0]
         assert torch.equal(streams.keep_masks(crowd, counters, drop)[lane], alone)
-        fewer = streams.words(one(key), streams.counters(n // 2))[0]
+        fewer = streams.words(order_of(key), streams.counters(n // 2))[0]
         assert torch.equal(streams.words(crowd, counters)[lane, : n // 2], fewer)
 
 
@@ -148,7 +148,7 @@ def test_no_stream_touches_or_reads_the_global_generator() -> None:
 
     def everything() -> list[Tensor]:
         key = streams.key(5, "order")
-        masks = streams.keep_masks(one(key), streams.counters(50), torch.tensor([0.4]))
+        masks = streams.keep_masks(order_of(key), streams.counters(50), torch.tensor([0.4]))
         parameters = models.initial_parameters(models.ARCHITECTURES["ws"](), 5)
         return [streams.uniform(key, 50), streams.permutation(key, 50), masks, *parameters.values()]
 
@@ -158,7 +158,7 @@ def test_no_stream_touches_or_reads_the_global_generator() -> None:
     torch.manual_seed(2)
     before = torch.get_rng_state()
     streams.uniform(3, 5)
-    streams.keep_masks(one(3), streams.counters(5), torch.tensor([0.5]))
+    streams.keep_masks(order_of(3), streams.counters(5), torch.tensor([0.5]))
     models.initial_parameters(model, 5)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
@@ -170,8 +170,8 @@ def test_seeds_purposes_and_steps_make_different_streams(seed: int, step: int) -
     """Neighbouring seeds, purposes and steps share no word among their first ones."""
     other = (seed + 1) % 2**63
     keys = [streams.key(s, p) for s in (seed, other) for p in ("order", "dropout", "shifts")]
-    lanes = [streams.step_keys(one(k), torch.tensor([t])) for k in keys for t in (step, step + 1)]
-    lanes += [one(key) for key in keys]
+    lanes = [streams.step_keys(order_of(k), torch.tensor([t])) for k in keys for t in (step, step + 1)]
+    lanes += [order_of(key) for key in keys]
     words = [word for lane in lanes for word in unsigned(streams.words(lane, streams.counters(30)))]
     assert len(set(words)) == len(words)
 
@@ -180,15 +180,15 @@ def test_seeds_purposes_and_steps_make_different_streams(seed: int, step: int) -
 @FEW
 def test_a_seed_is_not_its_neighbour_moved_by_one(seed: int, index: int) -> None:
     """Seed s, index i is not seed s-1, index i+1, as it would be if the key were only added to the index."""
-    here = streams.words(one(streams.key(seed, "order")), streams.counters(101))[0]
-    there = streams.words(one(streams.key(seed - 1, "order")), streams.counters(102))[0]
+    here = streams.words(order_of(streams.key(seed, "order")), streams.counters(101))[0]
+    there = streams.words(order_of(streams.key(seed - 1, "order")), streams.counters(102))[0]
     assert here[index] != there[index + 1]
     assert not set(unsigned(here)) & set(unsigned(there))
 
 
 def test_a_step_is_not_its_neighbour_moved_by_one() -> None:
     """The same between the steps of one stream: 200 steps of 50 words are 10,000 different words."""
-    keys = streams.step_keys(one(streams.key(1, "dropout")).expand(200), torch.arange(200))
+    keys = streams.step_keys(order_of(streams.key(1, "dropout")).expand(200), torch.arange(200))
     words = unsigned(streams.words(keys, streams.counters(50)))
     assert len(set(words)) == 200 * 50
 
@@ -246,7 +246,7 @@ def test_permutations_are_permutations(key: int, n: int) -> None:
 
 def test_permutations_send_every_element_everywhere() -> None:
     """Over 4,000 keys each of 5 elements is about 800 times at each place, and each of 120 orders turns up."""
-    keys = streams.step_keys(one(streams.key(3, "orders")).expand(4000), torch.arange(4000))
+    keys = streams.step_keys(order_of(streams.key(3, "orders")).expand(4000), torch.arange(4000))
     orders = streams.permutations(keys, streams.counters(5))
     for place in range(5):
         counts = torch.bincount(orders[:, place], minlength=5)
@@ -258,7 +258,7 @@ def test_permutations_send_every_element_everywhere() -> None:
 def test_masks_drop_at_their_rate_and_keep_the_mean(rate: float) -> None:
     """32,000 decisions: the dropped share and the mean are within five standard errors."""
     n = 32_000
-    mask = streams.keep_masks(one(streams.key(1, "dropout")), streams.counters(n // 4), torch.tensor([rate]))[0]
+    mask = streams.keep_masks(order_of(streams.key(1, "dropout")), streams.counters(n // 4), torch.tensor([rate]))[0]
     assert len(mask) == n
     dropped = float((mask == 0).to(torch.float64).mean())
     assert abs(dropped - rate) <= 5 * math.sqrt(rate * (1 - rate) / n) + 1 / 65536
@@ -277,7 +277,7 @@ def test_masks_of_no_dropout_are_ones_and_full_dropout_stays_finite() -> None:
 def test_the_four_decisions_of_a_word_are_independent() -> None:
     """Quarters of one word agree as often as chance says."""
     n = 8_000
-    mask = streams.keep_masks(one(9), streams.counters(n), torch.tensor([0.5]))[0].view(n, 4) > 0
+    mask = streams.keep_masks(order_of(9), streams.counters(n), torch.tensor([0.5]))[0].view(n, 4) > 0
     for a in range(4):
         for b in range(a):
             agree = float((mask[:, a] == mask[:, b]).to(torch.float64).mean())
@@ -299,11 +299,11 @@ def test_initial_parameters_fill_torchs_own_bounds(name: str) -> None:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
             torchs = [layer.weight, layer.bias]
-            for own, value in zip(torchs, (values[f"{prefix}.weight"], values[f"{prefix}.bias"]), strict=True):
+            for torch_layer, value in zip(torchs, (values[f"{prefix}.weight"], values[f"{prefix}.bias"]), strict=True):
                 assert value.dtype == torch.float32
                 assert value.abs().max() <= bound
-                assert own is not None
-                assert own.abs().max() <= bound  # torch still does the same
+                assert torch_layer is not None
+                assert torch_layer.abs().max() <= bound  # torch still does the same
                 sigma = bound / math.sqrt(3 * value.numel())  # of the mean
                 assert abs(float(value.mean())) < 5 * sigma
                 if value.numel() >= 100:
@@ -334,15 +334,15 @@ def goldens() -> Iterator[tuple[str, object]]:
     key = streams.key(2019, "order")
     yield "derive", [derive(2019, "final", 3), derive(1, "slot", 0), derive(7)]
     yield "key", [key, streams.key(0, "training images"), streams.key(2**63 - 1, "shifts")]
-    yield "step_keys", streams.step_keys(one(key).expand(3), torch.tensor([0, 1, 7200])).tolist()
-    yield "words", streams.words(one(key), streams.counters(3))[0].tolist()
+    yield "step_keys", streams.step_keys(order_of(key).expand(3), torch.tensor([0, 1, 7200])).tolist()
+    yield "words", streams.words(order_of(key), streams.counters(3))[0].tolist()
     yield "uniform", streams.uniform(key, 3).tolist()
     yield "permutation", streams.permutation(key, 12).tolist()
     yield "permutation of 18,000", digest(streams.permutation(key, 18_000))
-    mask = streams.keep_masks(one(key), streams.counters(4), torch.tensor([0.3]))[0]
+    mask = streams.keep_masks(order_of(key), streams.counters(4), torch.tensor([0.3]))[0]
     yield "keep_masks", "".join("01"[int(keep)] for keep in mask > 0)
     rates = torch.tensor([0.0, 0.15, 0.6], dtype=torch.float64)
-    yield "many keep_masks", digest(streams.keep_masks(one(key).expand(3), streams.counters(1000), rates))
+    yield "many keep_masks", digest(streams.keep_masks(order_of(key).expand(3), streams.counters(1000), rates))
     for name, make in models.ARCHITECTURES.items():
         yield f"initial_parameters {name}", digest(*models.initial_parameters(make(), 2019).values())
 

@@ -58,10 +58,10 @@ def test_answers_are_unpacked_and_held_against_the_stored_accuracy() -> None:
         for r in runs[:2]
     }
     outputs["tuned", 2] = outputs["tuned", 0]  # another round's answers
-    found = answers.answers_of(study("ws", runs), outputs, draw)
-    assert found.refused == 1
-    assert [one.correct.mean() for one in found.by_label["tuned"].values()] == [0.9, 0.8]
-    assert np.array_equal(found.by_label["tuned"][0].said, found.by_label["tuned"][0].digits)
+    actual = answers.answers_of(study("ws", runs), outputs, draw)
+    assert actual.refused == 1
+    assert [one.correct.mean() for one in actual.by_label["tuned"].values()] == [0.9, 0.8]
+    assert np.array_equal(actual.by_label["tuned"][0].said, actual.by_label["tuned"][0].digits)
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9), st.integers(0, 9)), max_size=50))
@@ -128,8 +128,8 @@ def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
             run("final", r, label=label, round=r, value=float(one.correct.mean()))
             if r in whole[label]
             else run("final", r, label=label, round=r, state="diverged", value=0.5, train_accuracy=None)
-            for label, own in by_label.items()
-            for r, one in own.items()
+            for label, of_label in by_label.items()
+            for r, one in of_label.items()
         ]
         return compare([study("ws", runs)], {1: Answers(by_label=whole, refused=0)})
 
@@ -137,11 +137,11 @@ def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
     assert pair.images is not None
     assert pair.images.low <= pair.difference.mean <= pair.images.high
     assert images_note(pair) == ""
-    found = compared(1)
-    (pair,) = found.pairs
+    actual = compared(1)
+    (pair,) = actual.pairs
     assert (len(pair.rounds), pair.images) == (4, None)
     assert "1 of 4 rounds have no stored answers" in images_note(pair)
-    (row,) = [row for row in found.rows if row.label == "paper"]
+    (row,) = [row for row in actual.rows if row.label == "paper"]
     assert (row.test.n, row.train.n) == (4, 3)
     assert row_note(row) == "1 diverged, counted at chance accuracy in the test values and left out of the train ones"
     others = {2: Answers(by_label={}, refused=0)}

@@ -377,10 +377,10 @@ def test_fetch_needs_a_folder(hpo: Hpo) -> None:
 
 def test_data_info(hpo: Hpo) -> None:
     """Both pools by digit; as JSON alone on stdout."""
-    found = json.loads(hpo("data", "info", "--format", "json").stdout)
-    assert found["pool_a"] == [300] * 10
-    assert found["pool_b"] == [200] * 10
-    assert found["images"] == 5000
+    actual = json.loads(hpo("data", "info", "--format", "json").stdout)
+    assert actual["pool_a"] == [300] * 10
+    assert actual["pool_b"] == [200] * 10
+    assert actual["images"] == 5000
     assert "3000" in hpo("data", "info").stdout
 
 
@@ -405,11 +405,11 @@ def test_doctor_names_what_mends(hpo: Hpo, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "hpo.db").touch()
     result = hpo("--data", "nowhere", "doctor", "--format", "json")
     assert result.exit_code == 1
-    found = {one["name"]: one for one in json.loads(result.stdout)}
-    assert [found[name]["ok"] for name in ("versions", "device", "database", "data")] == [False, True, False, False]
-    assert found["versions"]["fix"] == "pip install 'optuna<5.1,>=5.0'"
-    assert found["database"]["fix"] == "hpo db upgrade"
-    assert found["data"]["fix"] == "hpo data fetch nowhere"
+    actual = {one["name"]: one for one in json.loads(result.stdout)}
+    assert [actual[name]["ok"] for name in ("versions", "device", "database", "data")] == [False, True, False, False]
+    assert actual["versions"]["fix"] == "pip install 'optuna<5.1,>=5.0'"
+    assert actual["database"]["fix"] == "hpo db upgrade"
+    assert actual["data"]["fix"] == "hpo data fetch nowhere"
     assert "BAD  data: nowhere" in hpo("--data", "nowhere", "doctor").stdout
 
 

@@ -22,27 +22,27 @@ def answered(number: int, pairs: list[tuple[tuple[int, int], tuple[int, int], bo
 
 
 @pytest.fixture
-def found() -> DigitConfusion:
+def actual() -> DigitConfusion:
     first = answered(0, [((4, 9), (4, 9), True), ((4, 4), (4, 9), True), ((4, 7), (9, 7), False)])
     second = answered(1, [((3, 5), (3, 5), False), ((8, 2), (2, 8), True), ((6, 1), (6, 1), True)])
     return confusion_of("s", "ws-aux", "tuned", [first, second])
 
 
-def test_both_images_of_every_pair_are_counted(found: DigitConfusion) -> None:
-    assert (found.pairs, found.images, found.right, found.wrong) == (6, 12, 4, 2)
-    assert found.said[4] == (0, 0, 0, 0, 2, 0, 0, 0, 0, 2)
-    assert (found.said[9][9], found.said[8][2], found.said[2][8]) == (1, 1, 1)
-    assert sum(map(sum, found.said)) == 12
-    assert found.accuracy == 8 / 12
-    assert found.worst(2) == [(4, 9, 2, 0.5), (2, 8, 1, 1.0)]
+def test_both_images_of_every_pair_are_counted(actual: DigitConfusion) -> None:
+    assert (actual.pairs, actual.images, actual.right, actual.wrong) == (6, 12, 4, 2)
+    assert actual.said[4] == (0, 0, 0, 0, 2, 0, 0, 0, 0, 2)
+    assert (actual.said[9][9], actual.said[8][2], actual.said[2][8]) == (1, 1, 1)
+    assert sum(map(sum, actual.said)) == 12
+    assert actual.accuracy == 8 / 12
+    assert actual.worst(2) == [(4, 9, 2, 0.5), (2, 8, 1, 1.0)]
 
 
-def test_where_wrong_answers_come_from(found: DigitConfusion) -> None:
-    assert (found.named, found.misnamed) == (3, 3)
-    assert found.wrong_though_named == 1  # 3 and 5
-    assert found.right_though_misnamed == 2  # 4 and 4, named 4 and 9; 8 and 2, named the wrong way round
-    assert found.right_by_names == 4  # of 9 and 7, and of 2 and 8, the names' order is wrong
-    text = "\n".join(classification_sentences(found))
+def test_where_wrong_answers_come_from(actual: DigitConfusion) -> None:
+    assert (actual.named, actual.misnamed) == (3, 3)
+    assert actual.wrong_though_named == 1  # 3 and 5
+    assert actual.right_though_misnamed == 2  # 4 and 4, named 4 and 9; 8 and 2, named the wrong way round
+    assert actual.right_by_names == 4  # of 9 and 7, and of 2 and 8, the names' order is wrong
+    text = "\n".join(classification_sentences(actual))
     assert (
         "s, tuned: 66.67% of 12 digits are classified correctly; the most frequent confusions are 4 as 9 (2 times, "
         "50.0% of the 4s), 2 as 8 (1 time, 100.0% of the 2s)" in text
@@ -71,8 +71,8 @@ def test_only_who_is_told_to_name_digits_is_asked() -> None:
     assert not names_digits(study("ws", runs), "tuned")
 
 
-def test_the_picture_shows_every_cell_once(found: DigitConfusion) -> None:
-    off, on = errors.confusion_chart([found]).data
+def test_the_picture_shows_every_cell_once(actual: DigitConfusion) -> None:
+    off, on = errors.confusion_chart([actual]).data
     assert (off.z[4][9], off.z[4][4], on.z[4][4], on.z[4][9]) == (50.0, None, 50.0, None)
     assert off.zmax == 100.0  # of 2 and 8
     assert list(off.z[0]) == [None] * 10  # no 0 came

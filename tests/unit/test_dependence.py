@@ -48,9 +48,9 @@ def sample(law: Law, n: int = 29, k: int = 3, noise: float = 0.1, seed: int = 1)
 
 
 def answer(law: Law, **how: float) -> Answer:
-    found = answer_of(sample(law, **how), {})  # type: ignore[arg-type]
-    assert found is not None
-    return found
+    actual = answer_of(sample(law, **how), {})  # type: ignore[arg-type]
+    assert actual is not None
+    return actual
 
 
 # --- The surrogate against scikit-learn and brute force ---------------------------------------------------
@@ -63,9 +63,9 @@ def test_the_likelihood_is_scikit_learns() -> None:
     oracle = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=None).fit(x, z)
     value, slope = oracle.log_marginal_likelihood(theta, eval_gradient=True)
     gaps = ((x[:, None] - x[None]) ** 2).transpose(2, 0, 1)
-    own, own_slope = surrogate.minus_log_likelihood(theta, gaps, z)
-    assert own == pytest.approx(-value, rel=1e-9)
-    assert own_slope == pytest.approx(-slope, rel=1e-6)
+    computed, computed_slope = surrogate.minus_log_likelihood(theta, gaps, z)
+    assert computed == pytest.approx(-value, rel=1e-9)
+    assert computed_slope == pytest.approx(-slope, rel=1e-6)
 
 
 def test_the_mean_is_scikit_learns() -> None:
@@ -74,8 +74,8 @@ def test_the_mean_is_scikit_learns() -> None:
     mean, std = fitted.process.predict(cube(7, 2, seed=3), return_std=True)
     assert fitted.predict(cube(7, 2, seed=3)) == pytest.approx(fitted.mean + fitted.unit * mean)
     a, far = cube(1, 2, seed=3)[0], np.array([1e6, 1e6])  # far away nothing is known: the variances add up
-    own = fitted.unit * math.sqrt(std[0] ** 2 - fitted.noise + fitted.process.kernel_.k1.k1.constant_value)
-    assert fitted.spread_of_difference(a, far) == pytest.approx(own)
+    computed = fitted.unit * math.sqrt(std[0] ** 2 - fitted.noise + fitted.process.kernel_.k1.k1.constant_value)
+    assert fitted.spread_of_difference(a, far) == pytest.approx(computed)
     assert fitted.spread_of_difference(a, a) == pytest.approx(0, abs=1e-6)
 
 
@@ -95,11 +95,11 @@ def test_the_parts_are_those_of_brute_force() -> None:
         assert parts.total_shares[j] == pytest.approx(1 - whole.mean(axis=j).var() / whole.var(), abs=1e-9)
     for a, b in ((0, 1), (0, 2), (1, 2)):
         both = centred.mean(axis=({0, 1, 2} - {a, b}).pop())
-        own = both - mains[a][:, None] - mains[b][None, :]
-        assert parts.h[a, b] == pytest.approx(math.sqrt((own**2).sum() / (both**2).sum()))
+        computed = both - mains[a][:, None] - mains[b][None, :]
+        assert parts.h[a, b] == pytest.approx(math.sqrt((computed**2).sum() / (both**2).sum()))
         assert surrogate.joint_effect(fitted, a, b, parts.grid) == pytest.approx(both + whole.mean())
         at = [int(x[7, j] * g) for j in (a, b)]  # the cell that a trial lies in
-        assert surrogate.pair_effect(fitted, a, b)[7] == pytest.approx(own[at[0], at[1]], abs=0.03)
+        assert surrogate.pair_effect(fitted, a, b)[7] == pytest.approx(computed[at[0], at[1]], abs=0.03)
     best = parts.grid[list(np.unravel_index(whole.argmax(), whole.shape))]
     assert best_of_grid(fitted, parts.grid) == pytest.approx(best)
 
@@ -119,22 +119,22 @@ def test_the_additive_fit_keeps_curves_and_no_product() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_an_additive_function_has_no_interaction(seed: int) -> None:
-    found = answer(lambda x: np.sin(3 * x[:, 0]) - 3 * (x[:, 1] - 0.6) ** 2 + x[:, 2], seed=seed)
-    assert found.quality.good
-    assert [pair for pair in found.pairs if pair.clear] == []
-    assert all(pair.h > 0 for pair in found.pairs)  # never 0: without the null each would be one
+    actual = answer(lambda x: np.sin(3 * x[:, 0]) - 3 * (x[:, 1] - 0.6) ** 2 + x[:, 2], seed=seed)
+    assert actual.quality.good
+    assert [pair for pair in actual.pairs if pair.clear] == []
+    assert all(pair.h > 0 for pair in actual.pairs)  # never 0: without the null each would be one
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_product_is_found_and_nothing_else(seed: int) -> None:
-    found = answer(lambda x: 6 * (x[:, 0] - 0.5) * (x[:, 2] - 0.5) + x[:, 1], seed=seed)
-    first, *others = found.pairs
+    actual = answer(lambda x: 6 * (x[:, 0] - 0.5) * (x[:, 2] - 0.5) + x[:, 1], seed=seed)
+    first, *others = actual.pairs
     assert (first.a, first.b, first.clear) == ("a", "c", True)
     assert first.h > 0.6
     assert not any(pair.clear for pair in others)
-    assert found.contour is not None
-    assert (found.contour.a, found.contour.b) == ("a", "c")
-    table = np.array(found.contour.accuracy)  # high where both are, and where neither is
+    assert actual.contour is not None
+    assert (actual.contour.a, actual.contour.b) == ("a", "c")
+    table = np.array(actual.contour.accuracy)  # high where both are, and where neither is
     assert min(table[0, 0], table[-1, -1]) > max(table[0, -1], table[-1, 0])
 
 
@@ -143,8 +143,8 @@ def test_what_is_found_does_not_rub_off_on_its_neighbours(monkeypatch: pytest.Mo
     monkeypatch.setattr(interactions, "NULL_REPEATS", 199)  # six pairs
 
     def clear() -> list[tuple[str, str]]:
-        found = answer(lambda x: 6 * (x[:, 0] - 0.5) * (x[:, 2] - 0.5) + x[:, 1], k=4)
-        return [(pair.a, pair.b) for pair in found.pairs if pair.clear]
+        actual = answer(lambda x: 6 * (x[:, 0] - 0.5) * (x[:, 2] - 0.5) + x[:, 1], k=4)
+        return [(pair.a, pair.b) for pair in actual.pairs if pair.clear]
 
     assert clear() == [("a", "c")]
     monkeypatch.setattr(interactions, "KNOWN_MOST", 0)
@@ -152,10 +152,10 @@ def test_what_is_found_does_not_rub_off_on_its_neighbours(monkeypatch: pytest.Mo
 
 
 def test_noise_gets_no_verdict() -> None:
-    found = answer(lambda x: 0 * x[:, 0], noise=1.0)
-    assert not found.quality.good
-    assert (found.coordinate_search, found.contour) == (None, None)
-    assert {(pair.p, pair.p_holm, pair.clear) for pair in found.pairs} == {(None, None, False)}
+    actual = answer(lambda x: 0 * x[:, 0], noise=1.0)
+    assert not actual.quality.good
+    assert (actual.coordinate_search, actual.contour) == (None, None)
+    assert {(pair.p, pair.p_holm, pair.clear) for pair in actual.pairs} == {(None, None, False)}
 
 
 def test_the_answer_is_the_same_again() -> None:
@@ -172,11 +172,11 @@ def test_too_few_or_equal_trials_give_no_answer() -> None:
 
 def test_ped_anova_finds_what_matters_and_tells_chance() -> None:
     x = cube(60, 3)
-    found, chance = ped_anova(["a", "b", "c"], x, -((x[:, 1] - 0.9) ** 2))
-    assert sum(found.values()) == pytest.approx(1)
-    assert found["b"] == max(found.values())
-    assert found["b"] > chance["b"]
-    assert found["a"] < chance["a"]
+    actual, chance = ped_anova(["a", "b", "c"], x, -((x[:, 1] - 0.9) ** 2))
+    assert sum(actual.values()) == pytest.approx(1)
+    assert actual["b"] == max(actual.values())
+    assert actual["b"] > chance["b"]
+    assert actual["a"] < chance["a"]
 
 
 # --- One at a time ----------------------------------------------------------------------------------------
@@ -189,26 +189,26 @@ def walked(law: Law, k: int = 2, paper: float = 0.25) -> CoordinateSearch:
 
 def test_one_at_a_time_fails_on_a_rotated_ridge() -> None:
     """From the ridge's foot each single step is down, the summit lies along the diagonal."""
-    found = walked(lambda x: -60 * (x[:, 0] - x[:, 1]) ** 2 - 3 * (x[:, 0] + x[:, 1] - 1.7) ** 2 + 2)
-    assert found.lost_once > 0.1
-    assert found.lost_repeated < found.lost_once
-    assert found.joint.params == pytest.approx({"a": 0.85, "b": 0.85}, abs=0.05)
-    assert found.paper.accuracy <= found.once.accuracy <= found.repeated.accuracy <= found.joint.accuracy
-    assert found.passes > 2
+    actual = walked(lambda x: -60 * (x[:, 0] - x[:, 1]) ** 2 - 3 * (x[:, 0] + x[:, 1] - 1.7) ** 2 + 2)
+    assert actual.lost_once > 0.1
+    assert actual.lost_repeated < actual.lost_once
+    assert actual.joint.params == pytest.approx({"a": 0.85, "b": 0.85}, abs=0.05)
+    assert actual.paper.accuracy <= actual.once.accuracy <= actual.repeated.accuracy <= actual.joint.accuracy
+    assert actual.passes > 2
 
 
 def test_one_at_a_time_succeeds_on_a_separable_bowl() -> None:
-    found = walked(lambda x: 2 - 5 * (x[:, 0] - 0.7) ** 2 - 3 * (x[:, 1] - 0.4) ** 2 - (x[:, 2] - 0.5) ** 2, k=3)
-    assert found.lost_once < 1e-3
-    assert found.once.params == pytest.approx({"a": 0.7, "b": 0.4, "c": 0.5}, abs=0.05)
-    assert found.edges == ()
+    actual = walked(lambda x: 2 - 5 * (x[:, 0] - 0.7) ** 2 - 3 * (x[:, 1] - 0.4) ** 2 - (x[:, 2] - 0.5) ** 2, k=3)
+    assert actual.lost_once < 1e-3
+    assert actual.once.params == pytest.approx({"a": 0.7, "b": 0.4, "c": 0.5}, abs=0.05)
+    assert actual.edges == ()
 
 
 def test_a_paper_outside_the_range_is_moved_and_said() -> None:
-    found = walked(lambda x: x[:, 0] + x[:, 1], paper=1.5)
-    assert found.moved
-    assert found.paper.params == {"a": 1.0, "b": 1.0}
-    assert found.edges == ("a", "b")
+    actual = walked(lambda x: x[:, 0] + x[:, 1], paper=1.5)
+    assert actual.moved
+    assert actual.paper.params == {"a": 1.0, "b": 1.0}
+    assert actual.edges == ("a", "b")
 
 
 # --- Trials -----------------------------------------------------------------------------------------------
@@ -267,17 +267,17 @@ def searched(model: ModelName = "ws", random: int = 26) -> StudyResult:
     rng, spec = np.random.default_rng(5), builtin_spec(model)
     runs: list[Run] = [run("search", 0, params=dict(spec.paper), value=0.6)]
     for i in range(1, random + 11):
-        own, place = {}, {}
+        computed, place = {}, {}
         for name in HYPERPARAMETERS[model]:
             bounds, place[name] = spec.space[name], float(rng.random())
             low, high = (math.log(x) if bounds.log else x for x in (bounds.low, bounds.high))
             x = low + place[name] * (high - low)
-            own[name] = math.exp(x) if bounds.log else x
+            computed[name] = math.exp(x) if bounds.log else x
         value = 0.9 - 0.1 * place["dropout"] - 0.05 * place["learning_rate"]
         state = "diverged" if i in (3, 4) else "pruned" if i > random + 8 else "complete"
         value = 0.5 if state == "diverged" else 0.55 if i in (5, 6, 7) else round(value, 4)
         late = i > random
-        runs.append(run("search", i, params=own, value=value, state=state, adaptive=late, finished_at=float(i)))
+        runs.append(run("search", i, params=computed, value=value, state=state, adaptive=late, finished_at=float(i)))
     return study(model, runs, spec=spec)
 
 
@@ -287,14 +287,14 @@ def usual() -> Dependence:
 
 
 def test_only_random_trials_that_learned_are_fitted() -> None:
-    found = usual()
-    assert found.answer is not None
-    counts = found.counts
+    actual = usual()
+    assert actual.answer is not None
+    counts = actual.counts
     assert (counts.random, counts.diverged, counts.blank, counts.learned) == (26, 2, 3, 21)
-    assert found.answer.quality.n == 21
-    shown = [accuracy for _, accuracy in found.answer.effects[0].trials]
+    assert actual.answer.quality.n == 21
+    shown = [accuracy for _, accuracy in actual.answer.effects[0].trials]
     assert min(shown) > 0.7  # neither the paper's nor chance
-    checks = {check.what: check.quality.n for check in found.answer.sensitivity}
+    checks = {check.what: check.quality.n for check in actual.answer.sensitivity}
     assert checks == {"all complete trials": 1 + 21 + 8, "with those that learned nothing": 24}
 
 
@@ -317,16 +317,16 @@ def test_the_sentences_say_what_was_found() -> None:
 
 
 def test_charts_draw_every_part() -> None:
-    found = usual()
-    assert found.answer is not None
-    assert found.answer.contour is not None
-    bars = dependence.importance_chart([found, found])
+    actual = usual()
+    assert actual.answer is not None
+    assert actual.answer.contour is not None
+    bars = dependence.importance_chart([actual, actual])
     assert sum(len(trace.x) for trace in bars.data if trace.type == "bar") == 2 * 3 * 3
-    matrix = dependence.interactions_chart([found])
+    matrix = dependence.interactions_chart([actual])
     assert [row.count(None) for row in matrix.data[0].z] == [1, 1, 1]
-    contours = dependence.contours_chart([found])
+    contours = dependence.contours_chart([actual])
     points = {trace.name: len(trace.x) for trace in contours.data if trace.type == "scatter"}
     assert points == {"random trials": 21, "the paper's values": 1, "one at a time, one pass": 1, "joint optimum": 1}
-    names = [part.name for part in dependence_parts([found]) if isinstance(part, PageFigure)]
+    names = [part.name for part in dependence_parts([actual]) if isinstance(part, PageFigure)]
     assert names == ["importance", "effects-0", "interactions", "contours"]
     assert list(dependence_parts([dependence_of(study("ws", []))])) == []

@@ -16,11 +16,11 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 def paths(group: click.Group = root, words: str = "hpo") -> list[str]:
     """The words of every command and group, `hpo` itself first."""
     context = click.Context(group)
-    found = [words]
+    actual = [words]
     for name in group.list_commands(context):
         below = group.get_command(context, name)
-        found += paths(below, f"{words} {name}") if isinstance(below, click.Group) else [f"{words} {name}"]
-    return found
+        actual += paths(below, f"{words} {name}") if isinstance(below, click.Group) else [f"{words} {name}"]
+    return actual
 
 
 def test_the_reference_is_up_to_date() -> None:

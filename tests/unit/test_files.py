@@ -18,7 +18,7 @@ from hpo.worker.stores import Folder, NoArtifacts
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "write_atomically": lambda path: write_atomically(path, b"new"),
-    "a checkpoint": lambda path: Folder(path.parent).write(path.name, b"new"),
+    "a checkpoint": lambda path: Folder(path.parent).replace(path.name, b"new"),
     "study export --out": lambda path: write_export(path, "new"),
 }
 
@@ -213,5 +213,5 @@ def test_temporary_files_are_found_by_the_file_they_are_for(tmp_path: Path, monk
     for name in (".other.12", ".file2.12"):
         (tmp_path / name).write_bytes(b"half")
     write_atomically(tmp_path / "file", b"new")
-    assert [len(found) for found in during] == [1]
+    assert [len(actual) for actual in during] == [1]
     assert list(temporaries_of(tmp_path / "file")) == []

@@ -92,8 +92,8 @@ def finished(digits: Digits, name: str, id: int, opened: bool = True, **changes:
     return replace(made, openings=(opening,) if opened else ())
 
 
-def gallery(results: list[StudyResult], digits: Digits, one: RoundAnswers) -> tuple[Gallery, ...]:
-    answers = {result.id: Answers(by_label={"tuned": {0: one}}, refused=0) for result in results if result.final_runs}
+def gallery(results: list[StudyResult], digits: Digits, given: RoundAnswers) -> tuple[Gallery, ...]:
+    answers = {result.id: Answers(by_label={"tuned": {0: given}}, refused=0) for result in results if result.final_runs}
     return galleries_of(results, answers, lambda digest: digits if digest == digits.digest else None)
 
 

@@ -42,9 +42,9 @@ def names(requirements: list[str]) -> set[str]:
 packages_distributions = functools.cache(metadata.packages_distributions)  # it reads every package's list of files
 
 
-def third_party(found: Import) -> bool:
+def third_party(actual: Import) -> bool:
     """Whether something is imported that neither Python nor this project brings."""
-    return found.name.partition(".")[0] not in {*sys.stdlib_module_names, "_typeshed", "hpo", "tests", "bench"}
+    return actual.name.partition(".")[0] not in {*sys.stdlib_module_names, "_typeshed", "hpo", "tests", "bench"}
 
 
 # --- Floors -------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def third_party(found: Import) -> bool:
 
 def test_imports_go_down() -> None:
     """No room imports one of its own floor or above, inside of functions and for types included."""
-    assert [str(found) for found in upward(between_rooms())] == []
+    assert [str(actual) for actual in upward(between_rooms())] == []
 
 
 def test_the_table_is_printed() -> None:
@@ -86,17 +86,17 @@ def test_an_upward_import_is_seen(tmp_path: Path, line: str, wrong: bool) -> Non
         (package / f"{room}.py").write_text("")
     importer = "storage" if "digits" in line else "study"
     (package / f"{importer}.py").write_text(line)
-    found = between_rooms(package)
-    assert len(found) == 1
-    assert bool(upward(found)) is wrong
-    assert importer in table(found, package)
+    actual = between_rooms(package)
+    assert len(actual) == 1
+    assert bool(upward(actual)) is wrong
+    assert importer in table(actual, package)
 
 
 @pytest.mark.parametrize(("room", "target"), NOT_EVEN_DOWN)
 def test_some_rooms_know_even_less(room: str, target: str) -> None:
     """A way down that is closed all the same."""
-    found = [str(one) for one in between_rooms() if (one.room, one.target) == (room, target)]
-    assert found == [], NOT_EVEN_DOWN[room, target]
+    actual = [str(one) for one in between_rooms() if (one.room, one.target) == (room, target)]
+    assert actual == [], NOT_EVEN_DOWN[room, target]
 
 
 def test_training_imports_torch_alone() -> None:
@@ -144,12 +144,12 @@ def printing(code: str) -> list[int]:
 
 def test_only_the_command_line_prints() -> None:
     """Everything else returns what it has to tell, raises it, or logs it."""
-    found = {
+    actual = {
         path.relative_to(ROOT): lines
         for path in sorted(PACKAGE.rglob("*.py"))
         if not path.is_relative_to(PACKAGE / "cli") and (lines := printing(path.read_text()))
     }
-    assert found == {}
+    assert actual == {}
 
 
 @pytest.mark.parametrize(
@@ -184,11 +184,11 @@ NOT_IMPORTED = {  # of development: what runs as a command, or is imported by ot
 }
 
 
-def distributions(found: list[Import]) -> dict[str, str]:
+def distributions(actual: list[Import]) -> dict[str, str]:
     """The distribution of every third-party import, with one place that imports it."""
     brought = packages_distributions()
     used = {}
-    for one in filter(third_party, found):
+    for one in filter(third_party, actual):
         package = one.name.partition(".")[0]
         name = normal(brought.get(package, [package])[0])
         used[RELEASED_WITH.get(name, name)] = str(one)

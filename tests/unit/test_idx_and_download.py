@@ -476,10 +476,10 @@ def test_two_fetches_at_once(tmp_path: Path, server: Server, checksums: dict[str
     """The second waits for the first and finds everything there."""
     both: list[int] = []
 
-    def one() -> None:
+    def race() -> None:
         both.append(sum(done.transferred for done in fetch(tmp_path, server.url, checksums=checksums)))
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
+    threads = [threading.Thread(target=race) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -72,8 +72,8 @@ def test_the_exact_binomial_interval_covers_at_least_what_it_says(n: int, truth:
     """Truth: A wins each round with that probability. No simulation: all numbers of wins, weighed by their chance."""
     covered = 0.0
     for wins in range(n + 1):
-        found = stats.probability_of_outperforming([1.0] * wins + [0.0] * (n - wins), [0.5] * n)
-        covered += holds(found.interval, truth) * float(scipy_stats.binom.pmf(wins, n, truth))
+        actual = stats.probability_of_outperforming([1.0] * wins + [0.0] * (n - wins), [0.5] * n)
+        covered += holds(actual.interval, truth) * float(scipy_stats.binom.pmf(wins, n, truth))
     assert 0.95 <= covered <= 1
 
 
@@ -92,9 +92,9 @@ def test_the_sign_flip_test_keeps_its_level(n: int) -> None:
 def test_sign_flip_finds_a_difference_as_often_as_the_t_test() -> None:
     """Truth: normal differences shifted by 0.7 standard deviations, 20 rounds: the t test finds 85 %."""
     differences = np.random.default_rng(1).normal(0.7, 1, (1000, 20))
-    found = np.mean([stats.sign_flip_test(d.tolist()).p <= 0.05 for d in differences])
+    actual = np.mean([stats.sign_flip_test(d.tolist()).p <= 0.05 for d in differences])
     by_t = float(np.mean(scipy_stats.ttest_1samp(differences, 0, axis=1).pvalue <= 0.05))
-    assert found == pytest.approx(by_t, abs=0.02)
+    assert actual == pytest.approx(by_t, abs=0.02)
 
 
 def _world(rng: np.random.Generator, rounds: int, levels: Sequence[tuple[float, float]]) -> list[set[str]]:
@@ -105,10 +105,10 @@ def _world(rng: np.random.Generator, rounds: int, levels: Sequence[tuple[float, 
         values = [level + draw + rng.normal(0, 0.006, rounds) for level in (tuned, paper)]
         runs = [*finals("tuned", values[0].tolist()), *finals("paper", values[1].tolist())]
         results.append(study(("simple", "ws", "ws-aux")[place], runs, id=place + 1))
-    found = pairs_of(results, [setting_of(results[0])], 0)
-    assert [len([p for p in found if p.family == family]) for family in dict.fromkeys(FAMILIES.values())] == [6, 3]
+    actual = pairs_of(results, [setting_of(results[0])], 0)
+    assert [len([p for p in actual if p.family == family]) for family in dict.fromkeys(FAMILIES.values())] == [6, 3]
     return [
-        {f"{p.kind}: {p.a.model}, {p.b.model}" for p in found if p.p_holm <= 0.05 and p.family == family}
+        {f"{p.kind}: {p.a.model}, {p.b.model}" for p in actual if p.p_holm <= 0.05 and p.family == family}
         for family in dict.fromkeys(FAMILIES.values())
     ]
 
@@ -133,15 +133,15 @@ def test_holm_keeps_the_level_of_each_family() -> None:
 def test_holm_keeps_the_level_where_some_differ() -> None:
     """Truth: only ws-aux is better, and tuning changes only it. What is declared of simple and ws is false."""
     rng, worlds = np.random.default_rng(3), 100
-    false, found = 0, 0
+    false, actual = 0, 0
     for _ in range(worlds):
         between, tuning = _world(rng, 10, [(0.9, 0.9), (0.9, 0.9), (0.98, 0.95)])
         others = {name for name in between if "ws-aux" not in name}
         false += bool(others)
-        found += {"pairs of models, tuned: ws-aux, simple", "pairs of models, tuned: ws-aux, ws"} <= between
-        found -= not any("ws-aux" in name for name in tuning)
+        actual += {"pairs of models, tuned: ws-aux, simple", "pairs of models, tuned: ws-aux, ws"} <= between
+        actual -= not any("ws-aux" in name for name in tuning)
     assert false / worlds <= 0.05 + three_errors(0.05, worlds)
-    assert found == worlds
+    assert actual == worlds
 
 
 # --- Estimators -------------------------------------------------------------------------------------------
@@ -157,9 +157,9 @@ def test_the_expected_best_against_budget_is_unbiased() -> None:
     curves = np.array([stats.expected_maximum(search.tolist()) for search in values])
     observed = np.maximum.accumulate(values, axis=1)
     for k in (1, 2, 5, 15, 30):
-        own = curves[:, k - 1]
-        assert own.mean() == pytest.approx(k / (k + 1), abs=4 * own.std() / math.sqrt(worlds))
-        assert k in (1, 30) or own.std() < observed[:, k - 1].std()
+        column = curves[:, k - 1]
+        assert column.mean() == pytest.approx(k / (k + 1), abs=4 * column.std() / math.sqrt(worlds))
+        assert k in (1, 30) or column.std() < observed[:, k - 1].std()
 
 
 # --- New images -------------------------------------------------------------------------------------------
@@ -197,10 +197,10 @@ def test_the_crossed_interval_covers_for_new_rounds_and_new_images(
     """
     monkeypatch.setattr(answers, "DRAWS", 400)
     rng, worlds = np.random.default_rng(9), 200
-    found = [_crossed_world(rng, by_round, by_image) for _ in range(worlds)]
-    differences = [difference for difference, _ in found]
+    actual = [_crossed_world(rng, by_round, by_image) for _ in range(worlds)]
+    differences = [difference for difference, _ in actual]
     assert np.mean(differences) == pytest.approx(0.1, abs=4 * float(np.std(differences)) / math.sqrt(worlds))
-    covered = np.mean([holds(interval, 0.1) for _, interval in found])
+    covered = np.mean([holds(interval, 0.1) for _, interval in actual])
     assert covered >= 0.95 - three_errors(0.95, worlds)
 
 

@@ -50,7 +50,7 @@ def test_latency_is_the_median_pass() -> None:
 
 
 def test_latency_is_measured() -> None:
-    (one, many) = latencies_of(["simple"]).measured
-    assert one.seconds > 0
+    (single, many) = latencies_of(["simple"]).measured
+    assert single.seconds > 0
     assert many.seconds > 0
-    assert min(one.repeats, many.repeats) >= 3
+    assert min(single.repeats, many.repeats) >= 3

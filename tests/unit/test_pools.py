@@ -101,13 +101,13 @@ def test_test_pool_opens_with_a_permit_only(bundled: Digits) -> None:
     class LookAlike(FinalPermit):
         pass
 
-    look_alike = LookAlike(slot_id=1, attempt=1, worker="w")
+    imitation = LookAlike(slot_id=1, attempt=1, worker="w")
     for refused in (
         None,
         True,
         object(),
         FinalPermit,
-        look_alike,
+        imitation,
         {"slot_id": 1, "attempt": 1, "worker": "w"},
     ):
         with pytest.raises(errors.TestPoolSealed, match="only a worker that runs a final slot") as caught:
@@ -209,19 +209,19 @@ def test_a_broken_write_leaves_nothing_behind(cache: Path, monkeypatch: pytest.M
 
 def test_several_at_once_share_one_cache(cache: Path) -> None:
     """Processes that start together each find whole digits, whoever renames last."""
-    found: list[str] = []
+    actual: list[str] = []
     start = threading.Barrier(4)
 
-    def one() -> None:
+    def race() -> None:
         start.wait()
-        found.append(load().digest)
+        actual.append(load().digest)
 
-    threads = [threading.Thread(target=one) for _ in range(4)]
+    threads = [threading.Thread(target=race) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [module.BUNDLED_DIGEST] * 4
+    assert actual == [module.BUNDLED_DIGEST] * 4
     assert [path.name for path in cache.parent.iterdir()] == [cache.name]
 
 

@@ -34,7 +34,7 @@ def searched(idx: int, value: float = 0.9, loss: float | None = 0.3, state: str 
 
 def rounds(label: str, *results: tuple[float, float] | str, **more: Any) -> list[Slot]:
     """Confirm rounds of one configuration: (accuracy, loss), "diverged" or "failed"."""
-    found = []
+    actual = []
     for number, result in enumerate(results):
         given: dict[str, Any] = {"kind": "confirm", "label": label, "round": number, "params": {"dropout": 0.1}} | more
         if result == "failed":
@@ -44,8 +44,8 @@ def rounds(label: str, *results: tuple[float, float] | str, **more: Any) -> list
         elif not isinstance(result, str):
             value, loss = result
             given["outcome"] = outcome_of(value=value, loss=loss)
-        found.append(slot(**given))
-    return found
+        actual.append(slot(**given))
+    return actual
 
 
 # --- Candidates ---------------------------------------------------------------------------------------------
@@ -53,14 +53,14 @@ def rounds(label: str, *results: tuple[float, float] | str, **more: Any) -> list
 
 def test_the_best_go_first() -> None:
     """Highest validation accuracy first, and no more than k."""
-    found = [searched(1, 0.80), searched(2, 0.95), searched(3, 0.90), searched(4, 0.85)]
-    assert [s.idx for s in candidates(found, 3)] == [2, 3, 4]
+    actual = [searched(1, 0.80), searched(2, 0.95), searched(3, 0.90), searched(4, 0.85)]
+    assert [s.idx for s in candidates(actual, 3)] == [2, 3, 4]
 
 
 def test_ties_go_to_the_lower_loss_then_to_the_earlier_slot() -> None:
     """Accuracies of 2,000 pairs tie often: the loss decides, and then the index, never the order of reading."""
-    found = [searched(4, 0.9, 0.30), searched(3, 0.9, 0.30), searched(1, 0.9, 0.31), searched(2, 0.9, 0.29)]
-    assert [s.idx for s in candidates(found, 4)] == [2, 3, 4, 1]
+    actual = [searched(4, 0.9, 0.30), searched(3, 0.9, 0.30), searched(1, 0.9, 0.31), searched(2, 0.9, 0.29)]
+    assert [s.idx for s in candidates(actual, 4)] == [2, 3, 4, 1]
 
 
 def test_the_papers_slot_is_no_candidate() -> None:
@@ -77,8 +77,8 @@ def test_only_complete_trials_are_candidates(state: str) -> None:
 
 def test_failed_and_unfinished_slots_are_no_candidates() -> None:
     """They have no outcome."""
-    found = [slot(idx=1, state="failed"), slot(idx=2, state="running"), slot(idx=3, state="waiting")]
-    assert candidates(found, 5) == []
+    actual = [slot(idx=1, state="failed"), slot(idx=2, state="running"), slot(idx=3, state="waiting")]
+    assert candidates(actual, 5) == []
 
 
 def test_fewer_candidates_than_asked_for() -> None:
@@ -95,10 +95,10 @@ results = st.tuples(accuracies, losses, st.sampled_from(["complete", "complete",
 @given(st.lists(results, max_size=12), st.integers(0, 6), st.randoms())
 @FEW
 def test_candidates_are_a_function_of_the_set(
-    found: list[tuple[float, float, str]], k: int, shuffler: random.Random
+    actual: list[tuple[float, float, str]], k: int, shuffler: random.Random
 ) -> None:
     """Whatever the order of the rows; nobody left out is better than somebody chosen."""
-    rows = [searched(idx, value, loss, state) for idx, (value, loss, state) in enumerate(found)]
+    rows = [searched(idx, value, loss, state) for idx, (value, loss, state) in enumerate(actual)]
     chosen = candidates(rows, k)
     shuffled = rows.copy()
     shuffler.shuffle(shuffled)
@@ -110,13 +110,13 @@ def test_candidates_are_a_function_of_the_set(
             assert all(_worse(left, taken) for taken in chosen)
 
 
-def _worse(one: Slot, other: Slot) -> bool:
+def _worse(slot: Slot, other: Slot) -> bool:
     """Not better than the other, in accuracy or, at the same accuracy, in loss."""
-    assert one.outcome is not None
+    assert slot.outcome is not None
     assert other.outcome is not None
-    assert one.outcome.loss is not None
+    assert slot.outcome.loss is not None
     assert other.outcome.loss is not None
-    return (-one.outcome.value, one.outcome.loss) >= (-other.outcome.value, other.outcome.loss)
+    return (-slot.outcome.value, slot.outcome.loss) >= (-other.outcome.value, other.outcome.loss)
 
 
 # --- Confirmed ----------------------------------------------------------------------------------------------
@@ -124,8 +124,8 @@ def _worse(one: Slot, other: Slot) -> bool:
 
 def test_the_best_mean_wins_and_not_the_best_round() -> None:
     """One lucky round does not carry a configuration."""
-    found = [*rounds("trial 3", (0.99, 0.1), (0.80, 0.1)), *rounds("trial 7", (0.91, 0.1), (0.91, 0.1))]
-    ranking = confirmed(found)
+    actual = [*rounds("trial 3", (0.99, 0.1), (0.80, 0.1)), *rounds("trial 7", (0.91, 0.1), (0.91, 0.1))]
+    ranking = confirmed(actual)
     assert [c.label for c in ranking] == ["trial 7", "trial 3"]
     assert ranking[0].mean == pytest.approx(0.91)
     assert ranking[1].values == (0.99, 0.80)
@@ -134,28 +134,28 @@ def test_the_best_mean_wins_and_not_the_best_round() -> None:
 
 def test_equal_means_go_to_the_lower_loss() -> None:
     """Rounds in another order have the very same mean."""
-    found = [*rounds("trial 1", (0.9, 0.3), (0.8, 0.3)), *rounds("trial 2", (0.8, 0.2), (0.9, 0.2))]
-    assert [c.label for c in confirmed(found)] == ["trial 2", "trial 1"]
+    actual = [*rounds("trial 1", (0.9, 0.3), (0.8, 0.3)), *rounds("trial 2", (0.8, 0.2), (0.9, 0.2))]
+    assert [c.label for c in confirmed(actual)] == ["trial 2", "trial 1"]
 
 
 def test_the_paper_wins_ties() -> None:
     """Equal in accuracy and loss: what is known stays, tuning has brought nothing."""
     both = [(0.9, 0.2), (0.8, 0.3)]
     for order in ([PAPER, "a trial"], ["a trial", PAPER]):
-        found = [row for label in order for row in rounds(label, *both)]
-        assert confirmed(found)[0].label == PAPER
+        actual = [row for label in order for row in rounds(label, *both)]
+        assert confirmed(actual)[0].label == PAPER
 
 
 def test_a_configuration_with_a_failed_round_is_dropped() -> None:
     """Even the best one: its mean would be over fewer rounds than the others'."""
-    found = [*rounds("trial 1", (0.99, 0.1), "failed"), *rounds(PAPER, (0.7, 0.5), (0.7, 0.5))]
-    assert [c.label for c in confirmed(found)] == [PAPER]
+    actual = [*rounds("trial 1", (0.99, 0.1), "failed"), *rounds(PAPER, (0.7, 0.5), (0.7, 0.5))]
+    assert [c.label for c in confirmed(actual)] == [PAPER]
 
 
 def test_a_failed_paper_is_dropped_too() -> None:
     """Then another wins; there is no exception for it."""
-    found = [*rounds(PAPER, "failed", (0.99, 0.1)), *rounds("trial 4", (0.6, 0.6), (0.6, 0.6))]
-    assert [c.label for c in confirmed(found)] == ["trial 4"]
+    actual = [*rounds(PAPER, "failed", (0.99, 0.1)), *rounds("trial 4", (0.6, 0.6), (0.6, 0.6))]
+    assert [c.label for c in confirmed(actual)] == ["trial 4"]
 
 
 def test_nobody_is_left_where_every_configuration_failed() -> None:
@@ -166,8 +166,8 @@ def test_nobody_is_left_where_every_configuration_failed() -> None:
 
 def test_a_diverged_round_counts_at_chance_with_infinite_loss() -> None:
     """It is a result of the configuration, the worst one; only a crash drops."""
-    found = [*rounds("trial 1", "diverged", (0.9, 0.1)), *rounds("trial 2", (0.69, 0.4), (0.69, 0.4))]
-    first, second = confirmed(found)
+    actual = [*rounds("trial 1", "diverged", (0.9, 0.1)), *rounds("trial 2", (0.69, 0.4), (0.69, 0.4))]
+    first, second = confirmed(actual)
     assert (first.label, second.label) == ("trial 1", "trial 2")
     assert first.values == (0.5, 0.9)
     assert first.mean == pytest.approx(0.7)
@@ -176,17 +176,17 @@ def test_a_diverged_round_counts_at_chance_with_infinite_loss() -> None:
 
 def test_at_equal_means_a_diverged_configuration_loses() -> None:
     """Its infinite loss decides the tie, before the paper's privilege does."""
-    found = [*rounds(PAPER, "diverged", (1.0, 0.0)), *rounds("trial 2", (0.75, 9.0), (0.75, 9.0))]
-    assert [c.label for c in confirmed(found)] == ["trial 2", PAPER]
+    actual = [*rounds(PAPER, "diverged", (1.0, 0.0)), *rounds("trial 2", (0.75, 9.0), (0.75, 9.0))]
+    assert [c.label for c in confirmed(actual)] == ["trial 2", PAPER]
 
 
 def test_configurations_keep_their_parameters() -> None:
     """The winner's are what the final rounds train."""
-    found = [
+    actual = [
         *rounds(PAPER, (0.7, 0.1), params={"dropout": 0.15}),
         *rounds("trial 1", (0.9, 0.1), params={"dropout": 0.3}),
     ]
-    assert [dict(c.params) for c in confirmed(found)] == [{"dropout": 0.3}, {"dropout": 0.15}]
+    assert [dict(c.params) for c in confirmed(actual)] == [{"dropout": 0.3}, {"dropout": 0.15}]
 
 
 result = st.tuples(accuracies, losses) | st.sampled_from(["diverged", "failed"])
@@ -200,12 +200,12 @@ result = st.tuples(accuracies, losses) | st.sampled_from(["diverged", "failed"])
 )
 @FEW
 def test_the_ranking_is_a_function_of_the_set(
-    found: dict[str, list[tuple[float, float] | str]], shuffler: random.Random
+    actual: dict[str, list[tuple[float, float] | str]], shuffler: random.Random
 ) -> None:
     """Whatever the order of the rows; sorted by mean, and exactly the configurations without a failure."""
-    rows = [row for label, results in found.items() for row in rounds(label, *results)]
+    rows = [row for label, results in actual.items() for row in rounds(label, *results)]
     ranking = confirmed(rows)
-    assert {c.label for c in ranking} == {label for label, results in found.items() if "failed" not in results}
+    assert {c.label for c in ranking} == {label for label, results in actual.items() if "failed" not in results}
     keys = [(-c.mean, c.loss) for c in ranking if c.mean is not None]
     assert len(keys) == len(ranking)
     assert keys == sorted(keys)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import click
 import pytest
 
-from hpo.analysis.provenance import last_line, provenance_of
+from hpo.analysis.provenance import provenance_of, reason
 from hpo.cli.root import root
 from hpo.digits.bundled import BUNDLED_DIGEST
 from tests.support.results import around, finals, run, study
@@ -28,7 +28,7 @@ def test_provenance_counts_what_went_wrong() -> None:
         provenance.foreign,
     ) == (1, 1, 2, 1, 1)
     assert provenance.versions == (("torch 2.13.0", 2),)
-    assert last_line(None) == "no reason stored"
+    assert reason(None) == "no reason stored"
 
 
 def test_the_commands_name_what_they_need() -> None:

@@ -33,7 +33,7 @@ LEVELS = {"simple": (0.86, 0.87, 0.865, 0.855, 0.868, 0.861), "ws": (0.88, 0.885
 
 
 def two_models(searches: int = 6) -> list[StudyResult]:
-    return [repeat(m, i, level) for m, own in LEVELS.items() for i, level in enumerate(own[:searches], start=1)]
+    return [repeat(m, i, level) for m, levels in LEVELS.items() for i, level in enumerate(levels[:searches], start=1)]
 
 
 # --- The statistics ---------------------------------------------------------------------------------------
@@ -41,9 +41,9 @@ def two_models(searches: int = 6) -> list[StudyResult]:
 
 def test_of_two_searches_the_f_test_is_the_paired_t_test() -> None:
     a, b = RNG.normal(0, 1, (2, 12)) + RNG.normal(0, 3, 12)
-    found = stats.variance_components([a.tolist(), b.tolist()])
-    assert found is not None
-    assert found.p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
+    actual = stats.variance_components([a.tolist(), b.tolist()])
+    assert actual is not None
+    assert actual.p == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
 
 
 def test_components_are_those_of_a_least_squares_fit() -> None:
@@ -58,19 +58,19 @@ def test_components_are_those_of_a_least_squares_fit() -> None:
     residual = left(rows, columns) / 18
     between = (left(columns) - left(rows, columns)) / 3
     shared = (left(rows) - left(rows, columns)) / 6
-    found = stats.variance_components(table.tolist())
-    assert found is not None
-    assert found.residual == pytest.approx(residual)
-    assert found.between == pytest.approx((between - residual) / 7)
-    assert found.shared == pytest.approx((shared - residual) / 4)
-    assert found.p == pytest.approx(scipy_stats.f.sf(between / residual, 3, 18))
+    actual = stats.variance_components(table.tolist())
+    assert actual is not None
+    assert actual.residual == pytest.approx(residual)
+    assert actual.between == pytest.approx((between - residual) / 7)
+    assert actual.shared == pytest.approx((shared - residual) / 4)
+    assert actual.p == pytest.approx(scipy_stats.f.sf(between / residual, 3, 18))
 
 
 def test_no_difference_is_no_variance() -> None:
-    found = stats.variance_components([[0.1, 0.7, 0.9]] * 3)  # whose means are not exact
-    assert found is not None
-    assert (found.between, found.residual, found.interval.low, found.interval.high) == (0, 0, 0, 0)
-    assert found.p == pytest.approx(1)
+    actual = stats.variance_components([[0.1, 0.7, 0.9]] * 3)  # whose means are not exact
+    assert actual is not None
+    assert (actual.between, actual.residual, actual.interval.low, actual.interval.high) == (0, 0, 0, 0)
+    assert actual.p == pytest.approx(1)
     apart = stats.variance_components([[1, 2, 4], [2, 3, 5]])
     assert apart is not None
     assert apart.between == pytest.approx(0.5)
@@ -86,13 +86,13 @@ def test_the_estimate_is_unbiased_and_its_interval_covers(spread: float) -> None
     covered, estimates, p = 0, [], []
     for _ in range(worlds):
         table = rng.normal(0, spread, (5, 1)) + rng.normal(0, 3, 20) + rng.normal(0, 1, (5, 20))
-        found = stats.variance_components(table.tolist())
-        assert found is not None
-        covered += found.interval.low <= spread**2 <= found.interval.high
+        actual = stats.variance_components(table.tolist())
+        assert actual is not None
+        covered += actual.interval.low <= spread**2 <= actual.interval.high
         by_search = table.mean(axis=1)  # the estimate before it is cut off at 0
-        estimates.append(float(by_search.var(ddof=1)) - found.residual / 20)
-        assert found.between == pytest.approx(max(0.0, estimates[-1]), abs=1e-9)
-        p.append(found.p)
+        estimates.append(float(by_search.var(ddof=1)) - actual.residual / 20)
+        assert actual.between == pytest.approx(max(0.0, estimates[-1]), abs=1e-9)
+        p.append(actual.p)
     error = float(np.std(estimates)) / math.sqrt(worlds)
     assert np.mean(estimates) == pytest.approx(spread**2, abs=4 * error)
     assert covered / worlds >= 0.935
@@ -110,12 +110,12 @@ def parts(results: list[StudyResult], comparison: Comparison) -> list[object]:
 
 def test_groups_hold_what_each_search_found() -> None:
     results = two_models()
-    found = compare(results).repeats
-    assert [(g.group, g.model, len(g.repeats), len(g.rounds)) for g in found.groups] == [
+    actual = compare(results).repeats
+    assert [(g.group, g.model, len(g.repeats), len(g.rounds)) for g in actual.groups] == [
         ("simple", "simple", 6, 20),
         ("ws", "ws", 6, 20),
     ]
-    ws = found.groups[1]
+    ws = actual.groups[1]
     assert [r.test for r in ws.repeats] == pytest.approx(LEVELS["ws"], abs=0.001)
     assert ws.repeats[0].params == PARAMS
     assert (ws.repeats[0].source, ws.repeats[0].confirm, ws.repeats[0].search) == (7, 0.9, 0.86)
@@ -124,22 +124,22 @@ def test_groups_hold_what_each_search_found() -> None:
     assert (ws.interval.low, ws.interval.high) == pytest.approx((expected.low, expected.high))
     assert ws.components is not None
     assert ws.components.p < 1e-6
-    assert [len(group.values) for group in repeats_data(found, results)] == [20] * 12
+    assert [len(group.values) for group in repeats_data(actual, results)] == [20] * 12
 
 
 def test_over_repeats_a_search_is_one_value() -> None:
     results = two_models()
-    found = compare(results)
-    sentences = conclusions_of(results, found)
-    (pair,) = found.repeats.models
-    tests = [[repeat.test for repeat in group.repeats] for group in found.repeats.groups]
+    actual = compare(results)
+    sentences = conclusions_of(results, actual)
+    (pair,) = actual.repeats.models
+    tests = [[repeat.test for repeat in group.repeats] for group in actual.repeats.groups]
     expected = scipy_stats.ttest_rel(tests[1], tests[0]).confidence_interval()
     assert (pair.a, pair.b, pair.seeds) == ("ws", "simple", (1, 2, 3, 4, 5, 6))
     assert pair.difference.interval is not None
     assert (pair.difference.interval.low, pair.difference.interval.high) == pytest.approx((expected.low, expected.high))
     assert (pair.test.p, pair.p_holm, pair.clear) == (2 / 64, 2 / 64, True)
-    assert [(p.a, p.b) for p in found.repeats.tuning] == [("simple tuned", "simple paper"), ("ws tuned", "ws paper")]
-    assert [p.p_holm for p in found.repeats.tuning] == [4 / 64, 4 / 64]  # two tests
+    assert [(p.a, p.b) for p in actual.repeats.tuning] == [("simple tuned", "simple paper"), ("ws tuned", "ws paper")]
+    assert [p.p_holm for p in actual.repeats.tuning] == [4 / 64, 4 / 64]  # two tests
     assert any(
         line.startswith("Over 6 repeats of the search, ws is better than simple: 2.1") for line in sentences.headlines
     )
@@ -181,18 +181,18 @@ def test_repeats_are_held_against_each_other_in_the_rounds_they_share() -> None:
 
 def test_without_repeats_the_section_says_what_is_missing() -> None:
     results = [study("ws", [run("search", 0), *finals("tuned", [0.9, 0.91])])]
-    found = compare(results)
-    (line,) = parts(results, found)
+    actual = compare(results)
+    (line,) = parts(results, actual)
     assert "Only one search was made of ws: " in str(line)
     assert "`hpo study create --model ws --name ws-repeat --repeat 5` would measure it" in str(line)
-    assert found.repeats.groups == ()
-    assert parts([study("ws", finals("paper", [0.9]))], found) == []  # nothing was searched
+    assert actual.repeats.groups == ()
+    assert parts([study("ws", finals("paper", [0.9]))], actual) == []  # nothing was searched
 
 
 def test_repeats_that_are_not_done_are_named() -> None:
     results = [repeat("ws", 1, 0.88), repeat("ws", 2, 0.88, rounds=0)]
-    found = compare(results)
-    (line,) = missing_sentences(results, found.repeats)
+    actual = compare(results)
+    (line,) = missing_sentences(results, actual.repeats)
     assert line == "Repeats without a final round in common with their group yet: ws-1, ws-2."
 
 
@@ -208,13 +208,13 @@ def test_repeats_of_one_model_do_not_hide_that_another_has_none() -> None:
 
 def test_the_section_has_every_search_and_the_spread() -> None:
     results = two_models()
-    found = parts(results, compare(results))
-    tables = [part for part in found if isinstance(part, PageTable)]
+    actual = parts(results, compare(results))
+    tables = [part for part in actual if isinstance(part, PageTable)]
     assert [len(table.rows) for table in tables] == [6, 6, 2, 1, 2]
     assert tables[1].rows[0][0] == "ws-1"
     components = compare(results).repeats.groups[1].components
     assert components is not None
     assert f"{100 * math.sqrt(components.between):.2f}" in tables[2].rows[1]
-    (figure,) = [part for part in found if isinstance(part, PageFigure)]
+    (figure,) = [part for part in actual if isinstance(part, PageFigure)]
     ticks = figure.spec["layout"]["xaxis"]["ticktext"]
     assert [tick.split("<br>")[1] for tick in ticks] == [r.name for r in results]

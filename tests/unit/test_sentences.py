@@ -81,8 +81,8 @@ def test_few_rounds_are_called_few() -> None:
     results = [study("simple", finals("tuned", other)), study("ws", finals("tuned", three), id=2)]
     (line,) = conclusions_of(results, compare(results)).headlines
     assert "3 rounds are too few for a test (the smallest possible p is 0.25)" in line
-    one = [study("simple", finals("tuned", other[:1])), study("ws", finals("tuned", three[:1]), id=2)]
-    (line,) = conclusions_of(one, compare(one)).headlines
+    single = [study("simple", finals("tuned", other[:1])), study("ws", finals("tuned", three[:1]), id=2)]
+    (line,) = conclusions_of(single, compare(single)).headlines
     assert "cannot be told apart" in line
     assert "10.0 points apart in a single round, which says nothing about its uncertainty" in line
 

@@ -67,26 +67,26 @@ def test_bootstrap_needs_ten_rounds_and_stands_ties() -> None:
 
 
 def test_paired_difference_is_the_paired_t_tests() -> None:
-    found = stats.paired_difference(A, B)
+    actual = stats.paired_difference(A, B)
     expected = scipy_stats.ttest_rel(A, B).confidence_interval(0.95)
-    assert found.interval is not None
-    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert actual.interval is not None
+    assert (actual.interval.low, actual.interval.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     d = np.subtract(A, B)
-    assert found.effect == pytest.approx(d.mean() / d.std(ddof=1))
+    assert actual.effect == pytest.approx(d.mean() / d.std(ddof=1))
     with pytest.raises(ValueError, match="equally long"):
         stats.paired_difference(A, B[:-1])
 
 
 def test_probability_of_outperforming_counts_ties_half() -> None:
-    found = stats.probability_of_outperforming([3, 2, 1, 5], [1, 2, 4, 2])
-    assert (found.wins, found.ties, found.losses, found.probability) == (2, 1, 1, 0.625)
+    actual = stats.probability_of_outperforming([3, 2, 1, 5], [1, 2, 4, 2])
+    assert (actual.wins, actual.ties, actual.losses, actual.probability) == (2, 1, 1, 0.625)
 
 
 @pytest.mark.parametrize("wins", [0, 7, 20])
 def test_its_interval_is_the_exact_binomial_one(wins: int) -> None:
-    found = stats.probability_of_outperforming([1] * wins + [0] * (20 - wins), [0.5] * 20)
+    actual = stats.probability_of_outperforming([1] * wins + [0] * (20 - wins), [0.5] * 20)
     expected = scipy_stats.binomtest(wins, 20).proportion_ci(0.95, method="exact")
-    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high))
+    assert (actual.interval.low, actual.interval.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_sign_flip_p_is_scipys_permutation_p() -> None:
@@ -105,32 +105,32 @@ def test_sign_flip_p_is_that_of_a_recount(differences: list[float]) -> None:
         abs(sum(s * w for s, w in zip(signs, whole, strict=True)))
         for signs in itertools.product((1, -1), repeat=len(whole))
     ]
-    found = stats.sign_flip_test(differences)
-    assert found.p == sum(s >= abs(sum(whole)) for s in sums) / len(sums)
-    assert found.smallest <= found.p <= 1
-    assert stats.sign_flip_test([-d for d in differences]).p == found.p
+    actual = stats.sign_flip_test(differences)
+    assert actual.p == sum(s >= abs(sum(whole)) for s in sums) / len(sums)
+    assert actual.smallest <= actual.p <= 1
+    assert stats.sign_flip_test([-d for d in differences]).p == actual.p
 
 
 def test_sign_flip_names_the_smallest_possible_p() -> None:
-    found = stats.sign_flip_test([0.01] * 5)
-    assert found.p == found.smallest == 2 / 2**5
+    actual = stats.sign_flip_test([0.01] * 5)
+    assert actual.p == actual.smallest == 2 / 2**5
     twenty = stats.sign_flip_test([0.01 + 0.001 * i for i in range(20)])
     assert (twenty.p, twenty.method) == (2 / 2**20, "exact")
 
 
 def test_sign_flip_of_many_rounds_is_sampled() -> None:
     d = RNG.normal(0.25, 1, 45)
-    found = stats.sign_flip_test(d.tolist())
-    assert found.method == "Monte Carlo"
-    assert found.p == pytest.approx(scipy_stats.ttest_1samp(d, 0).pvalue, abs=0.02)
+    actual = stats.sign_flip_test(d.tolist())
+    assert actual.method == "Monte Carlo"
+    assert actual.p == pytest.approx(scipy_stats.ttest_1samp(d, 0).pvalue, abs=0.02)
 
 
 @given(accuracies)
 def test_expected_maximum_is_the_mean_over_all_subsets(values: list[float]) -> None:
-    found = stats.expected_maximum(values)
+    actual = stats.expected_maximum(values)
     for k in range(1, len(values) + 1):
         highest = [max(chosen) for chosen in itertools.combinations(values, k)]
-        assert found[k - 1] == pytest.approx(np.mean(highest))
+        assert actual[k - 1] == pytest.approx(np.mean(highest))
 
 
 def test_holm() -> None:
@@ -178,8 +178,8 @@ def test_what_is_detectable_is_found_by_the_corrected_test(n: int, tests: int) -
     difference = stats.detectable_difference(0.02, n, alpha=level)
     assert difference is not None
     worlds = np.random.default_rng(4).normal(difference, 0.02, (400, n)).tolist()
-    found = np.mean([tests * stats.sign_flip_test(world).p < 1 - stats.LEVEL for world in worlds])
-    assert found == pytest.approx(0.8, abs=0.07)
+    actual = np.mean([tests * stats.sign_flip_test(world).p < 1 - stats.LEVEL for world in worlds])
+    assert actual == pytest.approx(0.8, abs=0.07)
     assert stats.detectable_difference(0.02, n, alpha=0.0) is None
 
 

@@ -1,56 +1,16 @@
-"""Checkpoints and results on disk: whole or noticed not to be."""
+"""The places for what a worker keeps outside the database: folders and buckets."""
 
 import os
 from pathlib import Path
 
 import boto3  # type: ignore[import-untyped]  # ships no types
 import pytest
-import torch
 
 from hpo.storage.engine import open_engine
-from hpo.training.population import LaneState
-from hpo.worker.checkpoints import Checkpoint, Checkpoints
-from hpo.worker.spool import Spool
-from hpo.worker.stores import Bucket, Damaged, Folder, NoArtifacts, default_folder
-
-RECORD = {"train_loss": [0.5, 0.25], "validation_accuracy": [0.5, 0.75], "validation_loss": 0.3, "seconds": 1.5}
-
-
-def checkpoint(epoch: int = 2) -> Checkpoint:
-    state = LaneState(epoch=epoch, parameters=torch.randn(7), first_moment=torch.randn(7), second_moment=torch.rand(7))
-    return Checkpoint(state=state, record=RECORD)
-
-
-def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    """Tensors, epoch and record; a later one takes its place; removed, there is none."""
-    kept = Checkpoints(Folder(tmp_path))
-    assert kept.load("one") is None
-    kept.save("one", checkpoint(1))
-    last = checkpoint(2)
-    kept.save("one", last)
-    found = kept.load("one")
-    assert found is not None
-    assert (found.state.epoch, found.record) == (2, RECORD)
-    for name in ("parameters", "first_moment", "second_moment"):
-        assert torch.equal(getattr(found.state, name), getattr(last.state, name))
-    assert [path.name for path in tmp_path.iterdir()] == ["one"]  # nothing is left beside it
-    kept.remove("one")
-    kept.remove("one")
-    assert kept.load("one") is None
-
-
-@pytest.mark.parametrize("spoil", ["cut", "flip", "empty", "head"])
-def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, spoil: str) -> None:
-    """Cut short, a bit turned, empty, or something else altogether."""
-    kept = Checkpoints(Folder(tmp_path))
-    kept.save("one", checkpoint())
-    path = tmp_path / "one"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    changed = {"cut": path.read_bytes()[:-100], "flip": bytes(content), "empty": b"", "head": b"PK" + path.read_bytes()}
-    path.write_bytes(changed[spoil])
-    with pytest.raises(Damaged, match="checkpoint one: the file is damaged"):
-        kept.load("one")
+from hpo.worker.manifests import SignedFolders
+from hpo.worker.signing import Damaged
+from hpo.worker.stores import CHUNK, Bucket, Folder, NoArtifacts, default_folder
+from tests.support.checkpoints import EXPECTED, SIGNER, checkpoint, kept_in, same
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -85,31 +45,109 @@ def test_half_written_files_of_killed_writers_go(tmp_path: Path) -> None:
 
 def test_a_half_written_file_goes_with_its_checkpoint(tmp_path: Path) -> None:
     """At once, for its training is over; that of another training stays."""
-    kept = Checkpoints(Folder(tmp_path))
+    kept, name = kept_in(tmp_path), SIGNER.name("one")
     kept.save("one", checkpoint())
-    for half in (".one.77.1", ".one.78.1", ".two.77.1"):
+    for half in (f".{name}.manifest.77", f".{name}.manifest.78", ".two.manifest.77"):
         (tmp_path / half).write_bytes(b"half")
     kept.remove("one")
-    assert [path.name for path in tmp_path.iterdir()] == [".two.77.1"]
+    assert [path.name for path in tmp_path.iterdir()] == [".two.manifest.77"]
+
+
+@pytest.mark.parametrize("name", ["*", "[a-z]*", "?" * 4])
+def test_a_planted_name_deletes_nothing_else(tmp_path: Path, name: str) -> None:
+    """What means many files to a shell is one file here, and its temporary ones."""
+    folder = Folder(tmp_path)
+    for file in (name, "file", ".file.1", "folder.1"):
+        folder.replace(file, b"content")
+    assert folder.names(name) == [name]
+    folder.delete(name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".file.1", "file", "folder.1"]
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    """A folder that is a link, and one in a folder: what they lead to is neither deleted nor written over."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "state.npy").write_bytes(b"precious")
+    folder = Folder(tmp_path / "shared")
+    for name in ("link", "real/link"):
+        (folder.folder / name).parent.mkdir(exist_ok=True)
+        (folder.folder / name).symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        folder.create("link/state.npy", [b"new"])
+    folder.delete("link")
+    folder.delete("real")
+    assert list(folder.folder.iterdir()) == []
+    assert (victim / "state.npy").read_bytes() == b"precious"
+
+
+# --- In a bucket --------------------------------------------------------------------------------------------
+
+
+def keys() -> list[str]:
+    """What lies in the bucket."""
+    return [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket="hpo").get("Contents", ())]
 
 
 def test_checkpoints_in_a_bucket(bucket: str) -> None:
     """Written by one worker, read by another, replaced, removed; the prefix keeps others' objects apart."""
-    kept, others = Checkpoints(Bucket(bucket)), Checkpoints(Bucket("s3://hpo"))
-    assert kept.load("one") is None
+    kept, others = kept_in(Bucket(bucket)), kept_in(Bucket("s3://hpo"))
+    assert kept.load("one", EXPECTED) is None
     kept.save("one", checkpoint(1))
     last = checkpoint(2)
     kept.save("one", last)
-    found = Checkpoints(Bucket(bucket)).load("one")
-    assert found is not None
-    assert found.state.epoch == 2
-    assert torch.equal(found.state.parameters, last.state.parameters)
-    assert others.load("one") is None
-    assert others.load("team/a/one") is not None
+    assert same(last, kept_in(Bucket(bucket)).load("one", EXPECTED))
+    assert others.load("one", EXPECTED) is None
+    assert len(keys()) == 3  # a manifest, a state, curves
+    kept.save("two", checkpoint())
     kept.remove("one")
     kept.remove("one")
-    assert kept.load("one") is None
-    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="hpo")  # the probes are gone too
+    assert kept.load("one", EXPECTED) is None
+    assert kept.load("two", EXPECTED) is not None
+    kept.remove("two")
+    assert keys() == []  # the probes are gone too
+
+
+@pytest.mark.parametrize("file", ["manifest", "state.npy", "curves.npy"])
+@pytest.mark.parametrize("spoil", ["gone", "empty", "longer", "flipped", "huge"])
+def test_what_may_happen_in_a_bucket(bucket: str, file: str, spoil: str) -> None:
+    """It is noticed, copied aside, and the next checkpoint takes its place."""
+    kept, client = kept_in(Bucket(bucket)), boto3.client("s3")
+    kept.save("one", checkpoint())
+    (key,) = (key for key in keys() if key.endswith(file))
+    content = client.get_object(Bucket="hpo", Key=key)["Body"].read()
+    flipped = bytes([*content[:-1], content[-1] ^ 1])
+    changed = {"empty": b"", "longer": content + b"1", "flipped": flipped, "huge": bytes(2_000_000)}
+    if spoil == "gone":
+        client.delete_object(Bucket="hpo", Key=key)
+    else:
+        client.put_object(Bucket="hpo", Key=key, Body=changed[spoil])
+    if file == "manifest" and spoil == "gone":
+        assert kept.load("one", EXPECTED) is None
+        return
+    with pytest.raises(Damaged):
+        kept.load("one", EXPECTED)
+    assert kept.set_aside("one").endswith(".manifest.damaged")
+    assert kept.load("one", EXPECTED) is None
+    anew = checkpoint(1)
+    kept.save("one", anew)
+    assert same(anew, kept_in(Bucket(bucket)).load("one", EXPECTED))
+    kept.remove("one")
+    assert [key.rpartition(".")[2] for key in keys()] == ["damaged"]
+
+
+def test_a_large_file_goes_to_a_bucket_in_parts(bucket: str) -> None:
+    """Of five megabytes at least, as S3 asks for; read piece by piece, bit for bit."""
+    folders, name = SignedFolders(Bucket(bucket), SIGNER), SIGNER.name("one")
+    pieces = [bytes([number]) * (CHUNK // 2 + number) for number in range(80)]
+    folders.save(name, {}, {"model.pt": iter(pieces)})
+    manifest = folders.find(name)
+    assert manifest is not None
+    read = list(folders.chunks(manifest, "model.pt"))
+    assert max(map(len, read)) <= CHUNK
+    assert b"".join(read) == b"".join(pieces)
+    (key,) = (key for key in keys() if key.endswith("model.pt"))
+    assert "-" in boto3.client("s3").head_object(Bucket="hpo", Key=key)["ETag"]  # of an object of several parts
 
 
 def test_a_bucket_that_is_not_there(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,12 +166,10 @@ def test_a_bucket_that_is_not_there(bucket: str, monkeypatch: pytest.MonkeyPatch
         Bucket(bucket)
 
 
-def test_databases_have_parts_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two files keep their results apart; one file is the same however it is written."""
+def test_results_lie_beside_a_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is written."""
     monkeypatch.chdir(tmp_path)
-    engines = [open_engine(f"sqlite:///{name}") for name in ("a.db", "b.db", f"{tmp_path}/a.db")]
-    folders = [Spool(tmp_path / "results", engine).folder for engine in engines]
-    assert folders[0] == folders[2] != folders[1]
-    assert default_folder(engines[0]).resolve() == tmp_path / "a.db.artifacts"
-    for engine in engines:
+    for url in ("sqlite:///a.db", f"sqlite:///{tmp_path}/a.db"):
+        engine = open_engine(url)
+        assert default_folder(engine).resolve() == tmp_path / "a.db.artifacts"
         engine.dispose()

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hpo.cli import logs
 from hpo.cli.context import console, print_message, print_table
-from hpo.text import visible, without_credentials
+from hpo.text import exception_of, visible, without_credentials
 
 HOSTILE = "ws\x1b[31mred\x07\x9b2J\u202egnp.\x08"
 SHOWN = r"ws\x1b[31mred\x07\x9b2J\u202egnp.\x08"
@@ -75,3 +75,24 @@ def test_messages_and_the_log_too(capsys: pytest.CaptureFixture[str], form: logs
 def test_passwords_in_urls(text: str, shown: str) -> None:
     """Whatever stands between :// and the last @ of a URL."""
     assert without_credentials(text) == shown
+
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    f()\n    ~^^\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("", ""),
+        ("  \n", ""),
+        ("the lease expired 3 times; last worker: x", "the lease expired 3 times; last worker: x"),
+        (TRACEBACK + "ValueError: no\n", "ValueError: no"),
+        (TRACEBACK + "CUDA error: lost\nmay be asynchronous\n  Compile with DSA.\n\n", "CUDA error: lost"),
+        (TRACEBACK + "KeyError: 1\n\nDuring its handling:\n\n" + TRACEBACK + "E: last\nx", "E: last"),
+        (TRACEBACK + "  [Previous line repeated 9 more times]\nRecursionError", "RecursionError"),
+        (TRACEBACK, "~^^"),
+        ("Traceback\n  cut\nValueError: no", "ValueError: no"),
+    ],
+)
+def test_a_traceback_in_one_line(error: str, line: str) -> None:
+    assert exception_of(error) == line

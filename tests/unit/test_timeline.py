@@ -37,21 +37,21 @@ def test_packing_takes_the_first_free_lane() -> None:
 
 def test_rows_of_all_studies() -> None:
     """Workers by their first slot, their slots of every study and phase beside each other."""
-    one = study("ws", [at(0, 50, 70, "late"), at(1, 10, 20, "early"), at(2, 15, 40, "early", number=17)])
+    result = study("ws", [at(0, 50, 70, "late"), at(1, 10, 20, "early"), at(2, 15, 40, "early", number=17)])
     final = run("final", 0, label="tuned", round=3, worker="early", started_at=20.0, finished_at=30.0, attempt=1)
     waiting = run("search", 9, worker=None, started_at=None, finished_at=None, state="waiting")
     running = at(8, 60, None, "early", state="running")
-    found = timeline_of([one, study("simple", [final, waiting, running], id=2)])
-    assert found is not None
-    assert [(row.worker, row.lanes) for row in found.rows] == [("early", 2), ("late", 1)]
-    early = found.rows[0].bars
+    actual = timeline_of([result, study("simple", [final, waiting, running], id=2)])
+    assert actual is not None
+    assert [(row.worker, row.lanes) for row in actual.rows] == [("early", 2), ("late", 1)]
+    early = actual.rows[0].bars
     assert [(b.model, b.kind, b.title, b.start, b.end, b.lane) for b in early] == [
         ("ws", "search", "trial 1", 10, 20, 0),
         ("ws", "search", "trial 17", 15, 40, 1),
         ("simple", "final", "tuned, round 3", 20, 30, 0),
     ]
-    assert (found.workers, found.hidden, found.running) == (2, 0, 1)
-    assert (found.start, found.end) == (10, 70)
+    assert (actual.workers, actual.hidden, actual.running) == (2, 0, 1)
+    assert (actual.start, actual.end) == (10, 70)
     assert timeline_of([study("ws", [waiting, running])]) is None
 
 
@@ -59,9 +59,9 @@ def test_a_slot_claimed_again_does_not_reach_into_other_workers_time() -> None:
     """The last worker had it for as long as it trained; where nobody knows how long, from the first claim on."""
     runs = [at(0, 0, 100, attempt=2, seconds=30.0), at(1, 0, 100, attempt=2, seconds=None, state="failed")]
     runs += [at(2, 0, 100, attempt=3, seconds=400.0), at(3, 0, 100, attempt=1, seconds=30.0)]
-    found = timeline_of([study("ws", runs)])
-    assert found is not None
-    bars = sorted(found.rows[0].bars, key=lambda bar: bar.title)
+    actual = timeline_of([study("ws", runs)])
+    assert actual is not None
+    bars = sorted(actual.rows[0].bars, key=lambda bar: bar.title)
     assert [(b.title, b.attempts, b.first_claim, b.start, b.end) for b in bars] == [
         ("trial 0", 2, 0, 70, 100),
         ("trial 1", 2, 0, 0, 100),
@@ -72,10 +72,10 @@ def test_a_slot_claimed_again_does_not_reach_into_other_workers_time() -> None:
 
 def test_too_many_workers_are_cut_and_counted() -> None:
     runs = [at(10 * w + i, w, w + 1, f"w{w}") for w in range(5) for i in range(1 + w)]
-    found = timeline_of([study("ws", runs)], limit=2)
-    assert found is not None
-    assert [row.worker for row in found.rows] == ["w3", "w4"]
-    assert (found.workers, found.hidden) == (5, 1 + 2 + 3)
+    actual = timeline_of([study("ws", runs)], limit=2)
+    assert actual is not None
+    assert [row.worker for row in actual.rows] == ["w3", "w4"]
+    assert (actual.workers, actual.hidden) == (5, 1 + 2 + 3)
 
 
 def test_pauses_are_long_gaps_of_all_rows() -> None:
@@ -89,10 +89,10 @@ def test_pauses_are_long_gaps_of_all_rows() -> None:
 def test_the_picture_has_a_bar_for_every_slot_and_a_mark_for_every_second_claim() -> None:
     runs = [at(0, 0, 100), at(1, 50, 160, attempt=2, seconds=60.0), at(2, 4000, 4100, "x<y")]
     runs.append(run("final", 0, label="tuned", round=0, started_at=4100.0, finished_at=4150.0))
-    found = timeline_of([study("ws", runs)])
-    assert found is not None
-    assert len(found.pauses) == 1
-    figure = timeline.timeline_chart(found)
+    actual = timeline_of([study("ws", runs)])
+    assert actual is not None
+    assert len(actual.pauses) == 1
+    figure = timeline.timeline_chart(actual)
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert sum(len(trace.y) for trace in bars) == 4
     assert [trace.showlegend for trace in bars] == [True, False]
