@@ -7,15 +7,15 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpo.errors import ExperimentError
+from hpo.experiment.metric_info import Combine, MetricInfo
 
 Array = NDArray[np.float64]
-Combine = Literal["mean", "root", "ratio", "exp_ratio", "geometric"]
 _COLUMNS: Mapping[Combine, int] = {"mean": 1, "root": 1, "ratio": 2, "exp_ratio": 2, "geometric": 1}
 _SIGNATURES = (("outputs", "y"), ("y_true", "y_pred"), ("y_true", "y_score"))
 
@@ -78,6 +78,18 @@ class Metric:
         if self.margin is not None and not (math.isfinite(self.margin) and self.margin > 0):
             raise ExperimentError(f"metric {self.name}: margin must be above 0, not {self.margin!r}")
         self._arguments  # noqa: B018  checked now, where the user sees it
+
+    @property
+    def info(self) -> MetricInfo:
+        """What a study stores of it."""
+        return MetricInfo(
+            name=self.name,
+            maximize=self.maximize,
+            diverged=self.diverged,
+            combine=self.combine,
+            unit=self.unit,
+            margin=self.margin,
+        )
 
     def but(self, **changes: Any) -> "Metric":
         """The same metric with other properties: `hpo.rmse.but(unit="mmHg", margin=1.0)`."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hpo.errors import DatabaseError
 
-FORMAT = 1  # of the stored text; raised with every field that is added, so that older readers refuse it by name
+FORMAT = 2  # of the stored text; raised with every field that is added, so that older readers refuse it by name
 _BASE = 10  # of the code for two digits
 _HIGHEST_CODE = 1 + 2 * (_BASE * _BASE - 1)
 
@@ -47,12 +47,17 @@ class Outcome(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     state: OutcomeState
-    value: Accuracy  # search, confirm: validation accuracy; final: test accuracy; diverged: chance
-    loss: Loss | None  # cross entropy with the value; None where it diverged
-    train_accuracy: Accuracy | None  # after the last epoch; None where it did not get there
-    epochs: Whole  # trained
-    train_loss: tuple[Loss | None, ...]  # by epoch; None where it was not finite
-    validation_accuracy: tuple[Accuracy, ...]  # by epoch; empty in final rounds
+    value: float  # of the first metric; search, confirm: on validation items; final: on test items
+    loss: float | None  # of the second metric with it; None where it diverged, or there is none
+    train_accuracy: Accuracy | None  # after the last epoch; None where it did not get there, or is not measured
+    epochs: Whole  # trained; 0: its method has none
+    train_loss: tuple[float | None, ...]  # by epoch; None where it was not finite
+    validation_accuracy: tuple[float, ...]  # by epoch, of the first metric; empty in final rounds
+    metrics: Mapping[str, float | None] = {}  # by name, all of them; format 1 has none. None: not for such outputs
+    numbers: Mapping[str, float | None] = {}  # the last that the training reported, unjudged
+    items: Whole | None = None  # how many it was measured on
+    units_digest: str | None = None  # final: of what the test items were sampled from, in order
+    code_digest: str | None = None  # of the code that trained
     seconds: Seconds  # in a lane: lanes of one device train side by side
     device_seconds: Seconds | None = None  # of the device, shared among lanes; results made before 0.1.0 have none
     resumed_at: tuple[Whole, ...] = ()  # epochs after which it went on from a checkpoint
@@ -67,7 +72,7 @@ class Outcome(BaseModel):
 
     @model_validator(mode="after")
     def _curves_fit(self) -> Self:
-        if len(self.train_loss) != self.epochs:
+        if self.train_loss and len(self.train_loss) != self.epochs:
             raise ValueError(f"{self.epochs} epochs, but {len(self.train_loss)} training losses")
         if len(self.validation_accuracy) > self.epochs:
             raise ValueError(f"{self.epochs} epochs, but {len(self.validation_accuracy)} validation accuracies")
@@ -101,7 +106,7 @@ class Outcome(BaseModel):
                 f"{where}: its outcome has format {version}, this hpo reads formats up to {FORMAT}; use the version of "
                 "hpo that wrote it, or a newer one"
             )
-        if version != FORMAT:
+        if version not in range(1, FORMAT + 1):
             raise UnreadableOutcome(f"{where}: its outcome has format {version!r}, which no hpo has written")
         try:
             return cls.model_validate_json(json.dumps(stored))  # JSON's lists are tuples there

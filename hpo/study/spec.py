@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import hpo
 from hpo.errors import SpecError
+from hpo.experiment.metric_info import MetricInfo
 from hpo.files import read_bounded
 from hpo.study import limits
 from hpo.study.spec_errors import explain, near, shown
@@ -148,6 +149,39 @@ class StudySpec(_Record):
                 if self.budget.trials and self.space[name].log and value <= 0:  # as a trial it has a place on the scale
                     raise ValueError(f"{key}.{name}: 0 has no place in a range with log = true; take a tiny value")
         return self
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name."""
+        return "digits"
+
+    @property
+    def metrics(self) -> tuple[MetricInfo, ...]:
+        """The first judges, the second breaks ties."""
+        return (
+            MetricInfo(name="accuracy", diverged=0.5),
+            MetricInfo(name="cross_entropy", maximize=False, diverged=40.0, unit="nats"),
+        )
+
+    @property
+    def metric(self) -> MetricInfo:
+        """The one that judges."""
+        return self.metrics[0]
+
+    @property
+    def tie_breaker(self) -> MetricInfo | None:
+        """The metric that decides where the first one's values are equal."""
+        return self.metrics[1] if len(self.metrics) > 1 else None
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """The configuration to compare with: the first trial, confirmed, tested beside the winner."""
+        return self.paper
+
+    @property
+    def reference_label(self) -> str:
+        """What slots and reports call it."""
+        return "paper"
 
     @property
     def warmup_epochs(self) -> int:

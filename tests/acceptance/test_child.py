@@ -136,7 +136,7 @@ def test_a_training_is_what_it_is_without_a_child(prepared: tuple[Path, Path], s
     assert tested.values["scores"]["accuracy"] == fitted.score(*split.b.items)
     assert tested.values["items"] == len(split.b.items) == len(tested.arrays["accuracy"])
     assert tested.arrays["accuracy"].mean() == fitted.score(*split.b.items)
-    assert json.loads((folder / "about.json").read_text())["digest"] == split.digest
+    assert json.loads((folder / "description.json").read_text())["data_digest"] == split.digest
     assert len(pool_files.load(folder / "a").items) == len(split.a.items)
     assert (tmp_path / "log").read_text() == "what a user prints\n"
 
@@ -234,7 +234,7 @@ def test_data_that_cannot_be_loaded_are_one_line(tmp_path: Path) -> None:
     file.write_text(CODE.replace("load_breast_cancer(return_X_y=True)", "1 / 0"))
     command = [sys.executable, "-m", "hpo.experiment.prepare", str(file), str(tmp_path / "pools")]
     assert subprocess.run(command, check=False).returncode == 2
-    about = json.loads((tmp_path / "pools" / "about.json").read_text())
-    assert about["refused"].startswith(
+    refused = json.loads((tmp_path / "pools" / "refused.json").read_text())
+    assert refused["why"].startswith(
         f"experiment {file}: its data cannot be loaded: ZeroDivisionError: division by zero"
     )
