@@ -4,15 +4,23 @@ It trains what it is told to, one training after another, and answers on a descr
 prints goes where the worker's log is. It ends after a test, when the worker closes its pipe, and when the worker dies.
 """
 
+import faulthandler
+import hashlib
 import os
+import platform
+import resource
 import select
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hpo.errors import ExperimentError
 from hpo.experiment import pool_files
@@ -23,11 +31,13 @@ from hpo.experiment.measure import measure
 from hpo.experiment.messages import Message, receive, send
 from hpo.experiment.metrics import Score
 from hpo.experiment.model import Model
+from hpo.experiment.prepare import code_digest
 from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Diverged, Report, Run
 
 WATCH_MILLISECONDS = 1000  # between two looks whether this process, and not only the worker, is gone
+MOST_FRAMES, MOST_CAUSES = 20, 5  # of a traceback that is told
 
 
 class Child:
@@ -58,9 +68,9 @@ class Child:
         except Diverged as error:
             answer = Message("diverged", {"why": " ".join(str(error).split())})
         except ExperimentError as error:
-            answer = Message("failed", {"why": str(error), "traceback": traceback.format_exc()})
+            answer = Message("failed", {"why": str(error), "traceback": shortened(error)})
         except Exception as error:
-            answer = Message("failed", {"why": describe(error), "traceback": traceback.format_exc()})
+            answer = Message("failed", {"why": describe(error), "traceback": shortened(error)})
         send(self._outgoing, answer)
 
     def _train(self, values: Mapping[str, Any]) -> Message:
@@ -85,8 +95,9 @@ class Child:
         seconds = time.monotonic() - begun
         scores = self._measure(model, predictor, validation, values["seed"], "validation")
         self._trained = (model, run, predictor)
-        answer = {"scores": _values(scores), "seconds": seconds, "numbers": run.last_numbers}
-        return Message("trained", {**answer, "epochs": run.asked_for_epochs})
+        answer = {"scores": _values(scores), "items": len(validation), "numbers": run.last_numbers}
+        about = {"seconds": seconds, "epochs": run.epochs_trained, "memory": memory(), "device": device_name(run)}
+        return Message("trained", {**answer, **about})
 
     def _report(self, model: Model, validation: Items, report: Report) -> bool:
         """Measure, tell the worker, and learn whether the training is to stop."""
@@ -108,11 +119,11 @@ class Child:
         model, _, predictor = self._trained
         pool = self._load_pool("b")
         experiment = self._experiment
-        draw = Draw(seed=values["draw_seed"])
+        draw = Draw(seed=values["draw_seed"], options=self._options(values))
         items: Items = pool.items if experiment.draw_test is None else experiment.draw_test(pool, draw)
         scores = self._measure(model, predictor, items, values["seed"], "test")
         by_item = {name: score.items for name, score in scores.items() if score is not None and score.items is not None}
-        arrays = by_item if items.unit is None else {**by_item, "unit": items.unit}
+        arrays = by_item if items.unit is None else {**by_item, "unit": unit_numbers(items.unit)}
         return Message("tested", {"scores": _values(scores), "items": len(items)}, arrays)
 
     def _measure(self, model: Model, predictor: Any, items: Items, seed: int, what: str) -> dict[str, Score | None]:
@@ -127,11 +138,15 @@ class Child:
     def _draw(self, values: Mapping[str, Any]) -> tuple[Items, Items]:
         if self._pool is None:
             self._pool = self._load_pool("a")
-        draw = Draw(seed=values["draw_seed"], fold=values["fold"], folds=values["folds"])
+        draw = Draw(seed=values["draw_seed"], fold=values["fold"], folds=values["folds"], options=self._options(values))
         if self._experiment.draw is not None:
             return self._experiment.draw(self._pool, draw)
         assert isinstance(self._experiment.data, Rows)
         return self._experiment.data.draw(self._pool, draw)
+
+    def _options(self, values: Mapping[str, Any]) -> Any:
+        """The study's [data]."""
+        return self._experiment.options(**values.get("options", {}))
 
     def _load_pool(self, name: str) -> Any:
         data = self._experiment.data
@@ -157,6 +172,53 @@ def _value(score: Score | None) -> float | None:
     return None if score is None else score.value
 
 
+def shortened(error: BaseException) -> str:
+    """An exception's traceback without the frames of hpo itself."""
+    package = str(Path(__file__).parents[1])
+    lines: list[str] = []
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < MOST_CAUSES:
+        chain.append(cause)
+    for raised in reversed(chain):
+        frames = [f for f in traceback.extract_tb(raised.__traceback__) if not f.filename.startswith(package)]
+        lines += ["Traceback (most recent call last):\n", *traceback.format_list(frames[-MOST_FRAMES:])]
+        lines += traceback.format_exception_only(raised)
+    return "".join(lines)
+
+
+def memory() -> int:
+    """Bytes of memory that this process has now; where the system does not say, the most that it ever had."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def device_name(run: Run) -> str:
+    """The device as people know it."""
+    torch: Any = sys.modules.get("torch")
+    if run.device == "cuda" and torch is not None and torch.cuda.is_initialized():
+        return f"cuda {torch.cuda.get_device_name()}"
+    return f"{run.device} {platform.machine()}, {run.threads} thread(s)"
+
+
+def unit_numbers(unit: NDArray[Any]) -> NDArray[np.int64]:
+    """Units as whole numbers, (n,) or (n, u): what they are if they are such, else a digest of each."""
+    if unit.dtype.kind in "iub":
+        return unit.astype(np.int64)
+    values, place = np.unique(unit.astype(str), return_inverse=True)
+    digests = [int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "big", signed=True) for value in values]
+    return np.array(digests, dtype=np.int64)[place.reshape(unit.shape)]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the distributions whose modules the user's code has imported."""
+    homes = metadata.packages_distributions()
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    there = sorted({home for name in loaded for home in homes.get(name, ())})
+    return {name: metadata.version(name) for name in there}
+
+
 def watch_over(parent_pipe: int) -> None:
     """Start a process that ends this one, with all that the user's code has started, when the worker is gone.
 
@@ -177,12 +239,23 @@ def main(arguments: Sequence[str]) -> int:
     locator, folder, read, write = arguments
     incoming, outgoing = os.fdopen(int(read), "rb"), os.fdopen(int(write), "wb")
     watch_over(int(read))
+    faulthandler.enable()  # where a library crashes, the log has the line
+    place = locator.partition(":")[0]
     try:
+        if place.endswith(".py"):
+            os.chdir(Path(place).parent)  # where what the user's code starts finds its neighbours
+        code = code_digest(locator)  # before it is imported: what is read here is not older than what runs
         experiment = load(locator)
-    except ExperimentError as error:
+    except (ExperimentError, OSError) as error:
         send(outgoing, Message("refused", {"why": str(error)}))
         return 1
-    about = {"name": experiment.name, "version": experiment.version, "models": list(experiment.models)}
+    about = {
+        "name": experiment.name,
+        "version": experiment.version,
+        "code": dict.fromkeys(experiment.models, code),
+        "new_process": [name for name, model in experiment.models.items() if model.new_process],
+        "versions": versions(),
+    }
     send(outgoing, Message("ready", about))
     Child(experiment, Path(folder), incoming, outgoing).serve()
     return 0

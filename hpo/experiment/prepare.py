@@ -85,11 +85,11 @@ def _describe(model: Model, locator: str) -> ModelDescription:
         label=model.label,
         epochs=model.epochs,
         published=dict(model.published),
-        code_digest=_code_digest(locator),
+        code_digest=code_digest(locator),
     )
 
 
-def _code_digest(locator: str) -> str:
+def code_digest(locator: str) -> str:
     """Of the whole file that has the experiment."""
     place = locator.partition(":")[0]
     content = Path(place).read_bytes() if place.endswith(".py") else place.encode()

@@ -56,7 +56,7 @@ class Run:
         """`on_report` deals with a report and returns whether the training is to stop."""
         self.params, self.training = dict(params), training
         self.seed, self.device, self.threads, self.max_epochs = seed % 2**SEED_BITS, device, threads, max_epochs
-        self.asked_for_epochs = False
+        self.epochs_trained = 0  # as far as they were asked for or reported
         self.last_numbers: dict[str, float] = {}
         self._key, self._on_report = seed, on_report
         self._epoch, self._stop = 0, False
@@ -67,13 +67,13 @@ class Run:
 
         At each one's beginning `random`, numpy's and torch's global generators are seeded anew.
         """
-        self.asked_for_epochs = True
         for epoch in range(self._epoch, self.max_epochs):
             if self._stop:
                 return
             seed_all(self._key, "epoch", epoch)
             yield epoch
             self._epoch = epoch + 1
+            self.epochs_trained = max(self.epochs_trained, epoch + 1)
 
     def report(self, predictor: Any = None, *, epoch: int | None = None, **numbers: float) -> bool:
         """Say how far the training is: hpo measures the predictor for the curve and for pruning.
@@ -82,6 +82,7 @@ class Run:
         whether the training is to stop, for callbacks; `epochs` ends by itself.
         """
         now = self._epoch + 1 if epoch is None else epoch
+        self.epochs_trained = max(self.epochs_trained, now)
         for name, value in numbers.items():
             if not isinstance(value, int | float | np.floating | np.integer) and not hasattr(value, "item"):
                 raise ExperimentError(f"report: {name} must be a number, not {value!r}")

@@ -1,0 +1,449 @@
+"""Trainings by a user's functions, in child processes: the other kind of `Trainers`.
+
+A child is warm between trainings. It is replaced after a test, for it has seen pool B; after a failure; where it
+ignores that it is to stop; and where its memory has grown much. What the user's code prints goes to logs.
+"""
+
+import hashlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hpo.errors import ExperimentError
+from hpo.experiment.description import Description
+from hpo.experiment.messages import Message
+from hpo.storage.columns import pack_columns
+from hpo.storage.outcome import OutcomeState
+from hpo.training.population import LaneState
+from hpo.worker.aside import SetAside
+from hpo.worker.child import ChildProcess, Ended
+from hpo.worker.claim import Claim
+from hpo.worker.fetcher import Group
+from hpo.worker.job import Job
+from hpo.worker.outcomes import FunctionResult, outcome_of_function
+from hpo.worker.serving import Serving
+from hpo.worker.threads import in_thread
+from hpo.worker.trainers import Conclusion, TrainingEvent
+
+WAIT_SECONDS = 1.0  # that a poll waits for an answer at most
+START_SECONDS = 600.0  # until a child that has not imported the experiment is given up
+STOP_SECONDS = 5.0  # that a training has to end after it was told so
+GROWTH_BYTES, GROWTH_FACTOR = 256 << 20, 2.0  # of memory since a child's first training, until it is replaced
+LAST_WORDS = 2000  # characters of a log that go with the error of a child that died
+
+logger = logging.getLogger(__name__)
+
+Stage = Literal["starting", "training", "trained", "testing", "tested"]
+
+
+@dataclass(kw_only=True, eq=False)
+class WarmChild:
+    """A child process, and what is known of it."""
+
+    process: ChildProcess
+    description: Description
+    log: Path
+    number: int  # of its log
+    about: Mapping[str, Any] | None = None  # what it says when it is ready
+    first_memory: int | None = None  # bytes, after its first training
+    reusable: bool = True
+
+
+@dataclass(kw_only=True, eq=False)
+class ChildTraining:
+    """A training, and the child that has it."""
+
+    job: Job
+    child: WarmChild
+    stage: Stage = "starting"
+    deadline: float = math.inf  # of this stage, by the monotonic clock
+    stop_by: float = math.inf  # when a training that is to stop must have ended
+    log_start: int = 0  # bytes of the log when it began
+    result: FunctionResult = field(default_factory=FunctionResult)
+    outputs: bytes | None = None
+
+
+class Children:
+    """Trainings of functions, each in a child process."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        device: torch.device,
+        aside: SetAside,
+        *,
+        places: int,
+        threads: int,
+        logs: Path,
+        name: str,
+        stopped: Callable[[Claim], bool],
+    ) -> None:
+        """`logs` is the folder for what children print, `name` the worker's short one; `stopped` asks the pruner."""
+        self.group: Group | None = None
+        self.training_seconds = 0.0  # of the user's functions, shared among the places
+        self._serving, self._device, self._aside, self._stopped = serving, device, aside, stopped
+        self._places, self._threads, self._logs, self._name = places, threads, logs, name
+        self._trainings: list[ChildTraining] = []
+        self._idle: list[WarmChild] = []
+        self._numbers: set[int] = set()  # of logs in use
+        self._bell = threading.Event()  # rung where a child has answered, and by `wake`
+
+    # -- what the worker asks ------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The trainings and tests that go on."""
+        return [training.job for training in self._trainings if training.stage in ("starting", "training", "testing")]
+
+    @property
+    def free(self) -> int:
+        """How many trainings more there is room for."""
+        return 0 if self.group is None else max(0, self._places - len(self._trainings))
+
+    @property
+    def width(self) -> int | None:
+        """How many there is room for."""
+        return self._places
+
+    def serve(self, group: Group) -> None:
+        """Start a first child, which loads the experiment while slots are claimed."""
+        description = self._serving.experiments[group.experiment]
+        for child in [child for child in self._idle if child.description is not description]:
+            self._idle.remove(child)
+            self._end(child)
+        self.group = group
+        if not self._idle:
+            self._idle.append(self._new_child(description))
+
+    def leave(self) -> None:
+        """Let the children end, with the memory that they hold."""
+        for child in self._idle:
+            self._end(child)
+        self._idle, self.group = [], None
+
+    def load(self, jobs: Sequence[Job]) -> None:
+        """Functions begin anew."""
+
+    def start(self, job: Job) -> None:
+        """Give a training to a child that waits, or to a new one."""
+        description = self._serving.experiments[job.claim.spec.experiment]
+        child = self._idle.pop(0) if self._idle else self._new_child(description)
+        training = ChildTraining(job=job, child=child, deadline=time.monotonic() + START_SECONDS)
+        training.log_start = child.log.stat().st_size
+        self._trainings.append(training)
+        if child.about is not None:
+            self._begin(training)
+        self._keep_spares(description)
+
+    def poll(self, stop: Callable[[], bool]) -> list[TrainingEvent]:
+        """Wait until a child answers or one of them is late, a moment at most."""
+        if not stop():
+            self._bell.wait(self._patience())
+        self._bell.clear()
+        self._hear_idle()
+        return [event for training in list(self._trainings) for event in self._hear(training)]
+
+    def wake(self) -> None:
+        """End a poll that waits."""
+        self._bell.set()
+
+    def states(self) -> Iterable[tuple[Job, LaneState]]:
+        """None: children keep their own."""
+        return ()
+
+    def state_of(self, job: Job) -> LaneState | None:
+        """None: a child keeps its own."""
+        return None
+
+    def end(self, job: Job) -> None:
+        """Its child keeps the predictor, which is to be tested or has been measured."""
+
+    def conclude(self, job: Job, how: OutcomeState) -> Conclusion | None:
+        """The outcome of a training; a complete final round is tested now, and an event will tell."""
+        training = self._training(job)
+        if how == "complete" and job.claim.slot.kind == "final" and training.stage == "trained":
+            training.stage = "testing"
+            training.deadline = _deadline(job)
+            training.child.reusable = False  # it sees pool B
+            training.child.process.tell("test", _draw(job.claim))
+            return None
+        return Conclusion(outcome=outcome_of_function(job, training.result, how), outputs=training.outputs)
+
+    def drop(self, job: Job) -> None:
+        """Forget a training; its child waits for the next, or is ended where it still trains or cannot be trusted."""
+        training = next((training for training in self._trainings if training.job is job), None)
+        if training is None:
+            return
+        self._trainings.remove(training)
+        child = training.child
+        if training.stage == "trained" and child.reusable and self._needs(child):
+            self._idle.append(child)
+        else:
+            self._end(child)
+
+    def forget_checkpoint(self, job: Job) -> None:
+        """There is none."""
+
+    def close(self, seconds: float) -> None:
+        """End all children."""
+        ends = [in_thread(child.process.kill) for child in [*self._idle, *(t.child for t in self._trainings)]]
+        deadline = time.monotonic() + seconds
+        for end in ends:
+            while not end.done() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        self._idle.clear()
+        for log in self._logs.glob(f"*-{self._name}-*.log"):
+            if not log.stat().st_size:
+                log.unlink()
+
+    # -- children ------------------------------------------------------------------------------------------
+
+    def _new_child(self, description: Description) -> WarmChild:
+        number = next(number for number in range(len(self._numbers) + 1) if number not in self._numbers)
+        self._numbers.add(number)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        log = self._logs / f"{description.name}-{self._name}-{number}.log"
+        with log.open("ab") as file:
+            process = ChildProcess(
+                description.locator,
+                description.folder,
+                device=str(self._device),
+                threads=self._threads,
+                log=file,
+                notify=self._bell.set,
+            )
+        logger.debug("a process for %s started; what its code prints is in %s", description.name, log)
+        return WarmChild(process=process, description=description, log=log, number=number)
+
+    def _end(self, child: WarmChild) -> None:
+        self._numbers.discard(child.number)
+        in_thread(child.process.kill)
+
+    def _needs(self, child: WarmChild) -> bool:
+        """Whether one more that waits is of use."""
+        return len(self._idle) + len(self._trainings) < self._places
+
+    def _keep_spares(self, description: Description) -> None:
+        """Start those that will take the places of children which end with their training."""
+        ending = sum(self._uses_up(training) for training in self._trainings)
+        while len(self._idle) < ending:
+            self._idle.append(self._new_child(description))
+
+    def _uses_up(self, training: ChildTraining) -> bool:
+        claim, about = training.job.claim, training.child.about
+        return claim.slot.kind == "final" or (about is not None and claim.spec.model in about["new_process"])
+
+    def _hear_idle(self) -> None:
+        for child in list(self._idle):
+            answer = child.process.poll()
+            if isinstance(answer, Message) and answer.kind == "ready":
+                child.about = answer.values
+            elif answer is not None:  # whoever needs it will start another, and hear why that one ends
+                self._idle.remove(child)
+                self._end(child)
+
+    # -- trainings -----------------------------------------------------------------------------------------
+
+    def _training(self, job: Job) -> ChildTraining:
+        return next(training for training in self._trainings if training.job is job)
+
+    def _patience(self) -> float:
+        """Seconds to wait for an answer: none of the children is late before."""
+        first = min((min(training.deadline, training.stop_by) for training in self._trainings), default=math.inf)
+        return max(0.0, min(WAIT_SECONDS, first - time.monotonic()))
+
+    def _begin(self, training: ChildTraining) -> None:
+        """Tell a child that is ready to train; not where its code is no more what the studies were made with."""
+        job, about = training.job, training.child.about
+        assert about is not None
+        claim = job.claim
+        model = training.child.description.models[claim.spec.model]
+        if about["code"] != {name: other.code_digest for name, other in training.child.description.models.items()}:
+            name = training.child.description.locator
+            why = f"the code of {name} has changed since this worker started; start it again"
+            self._aside.add([claim.study], ExperimentError(why))
+            return  # the worker gives it back
+        training.stage = "training"
+        job.started = time.monotonic()
+        training.deadline = _deadline(job)
+        training.result = FunctionResult(code_digest=model.code_digest)
+        values = {
+            **_draw(claim),
+            "model": claim.spec.model,
+            "params": dict(job.params),
+            "max_epochs": job.epochs,
+            "device": self._device.type,
+            "threads": self._threads,
+        }
+        training.child.process.tell("train", values)
+
+    def _hear(self, training: ChildTraining) -> Iterable[TrainingEvent]:
+        """What a child has answered by now, or that it is late."""
+        while training in self._trainings and (answer := training.child.process.poll()) is not None:
+            event = self._died(training, answer) if isinstance(answer, Ended) else self._answered(training, answer)
+            if event is not None:
+                yield event
+        if training in self._trainings and time.monotonic() >= min(training.deadline, training.stop_by):
+            yield self._late(training)
+
+    def _answered(self, training: ChildTraining, answer: Message) -> TrainingEvent | None:
+        values = answer.values
+        match answer.kind:
+            case "ready":
+                training.child.about = values
+                self._begin(training)
+                return None
+            case "refused":
+                return self._failed(training, values["why"])
+            case "epoch":
+                return self._epoch(training, values)
+            case "trained":
+                return self._trained(training, values)
+            case "tested":
+                return self._tested(training, answer)
+            case "diverged":
+                return self._diverged(training, values["why"] or "the training says so")
+            case _:
+                return self._failed(training, values["traceback"])
+
+    def _epoch(self, training: ChildTraining, values: Mapping[str, Any]) -> TrainingEvent:
+        """An epoch is reported; the child waits for the answer whether to go on."""
+        job, spec, epoch = training.job, training.job.claim.spec, values["epoch"]
+        stop = self._stopped(job.claim)
+        training.child.process.tell("reply", {"stop": stop})
+        if stop:
+            training.stop_by = min(training.stop_by, time.monotonic() + STOP_SECONDS)
+        value = values["scores"].get(spec.metric.name)
+        value = value if value is not None and math.isfinite(value) else None
+        training.result = FunctionResult(
+            scores=values["scores"] or training.result.scores,
+            numbers=values["numbers"],
+            epochs=max(epoch, training.result.epochs),
+            code_digest=training.result.code_digest,
+        )
+        judged = job.claim.slot.kind != "final"
+        if epoch == len(job.train_loss) + 1:
+            job.train_loss.append(values["numbers"].get("loss", math.nan))
+        if judged and value is not None and epoch == len(job.validation_accuracy) + 1:
+            job.validation_accuracy.append(value)
+        return TrainingEvent(job=job, epoch=epoch, value=value if judged else None)
+
+    def _trained(self, training: ChildTraining, values: Mapping[str, Any]) -> TrainingEvent:
+        """The training is over, and its predictor measured on the validation items."""
+        job = training.job
+        pruned = training.stop_by < math.inf
+        training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
+        training.result = self._result(training, values)
+        job.device_seconds += values["seconds"]
+        self.training_seconds += values["seconds"] / self._places
+        self._watch_memory(training.child, values["memory"])
+        if self._uses_up(training):
+            training.child.reusable = False
+        name = job.claim.spec.metric.name
+        if not math.isfinite(training.result.scores[name] or 0.0):
+            return self._diverged(training, f"{name} on the validation items is {training.result.scores[name]}")
+        return TrainingEvent(job=job, ended="pruned" if pruned else "complete")
+
+    def _tested(self, training: ChildTraining, answer: Message) -> TrainingEvent:
+        """A final round is tested: the outcome, with the scores of the single items."""
+        job, values = training.job, answer.values
+        training.stage, training.deadline = "tested", math.inf
+        unit = answer.arrays.get("unit")
+        training.result = self._result(training, values)
+        if unit is not None:
+            head = f"{unit.shape} {unit.dtype.str}".encode()
+            digest = hashlib.sha256(head + unit.tobytes()).hexdigest()
+            training.result = FunctionResult(**{**vars(training.result), "units_digest": digest})
+        name = job.claim.spec.metric.name
+        if not math.isfinite(training.result.scores[name] or 0.0):
+            return self._diverged(training, f"{name} on the test items is {training.result.scores[name]}")
+        training.outputs = pack_columns(answer.arrays) if answer.arrays else None
+        outcome = outcome_of_function(job, training.result, "complete")
+        return TrainingEvent(job=job, conclusion=Conclusion(outcome=outcome, outputs=training.outputs))
+
+    def _result(self, training: ChildTraining, values: Mapping[str, Any]) -> FunctionResult:
+        """What a child says of its training, or of its test."""
+        before, about = training.result, training.child.about or {}
+        return FunctionResult(
+            scores=values["scores"],
+            items=values["items"],
+            numbers=values.get("numbers", before.numbers),
+            epochs=values.get("epochs", before.epochs),
+            seconds=values.get("seconds", before.seconds),
+            device=values.get("device", before.device),
+            versions=about["versions"],
+            code_digest=before.code_digest,
+        )
+
+    # -- ends that are none of a training's making -----------------------------------------------------------
+
+    def _diverged(self, training: ChildTraining, why: str) -> TrainingEvent:
+        """A result in a search; elsewhere the round fails, and would again."""
+        kind = training.job.claim.slot.kind
+        if kind != "search":
+            return self._failed(training, f"it diverged in a {kind} round: {why}", retry=False)
+        logger.info("%s: diverged: %s", training.job.title, why)
+        training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
+        if not training.result.device:
+            training.result = FunctionResult(**{**vars(training.result), "device": self._device.type})
+        return TrainingEvent(job=training.job, ended="diverged")
+
+    def _failed(self, training: ChildTraining, why: str, *, retry: bool = True) -> TrainingEvent:
+        """Its child is ended: who knows what is left of it."""
+        self._trainings.remove(training)
+        self._end(training.child)
+        return TrainingEvent(job=training.job, error=why, retry=retry)
+
+    def _died(self, training: ChildTraining, end: Ended) -> TrainingEvent:
+        words = _last_words(training.child.log, training.log_start)
+        return self._failed(training, f"{words}\n{end.why}" if words else end.why)
+
+    def _late(self, training: ChildTraining) -> TrainingEvent:
+        """A child takes too long for what it does: it is killed with all that it has started."""
+        training.child.reusable = False
+        in_thread(training.child.process.kill)
+        if training.stage == "starting":
+            return self._failed(training, f"the experiment was not imported within {START_SECONDS:g} s")
+        if time.monotonic() >= training.stop_by:  # of what it reported last, its trial keeps the value
+            logger.info("%s: it did not stop within %g s, so its process was ended", training.job.title, STOP_SECONDS)
+            training.stage, training.stop_by, training.deadline = "trained", math.inf, math.inf
+            return TrainingEvent(job=training.job, ended="pruned")
+        return self._diverged(training, f"it took longer than budget.max_seconds = {_max_seconds(training.job):g}")
+
+    def _watch_memory(self, child: WarmChild, memory: int) -> None:
+        """Have a child replaced that has grown much since its first training."""
+        child.first_memory = child.first_memory or memory
+        if memory > max(child.first_memory * GROWTH_FACTOR, child.first_memory + GROWTH_BYTES):
+            logger.info("the memory of a process has grown to %d MB; another takes its place", memory >> 20)
+            child.reusable = False
+
+
+def _draw(claim: Claim) -> dict[str, Any]:
+    """The seeds of a training and of its items."""
+    folds = getattr(claim.spec.protocol, "folds", 1)
+    options = dict(getattr(claim.spec, "data", {}))
+    return {"seed": claim.slot.seed, "draw_seed": claim.draw_seed, "fold": 0, "folds": folds, "options": options}
+
+
+def _max_seconds(job: Job) -> float:
+    limit = getattr(job.claim.spec.budget, "max_seconds", None)
+    return math.inf if limit is None else float(limit)
+
+
+def _deadline(job: Job) -> float:
+    return time.monotonic() + _max_seconds(job)
+
+
+def _last_words(log: Path, start: int) -> str:
+    """The end of what was printed since a training began."""
+    with log.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(max(start, end - LAST_WORDS))
+        return file.read().decode(errors="replace").strip()
