@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +38,7 @@ from hpo.experiment.rows import Rows
 from hpo.experiment.run import Diverged, Report, Run
 
 WATCH_MILLISECONDS = 1000  # between two looks whether this process, and not only the worker, is gone
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "skimage": "scikit-image", "cv2": "opencv-python"}
 MOST_FRAMES, MOST_CAUSES = 20, 5  # of a traceback that is told
 
 
@@ -213,10 +215,13 @@ def unit_numbers(unit: NDArray[Any]) -> NDArray[np.int64]:
 
 def versions() -> dict[str, str]:
     """Versions of the distributions whose modules the user's code has imported."""
-    homes = metadata.packages_distributions()
-    loaded = {name.partition(".")[0] for name in sys.modules}
-    there = sorted({home for name in loaded for home in homes.get(name, ())})
-    return {name: metadata.version(name) for name in there}
+    loaded = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+    there = {}
+    for name in sorted(loaded):
+        home = _DISTRIBUTIONS.get(name, name)  # reading which distribution has which module would take a second
+        with suppress(metadata.PackageNotFoundError, ValueError):
+            there[home] = metadata.version(home)
+    return there
 
 
 def watch_over(parent_pipe: int) -> None:
