@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -156,11 +155,7 @@ def worker(
     if stop_with_stdin:
         threading.Thread(target=_stop_at_the_end, args=[0, running.stop], name="stdin", daemon=True).start()
     logger.info("worker %s: %s; Ctrl-C ends it", running.name, running.device)
-    try:
-        code = running.run()
-    finally:
-        for description in descriptions:
-            shutil.rmtree(description.folder, ignore_errors=True)
+    code = running.run()
     if code > SIGNALLED:  # threads may still wait for a database or a bucket: an orderly end would break off C++
         sys.stderr.flush()
         os._exit(code)

@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.errors import ExperimentError
 from hpo.experiment import pool_files
+from hpo.experiment.checkpoint import TrainingState
 from hpo.experiment.experiment import Experiment
 from hpo.experiment.items import Draw, Items
 from hpo.experiment.load import describe, load
@@ -32,10 +33,10 @@ from hpo.experiment.measure import measure
 from hpo.experiment.messages import Message, receive, send
 from hpo.experiment.metrics import Score
 from hpo.experiment.model import Model
-from hpo.experiment.prepare import code_digest
+from hpo.experiment.prepare import model_digests
 from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
-from hpo.experiment.run import Diverged, Report, Run
+from hpo.experiment.run import Diverged, Report, Run, Stopped
 
 WATCH_MILLISECONDS = 1000  # between two looks whether this process, and not only the worker, is gone
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "skimage": "scikit-image", "cv2": "opencv-python"}
@@ -45,12 +46,14 @@ MOST_FRAMES, MOST_CAUSES = 20, 5  # of a traceback that is told
 class Child:
     """One such process: an experiment, its pool A, and the predictor of the last training."""
 
-    def __init__(self, experiment: Experiment, folder: Path, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, incoming: IO[bytes], outgoing: IO[bytes]) -> None:
         """`folder` has the pools, as `hpo.experiment.prepare` writes them."""
         self._experiment, self._folder = experiment, folder
         self._incoming, self._outgoing = incoming, outgoing
         self._pool: Any = None
         self._trained: tuple[Model, Run, Any] | None = None
+        self._checkpoints: TrainingState | None = None  # of the present training
+        self._given_back = False  # the worker wants the training back
 
     def serve(self) -> None:
         """Do what messages say until the stream ends, or a test has been made."""
@@ -67,17 +70,22 @@ class Child:
         """Send what comes of it: an answer, that it diverged, or how it failed."""
         try:
             answer = act(values)
+        except Stopped:
+            answer = Message("given back")
         except Diverged as error:
             answer = Message("diverged", {"why": " ".join(str(error).split())})
-        except ExperimentError as error:
-            answer = Message("failed", {"why": str(error), "traceback": shortened(error)})
         except Exception as error:
-            answer = Message("failed", {"why": describe(error), "traceback": shortened(error)})
+            why = str(error) if isinstance(error, ExperimentError) else describe(error)
+            unusable = self._checkpoints is not None and self._checkpoints.is_loading
+            about = {"why": why, "traceback": shortened(error), "unusable_checkpoint": unusable}
+            answer = Message("failed", about)
         send(self._outgoing, answer)
 
     def _train(self, values: Mapping[str, Any]) -> Message:
         model = self._experiment.model(values["model"])
         training, validation = self._draw(values)
+        self._given_back = False
+        self._checkpoints = state = self._state(values["checkpoints"]) if values.get("checkpoints") else None
         run = Run(
             params=values["params"],
             training=training,
@@ -86,11 +94,15 @@ class Child:
             threads=values["threads"],
             max_epochs=values["max_epochs"],
             on_report=lambda report: self._report(model, validation, report),
+            state=state,
+            given_back=self._is_given_back,
         )
         begun = time.monotonic()
         try:
             seed_all(values["seed"], "train")
             predictor = model.train(run)
+            if state is not None and values["checkpoints"]["keep_last"]:
+                state.save(run.epochs_trained)
         except BaseException:
             run.close()
             raise
@@ -110,10 +122,34 @@ class Child:
             measured = measure(report.predictor, validation, metrics, predict=predict, chunk=chunk)
             scores = {metric.name: _value(score) for metric, score in zip(metrics, measured, strict=True)}
         send(self._outgoing, Message("epoch", {"epoch": report.epoch, "scores": scores, "numbers": report.numbers}))
-        reply = receive(self._incoming)
-        if reply is None:
-            os._exit(0)  # the worker is gone
+        while (reply := self._received()).kind != "reply":
+            self._given_back = True
         return bool(reply.values["stop"])
+
+    def _received(self) -> Message:
+        message = receive(self._incoming)
+        if message is None:
+            os._exit(0)  # the worker is gone
+        return message
+
+    def _is_given_back(self) -> bool:
+        """Whether the worker has asked for the training back by now: nothing else comes unasked."""
+        if not self._given_back and select.select([self._incoming], [], [], 0)[0]:
+            self._received()
+            self._given_back = True
+        return self._given_back
+
+    def _state(self, values: Mapping[str, Any]) -> TrainingState:
+        resume = values["resume"]
+        return TrainingState(
+            Path(values["place"]),
+            resume=None if resume is None else (resume["epoch"], Path(resume["folder"])),
+            seconds=values["seconds"],
+            on_begin=lambda: send(self._outgoing, Message("resumable")),
+            on_save=lambda epoch, folder: send(
+                self._outgoing, Message("checkpoint", {"epoch": epoch, "folder": str(folder)})
+            ),
+        )
 
     def _test(self, values: Mapping[str, Any]) -> Message:
         """Score the last training's predictor on the test items; pool B is read here and nowhere else."""
@@ -242,14 +278,14 @@ def watch_over(parent_pipe: int) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The process; returns its exit code."""
     locator, folder, read, write = arguments
-    incoming, outgoing = os.fdopen(int(read), "rb"), os.fdopen(int(write), "wb")
+    # Unbuffered, so that the system can be asked whether there is a message.
+    incoming, outgoing = os.fdopen(int(read), "rb", buffering=0), os.fdopen(int(write), "wb")
     watch_over(int(read))
     faulthandler.enable()  # where a library crashes, the log has the line
     place = locator.partition(":")[0]
     try:
         if place.endswith(".py"):
             os.chdir(Path(place).parent)  # where what the user's code starts finds its neighbours
-        code = code_digest(locator)  # before it is imported: what is read here is not older than what runs
         experiment = load(locator)
     except (ExperimentError, OSError) as error:
         send(outgoing, Message("refused", {"why": str(error)}))
@@ -257,7 +293,7 @@ def main(arguments: Sequence[str]) -> int:
     about = {
         "name": experiment.name,
         "version": experiment.version,
-        "code": dict.fromkeys(experiment.models, code),
+        "code": model_digests(experiment, locator),
         "new_process": [name for name, model in experiment.models.items() if model.new_process],
         "versions": versions(),
     }

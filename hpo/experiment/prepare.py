@@ -49,13 +49,14 @@ def prepare(locator: str, folder: Path) -> Description:
     """Write the pools and the description; ExperimentError where that cannot be done."""
     experiment = load(locator)
     about = {} if not isinstance(experiment.data, Rows) else _write_pools(locator, experiment.data, folder)
+    codes = model_digests(experiment, locator)
     description = Description(
         locator=locator,
         folder=folder,
         name=experiment.name,
         version=experiment.version,
         metrics=tuple(metric.info for metric in experiment.metrics),
-        models={name: _describe(model, locator) for name, model in experiment.models.items()},
+        models={name: _describe(model, codes[name]) for name, model in experiment.models.items()},
         defaults={section: dict(values) for section, values in experiment.defaults.items()},
         options=_options(experiment),
         **(about or {"data_digest": experiment.data.digest, "about": experiment.data.about}),  # type: ignore[union-attr]
@@ -78,22 +79,22 @@ def _write_pools(locator: str, data: Rows, folder: Path) -> dict[str, Any]:
     return {"data_digest": split.digest, "remarks": split.remarks, "sizes": sizes}
 
 
-def _describe(model: Model, locator: str) -> ModelDescription:
+def _describe(model: Model, code: str) -> ModelDescription:
     return ModelDescription(
         space=model.parsed_space.to_plain(),
         reference=dict(model.reference),
         label=model.label,
         epochs=model.epochs,
         published=dict(model.published),
-        code_digest=code_digest(locator),
+        code_digest=code,
     )
 
 
-def code_digest(locator: str) -> str:
-    """Of the whole file that has the experiment."""
+def model_digests(experiment: Experiment, locator: str) -> dict[str, str]:
+    """By model, the digest of what its training runs: of the whole file that has the experiment."""
     place = locator.partition(":")[0]
     content = Path(place).read_bytes() if place.endswith(".py") else place.encode()
-    return hashlib.sha256(content).hexdigest()
+    return dict.fromkeys(experiment.models, hashlib.sha256(content).hexdigest())
 
 
 def _options(experiment: Experiment) -> dict[str, Any]:

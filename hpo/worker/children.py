@@ -10,7 +10,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ from hpo.worker.aside import SetAside
 from hpo.worker.child import ChildProcess, Ended
 from hpo.worker.claim import Claim
 from hpo.worker.fetcher import Group
-from hpo.worker.job import Job
+from hpo.worker.function_checkpoints import Curves, FunctionCheckpoints, Resumed, storable
+from hpo.worker.job import CheckpointRecord, Job
 from hpo.worker.outcomes import FunctionResult, outcome_of_function
 from hpo.worker.serving import Serving
 from hpo.worker.threads import in_thread
@@ -37,6 +39,7 @@ START_SECONDS = 600.0  # until a child that has not imported the experiment is g
 STOP_SECONDS = 5.0  # that a training has to end after it was told so
 GROWTH_BYTES, GROWTH_FACTOR = 256 << 20, 2.0  # of memory since a child's first training, until it is replaced
 LAST_WORDS = 2000  # characters of a log that go with the error of a child that died
+_NOISE = "Extension modules: "  # how a line of hundreds of names begins that Python prints at a crash
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,9 @@ class ChildTraining:
     log_start: int = 0  # bytes of the log when it began
     result: FunctionResult = field(default_factory=FunctionResult)
     outputs: bytes | None = None
+    is_resumable: bool = False  # it keeps checkpoints
+    has_unusable_checkpoint: bool = False
+    resumed: Resumed | None = None
 
 
 class Children:
@@ -78,6 +84,7 @@ class Children:
         serving: Serving,
         device: torch.device,
         aside: SetAside,
+        checkpoints: FunctionCheckpoints,
         *,
         places: int,
         threads: int,
@@ -90,6 +97,9 @@ class Children:
         self.training_seconds = 0.0  # of the user's functions, shared among the places
         self._serving, self._device, self._aside, self._stopped = serving, device, aside, stopped
         self._places, self._threads, self._logs, self._name = places, threads, logs, name
+        self._checkpoints = checkpoints
+        self._resumed: dict[str, Resumed] = {}  # by token, of jobs that have not begun
+        self._keeping: dict[str, Future[None]] = {}  # by token, the last checkpoint on its way
         self._trainings: list[ChildTraining] = []
         self._idle: list[WarmChild] = []
         self._numbers: set[int] = set()  # of logs in use
@@ -129,7 +139,18 @@ class Children:
         self._idle, self.group = [], None
 
     def load(self, jobs: Sequence[Job]) -> None:
-        """Functions begin anew."""
+        """Let jobs go on from their checkpoints; what these say of their curves is taken up."""
+        for job in jobs:
+            resumed = self._checkpoints.load(job, self._code(job))
+            if resumed is None:
+                continue
+            self._resumed[job.claim.token] = resumed
+            record, curves = resumed.record, resumed.curves
+            job.train_loss = [math.nan if loss is None else loss for loss in curves.train_loss]
+            job.validation_accuracy = list(curves.values)
+            job.seconds_before, job.device_seconds = record.seconds, record.device_seconds
+            job.resumed_at = [*record.resumed_at, record.epoch]
+            logger.info("%s: resumes after epoch %d", job.title, record.epoch)
 
     def start(self, job: Job) -> None:
         """Give a training to a child that waits, or to a new one."""
@@ -137,6 +158,7 @@ class Children:
         child = self._idle.pop(0) if self._idle else self._new_child(description)
         training = ChildTraining(job=job, child=child, deadline=time.monotonic() + START_SECONDS)
         training.log_start = child.log.stat().st_size
+        training.resumed = self._resumed.pop(job.claim.token, None)
         self._trainings.append(training)
         if child.about is not None:
             self._begin(training)
@@ -182,6 +204,7 @@ class Children:
         if training is None:
             return
         self._trainings.remove(training)
+        self._clean(training)
         child = training.child
         if training.stage == "trained" and child.reusable and self._needs(child):
             self._idle.append(child)
@@ -189,16 +212,23 @@ class Children:
             self._end(child)
 
     def forget_checkpoint(self, job: Job) -> None:
-        """There is none."""
+        """Its outcome is kept."""
+        self._settle(job)
+        self._checkpoints.remove(job, self._code(job))
 
     def close(self, seconds: float) -> None:
-        """End all children."""
-        ends = [in_thread(child.process.kill) for child in [*self._idle, *(t.child for t in self._trainings)]]
+        """Let trainings that keep checkpoints come to an epoch's end, and end all children."""
         deadline = time.monotonic() + seconds
-        for end in ends:
-            while not end.done() and time.monotonic() < deadline:
-                time.sleep(0.01)
-        self._idle.clear()
+        asked = [t for t in self._trainings if t.stage == "training" and t.is_resumable]
+        for training in asked:
+            training.child.process.tell("give back", {})
+        while any(t in self._trainings and t.stage == "training" for t in asked) and time.monotonic() < deadline:
+            self.poll(stop=lambda: False)
+        children = [*self._idle, *(training.child for training in self._trainings)]
+        ends = [in_thread(child.process.kill) for child in children]
+        wait([*ends, *list(self._keeping.values())], max(0.1, deadline - time.monotonic()))
+        self._idle, self._trainings = [], []
+        self._checkpoints.close()
         for log in self._logs.glob(f"*-{self._name}-*.log"):
             if not log.stat().st_size:
                 log.unlink()
@@ -272,8 +302,14 @@ class Children:
             return  # the worker gives it back
         training.stage = "training"
         job.started = time.monotonic()
-        training.deadline = _deadline(job)
+        training.deadline = _deadline(job) - job.seconds_before
         training.result = FunctionResult(code_digest=model.code_digest)
+        resume: dict[str, Any] | None = None
+        if (resumed := training.resumed) is not None:
+            curves, epoch = resumed.curves, resumed.record.epoch
+            resume = {"epoch": epoch, "folder": str(resumed.folder)}
+            numbers = {name: math.nan if value is None else value for name, value in curves.numbers.items()}
+            training.result = replace(training.result, scores=curves.scores, numbers=numbers, epochs=epoch)
         values = {
             **_draw(claim),
             "model": claim.spec.model,
@@ -281,6 +317,12 @@ class Children:
             "max_epochs": job.epochs,
             "device": self._device.type,
             "threads": self._threads,
+            "checkpoints": {
+                "place": str(self._checkpoints.place(job)),
+                "seconds": self._checkpoints.seconds,
+                "resume": resume,
+                "keep_last": claim.slot.kind == "final",  # a test that fails is made again, its training is not
+            },
         }
         training.child.process.tell("train", values)
 
@@ -304,6 +346,16 @@ class Children:
                 return self._failed(training, values["why"])
             case "epoch":
                 return self._epoch(training, values)
+            case "resumable":
+                training.is_resumable = True
+                return None
+            case "checkpoint":
+                self._keep(training, values["epoch"], Path(values["folder"]))
+                return None
+            case "given back":  # as `close` asked
+                self._trainings.remove(training)
+                self._end(training.child)
+                return None
             case "trained":
                 return self._trained(training, values)
             case "tested":
@@ -311,6 +363,7 @@ class Children:
             case "diverged":
                 return self._diverged(training, values["why"] or "the training says so")
             case _:
+                training.has_unusable_checkpoint = values["unusable_checkpoint"]
                 return self._failed(training, values["traceback"])
 
     def _epoch(self, training: ChildTraining, values: Mapping[str, Any]) -> TrainingEvent:
@@ -322,11 +375,11 @@ class Children:
             training.stop_by = min(training.stop_by, time.monotonic() + STOP_SECONDS)
         value = values["scores"].get(spec.metric.name)
         value = value if value is not None and math.isfinite(value) else None
-        training.result = FunctionResult(
+        training.result = replace(
+            training.result,
             scores=values["scores"] or training.result.scores,
             numbers=values["numbers"],
             epochs=max(epoch, training.result.epochs),
-            code_digest=training.result.code_digest,
         )
         judged = job.claim.slot.kind != "final"
         if epoch == len(job.train_loss) + 1:
@@ -360,7 +413,7 @@ class Children:
         if unit is not None:
             head = f"{unit.shape} {unit.dtype.str}".encode()
             digest = hashlib.sha256(head + unit.tobytes()).hexdigest()
-            training.result = FunctionResult(**{**vars(training.result), "units_digest": digest})
+            training.result = replace(training.result, units_digest=digest)
         name = job.claim.spec.metric.name
         if not math.isfinite(training.result.scores[name] or 0.0):
             return self._diverged(training, f"{name} on the test items is {training.result.scores[name]}")
@@ -371,16 +424,62 @@ class Children:
     def _result(self, training: ChildTraining, values: Mapping[str, Any]) -> FunctionResult:
         """What a child says of its training, or of its test."""
         before, about = training.result, training.child.about or {}
-        return FunctionResult(
+        return replace(
+            before,
             scores=values["scores"],
             items=values["items"],
-            numbers=values.get("numbers", before.numbers),
+            numbers=values.get("numbers") or before.numbers,  # none where no epoch was left to train
             epochs=values.get("epochs", before.epochs),
             seconds=values.get("seconds", before.seconds),
             device=values.get("device", before.device),
             versions=about["versions"],
-            code_digest=before.code_digest,
         )
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def _code(self, job: Job) -> str:
+        """The digest of what a job's training runs."""
+        spec = job.claim.spec
+        return self._serving.experiments[spec.experiment].models[spec.model].code_digest
+
+    def _keep(self, training: ChildTraining, epoch: int, folder: Path) -> None:
+        """Keep what a child has written; it writes no other before its folder is gone."""
+        job = training.job
+        if folder.parent != self._checkpoints.place(job):
+            return  # it is the user's code that says so
+        curves = Curves(
+            train_loss=[loss if math.isfinite(loss) else None for loss in job.train_loss[:epoch]],
+            values=job.validation_accuracy[:epoch],
+            numbers=storable(training.result.numbers),
+            scores=storable(training.result.scores),
+            epoch=epoch,
+        )
+        record = CheckpointRecord(
+            epoch=epoch,
+            seconds=job.seconds,
+            device_seconds=job.device_seconds,
+            resumed_at=tuple(job.resumed_at),
+        )
+        code = self._code(job)
+        self._keeping[job.claim.token] = in_thread(lambda: self._checkpoints.keep(job, code, folder, curves, record))
+
+    def _settle(self, job: Job) -> None:
+        """Wait until none of a training's checkpoints is on its way."""
+        if (keeping := self._keeping.get(job.claim.token)) is not None:
+            wait([keeping])
+
+    def _clean(self, training: ChildTraining) -> None:
+        """Delete what is on its way once nobody writes there; one that cannot be loaded goes too."""
+        job, code = training.job, self._code(training.job)
+
+        def clean() -> None:
+            self._settle(job)
+            if training.has_unusable_checkpoint:
+                self._checkpoints.remove(job, code)
+            self._checkpoints.clean(job)
+            self._keeping.pop(job.claim.token, None)
+
+        in_thread(clean)
 
     # -- ends that are none of a training's making -----------------------------------------------------------
 
@@ -392,12 +491,13 @@ class Children:
         logger.info("%s: diverged: %s", training.job.title, why)
         training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
         if not training.result.device:
-            training.result = FunctionResult(**{**vars(training.result), "device": self._device.type})
+            training.result = replace(training.result, device=self._device.type)
         return TrainingEvent(job=training.job, ended="diverged")
 
     def _failed(self, training: ChildTraining, why: str, *, retry: bool = True) -> TrainingEvent:
         """Its child is ended: who knows what is left of it."""
         self._trainings.remove(training)
+        self._clean(training)
         self._end(training.child)
         return TrainingEvent(job=training.job, error=why, retry=retry)
 
@@ -445,5 +545,6 @@ def _last_words(log: Path, start: int) -> str:
     """The end of what was printed since a training began."""
     with log.open("rb") as file:
         end = file.seek(0, 2)
-        file.seek(max(start, end - LAST_WORDS))
-        return file.read().decode(errors="replace").strip()
+        file.seek(max(start, end - 10 * LAST_WORDS))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(line for line in lines if not line.startswith(_NOISE)).strip()[-LAST_WORDS:]

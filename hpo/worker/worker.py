@@ -36,6 +36,7 @@ from hpo.worker.coordinator import Coordinator
 from hpo.worker.device import choose_device
 from hpo.worker.evaluation import Evaluation
 from hpo.worker.fetcher import Fetcher, Group
+from hpo.worker.function_checkpoints import FunctionCheckpoints
 from hpo.worker.health import Health
 from hpo.worker.job import Job
 from hpo.worker.lanes import Lanes
@@ -108,6 +109,7 @@ class Worker:
             self.serving,
             self.device,
             self.aside,
+            FunctionCheckpoints(store, signer, folder / "scratch", self.short_name, options.checkpoint_seconds),
             places=options.lanes or 1,
             threads=options.threads,
             logs=folder / "logs",
