@@ -303,7 +303,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # threads of the user's code may not end
+    os._exit(main(sys.argv[1:]))  # threads of the user's code may not end; what it prints is not buffered

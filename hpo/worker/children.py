@@ -43,7 +43,7 @@ _NOISE = "Extension modules: "  # how a line of hundreds of names begins that Py
 
 logger = logging.getLogger(__name__)
 
-Stage = Literal["starting", "training", "trained", "testing", "tested"]
+ChildStage = Literal["starting", "training", "trained", "testing", "tested"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -65,7 +65,7 @@ class ChildTraining:
 
     job: Job
     child: WarmChild
-    stage: Stage = "starting"
+    stage: ChildStage = "starting"
     deadline: float = math.inf  # of this stage, by the monotonic clock
     stop_by: float = math.inf  # when a training that is to stop must have ended
     log_start: int = 0  # bytes of the log when it began
