@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 
 from hpo.errors import ExperimentError
-from hpo.experiment.description import Description
 from hpo.experiment.messages import Message
 from hpo.storage.columns import pack_columns
 from hpo.storage.outcome import OutcomeState
 from hpo.training.population import LaneState
 from hpo.worker.aside import SetAside
-from hpo.worker.child import ChildProcess, Ended
+from hpo.worker.child import Ended
+from hpo.worker.child_pool import ChildPool, WarmChild
 from hpo.worker.claim import Claim
 from hpo.worker.fetcher import Group
 from hpo.worker.function_checkpoints import Curves, FunctionCheckpoints, Resumed, storable
@@ -37,26 +37,10 @@ from hpo.worker.trainers import Conclusion, TrainingEvent
 WAIT_SECONDS = 1.0  # that a poll waits for an answer at most
 START_SECONDS = 600.0  # until a child that has not imported the experiment is given up
 STOP_SECONDS = 5.0  # that a training has to end after it was told so
-GROWTH_BYTES, GROWTH_FACTOR = 256 << 20, 2.0  # of memory since a child's first training, until it is replaced
-LAST_WORDS = 2000  # characters of a log that go with the error of a child that died
-_NOISE = "Extension modules: "  # how a line of hundreds of names begins that Python prints at a crash
 
 logger = logging.getLogger(__name__)
 
 ChildStage = Literal["starting", "training", "trained", "testing", "tested"]
-
-
-@dataclass(kw_only=True, eq=False)
-class WarmChild:
-    """A child process, and what is known of it."""
-
-    process: ChildProcess
-    description: Description
-    log: Path
-    number: int  # of its log
-    about: Mapping[str, Any] | None = None  # what it says when it is ready
-    first_memory: int | None = None  # bytes, after its first training
-    reusable: bool = True
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,6 +53,8 @@ class ChildTraining:
     deadline: float = math.inf  # of this stage, by the monotonic clock
     stop_by: float = math.inf  # when a training that is to stop must have ended
     log_start: int = 0  # bytes of the log when it began
+    folds: int = 1  # that are trained one after another
+    fold_values: list[Mapping[str, Any]] = field(default_factory=list)  # of those trained: what the child said
     result: FunctionResult = field(default_factory=FunctionResult)
     outputs: bytes | None = None
     is_resumable: bool = False  # it keeps checkpoints
@@ -96,14 +82,13 @@ class Children:
         self.group: Group | None = None
         self.training_seconds = 0.0  # of the user's functions, shared among the places
         self._serving, self._device, self._aside, self._stopped = serving, device, aside, stopped
-        self._places, self._threads, self._logs, self._name = places, threads, logs, name
+        self._places, self._threads = places, threads
         self._checkpoints = checkpoints
         self._resumed: dict[str, Resumed] = {}  # by token, of jobs that have not begun
         self._keeping: dict[str, Future[None]] = {}  # by token, the last checkpoint on its way
         self._trainings: list[ChildTraining] = []
-        self._idle: list[WarmChild] = []
-        self._numbers: set[int] = set()  # of logs in use
         self._bell = threading.Event()  # rung where a child has answered, and by `wake`
+        self._pool = ChildPool(device=str(device), threads=threads, logs=logs, worker=name, notify=self._bell.set)
 
     # -- what the worker asks ------------------------------------------------------------------------------
 
@@ -124,19 +109,14 @@ class Children:
 
     def serve(self, group: Group) -> None:
         """Start a first child, which loads the experiment while slots are claimed."""
-        description = self._serving.experiments[group.experiment]
-        for child in [child for child in self._idle if child.description is not description]:
-            self._idle.remove(child)
-            self._end(child)
+        self._pool.keep_ready(self._serving.experiments[group.experiment], 1)
         self.group = group
-        if not self._idle:
-            self._idle.append(self._new_child(description))
 
     def leave(self) -> None:
         """Let the children end, with the memory that they hold."""
-        for child in self._idle:
-            self._end(child)
-        self._idle, self.group = [], None
+        for child in self._pool.empty():
+            self._pool.end(child)
+        self.group = None
 
     def load(self, jobs: Sequence[Job]) -> None:
         """Let jobs go on from their checkpoints; what these say of their curves is taken up."""
@@ -155,21 +135,22 @@ class Children:
     def start(self, job: Job) -> None:
         """Give a training to a child that waits, or to a new one."""
         description = self._serving.experiments[job.claim.spec.experiment]
-        child = self._idle.pop(0) if self._idle else self._new_child(description)
+        child = self._pool.take(description)
         training = ChildTraining(job=job, child=child, deadline=time.monotonic() + START_SECONDS)
-        training.log_start = child.log.stat().st_size
+        training.log_start = child.log_size()
         training.resumed = self._resumed.pop(job.claim.token, None)
         self._trainings.append(training)
         if child.about is not None:
             self._begin(training)
-        self._keep_spares(description)
+        # Those that will take the places of children which end with their training.
+        self._pool.keep_ready(description, sum(self._uses_up(training) for training in self._trainings))
 
     def poll(self, stop: Callable[[], bool]) -> list[TrainingEvent]:
         """Wait until a child answers or one of them is late, a moment at most."""
         if not stop():
             self._bell.wait(self._patience())
         self._bell.clear()
-        self._hear_idle()
+        self._pool.hear()
         return [event for training in list(self._trainings) for event in self._hear(training)]
 
     def wake(self) -> None:
@@ -193,7 +174,7 @@ class Children:
         if how == "complete" and job.claim.slot.kind == "final" and training.stage == "trained":
             training.stage = "testing"
             training.deadline = _deadline(job)
-            training.child.reusable = False  # it sees pool B
+            training.child.is_reusable = False  # it sees pool B
             training.child.process.tell("test", _draw(job.claim))
             return None
         return Conclusion(outcome=outcome_of_function(job, training.result, how), outputs=training.outputs)
@@ -205,11 +186,10 @@ class Children:
             return
         self._trainings.remove(training)
         self._clean(training)
-        child = training.child
-        if training.stage == "trained" and child.reusable and self._needs(child):
-            self._idle.append(child)
+        if training.stage == "trained":
+            self._pool.put(training.child, most=self._places - len(self._trainings))
         else:
-            self._end(child)
+            self._pool.end(training.child)
 
     def forget_checkpoint(self, job: Job) -> None:
         """Its outcome is kept."""
@@ -224,65 +204,22 @@ class Children:
             training.child.process.tell("give back", {})
         while any(t in self._trainings and t.stage == "training" for t in asked) and time.monotonic() < deadline:
             self.poll(stop=lambda: False)
-        children = [*self._idle, *(training.child for training in self._trainings)]
+        children = [*self._pool.empty(), *(training.child for training in self._trainings)]
         ends = [in_thread(child.process.kill) for child in children]
         wait([*ends, *list(self._keeping.values())], max(0.1, deadline - time.monotonic()))
-        self._idle, self._trainings = [], []
+        self._trainings = []
         self._checkpoints.close()
-        for log in self._logs.glob(f"*-{self._name}-*.log"):
-            if not log.stat().st_size:
-                log.unlink()
-
-    # -- children ------------------------------------------------------------------------------------------
-
-    def _new_child(self, description: Description) -> WarmChild:
-        number = next(number for number in range(len(self._numbers) + 1) if number not in self._numbers)
-        self._numbers.add(number)
-        self._logs.mkdir(parents=True, exist_ok=True)
-        log = self._logs / f"{description.name}-{self._name}-{number}.log"
-        with log.open("ab") as file:
-            process = ChildProcess(
-                description.locator,
-                description.folder,
-                device=str(self._device),
-                threads=self._threads,
-                log=file,
-                notify=self._bell.set,
-            )
-        logger.debug("a process for %s started; what its code prints is in %s", description.name, log)
-        return WarmChild(process=process, description=description, log=log, number=number)
-
-    def _end(self, child: WarmChild) -> None:
-        self._numbers.discard(child.number)
-        in_thread(child.process.kill)
-
-    def _needs(self, child: WarmChild) -> bool:
-        """Whether one more that waits is of use."""
-        return len(self._idle) + len(self._trainings) < self._places
-
-    def _keep_spares(self, description: Description) -> None:
-        """Start those that will take the places of children which end with their training."""
-        ending = sum(self._uses_up(training) for training in self._trainings)
-        while len(self._idle) < ending:
-            self._idle.append(self._new_child(description))
-
-    def _uses_up(self, training: ChildTraining) -> bool:
-        claim, about = training.job.claim, training.child.about
-        return claim.slot.kind == "final" or (about is not None and claim.spec.model in about["new_process"])
-
-    def _hear_idle(self) -> None:
-        for child in list(self._idle):
-            answer = child.process.poll()
-            if isinstance(answer, Message) and answer.kind == "ready":
-                child.about = answer.values
-            elif answer is not None:  # whoever needs it will start another, and hear why that one ends
-                self._idle.remove(child)
-                self._end(child)
+        self._pool.remove_empty_logs()
 
     # -- trainings -----------------------------------------------------------------------------------------
 
     def _training(self, job: Job) -> ChildTraining:
         return next(training for training in self._trainings if training.job is job)
+
+    def _uses_up(self, training: ChildTraining) -> bool:
+        """Whether its child ends with it: after a test, or because the model wants a process for each."""
+        claim, about = training.job.claim, training.child.about
+        return claim.slot.kind == "final" or (about is not None and claim.spec.model in about["new_process"])
 
     def _patience(self) -> float:
         """Seconds to wait for an answer: none of the children is late before."""
@@ -295,34 +232,45 @@ class Children:
         assert about is not None
         claim = job.claim
         model = training.child.description.models[claim.spec.model]
-        if about["code"] != {name: other.code_digest for name, other in training.child.description.models.items()}:
+        if about["code"].get(claim.spec.model) != model.code_digest:
             name = training.child.description.locator
             why = f"the code of {name} has changed since this worker started; start it again"
             self._aside.add([claim.study], ExperimentError(why))
             return  # the worker gives it back
-        training.stage = "training"
         job.started = time.monotonic()
-        training.deadline = _deadline(job) - job.seconds_before
+        training.folds = 1 if claim.slot.kind == "final" else getattr(claim.spec.protocol, "folds", 1)
         training.result = FunctionResult(code_digest=model.code_digest)
-        resume: dict[str, Any] | None = None
         if (resumed := training.resumed) is not None:
-            curves, epoch = resumed.curves, resumed.record.epoch
-            resume = {"epoch": epoch, "folder": str(resumed.folder)}
+            curves = resumed.curves
             numbers = {name: math.nan if value is None else value for name, value in curves.numbers.items()}
-            training.result = replace(training.result, scores=curves.scores, numbers=numbers, epochs=epoch)
+            training.result = replace(
+                training.result, scores=curves.scores, numbers=numbers, epochs=resumed.record.epoch
+            )
+        training.deadline = _deadline(job) - job.seconds_before
+        self._tell_train(training)
+
+    def _tell_train(self, training: ChildTraining) -> None:
+        """Have the next fold trained; a training without folds has one."""
+        job, resumed = training.job, training.resumed
+        claim = job.claim
+        training.stage = "training"
+        resume = None if resumed is None else {"epoch": resumed.record.epoch, "folder": str(resumed.folder)}
+        checkpoints = {
+            "place": str(self._checkpoints.place(job)),
+            "seconds": self._checkpoints.seconds,
+            "resume": resume,
+            "keep_last": claim.slot.kind == "final",  # a test that fails is made again, its training is not
+        }
         values = {
             **_draw(claim),
+            "fold": len(training.fold_values),
+            "folds": training.folds,
             "model": claim.spec.model,
             "params": dict(job.params),
             "max_epochs": job.epochs,
             "device": self._device.type,
             "threads": self._threads,
-            "checkpoints": {
-                "place": str(self._checkpoints.place(job)),
-                "seconds": self._checkpoints.seconds,
-                "resume": resume,
-                "keep_last": claim.slot.kind == "final",  # a test that fails is made again, its training is not
-            },
+            "checkpoints": None if training.folds > 1 else checkpoints,
         }
         training.child.process.tell("train", values)
 
@@ -354,7 +302,7 @@ class Children:
                 return None
             case "given back":  # as `close` asked
                 self._trainings.remove(training)
-                self._end(training.child)
+                self._pool.end(training.child)
                 return None
             case "trained":
                 return self._trained(training, values)
@@ -369,7 +317,7 @@ class Children:
     def _epoch(self, training: ChildTraining, values: Mapping[str, Any]) -> TrainingEvent:
         """An epoch is reported; the child waits for the answer whether to go on."""
         job, spec, epoch = training.job, training.job.claim.spec, values["epoch"]
-        stop = self._stopped(job.claim)
+        stop = self._stopped(job.claim) and training.folds == 1
         training.child.process.tell("reply", {"stop": stop})
         if stop:
             training.stop_by = min(training.stop_by, time.monotonic() + STOP_SECONDS)
@@ -381,6 +329,8 @@ class Children:
             numbers=values["numbers"],
             epochs=max(epoch, training.result.epochs),
         )
+        if training.folds > 1:  # the trial's steps are its folds
+            return TrainingEvent(job=job)
         judged = job.claim.slot.kind != "final"
         if epoch == len(job.train_loss) + 1:
             job.train_loss.append(values["numbers"].get("loss", math.nan))
@@ -392,17 +342,22 @@ class Children:
         """The training is over, and its predictor measured on the validation items."""
         job = training.job
         pruned = training.stop_by < math.inf
-        training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
-        training.result = self._result(training, values)
+        training.fold_values.append(values)
+        training.result = self._result(training, _over_folds(training.fold_values))
         job.device_seconds += values["seconds"]
         self.training_seconds += values["seconds"] / self._places
-        self._watch_memory(training.child, values["memory"])
+        training.child.watch_memory(values["memory"])
         if self._uses_up(training):
-            training.child.reusable = False
-        name = job.claim.spec.metric.name
-        if not math.isfinite(training.result.scores[name] or 0.0):
-            return self._diverged(training, f"{name} on the validation items is {training.result.scores[name]}")
-        return TrainingEvent(job=job, ended="pruned" if pruned else "complete")
+            training.child.is_reusable = False
+        name, folds = job.claim.spec.metric.name, len(training.fold_values)
+        value = training.result.scores[name]
+        if value is None or not math.isfinite(value):
+            return self._diverged(training, f"{name} on the validation items is {value}")
+        if folds < training.folds and not self._stopped(job.claim):
+            self._tell_train(training)
+            return TrainingEvent(job=job, epoch=folds, value=value)
+        training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
+        return TrainingEvent(job=job, ended="pruned" if pruned or folds < training.folds else "complete")
 
     def _tested(self, training: ChildTraining, answer: Message) -> TrainingEvent:
         """A final round is tested: the outcome, with the scores of the single items."""
@@ -498,16 +453,16 @@ class Children:
         """Its child is ended: who knows what is left of it."""
         self._trainings.remove(training)
         self._clean(training)
-        self._end(training.child)
+        self._pool.end(training.child)
         return TrainingEvent(job=training.job, error=why, retry=retry)
 
     def _died(self, training: ChildTraining, end: Ended) -> TrainingEvent:
-        words = _last_words(training.child.log, training.log_start)
+        words = training.child.last_words(training.log_start)
         return self._failed(training, f"{words}\n{end.why}" if words else end.why)
 
     def _late(self, training: ChildTraining) -> TrainingEvent:
         """A child takes too long for what it does: it is killed with all that it has started."""
-        training.child.reusable = False
+        training.child.is_reusable = False
         in_thread(training.child.process.kill)
         if training.stage == "starting":
             return self._failed(training, f"the experiment was not imported within {START_SECONDS:g} s")
@@ -517,19 +472,21 @@ class Children:
             return TrainingEvent(job=training.job, ended="pruned")
         return self._diverged(training, f"it took longer than budget.max_seconds = {_max_seconds(training.job):g}")
 
-    def _watch_memory(self, child: WarmChild, memory: int) -> None:
-        """Have a child replaced that has grown much since its first training."""
-        child.first_memory = child.first_memory or memory
-        if memory > max(child.first_memory * GROWTH_FACTOR, child.first_memory + GROWTH_BYTES):
-            logger.info("the memory of a process has grown to %d MB; another takes its place", memory >> 20)
-            child.reusable = False
-
 
 def _draw(claim: Claim) -> dict[str, Any]:
     """The seeds of a training and of its items."""
-    folds = getattr(claim.spec.protocol, "folds", 1)
     options = dict(getattr(claim.spec, "data", {}))
-    return {"seed": claim.slot.seed, "draw_seed": claim.draw_seed, "fold": 0, "folds": folds, "options": options}
+    return {"seed": claim.slot.seed, "draw_seed": claim.draw_seed, "options": options}
+
+
+def _over_folds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a child said of each fold, as one: scores are averaged, a metric that does not apply to one has none."""
+    scores = {}
+    for name in values[0]["scores"]:
+        of_folds = [fold["scores"][name] for fold in values]
+        scores[name] = None if None in of_folds else math.fsum(of_folds) / len(of_folds)
+    items, seconds = (sum(fold[name] for fold in values) for name in ("items", "seconds"))
+    return {**values[-1], "scores": scores, "items": items, "seconds": seconds}
 
 
 def _max_seconds(job: Job) -> float:
@@ -539,12 +496,3 @@ def _max_seconds(job: Job) -> float:
 
 def _deadline(job: Job) -> float:
     return time.monotonic() + _max_seconds(job)
-
-
-def _last_words(log: Path, start: int) -> str:
-    """The end of what was printed since a training began."""
-    with log.open("rb") as file:
-        end = file.seek(0, 2)
-        file.seek(max(start, end - 10 * LAST_WORDS))
-        lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(line for line in lines if not line.startswith(_NOISE)).strip()[-LAST_WORDS:]

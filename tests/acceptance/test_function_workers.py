@@ -4,13 +4,19 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
+from sklearn.datasets import load_breast_cancer  # type: ignore[import-untyped]  # ships no types
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # ships no types
 
+from hpo.experiment import pool_files
 from hpo.experiment.description import Description
+from hpo.experiment.items import Draw
 from hpo.experiment.prepare import prepared
+from hpo.experiment.rows import Rows, rows
 from hpo.storage import migrate, slots, studies
 from hpo.storage.columns import unpack_columns
 from hpo.storage.engine import open_engine
@@ -33,6 +39,7 @@ def fit(run):
 def logistic(run):
     print("what a user prints", flush=True)
     os.write(1, b"not a message\\n")
+    time.sleep(float(os.environ.get("SLOWNESS", "0")))
     return fit(run)
 
 class Descent:
@@ -256,6 +263,29 @@ def test_a_worker_that_is_stopped_gives_its_slot_back_at_once(hpo: Hpo, file: Pa
     assert {slot.state for slot in search} == {"waiting"}
     assert not any(slot.expiries or slot.failures for slot in search)
     wait_until(lambda: no_children(file))
+
+
+def test_several_train_at_once_fold_by_fold(
+    hpo: Hpo, file: Path, description: Description, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial's value is the mean of its folds'; a final round has the search's share of the items and no folds."""
+    create(hpo, description, "logistic", trials=6, rounds=1, folds=3)
+    monkeypatch.setenv("SLOWNESS", "0.5")
+    worker = start(hpo, file, "--population", "2")
+    wait_until(lambda: worker.poll() is not None or len(hpo.running()) == len(children_of(worker)) == 2)
+    assert worker.poll() is None, "never were there two at once"
+    finish(worker)
+    every = slots_of(hpo, "logistic")
+    assert {slot.state for slot in every} == {"done"}
+    (reference,) = (slot.outcome for slot in every if (slot.kind, slot.idx) == ("search", 0))
+    assert reference is not None
+    pool = pool_files.load(description.folder / "a")
+    data = rows(lambda: load_breast_cancer(return_X_y=True), test=0.3)
+    assert isinstance(data, Rows)
+    folds = [data.draw(pool, Draw(seed=reference.seeds.draw, fold=fold, folds=3)) for fold in range(3)]
+    assert reference.items == len(pool.items) == sum(len(validation) for _, validation in folds)
+    scores = [LogisticRegression(max_iter=200, C=1.0).fit(*training).score(*held) for training, held in folds]
+    assert reference.value == pytest.approx(fmean(scores), abs=1e-12)
 
 
 def test_one_worker_serves_the_digits_and_an_experiment(hpo: Hpo, file: Path, description: Description) -> None:

@@ -15,16 +15,21 @@ from hpo.experiment.metric_info import MetricInfo
 from hpo.storage import studies
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases, spec
-from hpo.study.spec import MODELS, Budget, StudySpec
+from hpo.study.spec import MODELS, Budget, Protocol, StudySpec
 
 
 class FunctionBudget(Budget):
     max_seconds: float | None = None
 
 
+class FunctionProtocol(Protocol):
+    folds: int = 1
+
+
 class FunctionSpec(StudySpec):
     model: str  # type: ignore[assignment]  # of the digits there are three
     budget: FunctionBudget = FunctionBudget()
+    protocol: FunctionProtocol = FunctionProtocol()
 
     @property
     def experiment(self) -> str:
@@ -62,6 +67,7 @@ def create_study(
     epochs: int = 4,
     rounds: int = 2,
     max_seconds: float | None = None,
+    folds: int = 1,
     data_digest: str | None = None,
 ) -> StudyRow:
     """A study of a model, called like it: two confirmed configurations beside the reference, two rounds each."""
@@ -73,7 +79,7 @@ def create_study(
         "budget": {"trials": trials, "epochs": epochs, "max_seconds": max_seconds},
         "pruner": {"name": "none"},
         "sampler": {"name": "random", "startup_trials": trials},
-        "protocol": {"confirm_configurations": 2, "confirm_rounds": 2, "final_rounds": rounds},
+        "protocol": {"confirm_configurations": 2, "confirm_rounds": 2, "final_rounds": rounds, "folds": folds},
     }
     made = FunctionSpec.model_validate(tree)
     new = NewStudy(
