@@ -107,9 +107,8 @@ class Child:
         assert self._trained is not None
         model, _, predictor = self._trained
         pool = self._load_pool("b")
-        experiment = self._experiment
-        draw = Draw(seed=values["draw_seed"])
-        items: Items = pool.items if experiment.draw_test is None else experiment.draw_test(pool, draw)
+        options = self._experiment.options_of(values.get("options", {}))
+        items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
         scores = self._measure(model, predictor, items, values["seed"], "test")
         by_item = {name: score.items for name, score in scores.items() if score is not None and score.items is not None}
         arrays = by_item if items.unit is None else {**by_item, "unit": items.unit}
@@ -127,11 +126,9 @@ class Child:
     def _draw(self, values: Mapping[str, Any]) -> tuple[Items, Items]:
         if self._pool is None:
             self._pool = self._load_pool("a")
-        draw = Draw(seed=values["draw_seed"], fold=values["fold"], folds=values["folds"])
-        if self._experiment.draw is not None:
-            return self._experiment.draw(self._pool, draw)
-        assert isinstance(self._experiment.data, Rows)
-        return self._experiment.data.draw(self._pool, draw)
+        options = self._experiment.options_of(values.get("options", {}))
+        draw = Draw(seed=values["draw_seed"], fold=values["fold"], folds=values["folds"], options=options)
+        return self._experiment.drawn(self._pool, draw)
 
     def _load_pool(self, name: str) -> Any:
         data = self._experiment.data
