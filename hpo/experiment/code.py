@@ -19,6 +19,8 @@ from typing import Any
 from hpo.training.code import digest_of
 
 _HPO = Path(__file__).parents[1]
+_SEED_NAMES = frozenset({"random_state", "seed", "random_seed"})  # arguments
+_SEED_CALLS = frozenset({"seed", "manual_seed", "default_rng", "RandomState", "Generator"})
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
@@ -43,6 +45,34 @@ def code_digest(*roots: Any) -> str:
 def users_files(extra: str = "") -> list[Path]:
     """The files of the user's own modules that are imported by now; `extra` is a package that counts as theirs."""
     return sorted({path for module in list(sys.modules.values()) if (path := _users_file(module, extra)) is not None})
+
+
+def users_modules() -> list[ModuleType]:
+    """The user's own modules that are imported by now."""
+    return [module for module in list(sys.modules.values()) if _users_file(module) is not None]
+
+
+def fixed_seeds(*roots: Any) -> list[str]:
+    """Where the code that functions reach gives a seed as a number: FILE:LINE and what is written there."""
+    reach = _Reach()
+    for root in roots:
+        reach.add(root)
+    places = {
+        f"{Path(sys.modules[module].__file__ or '').name}:{node.lineno} {ast.unparse(node)}"
+        for module, part in reach.nodes
+        for node in ast.walk(part)
+        if (isinstance(node, ast.keyword) and node.arg in _SEED_NAMES and _is_number(node.value))
+        or (isinstance(node, ast.Call) and _called(node) in _SEED_CALLS and any(map(_is_number, node.args[:1])))
+    }
+    return sorted(places)
+
+
+def _is_number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
 def _users_file(module: ModuleType | None, extra: str = "") -> Path | None:
@@ -70,6 +100,7 @@ class _Reach:
 
     def __init__(self) -> None:
         self.parts: dict[str, str] = {}
+        self.nodes: list[tuple[str, ast.AST]] = []  # with the module of each
 
     def add(self, value: Any) -> None:
         """What an object's code reaches, with the plain values that it was made with."""
@@ -154,6 +185,7 @@ class _Reach:
             return
         text = ast.unparse(node)
         self.parts[place] = text
+        self.nodes.append((source.module, node))
         for name in _global_names(text):
             modules = _modules_called(source, name)
             if modules:

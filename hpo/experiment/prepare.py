@@ -16,7 +16,8 @@ from typing import Any
 
 from hpo.errors import ExperimentError
 from hpo.experiment import cache, pool_files
-from hpo.experiment.code import code_digest, count_as_users, users_files
+from hpo.experiment.checked import fitted_globals
+from hpo.experiment.code import code_digest, count_as_users, fixed_seeds, users_files, users_modules
 from hpo.experiment.description import Description, ModelDescription
 from hpo.experiment.experiment import Data, Experiment
 from hpo.experiment.inputs import INPUTS, WatchedFiles, inputs
@@ -109,10 +110,16 @@ def _data(locator: str, experiment: Experiment, folder: Path) -> Mapping[str, An
     for name, pool in (("a", split.a), ("b", split.b)):
         pool_files.save(pool, folder / name)
     sizes = {name: len(pool.items) for name, pool in (("a", split.a), ("b", split.b))}
-    return {"data_digest": split.digest, "remarks": split.remarks, "sizes": sizes}
+    fitted = [
+        f"{name} in {module.__name__}.py was fitted when the file was imported, to rows that judge; fit it in train"
+        for module in users_modules()
+        for name in fitted_globals(module)
+    ]
+    return {"data_digest": split.digest, "remarks": (*split.remarks, *fitted), "sizes": sizes}
 
 
 def _describe(model: Model, code: str) -> ModelDescription:
+    seeds = [f"a seed is fixed in the code ({place})" for place in fixed_seeds(model.train)]
     return ModelDescription(
         space=model.parsed_space.to_plain(),
         reference=dict(model.reference),
@@ -120,6 +127,7 @@ def _describe(model: Model, code: str) -> ModelDescription:
         epochs=model.epochs,
         published=dict(model.published),
         code_digest=code,
+        remarks=tuple(seeds),
     )
 
 
