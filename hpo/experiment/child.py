@@ -33,7 +33,7 @@ from hpo.experiment.measure import measure
 from hpo.experiment.messages import Message, receive, send
 from hpo.experiment.metrics import Score
 from hpo.experiment.model import Model
-from hpo.experiment.prepare import model_digests
+from hpo.experiment.prepare import code_digests
 from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Diverged, Report, Run, Stopped
@@ -156,9 +156,8 @@ class Child:
         assert self._trained is not None
         model, _, predictor = self._trained
         pool = self._load_pool("b")
-        experiment = self._experiment
-        draw = Draw(seed=values["draw_seed"], options=self._options(values))
-        items: Items = pool.items if experiment.draw_test is None else experiment.draw_test(pool, draw)
+        options = self._experiment.options_of(values.get("options", {}))
+        items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
         scores = self._measure(model, predictor, items, values["seed"], "test")
         by_item = {name: score.items for name, score in scores.items() if score is not None and score.items is not None}
         arrays = by_item if items.unit is None else {**by_item, "unit": unit_numbers(items.unit)}
@@ -176,15 +175,9 @@ class Child:
     def _draw(self, values: Mapping[str, Any]) -> tuple[Items, Items]:
         if self._pool is None:
             self._pool = self._load_pool("a")
-        draw = Draw(seed=values["draw_seed"], fold=values["fold"], folds=values["folds"], options=self._options(values))
-        if self._experiment.draw is not None:
-            return self._experiment.draw(self._pool, draw)
-        assert isinstance(self._experiment.data, Rows)
-        return self._experiment.data.draw(self._pool, draw)
-
-    def _options(self, values: Mapping[str, Any]) -> Any:
-        """The study's [data]."""
-        return self._experiment.options(**values.get("options", {}))
+        options = self._experiment.options_of(values.get("options", {}))
+        draw = Draw(seed=values["draw_seed"], fold=values["fold"], folds=values["folds"], options=options)
+        return self._experiment.drawn(self._pool, draw)
 
     def _load_pool(self, name: str) -> Any:
         data = self._experiment.data
@@ -293,7 +286,7 @@ def main(arguments: Sequence[str]) -> int:
     about = {
         "name": experiment.name,
         "version": experiment.version,
-        "code": model_digests(experiment, locator),
+        "code": code_digests(experiment, locator),
         "new_process": [name for name, model in experiment.models.items() if model.new_process],
         "versions": versions(),
     }
