@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 COMMANDS = {  # name -> module and function; read on use alone
     "study": "hpo.cli.study:study",
+    "experiment": "hpo.cli.experiment:experiment",
     "worker": "hpo.cli.worker:worker",
     "evaluate": "hpo.cli.evaluate:evaluate",
     "run": "hpo.cli.run:run",

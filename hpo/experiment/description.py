@@ -19,6 +19,7 @@ class ModelDescription:
     epochs: int | None  # its own; None: the study's
     published: Mapping[str, float]  # by metric
     code_digest: str  # of what its training runs
+    remarks: tuple[str, ...] = ()  # what a user should look at in its code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,10 @@ class Description:
                 **plain,
                 "folder": Path(plain["folder"]),
                 "metrics": tuple(MetricInfo(**metric) for metric in plain["metrics"]),
-                "models": {name: ModelDescription(**model) for name, model in plain["models"].items()},
+                "models": {
+                    name: ModelDescription(**{**model, "remarks": tuple(model["remarks"])})
+                    for name, model in plain["models"].items()
+                },
                 "remarks": tuple(plain["remarks"]),
             }
         )

@@ -1,5 +1,6 @@
 """An experiment: data, metrics and the models to compare."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
@@ -9,10 +10,16 @@ from hpo.errors import ExperimentError
 from hpo.experiment.items import Draw, Items
 from hpo.experiment.metrics import Metric
 from hpo.experiment.model import Model
-from hpo.experiment.rows import Rows
+from hpo.experiment.rows import RowPool, Rows
+from hpo.experiment.spaces import Value
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")  # it is part of studies' names
 _MODEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")  # as long as the queue's column
+
+
+DrawItems = Callable[[Any, Draw], tuple[Items, Items]]
+_SECTIONS = ("budget", "protocol", "sampler", "pruner")  # of a study, that may have defaults
+_OPTION = {"int": int, "float": float, "str": str, "bool": bool, int: int, float: float, str: str, bool: bool}
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,13 @@ class Experiment:
     metrics: Sequence[Metric]
     models: Mapping[str, Model]
     version: int = 1
-    draw: Callable[[Any, Draw], tuple[Items, Items]] | None = (
-        None  # (pool A, draw) -> training, validation; None: rows'
-    )
+    draw: DrawItems | None = None  # (pool A, draw) -> training, validation; None: as `rows` says
     draw_test: Callable[[Any, Draw], Items] | None = None  # (pool B, draw) -> test items; None: all rows
     options: type[Any] = NoOptions  # a dataclass: what a study's [data] may set
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by section of a study: budget, protocol
     chunk: int = 1000  # items that predict and score see at a time
+    columns: Callable[[Any, Items], Mapping[str, Any]] | None = None  # (outputs, items) -> stored for a final round
+    sections: Callable[[Any], Any] | None = None  # (view) -> the report's sections that are this experiment's
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -76,11 +83,63 @@ class Experiment:
                 problems.append(f"models: {name}: published names {unknown[0]}, which is none of the metrics")
         if isinstance(self.data, Data) and (self.draw is None or self.draw_test is None):
             problems.append("data: with hpo.Data say how items are drawn: draw=... and draw_test=...")
-        if not is_dataclass(self.options):
-            problems.append("options must be a dataclass whose fields have defaults")
+        problems += self._problems_of_options()
+        for section, values in self.defaults.items():
+            if section not in _SECTIONS or not isinstance(values, Mapping):
+                problems.append(f"defaults: {section!r} is none of {', '.join(_SECTIONS)}, with its values by name")
+        for name in ("draw", "draw_test", "columns", "sections"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                problems.append(f"{name} must be a function, not {getattr(self, name)!r}")
         if self.chunk < 1:
             problems.append(f"chunk must be at least 1, not {self.chunk}")
         return problems
+
+    def _problems_of_options(self) -> "list[str]":
+        if not is_dataclass(self.options) or not isinstance(self.options, type):
+            return ["options must be a dataclass whose fields have defaults"]
+        problems = []
+        for option in dataclasses.fields(self.options):
+            if option.type not in _OPTION:
+                problems.append(f"options: {option.name} must be an int, a float, a str or a bool")
+            elif option.default is dataclasses.MISSING:
+                problems.append(f"options: {option.name} needs a default")
+        return problems
+
+    def options_of(self, values: Mapping[str, Value]) -> Any:
+        """The options, with these values and defaults for the others; ExperimentError where one is none of them."""
+        fields = {option.name: _OPTION[option.type] for option in dataclasses.fields(self.options)}
+        for name, value in values.items():
+            if name not in fields:
+                known = ", ".join(fields) or "none"
+                raise ExperimentError(f"experiment {self.name}: data: there is no option {name!r}; there are {known}")
+            if type(value) is not fields[name] and not (fields[name] is float and type(value) is int):
+                raise ExperimentError(
+                    f"experiment {self.name}: data: {name} must be of type {fields[name].__name__}, not {value!r}"
+                )
+        return self.options(**values)
+
+    def drawn(self, pool: Any, draw: Draw) -> tuple[Items, Items]:
+        """Training and validation items of pool A; ExperimentError where the user's function gives none such."""
+        if self.draw is None:
+            assert isinstance(self.data, Rows)
+            return self.data.draw(pool, draw)
+        pair = self.draw(pool, draw)
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(items, Items) for items in pair):
+            raise ExperimentError(f"experiment {self.name}: draw must give two hpo.Items: training and validation")
+        for items, name in zip(pair, ("training", "validation"), strict=True):
+            if not len(items):
+                raise ExperimentError(f"experiment {self.name}: draw gave no {name} items")
+        return pair
+
+    def test_items(self, pool: Any, draw: Draw) -> Items:
+        """Test items of pool B; ExperimentError where the user's function gives none."""
+        if self.draw_test is None:
+            assert isinstance(pool, RowPool)
+            return pool.items
+        items = self.draw_test(pool, draw)
+        if not isinstance(items, Items) or not len(items):
+            raise ExperimentError(f"experiment {self.name}: draw_test must give hpo.Items, at least one")
+        return items
 
     def model(self, name: str) -> Model:
         """The model of that name; ExperimentError lists those that exist."""

@@ -25,8 +25,10 @@ class Items:
     def __post_init__(self) -> None:
         n = length(self.x)
         for name, values in (("y", self.y), ("unit", self.unit)):
-            if values is not None and len(values) != n:
-                raise ExperimentError(f"items: {name} has {len(values)} entries for {n} items")
+            if values is not None and length(values) != n:
+                raise ExperimentError(f"items: {name} has {length(values)} entries for {n} items")
+        if self.unit is not None and np.ndim(self.unit) not in (1, 2):
+            raise ExperimentError(f"items: unit must be (n,) or (n, u), not {np.shape(self.unit)}")
 
     def __len__(self) -> int:
         return length(self.x)
@@ -60,12 +62,14 @@ class Draw:
 def length(x: Any) -> int:
     """How many items there are; ExperimentError where that cannot be told."""
     if isinstance(x, Mapping):
-        lengths = {name: len(values) for name, values in x.items()}
+        lengths = {name: length(values) for name, values in x.items()}
         if len(set(lengths.values())) != 1:
             raise ExperimentError(
                 f"items: a mapping of equally long arrays is wanted, these have the lengths {lengths}"
             )
         return next(iter(lengths.values()))
+    if hasattr(x, "toarray"):  # SciPy's, whose len() raises
+        raise ExperimentError("items: a sparse matrix has no rows that can be taken one by one; use x.toarray()")
     if isinstance(x, str) or not hasattr(x, "__len__") or not len(getattr(x, "shape", (1,))):
         raise ExperimentError(f"items: {type(x).__name__} is neither an array, a mapping of arrays nor a data frame")
     return len(x)

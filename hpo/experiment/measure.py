@@ -1,7 +1,7 @@
 """Measuring a predictor: outputs chunk by chunk, scored by every metric."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,7 @@ import numpy as np
 from hpo.errors import ExperimentError
 from hpo.experiment.items import Items, length
 from hpo.experiment.metrics import Metric, Probabilities, Score
-
-Predict = Callable[[Any, Any], Any]
+from hpo.experiment.model import Predict
 
 
 def predict_by_default(predictor: Any, x: Any) -> Any:

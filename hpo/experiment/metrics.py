@@ -55,11 +55,12 @@ class Metric:
 
     `score` is a function of (outputs, y), or as scikit-learn's of (y_true, y_pred) or (y_true, y_score), told apart by
     the names of its arguments. It returns one number an item (n,); numerator and denominator of each (n, 2); one number
-    where single items have none, as for an area under a curve; or None where it does not apply to such outputs.
+    where single items have none, as for an area under a curve; or None where it does not apply to such outputs. Without
+    a `score` the outputs are the scores.
     """
 
     name: str
-    score: Callable[..., Any]
+    score: Callable[..., Any] | None
     diverged: float  # finite: what the search is told of a training that diverged
     maximize: bool = True
     combine: Combine = "mean"  # of squared errors `root` makes an RMSE; of counts and totals `ratio` a rate
@@ -67,7 +68,7 @@ class Metric:
     margin: float | None = None  # a difference of so much is no difference in practice; in the metric's own unit
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
+        if not isinstance(self.name, str) or not self.name.isidentifier():
             raise ExperimentError(f"metric {self.name!r}: its name must be a Python identifier")
         if self.combine not in _COLUMNS:
             raise ExperimentError(
@@ -97,6 +98,8 @@ class Metric:
 
     @property
     def _arguments(self) -> tuple[str, str]:
+        if self.score is None:
+            return _SIGNATURES[0]
         required = tuple(
             name
             for name, parameter in inspect.signature(self.score).parameters.items()
@@ -121,7 +124,8 @@ class Metric:
             given["y_pred"] = labels_of(outputs)
         elif second == "y_score":
             given["y_score"] = _scores_of(outputs)
-        scored = self.score(**{name: given[name] for name in (first, second)})
+        score = _outputs_themselves if self.score is None else self.score
+        scored = score(**{name: given[name] for name in (first, second)})
         if scored is None:
             return None
         items = np.asarray(scored, dtype=np.float64)
@@ -235,7 +239,7 @@ def _errors(outputs: Any, y: Any) -> Array:
     return values - truth
 
 
-def _nll_and_tokens(outputs: Any, y: Any) -> Array:
+def _outputs_themselves(outputs: Any, y: Any) -> Array:
     return array_of(outputs).astype(np.float64)
 
 
@@ -247,4 +251,4 @@ log_loss = Metric("log_loss", _log_loss, diverged=40.0, maximize=False, unit="na
 cross_entropy = Metric("cross_entropy", _cross_entropy, diverged=40.0, maximize=False, unit="nats")
 mae = Metric("mae", lambda outputs, y: np.abs(_errors(outputs, y)), diverged=1e9, maximize=False)
 rmse = Metric("rmse", lambda outputs, y: _errors(outputs, y) ** 2, diverged=1e9, maximize=False, combine="root")
-perplexity = Metric("perplexity", _nll_and_tokens, diverged=1e9, maximize=False, combine="exp_ratio")
+perplexity = Metric("perplexity", None, diverged=1e9, maximize=False, combine="exp_ratio")

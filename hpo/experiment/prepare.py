@@ -1,24 +1,26 @@
 """Describing an experiment and writing its pools as files: `python -m hpo.experiment.prepare LOCATOR FOLDER`.
 
 The process never trains. It fills FOLDER with the pools of rows, a and b, and description.json, or with refused.json,
-which says in one line why that cannot be done.
+which says in one line why that cannot be done; inputs.json has what both depend on, for the cache.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpo.errors import ExperimentError
-from hpo.experiment import pool_files
+from hpo.experiment import cache, pool_files
+from hpo.experiment.checked import fitted_globals
+from hpo.experiment.code import code_digest, count_as_users, fixed_seeds, users_files, users_modules
 from hpo.experiment.description import Description, ModelDescription
-from hpo.experiment.experiment import Experiment
+from hpo.experiment.experiment import Data, Experiment
+from hpo.experiment.inputs import INPUTS, WatchedFiles, inputs
 from hpo.experiment.load import describe, load
 from hpo.experiment.model import Model
 from hpo.experiment.rows import Rows
@@ -27,77 +29,116 @@ from hpo.files import write_atomically
 DESCRIPTION, REFUSED = "description.json", "refused.json"
 
 
+def absolute(locator: str) -> str:
+    """The locator as any process understands it: a file's place in full."""
+    place, _, name = locator.partition(":")
+    if not place.endswith(".py"):
+        return locator
+    return f"{Path(place).resolve()}:{name}".rstrip(":")
+
+
 def prepared(locator: str) -> Description:
     """The experiment at a locator, described by a process of its own; ExperimentError, in one line, where it fails.
 
-    A relative file is looked for in the working directory.
+    A relative file is looked for in the working directory. What has been described before is taken from the cache,
+    as long as all that it was made from is as it was.
     """
-    place, _, name = locator.partition(":")
-    absolute = f"{Path(place).resolve()}:{name}" if place.endswith(".py") else locator
-    folder = Path(tempfile.mkdtemp(prefix="hpo-experiment-"))
-    command = [sys.executable, "-m", "hpo.experiment.prepare", absolute.rstrip(":"), str(folder)]
+    full = absolute(locator)
+    place = cache.folder()
+    if place is None:
+        return _described(locator, full, Path(tempfile.mkdtemp(prefix="hpo-experiment-")))
+    if (known := cache.find(place, full)) is not None:
+        return _read(known)
+    with cache.new_entry(place, full) as entry:
+        _described(locator, full, entry.folder)
+    return _read(entry.folder)
+
+
+def _described(locator: str, full: str, folder: Path) -> Description:
+    command = [sys.executable, "-m", "hpo.experiment.prepare", full, str(folder)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if (refused := folder / REFUSED).exists():
         raise ExperimentError(json.loads(refused.read_text())["why"])
-    if not (description := folder / DESCRIPTION).exists():
+    if not (folder / DESCRIPTION).exists():
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"code {done.returncode}")
         raise ExperimentError(f"experiment {locator}: the process that was to load it ended ({last})")
-    return Description.from_plain(json.loads(description.read_text()))
+    return _read(folder)
+
+
+def _read(folder: Path) -> Description:
+    described = Description.from_plain(json.loads((folder / DESCRIPTION).read_text()))
+    return dataclasses.replace(described, folder=folder)
 
 
 def prepare(locator: str, folder: Path) -> Description:
     """Write the pools and the description; ExperimentError where that cannot be done."""
-    experiment = load(locator)
-    about = {} if not isinstance(experiment.data, Rows) else _write_pools(locator, experiment.data, folder)
+    place = locator.partition(":")[0]
+    with WatchedFiles() as watched:
+        experiment = load(locator)
+        about = _data(locator, experiment, folder)
+    code = code_digests(experiment, locator)
     description = Description(
         locator=locator,
         folder=folder,
         name=experiment.name,
         version=experiment.version,
         metrics=tuple(metric.info for metric in experiment.metrics),
-        models={name: _describe(model, locator) for name, model in experiment.models.items()},
+        models={name: _describe(model, code[name]) for name, model in experiment.models.items()},
         defaults={section: dict(values) for section, values in experiment.defaults.items()},
-        options=_options(experiment),
-        **(about or {"data_digest": experiment.data.digest, "about": experiment.data.about}),  # type: ignore[union-attr]
+        options=dataclasses.asdict(experiment.options()),
+        **about,
     )
     folder.mkdir(parents=True, exist_ok=True)
+    named = experiment.data.files if isinstance(experiment.data, Rows) else ()
+    made_from = inputs([*users_files(place.partition(".")[0]), *named, *watched.files], seen_whole=watched.whole)
+    write_atomically(folder / INPUTS, json.dumps(made_from))
     write_atomically(folder / DESCRIPTION, json.dumps(description.to_plain()))
     return description
 
 
-def _write_pools(locator: str, data: Rows, folder: Path) -> dict[str, Any]:
+def _data(locator: str, experiment: Experiment, folder: Path) -> Mapping[str, Any]:
+    """What the description says of the data; pools of rows are written."""
+    data = experiment.data
+    if isinstance(data, Data):
+        return {"data_digest": data.digest, "about": data.about}
     try:
         split = data.split()
-    except ExperimentError:
-        raise
+    except ExperimentError as error:
+        raise ExperimentError(f"experiment {locator}: {error}") from error
     except Exception as error:  # whatever the user's own code raises
         raise ExperimentError(f"experiment {locator}: its data cannot be loaded: {describe(error)}") from error
     for name, pool in (("a", split.a), ("b", split.b)):
         pool_files.save(pool, folder / name)
     sizes = {name: len(pool.items) for name, pool in (("a", split.a), ("b", split.b))}
-    return {"data_digest": split.digest, "remarks": split.remarks, "sizes": sizes}
+    fitted = [
+        f"{name} in {module.__name__}.py was fitted when the file was imported, to rows that judge; fit it in train"
+        for module in users_modules()
+        for name in fitted_globals(module)
+    ]
+    return {"data_digest": split.digest, "remarks": (*split.remarks, *fitted), "sizes": sizes}
 
 
-def _describe(model: Model, locator: str) -> ModelDescription:
+def _describe(model: Model, code: str) -> ModelDescription:
+    seeds = [f"a seed is fixed in the code ({place})" for place in fixed_seeds(model.train)]
     return ModelDescription(
         space=model.parsed_space.to_plain(),
         reference=dict(model.reference),
         label=model.label,
         epochs=model.epochs,
         published=dict(model.published),
-        code_digest=_code_digest(locator),
+        code_digest=code,
+        remarks=tuple(seeds),
     )
 
 
-def _code_digest(locator: str) -> str:
-    """Of the whole file that has the experiment."""
-    place = locator.partition(":")[0]
-    content = Path(place).read_bytes() if place.endswith(".py") else place.encode()
-    return hashlib.sha256(content).hexdigest()
-
-
-def _options(experiment: Experiment) -> dict[str, Any]:
-    return dataclasses.asdict(experiment.options())
+def code_digests(experiment: Experiment, locator: str) -> dict[str, str]:
+    """By model, a digest of all code of the user's that its results depend on: training, prediction, draws, metrics."""
+    place, data = locator.partition(":")[0], experiment.data
+    if not place.endswith(".py"):
+        count_as_users(place.partition(".")[0])
+    loads = [data.a, data.b] if isinstance(data, Data) else []  # of rows the data's digest tells
+    shared = [experiment.draw, experiment.draw_test, *(metric.score for metric in experiment.metrics), *loads]
+    return {name: code_digest(model.train, model.predict, *shared) for name, model in experiment.models.items()}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -113,7 +154,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # threads of the user's code may not end
+    os._exit(main(sys.argv[1:]))  # threads of the user's code may not end

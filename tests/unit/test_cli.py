@@ -21,6 +21,7 @@ from hpo.errors import HpoError, UsageError
 
 SLOW = ("importlib.metadata", "torch", "optuna", "sqlalchemy", "pydantic", "numpy", "scipy", "plotly", "rich")
 PRINTS_DATA = {  # with --format table|json; export's two are toml|json
+    "experiment check",
     "study create",
     "study list",
     "study show",

@@ -3,14 +3,18 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # ships no types
 
 import hpo
 from hpo.errors import ExperimentError
 from hpo.experiment.load import load
+from hpo.experiment.rows import RowPool
 
 CANCER = """
 import hpo
@@ -105,6 +109,23 @@ def experiment_of(**changes: Any) -> hpo.Experiment:
     return hpo.Experiment(**{**fields, **changes})
 
 
+@dataclass(frozen=True)
+class NoDefault:
+    size: int
+
+
+@dataclass(frozen=True)
+class OddType:
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    training: int = 3
+    share: float = 0.5
+    sort: bool = False
+
+
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"name": "my exp"},
@@ -126,6 +147,14 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "experiment mine: data: with hpo.Data say how items are drawn: draw=... and draw_test=...",
     ),
     ({"options": dict}, "experiment mine: options must be a dataclass whose fields have defaults"),
+    ({"options": NoDefault}, "experiment mine: options: size needs a default"),
+    ({"options": OddType}, "experiment mine: options: sizes must be an int, a float, a str or a bool"),
+    (
+        {"defaults": {"budgets": {"trials": 3}}},
+        "experiment mine: defaults: 'budgets' is none of budget, protocol, sampler, pruner, with its values by name",
+    ),
+    ({"draw": 3}, "experiment mine: draw must be a function, not 3"),
+    ({"chunk": 0}, "experiment mine: chunk must be at least 1, not 0"),
 ]
 
 
@@ -133,6 +162,63 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 def test_a_wrong_experiment_is_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ExperimentError) as error:
         experiment_of(**changes)
+    assert str(error.value) == message
+
+
+def test_options_are_checked_and_reach_the_draw() -> None:
+    """What a study's [data] sets; the others have their defaults."""
+
+    def draw(pool: Any, how: hpo.Draw) -> tuple[hpo.Items, hpo.Items]:
+        return hpo.Items(pool[: how.options.training]), hpo.Items(pool[how.options.training :])
+
+    mine = experiment_of(
+        data=hpo.Data("d", list, list), draw=draw, draw_test=lambda pool, how: hpo.Items(pool), options=Sizes
+    )
+    assert mine.options_of({}) == Sizes()
+    assert mine.options_of({"training": 4, "share": 1}) == Sizes(training=4, share=1)
+    training, validation = mine.drawn(np.arange(10), hpo.Draw(seed=1, options=mine.options_of({"training": 4})))
+    assert (len(training), len(validation)) == (4, 6)
+    for values, message in (
+        ({"size": 1}, "experiment mine: data: there is no option 'size'; there are training, share, sort"),
+        ({"training": 2.5}, "experiment mine: data: training must be of type int, not 2.5"),
+        ({"training": True}, "experiment mine: data: training must be of type int, not True"),
+    ):
+        with pytest.raises(ExperimentError) as error:
+            mine.options_of(values)
+        assert str(error.value) == message
+    with pytest.raises(ExperimentError, match="experiment mine: draw gave no validation items"):
+        mine.drawn(np.arange(3), hpo.Draw(seed=1, options=Sizes()))
+
+
+def test_draws_of_the_users_are_checked() -> None:
+    """What they return is named, in one line."""
+    data = hpo.Data("d", list, list)
+    mine = experiment_of(data=data, draw=lambda pool, how: pool, draw_test=lambda pool, how: hpo.Items(pool))
+    with pytest.raises(ExperimentError, match=r"mine: draw must give two hpo\.Items: training and validation"):
+        mine.drawn([1, 2], hpo.Draw(seed=1))
+    with pytest.raises(ExperimentError, match=r"mine: draw_test must give hpo\.Items, at least one"):
+        mine.test_items([], hpo.Draw(seed=1))
+    assert list(mine.test_items([1, 2], hpo.Draw(seed=1)).x) == [1, 2]
+    assert list(experiment_of().test_items(RowPool(items=hpo.Items([3])), hpo.Draw(seed=1)).x) == [3]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"x": 3}, "items: int is neither an array, a mapping of arrays nor a data frame"),
+        ({"x": "text"}, "items: str is neither an array, a mapping of arrays nor a data frame"),
+        ({"x": csr_matrix([[1]])}, "items: a sparse matrix has no rows that can be taken one by one; use x.toarray()"),
+        ({"x": [1, 2], "y": [1]}, "items: y has 1 entries for 2 items"),
+        ({"x": [1], "unit": np.zeros((1, 1, 1))}, "items: unit must be (n,) or (n, u), not (1, 1, 1)"),
+        (
+            {"x": {"a": [1], "b": [1, 2]}},
+            "items: a mapping of equally long arrays is wanted, these have the lengths {'a': 1, 'b': 2}",
+        ),
+    ],
+)
+def test_wrong_items_are_one_line(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExperimentError) as error:
+        hpo.Items(**fields)
     assert str(error.value) == message
 
 

@@ -1,5 +1,8 @@
 """Splits of rows: the pools never meet, more rows move none, and draws are what they promise."""
 
+import datetime
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,10 +10,13 @@ import pandas as pd  # type: ignore[import-untyped]  # ships no types
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA  # type: ignore[import-untyped]  # ships no types
+from sklearn.preprocessing import MinMaxScaler, StandardScaler  # type: ignore[import-untyped]  # ships no types
 
 from hpo.errors import ExperimentError
 from hpo.experiment.items import Draw, Items
-from hpo.experiment.rows import Rows, row_hashes, rows
+from hpo.experiment.rows import SAME_VALIDATION, Rows, rows
+from hpo.experiment.tables import row_hashes
 
 N = 400
 
@@ -100,7 +106,7 @@ def test_groups_are_never_parted() -> None:
 
 
 def test_time_goes_forward_with_a_gap() -> None:
-    """What is trained on ends before what validates begins, and that, with a gap, before the test."""
+    """What is trained on ends, with a gap, before what validates begins, and that, with a gap, before the test."""
     x, y = table()
     data = data_of(x, y, time="day", gap=20)
     split = data.split()
@@ -109,10 +115,45 @@ def test_time_goes_forward_with_a_gap() -> None:
     assert b is not None
     assert len(b) == round(0.3 * N)
     assert b.min() - a.max() == 21
-    assert split.remarks == ("20 rows within the gap are in neither pool",)
+    assert split.remarks == ("20 rows within the gap are in neither pool", SAME_VALIDATION)
     training, validation = data.draw(split.a, Draw(seed=1))
+    assert len(validation) == 65  # a quarter of 260
     assert training.x["a"].tolist() == x["a"][: len(training)].tolist()
-    assert validation.x["a"].tolist() == x["a"][len(training) : len(training) + len(validation)].tolist()
+    assert validation.x["a"].tolist() == x["a"][len(training) + 20 : len(training) + 20 + len(validation)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("days", "gap"),
+    [
+        (np.arange("2020-01-01", "2021-02-04", dtype="datetime64[D]"), 20),
+        (np.arange("2020-01-01", "2021-02-04", dtype="datetime64[D]").astype("datetime64[ns]"), 20),
+        (np.arange("2020-01-01", "2021-02-04", dtype="datetime64[D]").astype(str), 20),
+        (np.arange("2020-01-01", "2021-02-04", dtype="datetime64[D]").astype(str), datetime.timedelta(days=20)),
+        (pd.Series(pd.date_range("2020-01-01", periods=N)), np.timedelta64(20, "D")),
+    ],
+)
+def test_dates_are_times_and_gaps_days(days: Any, gap: Any) -> None:
+    """Whatever holds them: the split is that of day numbers."""
+    x, y = table()
+    numbers = data_of(x, y, time="day", gap=20).split()
+    dates = data_of({**x, "day": days}, y, time="day", gap=gap).split()
+    assert contents(dates.a.items) == contents(numbers.a.items)
+    assert contents(dates.b.items) == contents(numbers.b.items)
+
+
+def test_equal_times_are_not_parted() -> None:
+    """Rows of a day would else stand on both sides of the split."""
+    x, y = table()
+    x["day"] = np.arange(N) // 50
+    data = data_of(x, y, time="day", group="patient")
+    split = data.split()
+    assert split.a.time is not None
+    assert split.b.time is not None
+    assert set(split.a.time).isdisjoint(split.b.time)
+    assert split.a.items.unit is not None, "groups are what intervals sample, on both sides of the split"
+    training, validation = data.draw(split.a, Draw(seed=1))
+    assert len(training) + len(validation) == len(split.a.items)
+    assert len(training) % 50 == 0
 
 
 def test_an_official_mask_is_followed() -> None:
@@ -133,9 +174,15 @@ def test_an_official_validation_is_the_same_in_every_draw() -> None:
     split = data.split()
     first, second = (data.draw(split.a, Draw(seed=seed)) for seed in (1, 2))
     assert contents(first[1]) == contents(second[1])
+    assert contents(first[0]) == contents(split.a.items) - contents(first[1]), "all other rows train"
+    assert split.remarks == (SAME_VALIDATION,)
+    with pytest.raises(
+        ExperimentError, match="there are no folds where a column says which rows validate; set folds = 1"
+    ):
+        data.draw(split.a, Draw(seed=1, fold=0, folds=5))
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**63 - 1), st.integers(2, 6), st.sampled_from(["", "patient"]))
 def test_folds_are_a_partition(seed: int, folds: int, group: str) -> None:
     """Each row of A validates in exactly one fold."""
@@ -147,7 +194,7 @@ def test_folds_are_a_partition(seed: int, folds: int, group: str) -> None:
     assert all(len(training) + len(held) == len(pool.items) for training, held in parts)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**63 - 1))
 def test_draws_keep_the_shares_of_classes(seed: int) -> None:
     """To one row a class; another seed draws others, the same one the same."""
@@ -168,6 +215,19 @@ def test_draws_keep_the_shares_of_classes(seed: int) -> None:
         ({"test": "fold"}, "rows: there is no column 'fold'; there are a, b, patient, day, is_test"),
         ({"test": "b"}, "rows: column 'b' is no mask: it must be True or False in each row"),
         ({"group": "patients"}, "rows: there is no column 'patients'; there are a, b, patient, day, is_test"),
+        ({"gap": 3}, "rows: a gap needs time=COLUMN"),
+        ({"gap": "3d", "time": "day"}, "rows: gap must be a number or a timedelta, not '3d'"),
+        (
+            {"gap": datetime.timedelta(days=3), "time": "day"},
+            "rows: column 'day' has numbers, so the gap must be one too, not datetime.timedelta(days=3)",
+        ),
+        ({"validation": 0}, "rows: validation must be a share between 0 and 1, or a column's name, not 0"),
+        ({"target": "day", "time": "day"}, "rows: the target 'day' cannot be what the rows are split by"),
+        (
+            {"validation": "is_test", "test": "is_test"},
+            "rows: column 'is_test' holds for 0 of the 320 rows of pool A; some must validate, and some must train",
+        ),
+        ({"test": 1e-12}, "rows: pool B is empty (0 of 400 rows are for the test)"),
     ],
 )
 def test_a_wrong_split_is_one_line(how: dict[str, Any], message: str) -> None:
@@ -180,6 +240,140 @@ def test_a_mask_that_parts_groups_is_refused() -> None:
     x, y = table()
     with pytest.raises(ExperimentError, match="groups of 'patient' stand in both pools, for example 1; the mask must"):
         data_of(x, y, test="is_test", group="patient").split()
+
+
+def test_a_validation_mask_that_parts_groups_is_refused() -> None:
+    x, y = table()
+    x["held"] = np.arange(N) % 3 == 0
+    with pytest.raises(ExperimentError, match="groups of 'patient' stand in training and validation, for example"):
+        data_of(x, y, validation="held", group="patient").split()
+
+
+def test_what_cannot_be_split_by_is_refused() -> None:
+    """Missing values, and texts that are no times; the first row that is wrong is named."""
+    x, y = table()
+    missing = {**x, "patient": np.where(np.arange(N) == 7, np.nan, x["patient"].astype(float))}
+    with pytest.raises(ExperimentError, match="rows: 'patient' is missing in 1 rows, the first is row 8"):
+        data_of(missing, y, group="patient").split()
+    with pytest.raises(ExperimentError, match=r"column 'when' has no times: numbers or dates like .* not 'soon'"):
+        data_of({**x, "when": np.array(["soon"] * N)}, y, time="when").split()
+    with pytest.raises(ExperimentError, match="load must give \\(x, y\\), not a dict; or name a target=COLUMN"):
+        rows(lambda: x, test=0.3).split()
+    with pytest.raises(ExperimentError, match="without day x has no column left"):
+        rows(lambda: {"a": x["a"], "day": x["day"]}, target="a", time="day", test=0.3).split()
+    with pytest.raises(ExperimentError, match=r"rows: load must be a function or a CSV file's name, not \[1\]"):
+        rows([1], test=0.3)  # type: ignore[arg-type]  # what is tested
+
+
+def test_a_target_may_be_a_column() -> None:
+    x, y = table()
+    of_pair, of_column = data_of(x, y).split(), rows(lambda: {**x, "y": y}, target="y", test=0.3).split()
+    assert of_pair.digest == of_column.digest
+    assert "y" not in of_column.a.items.x
+
+
+def test_a_class_that_cannot_be_trained_is_refused() -> None:
+    """A text names a class; a number that few rows have may be a quantity, and is told."""
+    x, y = table()
+    only_in_b = np.where(x["is_test"] & (np.arange(N) < 10), "odd", y)
+    with pytest.raises(ExperimentError, match="rows: no row of pool A has the class 'odd', which the test has; leave"):
+        data_of(x, only_in_b, test="is_test").split()
+    assert data_of(x, np.where(only_in_b == "odd", 2, 1), test="is_test").split().remarks[0] == (
+        "no row of pool A has the class 2, which the test has"
+    )
+    only_in_a = np.where(~x["is_test"] & (np.arange(N) < 10), "odd", y)
+    assert data_of(x, only_in_a, test="is_test").split().remarks == (
+        "no row of pool B has the class 'odd': it is not tested",
+    )
+
+
+def test_more_folds_than_groups_are_refused() -> None:
+    x, y = table(80)
+    data = data_of(x, y, group="patient")
+    with pytest.raises(ExperimentError, match=r"rows: 50 folds of \d groups; set fewer"):
+        data.draw(data.split().a, Draw(seed=1, folds=50))
+
+
+# --- What is suspect ------------------------------------------------------------------------------------------
+
+
+def suspected(x: Any, y: Any) -> list[str]:
+    return [remark for remark in data_of(x, y).split().remarks if "pool" not in remark]
+
+
+def test_a_target_among_the_inputs_is_told() -> None:
+    """Under another name, as a number for each class, or up to a scale; what merely helps is not told."""
+    x, y = table()
+    sizes = np.random.default_rng(2).normal(size=N)
+    inputs = {"a": x["a"], "b": x["b"]}
+    for leak, target in (((y == "rare").astype(int), y), (y, y), (3 * sizes + 1, sizes)):
+        (remark,) = suspected({**inputs, "leak": leak}, target)
+        assert remark == "column leak among the inputs tells the target exactly: is it the target itself?"
+    assert suspected(np.stack([x["a"], sizes], 1), sizes)[0].startswith("column 1 of x among the inputs tells")
+    assert suspected({**inputs, "helps": sizes + 0.01 * x["a"]}, sizes) == []
+    assert suspected({**inputs, "number": np.arange(N)}, y) == []
+
+
+def test_columns_that_were_scaled_before_the_split_are_told() -> None:
+    """Standardised, whitened, or ranged over all rows; fitted to A alone is right and not told."""
+    x = np.random.default_rng(3).gamma(2.0, size=(N, 3)).astype(np.float32)
+    y = np.arange(N) % 2
+    assert suspected(x, y) == []
+    for scaler in (StandardScaler(), PCA(2)):
+        (remark,) = suspected(scaler.fit_transform(x), y)
+        assert "has mean 0 over all rows: what centred it has seen the test; fit it to the training items" in remark
+    (remark,) = suspected(MinMaxScaler().fit_transform(x.astype(np.float64)), y)
+    assert remark.startswith("every column ends at 0 and 1: what scaled them has seen the test")
+    assert suspected(StandardScaler().fit(x[:200]).transform(x), y) == []
+
+
+# --- CSV files ------------------------------------------------------------------------------------------------
+
+CSV = "a,kind,y\n" + "".join(f"{i / 7},{'pq'[i % 2]},{i % 3}\n" for i in range(60))
+
+
+def test_a_csv_file_is_found_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the process runs."""
+    (tmp_path / "data.csv").write_text(CSV)
+    (tmp_path / "data.tsv").write_text(CSV.replace(",", "\t"))
+    monkeypatch.chdir("/")
+    scope: dict[str, Any] = {"__file__": str(tmp_path / "mine.py")}
+    exec("import hpo\ndata = hpo.rows('data.csv', target='y', test=0.3)", scope)
+    exec("import hpo\nother = hpo.rows('data.tsv', target='y', test=0.3)", scope)
+    split = scope["data"].split()
+    assert scope["data"].files == (tmp_path / "data.csv",)
+    assert list(split.a.items.x.columns) == ["a", "kind"]
+    assert set(split.a.items.y) == {0, 1, 2}
+    assert scope["other"].split().digest == split.digest
+
+
+@pytest.mark.parametrize(
+    ("content", "target", "message"),
+    [
+        (None, "y", "rows: there is no file {file}"),
+        ("", "y", "rows: {file} cannot be read: No columns to parse from file"),
+        ("a,y\n", "y", "rows: {file} has no rows"),
+        (CSV, "z", "rows: there is no column 'z'; there are a, kind, y"),
+        (CSV, "", "rows: say which column of data.csv is the target: target=COLUMN"),
+        (CSV.replace(",1\n", ",\n", 2), "y", "rows: 'y' is missing in 2 rows, the first is row 2"),
+    ],
+)
+def test_a_wrong_csv_file_is_one_line(tmp_path: Path, content: str | None, target: str, message: str) -> None:
+    file = tmp_path / "data.csv"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ExperimentError) as error:
+        rows(file, target=target, test=0.3).split()
+    assert str(error.value) == message.format(file=file)
+
+
+def test_without_pandas_a_csv_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)  # is as if it were not installed
+    (tmp_path / "data.csv").write_text(CSV)
+    with pytest.raises(
+        ExperimentError, match=r"reading data\.csv needs pandas: `pip install pandas`, or give rows a func"
+    ):
+        rows(tmp_path / "data.csv", target="y", test=0.3).split()
 
 
 def test_targets_of_another_length_are_refused() -> None:
