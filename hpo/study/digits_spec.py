@@ -6,11 +6,14 @@ Stored results carry its digests, so what it reads and writes is as it always wa
 import functools
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from hpo.digits import pools
+from hpo.digits.pools import Digits
+from hpo.errors import SpecError
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Float, Space, Value
 from hpo.study.spec_errors import near
@@ -22,6 +25,7 @@ from hpo.study.study_spec import (
     Sampler,
     Seed,
     StudySpec,
+    Values,
     compact_json,
 )
 from hpo.training.augmentation import SAMPLES_PER_PAIR
@@ -37,6 +41,8 @@ HYPERPARAMETERS: Mapping[str, tuple[str, ...]] = {
 }
 """What is tuned, by model, in the order of every table and file."""
 
+MOST_BATCH = 10_000  # samples
+MOST_VALIDATION_PAIRS = 100_000
 CHANCE = 0.5  # the accuracy of a training that diverged
 METRICS = (
     MetricInfo(name="accuracy", diverged=CHANCE),
@@ -124,7 +130,7 @@ class DigitsSpec(StudySpec):
 
     @field_validator("reference", "tuned")
     @classmethod
-    def _as_floats(cls, values: Any) -> Any:
+    def _as_floats(cls, values: Values | None, info: ValidationInfo) -> Values | None:
         return values
 
     @model_validator(mode="after")
@@ -149,9 +155,14 @@ class DigitsSpec(StudySpec):
         return Space.of({name: Float(r.low, r.high, log=r.log) for name, r in ranges.items()})
 
     @property
-    def paper(self) -> dict[str, float]:
-        """The configuration to compare with."""
-        return self.reference
+    def goes_by_epochs(self) -> bool:
+        """They do."""
+        return True
+
+    @property
+    def diverged_drops(self) -> bool:
+        """A diverged round counts, at chance."""
+        return False
 
     def canonical(self) -> str:
         """Return the one JSON text of this spec: keys sorted, no blanks."""
@@ -159,6 +170,50 @@ class DigitsSpec(StudySpec):
 
     def _followed(self, values: Mapping[tuple[str, ...], object]) -> Mapping[tuple[str, ...], object]:
         return values
+
+
+class DigitsData:
+    """The images, as studies of them are created and evaluated with; loaded when they are asked for."""
+
+    locator: None = None  # every worker has them
+
+    def __init__(self, load: Callable[[], Digits]) -> None:
+        """`load` gives the images."""
+        self._load = functools.cache(load)
+
+    @property
+    def digest(self) -> str:
+        """Of images, labels and split."""
+        return self._load().digest
+
+    def check(self, spec: StudySpec) -> None:
+        """Raise SpecError where a study cannot be trained, DataError where the images are too few for its draws.
+
+        For new studies alone: one that was stored before a rule came is still read, listed and shown.
+        """
+        protocol = spec.protocol
+        for key, value, most, why in (
+            (
+                "batch_size",
+                protocol.batch_size,
+                protocol.samples,
+                f"an epoch has no more samples, {SAMPLES_PER_PAIR} a training pair",
+            ),
+            ("batch_size", protocol.batch_size, MOST_BATCH, "a step needs about 140 KB a sample, in each lane"),
+            (
+                "validation_pairs",
+                protocol.validation_pairs,
+                MOST_VALIDATION_PAIRS,
+                "every epoch is judged by all of them",
+            ),
+        ):
+            if value > most:
+                raise SpecError(f"study {spec.name}: protocol.{key}: must be at most {most} ({why}), not {value}")
+        pools.check_enough(self._load(), protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs)
+
+    def code_digest(self, model: str) -> str | None:
+        """None: hpo's own code trains them."""
+        return None
 
 
 def _check_names(key: str, values: Mapping[str, object], model: str) -> None:

@@ -26,13 +26,12 @@ def spec_from(description: Description, tree: Mapping[str, Any], where: str) -> 
     """
     model = _model(description, tree, where)
     for key in _TABLES:
-        if not isinstance(tree.get(key, {}), Mapping):
-            if (key, tree[key]) != ("tuned", None):
-                raise SpecError(f"{where}: {key}: must be a table of keys and values, not {shown(tree[key])}")
+        if not isinstance(tree.get(key, {}), Mapping) and (key, tree[key]) != ("tuned", None):
+            raise SpecError(f"{where}: {key}: must be a table of keys and values, not {shown(tree[key])}")
     described = description.models[model]
     whole = {
         **{key: value for key, value in tree.items() if key not in ("paper", *_TABLES)},
-        **_says(description, described),
+        **_resolved(description, described),
         "experiment": description.name,
         "model": model,
         "data": _data(description, tree.get("data", {}), where),
@@ -54,7 +53,7 @@ def spec_from(description: Description, tree: Mapping[str, Any], where: str) -> 
     return spec
 
 
-def _says(description: Description, model: ModelDescription) -> dict[str, Any]:
+def _resolved(description: Description, model: ModelDescription) -> dict[str, Any]:
     """What the experiment says of itself."""
     return {
         "version": description.version,
@@ -87,7 +86,9 @@ def _data(description: Description, given: Mapping[str, Any], where: str) -> dic
             raise SpecError(f"{where}: data.{name}: experiment {description.name} has no such option; {there}{close}")
         usual = description.options[name]
         if not _same_kind(value, usual):
-            raise SpecError(f"{where}: data.{name}: must be as {shown(usual)}, which it is by default, not {shown(value)}")
+            raise SpecError(
+                f"{where}: data.{name}: must be as {shown(usual)}, which it is by default, not {shown(value)}"
+            )
     options = {**description.options, **given}
     return {n: float(v) if isinstance(description.options[n], float) else v for n, v in options.items()}
 

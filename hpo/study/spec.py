@@ -197,11 +197,11 @@ def _experiment_toml(spec: StudySpec) -> str:
     return _with_tables(lines, tables)
 
 
-def _common_tables(spec: StudySpec) -> list[tuple[str, dict[str, Any]]]:
+def _common_tables(spec: StudySpec) -> list[tuple[str, Mapping[str, Any]]]:
     return [(key, getattr(spec, key).model_dump()) for key in ("sampler", "pruner", "budget", "protocol")]
 
 
-def _with_tables(lines: list[str], tables: list[tuple[str, dict[str, Any]]]) -> str:
+def _with_tables(lines: list[str], tables: list[tuple[str, Mapping[str, Any]]]) -> str:
     for key, values in tables:
         lines += ["", f"[{key}]{_NOTES.get(key, '')}"]
         lines += [f"{_key(name)} = {_toml(value)}" for name, value in values.items() if value is not None]
@@ -226,8 +226,8 @@ def _toml(value: object) -> str:
         return f"{{ {', '.join(f'{_key(key)} = {_toml(entry)}' for key, entry in value.items())} }}"
     if isinstance(value, list | tuple):
         entries = [_toml(entry) for entry in value]
-        in_one_line = f"[{', '.join(entries)}]"
-        return in_one_line if len(in_one_line) <= _WIDE else "[\n    " + ",\n    ".join(entries) + ",\n]"
+        short = f"[{', '.join(entries)}]"
+        return short if len(short) <= _WIDE else "[\n    " + ",\n    ".join(entries) + ",\n]"
     return _text(value) if isinstance(value, str) else repr(value)
 
 

@@ -35,7 +35,7 @@ Trials = Annotated[int, Field(ge=0, le=limits.TRIALS)]
 Few = Annotated[int, Field(ge=1, le=limits.ROUNDS)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=limits.SEED)]
-Values = dict[str, Value]
+Values = Mapping[str, Value]
 
 
 class Record(BaseModel):
@@ -218,19 +218,34 @@ class StudySpec(Record):
         return Space.from_plain(self.space)
 
     @property
-    def paper(self) -> Values:
+    def diverged_drops(self) -> bool:
+        """Whether a configuration that diverges in confirm is dropped, as one that fails; else that round counts."""
+        return True
+
+    @property
+    def paper(self) -> dict[str, Any]:
         """The reference, by the name of the first format's key."""
-        return self.reference
+        return dict(self.reference)
+
+    @property
+    def goes_by_epochs(self) -> bool:
+        """Whether its trainings are known to have epochs: a user's function may ask for them or not."""
+        return self.model_epochs is not None
+
+    @property
+    def steps(self) -> int:
+        """How often a trial may be judged on its way: after each fold, or where there is one, after each epoch."""
+        return self.protocol.folds if self.protocol.folds > 1 else self.budget.epochs
 
     @property
     def warmup_epochs(self) -> int:
-        """Epochs that the median pruner lets every trial train."""
-        return math.ceil(self.pruner.warmup * self.budget.epochs)
+        """Steps that the median pruner lets every trial train."""
+        return math.ceil(self.pruner.warmup * self.steps)
 
     @property
     def min_resource_epochs(self) -> int:
-        """Epochs up to hyperband's lowest rung, at least 1."""
-        return max(1, math.ceil(self.pruner.min_resource * self.budget.epochs))
+        """Steps up to hyperband's lowest rung, at least 1."""
+        return max(1, math.ceil(self.pruner.min_resource * self.steps))
 
     def canonical(self) -> str:
         """Return the one JSON text of this spec, without blanks; the hyperparameters keep their order."""

@@ -155,11 +155,11 @@ def test_next_models_by_the_fewest_running(engine: Engine, make_study: MakeStudy
     make_study("simple", model="simple")
     ws = make_study("ws", model="ws")
     make_study("ws-aux", model="ws-aux", trials=0)
-    assert claims.next_models(engine) == ["simple", "ws"]
+    assert claims.next_models(engine) == [("digits", "simple"), ("digits", "ws")]
     claim(engine, 2, model="simple")
-    assert claims.next_models(engine) == ["ws", "simple"]
+    assert claims.next_models(engine) == [("digits", "ws"), ("digits", "simple")]
     claim(engine, 5, model="ws")
-    assert claims.next_models(engine) == ["simple"], "both adaptive slots of ws that may run do"
+    assert claims.next_models(engine) == [("digits", "simple")], "both adaptive slots of ws that may run do"
     assert claims.next_models(engine, [ws.id]) == []
     claim(engine, 100, model="simple")
     assert claims.next_models(engine) == []
@@ -169,7 +169,7 @@ def test_next_models_counts_expired_slots_in(engine: Engine, make_study: MakeStu
     """A slot whose worker died can be claimed, until its attempts are used up."""
     make_study(trials=1)
     for _ in range(claims.MAX_ATTEMPTS):
-        assert claims.next_models(engine) == ["ws"]
+        assert claims.next_models(engine) == [("digits", "ws")]
         claim(engine, lease_seconds=-1)
     assert claims.next_models(engine) == []
 
@@ -277,7 +277,7 @@ def test_a_worker_that_names_its_studies_reads_open_slots_alone(
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ANALYZE")
     with statements(engine) as sent:
-        assert claims.next_models(engine, [study.id]) == ["ws"]
+        assert claims.next_models(engine, [study.id]) == [("digits", "ws")]
         assert claims.any_open(engine, [study.id])
         assert claim(engine, study_ids=[study.id])
         assert claims.next_models(engine, [study.id]) == []
