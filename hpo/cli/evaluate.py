@@ -63,8 +63,9 @@ def evaluate(
     if form == "json":
         print_json(evaluation)
         return
+    trained = "" if evaluation["epochs"] is None else f" ({evaluation['epochs']} epochs)"
     print_message(
-        f"study {evaluation['study']} ({evaluation['epochs']} epochs): {evaluation['added']} final rounds of "
+        f"study {evaluation['study']}{trained}: {evaluation['added']} final rounds of "
         f"{evaluation['label']!r} added, {evaluation['rounds']} asked for in all"
     )
     print_message("next: `hpo worker --drain` runs them")

@@ -233,8 +233,10 @@ def evaluate(
     rounds: int | None,
     epochs: int | None,
     label: str | None,
-) -> dict[str, str | int]:
+) -> dict[str, str | int | None]:
     """Make sure that a configuration has its final rounds; returns study, epochs, label, rounds added and requested.
+
+    Epochs are None where the trainings are not known to have any.
 
     The configuration comes from the file or, without one, from the study. Where the file names a study that does not
     exist, it is created without a search.
@@ -252,7 +254,8 @@ def evaluate(
         if now is None:
             raise HpoError(f"study {row.name} was deleted in the meantime")
         added = phases.add_final(connection, now, spec, label, params, requested)
-    return {"study": row.name, "epochs": spec.budget.epochs, "label": label, "added": added, "rounds": requested}
+    epochs = spec.budget.epochs if spec.goes_by_epochs else None
+    return {"study": row.name, "epochs": epochs, "label": label, "added": added, "rounds": requested}
 
 
 def _study_to_evaluate(

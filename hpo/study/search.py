@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
@@ -119,7 +119,11 @@ def _sampler(spec: StudySpec, slot: Slot) -> BaseSampler:
 
     A common seed would give every worker the same start-up points.
     """
-    return _adaptive_sampler(spec, _seed(slot)) if slot.adaptive else _StartUp(slot)
+    if not slot.adaptive:
+        return _StartUp(slot)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return _adaptive_sampler(spec, _seed(slot))
 
 
 def _adaptive_sampler(spec: StudySpec, seed: int) -> BaseSampler:

@@ -165,6 +165,16 @@ def test_next_models_by_the_fewest_running(engine: Engine, make_study: MakeStudy
     assert claims.next_models(engine) == []
 
 
+def test_models_of_two_experiments_with_one_name_are_told_apart(engine: Engine, make_study: MakeStudy) -> None:
+    """In the fair share and in the claim, which takes from the studies that it is told."""
+    first, second = (make_study(name, model="forest", experiment=name) for name in ("cancer", "wine"))
+    assert claims.next_models(engine) == [("cancer", "forest"), ("wine", "forest")]
+    taken = claims.claim(engine, 1, worker="w", lease_seconds=60, model="forest", study_ids=[first.id])
+    assert [slot.study_id for slot in taken] == [first.id]
+    assert claims.next_models(engine) == [("wine", "forest"), ("cancer", "forest")]
+    assert (first.experiment, second.experiment) == ("cancer", "wine")
+
+
 def test_next_models_counts_expired_slots_in(engine: Engine, make_study: MakeStudy) -> None:
     """A slot whose worker died can be claimed, until its attempts are used up."""
     make_study(trials=1)

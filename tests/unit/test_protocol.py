@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from hpo.storage.slots import Slot
 from hpo.study.labels import PAPER
-from hpo.study.phases import candidates, confirmed, round_seed, search_seeds
-from hpo.study.ranking import ConfirmResult
+from hpo.study.phases import _confirm_round, candidates, confirmed, round_seed, search_seeds
+from hpo.study.ranking import ConfirmResult, ranking
 from hpo.study.spec import MODELS, StudySpec, builtin_spec
+from tests.support.described import described_spec
 from tests.support.outcomes import outcome as outcome_of
 
 FEW = settings(deadline=None, max_examples=60)
@@ -131,6 +133,50 @@ def _worse(slot: Slot, other: Slot) -> bool:
     assert slot.outcome.loss is not None
     assert other.outcome.loss is not None
     return (-slot.outcome.value, slot.outcome.loss) >= (-other.outcome.value, other.outcome.loss)
+
+
+# --- In another direction -----------------------------------------------------------------------------------
+
+ERROR = described_spec("flat")  # an error judges, the lower the better; ties go to the higher accuracy
+
+
+def test_an_error_is_minimised_and_ties_go_by_the_second_metrics_direction() -> None:
+    actual = [searched(1, 3.0, 0.5), searched(2, 1.0, 0.5), searched(3, 2.0, 0.4), searched(4, 2.0, 0.6)]
+    assert [s.idx for s in candidates(actual, 4, ERROR)] == [2, 4, 3, 1]
+
+
+def test_where_the_second_metric_is_blank_the_lower_number_goes_first() -> None:
+    """It does not apply to all outputs; a configuration that has it is before one that has not."""
+    blank = [searched(3, 2.0, None), searched(1, 2.0, None), searched(2, 2.0, 0.1)]
+    assert [s.idx for s in candidates(blank, 3, ERROR)] == [2, 1, 3]
+    alone = described_spec("flat", metrics=(ERROR.metric,))
+    assert [s.idx for s in candidates(blank, 3, alone)] == [1, 2, 3]
+    ties = [*rounds("trial 10", (2.0, 0.1)), *rounds("trial 9", (2.0, 0.1))]
+    assert [c.label for c in confirmed(ties, alone)] == ["trial 9", "trial 10"]
+
+
+def test_candidates_are_distinct_and_not_the_reference() -> None:
+    """A space of few configurations is searched more than once."""
+    same = [searched(1, 1.0), replace(searched(2, 1.1), params=searched(1).params), searched(3, 1.2)]
+    reference = replace(searched(4, 0.9), params=dict(ERROR.reference))
+    assert [s.idx for s in candidates([*same, reference], 5, ERROR)] == [1, 3]
+
+
+def test_the_lower_mean_error_wins_and_a_diverged_round_drops() -> None:
+    """Of a user's experiment: what diverges once is no good; of the digits it counts, at chance."""
+    actual = [
+        *rounds("trial 1", (1.0, 0.5), (3.0, 0.5)),
+        *rounds("reference", (1.5, 0.5), (1.6, 0.5)),
+        *rounds("trial 2", (0.1, 0.5), "diverged"),
+    ]
+    assert [c.label for c in confirmed(actual, ERROR)] == ["reference", "trial 1"]
+    dropped = ranking([_confirm_round(slot) for slot in actual], ERROR)[-1]
+    assert (dropped.label, dropped.whole, dropped.failed) == ("trial 2", False, 1)
+
+
+def test_the_reference_wins_ties_under_its_own_label() -> None:
+    ties = [*rounds("trial 1", (2.0, 0.5)), *rounds("reference", (2.0, 0.5))]
+    assert [c.label for c in confirmed(ties, ERROR)] == ["reference", "trial 1"]
 
 
 # --- Confirmed ----------------------------------------------------------------------------------------------
