@@ -174,7 +174,7 @@ def in_turns(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             begun = time.perf_counter()
-            assert claims.next_models(engines[name], study_ids) == [MODEL]
+            assert claims.next_models(engines[name], study_ids) == [("digits", MODEL)]
             actual = time.perf_counter()
             slot = claim_slot(engines[name], study_ids)
             ended = time.perf_counter()

@@ -16,6 +16,7 @@ from hpo.storage.optuna_storage import make_storage
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.study import operations, phases
+from hpo.study.digits_spec import DigitsData
 from hpo.study.spec import HYPERPARAMETERS, StudySpec
 
 LEVEL = {"simple": 0.84, "ws": 0.87, "ws-aux": 0.965}  # accuracy with the paper's values
@@ -26,7 +27,8 @@ PRUNED = 0.3  # share of the adaptive trials
 
 def finish(engine: Engine, digits: Digits, specs: Sequence[StudySpec]) -> None:
     """Create the studies and finish them: search, confirm, final rounds with their outputs."""
-    operations.create(engine, digits, [(spec, None) for spec in specs])
+    data = DigitsData(lambda: digits)
+    operations.create(engine, [operations.Planned(spec=spec, data=data) for spec in specs])
     draw = pair_draws(digits.pool_b_labels().astype(np.int64))
     storage = make_storage(engine)
     for spec in specs:
@@ -54,7 +56,13 @@ def _finish(engine: Engine, spec: StudySpec, row: studies.StudyRow, slot: Slot, 
         slots.record_opening(engine, slot.id, slot.token, "bench")
     pairs = spec.protocol.test_pairs if slot.kind == "final" else spec.protocol.validation_pairs
     shared = np.random.default_rng(slot.round or 0).normal(0, 0.006)  # rounds of one number share their draws
-    value = round(pairs * min(1.0, _accuracy(spec, params) + shared + rng.normal(0, 0.004))) / pairs
+    value = (
+        round(
+            pairs
+            * min(1.0, _accuracy(spec, {name: float(x) for name, x in params.items()}) + shared + rng.normal(0, 0.004))
+        )
+        / pairs
+    )
     state = "pruned" if slot.adaptive and rng.random() < PRUNED else "complete"
     if slot.kind == "final":
         outputs = _answers(slot, value, draw, pairs)

@@ -26,6 +26,7 @@ from hpo.digits.pools import Digits
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.study import operations
+from hpo.study.digits_spec import DigitsData
 from hpo.study.spec import builtin_spec
 
 LIVE, STUDIES = 16, 24  # studies with something waiting, all of the claimed model; and all studies
@@ -46,7 +47,8 @@ def prepare(url: str, data: Digits, behind: int) -> None:
     migrate.create_or_check(engine)
     models = ["ws"] * LIVE + ["simple", "ws-aux"] * ((STUDIES - LIVE) // 2)
     specs = [builtin_spec(m).with_options(name=f"study-{i}", trials=0) for i, m in enumerate(models)]
-    operations.create(engine, data, [(spec, None) for spec in specs])
+    images = DigitsData(lambda: data)
+    operations.create(engine, [operations.Planned(spec=spec, data=images) for spec in specs])
     begun = time.perf_counter()
     backlog.finish_slots(engine, behind, STUDIES)
     print(f"{engine.dialect.name}: {behind:,} finished slots in {time.perf_counter() - begun:.0f} s", flush=True)

@@ -16,6 +16,7 @@ from hpo.storage import claims, migrate, slots, studies
 from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.optuna_storage import EpochRecord, open_optuna
 from hpo.study import operations, phases
+from hpo.study.digits_spec import DigitsData
 from hpo.study.search import Search
 from hpo.study.spec import builtin_spec
 
@@ -59,7 +60,7 @@ def measure_cost(url: str, digits: Digits, levels: Sequence[int], trials: int) -
     engine = open_engine(url)
     migrate.create_or_check(engine)
     spec = builtin_spec("ws").with_options(trials=1 + levels[0] + trials)
-    operations.create(engine, digits, [(spec, None)])
+    operations.create(engine, [operations.Planned(spec=spec, data=DigitsData(lambda: digits))])
     row = studies.get_study(engine, spec.name)
     storage = open_optuna(engine)
     _go_through(engine, Search(storage, row), storage, Stopwatch(engine))  # slot 0, whose trial is there from the start

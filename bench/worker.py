@@ -19,6 +19,7 @@ from hpo.digits import load
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.study import operations
+from hpo.study.digits_spec import DigitsData
 from hpo.study.spec import builtin_spec
 from hpo.training.memory import keep_freed_memory
 from hpo.worker.options import Options
@@ -31,7 +32,7 @@ def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float
     migrate.create_or_check(engine)
     data = load.load(None)
     spec = builtin_spec(options.model).with_options(trials=options.trials, epochs=options.epochs)
-    operations.create(engine, data, [(spec, None)])
+    operations.create(engine, [operations.Planned(spec=spec, data=DigitsData(lambda: data))])
     worker = Worker(
         engine,
         lambda: data,

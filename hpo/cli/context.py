@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.digits.pools import Digits
+    from hpo.study.requests import Requests
 
 PIPE_WIDTH = 140  # columns where the output is no terminal
 
@@ -98,6 +99,13 @@ class Context:
 
         return load.load(self.data_dir)
 
+    @functools.cached_property
+    def requests(self) -> "Requests":
+        """What turns models, files and experiments into studies."""
+        from hpo.study.requests import Requests
+
+        return Requests(lambda: self.digits)
+
 
 class FiniteRange(click.FloatRange):
     """A range of numbers; NaN is in none, though no comparison excludes it."""
@@ -134,6 +142,14 @@ class AutoOrCount(click.ParamType):  # type: ignore[type-arg]  # older click has
 pass_context = click.make_pass_decorator(Context)
 format_option = click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to print."
+)
+experiment_option = click.option(
+    "--experiment",
+    metavar="FILE[:NAME]",
+    help="An experiment of your own: FILE.py, FILE.py:NAME where it holds several, or MODULE:NAME.",
+)
+accept_option = click.option(
+    "--accept-changes", is_flag=True, help="Go on with a study though the experiment's code has changed."
 )
 
 

@@ -4,21 +4,23 @@ from pathlib import Path
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, print_message
+from hpo.cli.context import Context, experiment_option, format_option, pass_context, print_json, print_message
 from hpo.study import limits
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
+@experiment_option
 @click.option("--study", "name", help="Evaluate in this study; without CONFIG its tuned configuration.")
 @click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds. [default: the study's]")
 @click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs, if this creates the study.")
-@click.option("--label", help="The configuration's name in the report. [default: tuned or paper]")
+@click.option("--label", help="The configuration's name in the report. [default: tuned, or the reference's]")
 @format_option
 @pass_context
 def evaluate(
     context: Context,
     config: Path | None,
+    experiment: str | None,
     name: str | None,
     rounds: int | None,
     epochs: int | None,
@@ -28,9 +30,9 @@ def evaluate(
     """Add final rounds of any configuration.
 
     Workers run them.
-    CONFIG is a study file: its [tuned] configuration is measured, or its [paper] one with --label paper or where
-    there is no tuned one. The rounds go to the study that the file names, which is created without a search if
-    it does not exist. Rounds that a label already has are not added again.
+    CONFIG is a study file: its [tuned] configuration is measured, or the one to compare with ([reference], [paper])
+    under its label (reference, paper) or where there is no tuned one. The rounds go to the study that the file names,
+    which is created without a search if it does not exist. Rounds that a label already has are not added again.
 
     \b
     Example:
@@ -44,11 +46,12 @@ def evaluate(
 
     if config is None and name is None:
         raise UsageError("evaluate what? give a file (`hpo evaluate studies/ws.toml`) or --study NAME")
-    file = None if config is None else operations.specs(model=None, path=config)[0]
+    if config is None and experiment is not None:
+        raise UsageError("--experiment belongs to a file: a study knows its own")
+    file = None if config is None else context.requests.studies(experiment=experiment, model=None, path=config)[0]
     engine = context.engine(create=file is not None)
     evaluation = operations.evaluate(
         engine,
-        context.digits,
         file=file,
         name=name,
         rounds=rounds,
@@ -60,8 +63,9 @@ def evaluate(
     if form == "json":
         print_json(evaluation)
         return
+    trained = "" if evaluation["epochs"] is None else f" ({evaluation['epochs']} epochs)"
     print_message(
-        f"study {evaluation['study']} ({evaluation['epochs']} epochs): {evaluation['added']} final rounds of "
+        f"study {evaluation['study']}{trained}: {evaluation['added']} final rounds of "
         f"{evaluation['label']!r} added, {evaluation['rounds']} asked for in all"
     )
     print_message("next: `hpo worker --drain` runs them")

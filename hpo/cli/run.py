@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import AutoOrCount, Context, console, format_option, pass_context, print_message
+from hpo.cli.context import (
+    AutoOrCount,
+    Context,
+    accept_option,
+    console,
+    experiment_option,
+    format_option,
+    pass_context,
+    print_message,
+)
 from hpo.cli.report import write_report
+from hpo.cli.study import trials_text
 from hpo.study import limits
 from hpo.worker import signals
 
@@ -20,13 +30,15 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from hpo.launch.local import LocalWorkers
+    from hpo.study.requests import Requested
     from hpo.study.spec import StudySpec
 
 POLL_SECONDS = 1.0
 
 
 @click.command()
-@click.option("--model", multiple=True, help="A model to compare; may be repeated. [default: all three]")
+@click.option("--model", multiple=True, help="A model to compare; may be repeated. [default: all]")
+@experiment_option
 @click.option("--file", "paths", type=click.Path(path_type=Path), multiple=True, help="A study file; may be repeated.")
 @click.option("--trials", type=click.IntRange(0, limits.TRIALS), help="Search trials of each model.")
 @click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs of every training.")
@@ -40,11 +52,13 @@ POLL_SECONDS = 1.0
     help="Local workers: auto (one a GPU, else one a core, within the quotas of a container) or a number.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default="report", help="The report's folder.")
+@accept_option
 @format_option
 @pass_context
 def run(
     context: Context,
     model: tuple[str, ...],
+    experiment: str | None,
     paths: tuple[Path, ...],
     trials: int | None,
     epochs: int | None,
@@ -53,6 +67,7 @@ def run(
     demo: bool,
     workers: int | None,
     out: Path,
+    accept_changes: bool,
     form: str,
 ) -> None:
     """Tune, confirm, evaluate and report on this machine.
@@ -64,6 +79,7 @@ def run(
     Example:
       hpo run --quick
       hpo run --model ws --model ws-aux --trials 60 --epochs 12
+      hpo run --experiment cancer.py --trials 40 --rounds 20
       hpo run --file studies/ws.toml --file mine.toml
     """
     from hpo.errors import UsageError
@@ -74,13 +90,16 @@ def run(
 
     if quick and demo:
         raise UsageError("--quick and --demo are two budgets: give one")
-    budgets = [spec.demo() if demo else spec.quick() if quick else spec for spec in _asked(model, paths)]
-    specs = [spec.with_options(trials=trials, epochs=epochs, rounds=rounds) for spec in budgets]
-    for spec in specs:
+    plan = []
+    for study in _asked(context, experiment, model, paths):
+        budget = study.spec.demo() if demo else study.spec.quick() if quick else study.spec
+        spec = budget.with_options(trials=trials, epochs=epochs, rounds=rounds)
         operations.check_name(spec)
-        operations.check_trainable(context.digits, spec)  # before a database is created for nothing
+        study.data.check(spec)  # before a database is created for nothing
+        plan.append(operations.Planned(spec=spec, data=study.data))
+    specs = [planned.spec for planned in plan]
     engine = context.engine(create=True)
-    new = operations.create(engine, context.digits, [(spec, None) for spec in specs], skip=True)
+    new = operations.create(engine, plan, skip=True, accept=accept_changes)
     update_notes(engine, [spec.name for spec, created in zip(specs, new, strict=True) if created])
     for spec in specs:
         _print_budget(spec, small=demo or quick)
@@ -92,6 +111,7 @@ def run(
         url=context.url_to_pass,
         data_dir=context.data_dir,
         studies=names,
+        experiments=[place for place in dict.fromkeys(p.data.locator for p in plan) if place is not None],
         logs=out / "logs",
         options=context.log_options,
     )
@@ -103,28 +123,29 @@ def run(
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
 
 
-def _asked(models: Sequence[str], paths: Sequence[Path]) -> "list[StudySpec]":
-    """The specs of `--model` and `--file`, each once; without either, the three built-in ones."""
+def _asked(context: Context, experiment: str | None, models: Sequence[str], paths: Sequence[Path]) -> "list[Requested]":
+    """The studies of `--model` and `--file`, each once; without either, all models of the experiment, or built in."""
     from hpo.errors import UsageError
-    from hpo.study import operations
 
     named = models or (() if paths else ("all",))
-    specs = [spec for model in named for spec in operations.specs(model=model, path=None)]
-    specs += [spec for path in paths for spec in operations.specs(model=None, path=path)]
-    distinct: dict[str, StudySpec] = {}
-    for spec in specs:
-        if distinct.setdefault(spec.name, spec) != spec:
-            raise UsageError(f"two studies are called {spec.name}; give one of them another name in its file")
+    wanted: list[tuple[str | None, Path | None]] = [
+        *((model, None) for model in named),
+        *((None, path) for path in paths),
+    ]
+    distinct: dict[str, Requested] = {}
+    for model, path in wanted:
+        for study in context.requests.studies(experiment=experiment, model=model, path=path):
+            if distinct.setdefault(study.spec.name, study).spec != study.spec:
+                raise UsageError(f"two studies are called {study.spec.name}; give one of them another name in its file")
     return list(distinct.values())
 
 
 def _print_budget(spec: "StudySpec", *, small: bool) -> None:
     note = "; a small budget: enough to see how it works, too small for conclusions" if small else ""
     p = spec.protocol
-    print_message(
-        f"{spec.name}: {spec.budget.trials} trials of {spec.budget.epochs} epochs, confirm "
-        f"{p.confirm_configurations} + paper x {p.confirm_rounds} rounds, final {p.final_rounds} rounds{note}"
-    )
+    confirm = f"confirm {p.confirm_configurations} + {spec.reference_label} x {p.confirm_rounds} rounds, "
+    searched = f"{trials_text(spec)}, {confirm}" if spec.parsed_space.parameters else f"{trials_text(spec)}, "
+    print_message(f"{spec.name}: {searched}final {p.final_rounds} rounds{note}")
 
 
 @contextmanager

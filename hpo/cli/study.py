@@ -1,11 +1,21 @@
 """`hpo study`: create, list, show, extend, pause, resume, delete, export."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, print_message, print_table
+from hpo.cli.context import (
+    Context,
+    accept_option,
+    experiment_option,
+    format_option,
+    pass_context,
+    print_json,
+    print_message,
+    print_table,
+)
 from hpo.study import limits
 
 if TYPE_CHECKING:
@@ -24,8 +34,9 @@ def study() -> None:
 
 
 @study.command()
-@click.option("--model", metavar="MODEL", help="simple, ws, ws-aux, or all for the three.")
-@click.option("--name", help="The study's name; the model's if left out.")
+@click.option("--model", metavar="MODEL", help="simple, ws, ws-aux, one of the experiment's, or all.")
+@experiment_option
+@click.option("--name", help="The study's name; if left out the model's, or EXPERIMENT-MODEL.")
 @click.option(
     "--file",
     "path",
@@ -33,7 +44,7 @@ def study() -> None:
     help="A study file, like studies/ws.toml, or the JSON of `study export`.",
 )
 @click.option(
-    "--trials", type=click.IntRange(0, limits.TRIALS), help="Search trials, the paper's configuration included."
+    "--trials", type=click.IntRange(0, limits.TRIALS), help="Search trials, the reference configuration included."
 )
 @click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs of every training.")
 @click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds of each configuration.")
@@ -42,12 +53,14 @@ def study() -> None:
     "--repeat", type=click.IntRange(1, limits.REPEATS), default=1, help="Independent repeats, each with its own seed."
 )
 @click.option("--skip-if-exists", is_flag=True, help="If the study exists, change nothing and exit with 0.")
+@accept_option
 @click.option("--dry-run", is_flag=True, help="Check everything and report what would be created.")
 @format_option
 @pass_context
 def create(
     context: Context,
     model: str | None,
+    experiment: str | None,
     name: str | None,
     path: Path | None,
     trials: int | None,
@@ -56,6 +69,7 @@ def create(
     seed: int | None,
     repeat: int,
     skip_if_exists: bool,
+    accept_changes: bool,
     dry_run: bool,
     form: str,
 ) -> None:
@@ -67,41 +81,60 @@ def create(
     Example:
       hpo study create --model all
       hpo study create --file studies/ws.toml --name ws-long --trials 200
+      hpo study create --experiment cancer.py --model forest
     """
     from hpo.server.notes import update_notes
     from hpo.study import operations
 
-    specs = operations.specs(model=model, path=path)
-    specs = [s.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed) for s in specs]
-    plan = operations.repeats(specs, repeat)
-    for spec, _ in plan:
-        operations.check_trainable(context.digits, spec)  # before a database is created for nothing
+    asked = context.requests.studies(experiment=experiment, model=model, path=path)
+    plan = operations.repeats(
+        [
+            replace(
+                study, spec=study.spec.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed)
+            )
+            for study in asked
+        ],
+        repeat,
+    )
+    for planned in plan:
+        planned.data.check(planned.spec)  # before a database is created for nothing
     if dry_run:
         existing = context.engine_if_made()
         new = (
             [True] * len(plan)
             if existing is None
-            else operations.check_new(existing, context.digits, plan, skip_if_exists)
+            else operations.check_new(existing, plan, skip_if_exists, accept_changes)
         )
     else:
         engine = context.engine(create=True)
-        new = operations.create(engine, context.digits, plan, skip_if_exists)
-        update_notes(engine, [spec.name for (spec, _), created in zip(plan, new, strict=True) if created])
+        new = operations.create(engine, plan, skip_if_exists, accept_changes)
+        update_notes(engine, [planned.spec.name for planned, created in zip(plan, new, strict=True) if created])
     states = {True: "would be created" if dry_run else "created", False: "exists"}
-    described = [_described(spec, states[is_new]) for (spec, _), is_new in zip(plan, new, strict=True)]
+    described = [_described(planned.spec, states[is_new]) for planned, is_new in zip(plan, new, strict=True)]
     if form == "json":
         print_json(described)
         return
-    for created in described:
-        budget = f"{created['trials']} trials of {created['epochs']} epochs, {created['rounds']} final rounds"
+    for planned, created in zip(plan, described, strict=True):
+        budget = f"{trials_text(planned.spec)}, {planned.spec.protocol.final_rounds} final rounds"
         print_message(f"study {created['name']}: {created['state']} ({budget})")
     if not dry_run:
-        print_message("next: `hpo worker --drain` trains them; `hpo study list` shows how far they are")
+        places = dict.fromkeys(place for planned in plan if (place := planned.data.locator) is not None)
+        options = "".join(f" --experiment {place}" for place in places)
+        print_message(f"next: `hpo worker{options} --drain` trains them; `hpo study list` shows how far they are")
+
+
+def trials_text(spec: "StudySpec") -> str:
+    """How much a study searches, for people; epochs where its trainings are known to have them."""
+    if not spec.parsed_space.parameters:
+        return "nothing to search"
+    epochs = f" of {spec.budget.epochs} epochs" if spec.goes_by_epochs else ""
+    return f"{spec.budget.trials} trials{epochs}"
 
 
 def _described(spec: "StudySpec", state: str) -> dict[str, object]:
     return {
         "name": spec.name,
+        "experiment": spec.experiment,
         "model": spec.model,
         "state": state,
         "trials": spec.budget.trials,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from hpo.errors import ExperimentError
+from hpo.storage.values import Value as Value  # everybody finds it here
 
-Value = float | int | str | bool
 When = Mapping[str, Value | tuple[Value, ...]]  # by parent: the values under which the parameter is active
 
 

@@ -172,7 +172,7 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = (), gon
     spec = spec_of(row)
     tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned)
     trials = TrialCounts(**_count(by_kind["search"]))
-    ranking = confirm_ranking(map(_confirm_round, sorted(by_kind["confirm"], key=lambda run: run.round or 0)))
+    ranking = confirm_ranking(map(_confirm_round, sorted(by_kind["confirm"], key=lambda run: run.round or 0)), spec)
     final = _final(by_kind["final"], tuned)
     return StudyResult(
         id=row.id,
@@ -236,6 +236,7 @@ def _confirm_round(run: Run) -> ConfirmRound:
         value=run.value if run.done else None,
         loss=run.loss,
         failed=run.state == "failed",
+        diverged=run.state == "diverged",
     )
 
 

@@ -6,7 +6,7 @@ The database's clock alone judges leases. `slots.py` has what the holder of a le
 import secrets
 from collections.abc import Collection
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -30,6 +30,14 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from hpo.storage.engine import begin_read, begin_write, eight_hex_digits, now
 from hpo.storage.schema import TICKET_LENGTH, WORKER_LENGTH, slots, studies
 from hpo.storage.slots import PRIORITY, RUNNING, WAITING, Slot, columns, from_row
+
+
+class Trained(NamedTuple):
+    """What a population trains: models of two experiments may have the same name."""
+
+    experiment: str
+    model: str
+
 
 MAX_ATTEMPTS = 3  # leases that may expire without any new epoch before the slot fails
 
@@ -142,7 +150,7 @@ def next_models(
     *,
     worker: str = "",
     not_again: Collection[int] = (),
-) -> list[str]:
+) -> list[Trained]:
     """The models with something for `claim` to take, first the one whose study has the fewest running slots."""
     waiting = _waits_for(worker, not_again)
     claimable = or_(
@@ -151,12 +159,12 @@ def next_models(
         and_(_first(waiting, adaptive=True).is_not(None), _room > 0),
     )
     per_study = (
-        select(studies.c.model)
+        select(studies.c.experiment, studies.c.model)
         .where(studies.c.phase != "done", ~studies.c.paused, *_among(studies.c.id, study_ids), claimable)
         .order_by(_running, studies.c.id)
     )
     with begin_read(engine) as connection:
-        return list(dict.fromkeys(connection.scalars(per_study)))
+        return list(dict.fromkeys(Trained(*row) for row in connection.execute(per_study)))
 
 
 def any_open(engine: Engine, study_ids: Collection[int] | None = None) -> bool:

@@ -43,10 +43,12 @@ studies = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(200), nullable=False, unique=True),
+    Column("experiment", String(40), nullable=False, server_default="digits"),  # its name
     Column("model", String(32), nullable=False),
+    Column("code_digest", String(64)),  # of the user's code that trains; null: hpo's own
     Column("spec", Text, nullable=False),  # canonical JSON of StudySpec
     Column("spec_digest", String(64), nullable=False),
-    Column("data_digest", String(64), nullable=False),  # of the images, labels and pool split
+    Column("data_digest", String(64), nullable=False),  # of the data and their split into pools
     Column("phase", String(16), nullable=False),  # search | confirm | final | done
     Column("paused", Boolean, nullable=False, default=False),
     Column("seed", BigInteger, nullable=False),  # keys the search's data draw
@@ -56,7 +58,7 @@ studies = Table(
     Column("search_study_id", Integer, nullable=False),  # Optuna's study ids
     Column("confirm_study_id", Integer, nullable=False),
     Column("final_study_id", Integer, nullable=False),
-    Column("tuned", Text),  # JSON {"params": {...}, "source": "paper" | trial number} once confirmed
+    Column("tuned", Text),  # JSON {"params": {...}, "source": the reference's label | trial number} once confirmed
     Column("created_at", Float, nullable=False),
     CheckConstraint("phase in ('search', 'confirm', 'final', 'done')", name="phase"),
     sqlite_autoincrement=True,  # ids are not reused: a worker may still hold an old one
@@ -75,7 +77,9 @@ slots = Table(
     Column("priority", Integer, nullable=False),  # by kind: final 0, confirm 1, search 2; lower goes first
     Column("state", String(8), nullable=False),  # waiting | running | done | failed
     Column("result", String(8)),  # of a done slot: complete | pruned | diverged, as in outcome
-    Column("label", String(LABEL_LENGTH)),  # confirm, final: whose configuration ("paper", "tuned", "trial 17", ...)
+    Column(
+        "label", String(LABEL_LENGTH)
+    ),  # confirm, final: whose configuration ("reference", "tuned", "trial 17", ...)
     Column("params", Text),  # JSON: the configuration; of a search slot once it is asked for
     Column("round", Integer),  # confirm, final: the round's number from 0
     Column("trial_id", Integer),  # Optuna's id, once first claimed

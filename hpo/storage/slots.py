@@ -38,6 +38,7 @@ from hpo.errors import StudyNotFound, UsageError
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.outcome import Outcome, OutcomeState
 from hpo.storage.schema import LABEL_LENGTH, UNTOLD, WORKER_LENGTH, openings, slots, studies
+from hpo.storage.values import Value
 from hpo.storage.workers import another_lives
 
 Kind = Literal["search", "confirm", "final"]
@@ -64,7 +65,7 @@ class Slot:
     state: State
     result: OutcomeState | None  # of a done slot
     label: str | None  # confirm, final: whose configuration
-    params: dict[str, float] | None  # the configuration, for a search slot once asked
+    params: Mapping[str, Value] | None  # the configuration, for a search slot once asked
     round: int | None  # confirm, final: the round's number from 0
     trial_id: int | None  # Optuna's, once bound
     trial_number: int | None
@@ -90,7 +91,7 @@ class NewSlot:
     seed: int
     adaptive: bool = False
     label: str | None = None
-    params: Mapping[str, float] | None = None
+    params: Mapping[str, Value] | None = None
     round: int | None = None
 
 
@@ -204,7 +205,7 @@ def renew(engine: Engine, leases: Collection[Lease], lease_seconds: float) -> se
         return set(connection.scalars(prolonged.returning(slots.c.id)))
 
 
-def record_params(engine: Engine, slot_id: int, token: str, params: Mapping[str, float]) -> bool:
+def record_params(engine: Engine, slot_id: int, token: str, params: Mapping[str, Value]) -> bool:
     """Store the configuration that the sampler proposed, while the lease holds."""
     return _change(engine, slot_id, token, params=json.dumps(dict(params), sort_keys=True))
 

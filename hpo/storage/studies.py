@@ -20,6 +20,7 @@ from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.optuna_storage import HpoStorage
 from hpo.storage.schema import slots, studies
 from hpo.storage.slots import Kind, NewSlot, add_slots
+from hpo.storage.values import Value
 
 Phase = Literal["search", "confirm", "final", "done"]
 
@@ -32,10 +33,12 @@ class StudyRow:
 
     id: int
     name: str
+    experiment: str = "digits"  # its name
     model: str
+    code_digest: str | None = None  # of the user's code that trains
     spec: str  # canonical JSON of the StudySpec
     spec_digest: str
-    data_digest: str  # of images, labels and pool split
+    data_digest: str  # of the data and their split into pools
     phase: Phase
     paused: bool
     seed: int  # keys the search's data draw
@@ -50,10 +53,12 @@ class StudyRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewStudy:
-    """A study to be made. Trial 0 is the paper's configuration, trial 1 the tuned one where there is one."""
+    """A study to be made. Trial 0 is the reference configuration, trial 1 the tuned one where there is one."""
 
     name: str
+    experiment: str = "digits"
     model: str
+    code_digest: str | None = None
     spec: str
     spec_digest: str
     data_digest: str
@@ -61,8 +66,10 @@ class NewStudy:
     in_flight: int
     trial_seeds: Sequence[int]  # one a search slot; none: the study only evaluates
     adaptive_from: int | None  # the first slot whose parameters depend on earlier results; None: no such slot
-    paper: Mapping[str, float]
-    tuned: Mapping[str, float] | None = None
+    reference: Mapping[str, Value]
+    tuned: Mapping[str, Value] | None = None
+    final: Sequence[NewSlot] = ()  # rounds that are known from the start, where nothing is searched
+    maximize: bool = True  # the metric that judges
     repeat_group: str | None = None
     phase: Phase = "search"  # an evaluation alone starts elsewhere
 
@@ -180,10 +187,13 @@ def create_study(engine: Engine, new: NewStudy) -> StudyRow:
     try:
         with begin_write(engine) as connection:
             with Session(bind=connection, join_transaction_mode="rollback_only") as session:
-                optuna_ids = [_optuna_study(session, name.format(name=new.name)) for name in OPTUNA_NAMES]
+                optuna_ids = [
+                    _optuna_study(session, name.format(name=new.name), maximize=new.maximize) for name in OPTUNA_NAMES
+                ]
                 study_id = _insert_study(connection, new, optuna_ids)
                 ids = add_slots(connection, study_id, "search", _search_slots(new, 0, new.trial_seeds))
-                known = [new.paper, *([] if new.tuned is None else [new.tuned])]
+                add_slots(connection, study_id, "final", new.final)
+                known = [new.reference, *([] if new.tuned is None else [new.tuned])]
                 for slot_id, params in zip(ids, known, strict=False):
                     _enqueue(storage, session, slot_id, optuna_ids[0], params)
                 session.flush()
@@ -248,6 +258,12 @@ def set_paused(engine: Engine, study_id: int, paused: bool) -> bool:
         return connection.execute(changed.values(paused=paused)).rowcount == 1
 
 
+def set_code(engine: Engine, study_id: int, digest: str | None) -> None:
+    """Record that the study goes on with other code."""
+    with begin_write(engine) as connection:
+        connection.execute(update(studies).where(studies.c.id == study_id).values(code_digest=digest))
+
+
 def set_phase(connection: Connection, study_id: int, frm: Phase, to: Phase) -> bool:
     """Move the study from one phase to the next; False where somebody else has.
 
@@ -293,9 +309,9 @@ def _search_slots(new: NewStudy, first: int, seeds: Sequence[int]) -> list[NewSl
     return [
         NewSlot(
             seed=seed,
-            # The paper's and the tuned configuration are known, so nothing waits for earlier results.
+            # The reference and the tuned configuration are known, so nothing waits for earlier results.
             adaptive=new.adaptive_from is not None and index >= new.adaptive_from,
-            params=new.paper if index == 0 else new.tuned if index == 1 else None,
+            params=new.reference if index == 0 else new.tuned if index == 1 else None,
         )
         for index, seed in enumerate(seeds, start=first)
     ]
@@ -305,7 +321,9 @@ def _insert_study(connection: Connection, new: NewStudy, optuna_ids: Sequence[in
     search, confirm, final = optuna_ids
     inserted = insert(studies).values(
         name=new.name,
+        experiment=new.experiment,
         model=new.model,
+        code_digest=new.code_digest,
         spec=new.spec,
         spec_digest=new.spec_digest,
         data_digest=new.data_digest,
@@ -323,15 +341,16 @@ def _insert_study(connection: Connection, new: NewStudy, optuna_ids: Sequence[in
     return int(connection.execute(inserted.returning(studies.c.id)).scalar_one())
 
 
-def _optuna_study(session: Session, name: str) -> int:
-    direction = models.StudyDirectionModel(objective=0, direction=StudyDirection.MAXIMIZE)
+def _optuna_study(session: Session, name: str, *, maximize: bool) -> int:
+    wanted = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
+    direction = models.StudyDirectionModel(objective=0, direction=wanted)
     study = models.StudyModel(study_name=name, directions=[direction])
     session.add(study)
     session.flush()
     return int(study.study_id)
 
 
-def _enqueue(storage: HpoStorage, session: Session, slot_id: int, study_id: int, params: Mapping[str, float]) -> None:
+def _enqueue(storage: HpoStorage, session: Session, slot_id: int, study_id: int, params: Mapping[str, Value]) -> None:
     """A waiting trial as `Study.enqueue_trial` makes it, bound to its slot from the start."""
     template = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)})
     trial = storage._get_prepared_new_trial(study_id, template, session)

@@ -9,3 +9,5 @@ LANES = 4096  # of a population
 WORKERS = 1024  # that one command starts
 THREADS = 1024  # of a worker
 SECONDS = 86_400.0  # of a lease, or between two checkpoints: a day
+TRAINING_SECONDS = 30 * 86_400.0  # of one training: a month
+FOLDS = 100

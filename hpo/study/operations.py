@@ -1,26 +1,32 @@
 """Operations on studies: plan, create, extend, resume, export, add final rounds."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Engine
 
-from hpo.digits import pools as sources
-from hpo.digits.pools import Digits
-from hpo.errors import HpoError, SpecError, StudyBroken, StudyExists, UsageError
+from hpo.errors import HpoError, StudyBroken, StudyExists, UsageError
+from hpo.experiment.spaces import Value
 from hpo.files import write_atomically
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import limits, phases
-from hpo.study.labels import PAPER, TUNED
-from hpo.study.spec import MODELS, StudySpec, builtin_spec, differences, load_spec, spec_of
-from hpo.training.augmentation import SAMPLES_PER_PAIR
+from hpo.study.labels import TUNED
+from hpo.study.requests import Requested
+from hpo.study.spec import StudySpec, differences, spec_of
 
-Plan = Sequence[tuple[StudySpec, str | None]]  # specs, each with the group of its repeats
-MOST_BATCH = 10_000  # samples
-MOST_VALIDATION_PAIRS = 100_000
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Requested):
+    """A study to be created."""
+
+    group: str | None = None  # of its repeats
+
+
+Plan = Sequence[Planned]
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -28,31 +34,23 @@ class NotNow(HpoError):
     """The study's phase does not allow it."""
 
 
-def specs(*, model: str | None, path: Path | None) -> list[StudySpec]:
-    """The specs that `--model` (one, or "all") or `--file` names."""
-    if path is not None:
-        spec = load_spec(path)
-        if model is not None and model != spec.model:
-            raise UsageError(f"--model {model}: {path} is a study of model {spec.model}; leave --model out")
-        return [spec]
-    if model is None:
-        raise UsageError("which study? give --model simple, ws, ws-aux or all, or --file studies/ws.toml")
-    return [builtin_spec(name) for name in (MODELS if model == "all" else [model])]
-
-
-def repeats(specs: Sequence[StudySpec], repeat: int) -> list[tuple[StudySpec, str | None]]:
-    """Each spec, or its R repeats NAME-1..NAME-R with seeds seed..seed+R-1, and the group of the repeats."""
+def repeats(requested: Sequence[Requested], repeat: int) -> list[Planned]:
+    """Each study, or its R repeats NAME-1..NAME-R with seeds seed..seed+R-1, and the group of the repeats."""
     if repeat < 1:
         raise UsageError(f"--repeat must be at least 1, got {repeat}")
-    if len({spec.name for spec in specs}) < len(specs):
-        raise UsageError("--name names one study; with --model all each takes its model's name")
-    for spec in specs:
-        check_name(spec)
+    if len({study.spec.name for study in requested}) < len(requested):
+        raise UsageError("--name names one study; with several models each takes its model's name")
+    for study in requested:
+        check_name(study.spec)
     if repeat == 1:
-        return [(spec, None) for spec in specs]
+        return [Planned(spec=study.spec, data=study.data) for study in requested]
     return [
-        (spec.with_options(name=f"{spec.name}-{i + 1}", seed=spec.seed + i), spec.name)
-        for spec in specs
+        Planned(
+            spec=study.spec.with_options(name=f"{study.spec.name}-{i + 1}", seed=study.spec.seed + i),
+            data=study.data,
+            group=study.spec.name,
+        )
+        for study in requested
         for i in range(repeat)
     ]
 
@@ -63,94 +61,87 @@ def check_name(spec: StudySpec) -> None:
         raise UsageError(f"study name {spec.name!r}: must begin with a letter or a digit; --name gives it another")
 
 
-def check_trainable(digits: Digits, spec: StudySpec) -> None:
-    """Raise SpecError where a study cannot be trained, DataError where the images are too few for its draws.
-
-    For new studies alone: one that was stored before a rule came is still read, listed and shown.
-    """
-    protocol = spec.protocol
-    for key, value, most, why in (
-        (
-            "batch_size",
-            protocol.batch_size,
-            protocol.samples,
-            f"an epoch has no more samples, {SAMPLES_PER_PAIR} a training pair",
-        ),
-        ("batch_size", protocol.batch_size, MOST_BATCH, "a step needs about 140 KB a sample, in each lane"),
-        ("validation_pairs", protocol.validation_pairs, MOST_VALIDATION_PAIRS, "every epoch is judged by all of them"),
-    ):
-        if value > most:
-            raise SpecError(f"study {spec.name}: protocol.{key}: must be at most {most} ({why}), not {value}")
-    sources.check_enough(digits, protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs)
-
-
-def create(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:
+def create(engine: Engine, plan: Plan, skip: bool = False, accept: bool = False) -> list[bool]:
     """Create the planned studies; returns for each whether it is new, or exists already, which `skip` allows.
 
     Raises StudyExists, before anything is created, where a study exists without `skip`, or with another spec; the
-    message names the differences.
+    message names the differences. With `accept` a study that exists goes on with code that has changed.
     """
-    check_new(engine, digits, plan, skip=skip)
-    return [_create(engine, digits, spec, group, skip) for spec, group in plan]
+    check_new(engine, plan, skip=skip, accept=accept)
+    return [_create(engine, planned, skip, accept) for planned in plan]
 
 
-def check_new(engine: Engine, digits: Digits, plan: Plan, skip: bool = False) -> list[bool]:
+def check_new(engine: Engine, plan: Plan, skip: bool = False, accept: bool = False) -> list[bool]:
     """Return and raise what `create` would, without creating anything."""
     new = []
-    for spec, _ in plan:
-        check_trainable(digits, spec)
-        existing = studies.find_study(engine, spec.name)
+    for planned in plan:
+        planned.data.check(planned.spec)
+        existing = studies.find_study(engine, planned.spec.name)
         new.append(existing is None)
         if existing is None:
-            check_name(spec)
+            check_name(planned.spec)
         else:
-            _compare(existing, spec, digits, skip)
+            _compare(existing, planned, skip, accept)
     return new
 
 
-def _create(engine: Engine, digits: Digits, spec: StudySpec, group: str | None, skip: bool) -> bool:
-    existing = studies.find_study(engine, spec.name)
+def _create(engine: Engine, planned: Planned, skip: bool, accept: bool) -> bool:
+    existing = studies.find_study(engine, planned.spec.name)
     if existing is None:
         try:
-            studies.create_study(engine, _new(digits, spec, group))
+            studies.create_study(engine, _new(planned))
             return True
         except StudyExists:
-            existing = studies.find_study(engine, spec.name)
+            existing = studies.find_study(engine, planned.spec.name)
             if existing is None:  # the name is taken by a study that Optuna alone knows
                 raise
-    _compare(existing, spec, digits, skip)  # created by another process in the meantime
+    _compare(existing, planned, skip, accept)  # created by another process in the meantime
+    code = planned.data.code_digest(planned.spec.model)
+    if existing.code_digest != code:
+        studies.set_code(engine, existing.id, code)
     return False
 
 
-def _compare(row: StudyRow, spec: StudySpec, digits: Digits, skip: bool) -> None:
+def _compare(row: StudyRow, planned: Planned, skip: bool, accept: bool) -> None:
     """Raise StudyExists where the stored study differs, naming the differences; where it is the same, unless `skip`."""
-    lines = differences(spec_of(row), spec)
-    if row.data_digest != digits.digest:
-        lines.append(f"data: digest {row.data_digest[:12]} in the database, {digits.digest[:12]} here")
+    name, digest, code = row.name, planned.data.digest, planned.data.code_digest(planned.spec.model)
+    lines = differences(spec_of(row), planned.spec)
+    if row.data_digest != digest:
+        lines.append(f"data: digest {row.data_digest[:12]} in the database, {digest[:12]} here")
     if lines:
         raise StudyExists(
-            f"study {spec.name} exists with another spec: {'; '.join(lines)}; give this one another --name, or "
+            f"study {name} exists with another spec: {'; '.join(lines)}; give this one another --name, or "
             "use another database (--db)"
         )
-    if not skip:
-        raise StudyExists(f"study {spec.name} exists already, with this spec; --skip-if-exists leaves it as it is")
+    if row.code_digest != code and not accept:
+        raise StudyExists(
+            f"study {name} exists with other code of model {planned.spec.model}: results before and after would not be "
+            "of the same method; --accept-changes goes on all the same, --name makes another study"
+        )
+    if not skip and not accept:
+        raise StudyExists(f"study {name} exists already, with this spec; --skip-if-exists leaves it as it is")
 
 
-def _new(digits: Digits, spec: StudySpec, group: str | None) -> NewStudy:
+def _new(planned: Planned) -> NewStudy:
+    spec = planned.spec
     return NewStudy(
         name=spec.name,
+        experiment=spec.experiment,
         model=spec.model,
+        code_digest=planned.data.code_digest(spec.model),
         spec=spec.canonical(),
         spec_digest=spec.digest,
-        data_digest=digits.digest,
+        data_digest=planned.data.digest,
         seed=spec.seed,
         phase="search" if spec.budget.trials else "final",
         in_flight=spec.budget.in_flight,
-        repeat_group=group,
+        repeat_group=planned.group,
         trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
         adaptive_from=_adaptive_from(spec),
-        paper=spec.paper,
+        reference=spec.reference,
         tuned=spec.tuned,
+        final=phases.reference_rounds(spec),
+        maximize=spec.metric.maximize,
     )
 
 
@@ -236,15 +227,16 @@ def write(path: Path, text: str) -> None:
 
 def evaluate(
     engine: Engine,
-    digits: Digits,
     *,
-    file: StudySpec | None,
+    file: Requested | None,
     name: str | None,
     rounds: int | None,
     epochs: int | None,
     label: str | None,
-) -> dict[str, str | int]:
+) -> dict[str, str | int | None]:
     """Make sure that a configuration has its final rounds; returns study, epochs, label, rounds added and requested.
+
+    Epochs are None where the trainings are not known to have any.
 
     The configuration comes from the file or, without one, from the study. Where the file names a study that does not
     exist, it is created without a search.
@@ -253,37 +245,35 @@ def evaluate(
         raise UsageError(
             f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
         )
-    row = _study_to_evaluate(engine, digits, file, name, rounds, epochs)
+    row = _study_to_evaluate(engine, file, name, rounds, epochs)
     spec = spec_of(row)
-    label, params = _configuration(row, spec, file, label)
+    label, params = _configuration(row, spec, None if file is None else file.spec, label)
     requested = rounds or spec.protocol.final_rounds
     with begin_write(engine) as connection:
         now = studies.lock_study(connection, row.id)
         if now is None:
             raise HpoError(f"study {row.name} was deleted in the meantime")
         added = phases.add_final(connection, now, spec, label, params, requested)
-    return {"study": row.name, "epochs": spec.budget.epochs, "label": label, "added": added, "rounds": requested}
+    epochs = spec.budget.epochs if spec.goes_by_epochs else None
+    return {"study": row.name, "epochs": epochs, "label": label, "added": added, "rounds": requested}
 
 
 def _study_to_evaluate(
-    engine: Engine,
-    digits: Digits,
-    file: StudySpec | None,
-    name: str | None,
-    rounds: int | None,
-    epochs: int | None,
+    engine: Engine, file: Requested | None, name: str | None, rounds: int | None, epochs: int | None
 ) -> StudyRow:
-    target = name or (file.name if file else "")
-    row = studies.find_study(engine, target)
-    if row is None and file is not None:
-        no_search = file.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
-        create(engine, digits, [(no_search, None)], skip=True)
+    target = name or (file.spec.name if file else "")
+    if studies.find_study(engine, target) is None and file is not None:
+        no_search = file.spec.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
+        create(engine, [Planned(spec=no_search, data=file.data)], skip=True)
     row = _whole_study(engine, target)
     spec = spec_of(row)
-    if file is not None and file.model != spec.model:
+    if file is not None and (file.spec.experiment, file.spec.model) != (spec.experiment, spec.model):
         raise UsageError(
-            f"study {target} is of model {spec.model}, but the file is of {file.model}: name another with --study"
+            f"study {target} is of model {_full_name(spec, file.spec)}, but the file is of "
+            f"{_full_name(file.spec, spec)}: name another with --study"
         )
+    if file is not None and file.spec.parsed_space.constants != spec.parsed_space.constants:
+        raise UsageError(f"study {target} has other constants in its space than the file: name another with --study")
     if epochs is not None and epochs != spec.budget.epochs:
         raise UsageError(
             f"study {target} trains {spec.budget.epochs} epochs; leave --epochs out, or name another study"
@@ -291,23 +281,30 @@ def _study_to_evaluate(
     return row
 
 
+def _full_name(spec: StudySpec, other: StudySpec) -> str:
+    """A model's name, with its experiment's where that is another."""
+    return spec.model if spec.experiment == other.experiment else f"{spec.model} of {spec.experiment}"
+
+
 def _configuration(
     row: StudyRow, spec: StudySpec, file: StudySpec | None, label: str | None
-) -> tuple[str, dict[str, float]]:
+) -> tuple[str, Mapping[str, Value]]:
     """The label and the values of the configuration to evaluate."""
-    if file is not None:
-        paper, tuned = file.paper, file.tuned
-    else:
-        paper, tuned = spec.paper, dict(row.tuned["params"]) if row.tuned else None
-    chosen = label or (PAPER if tuned is None or tuned == paper else TUNED)
-    params = paper if chosen == PAPER or tuned is None else tuned
-    if file is None and tuned is None and chosen != PAPER:
+    source, of_reference = file or spec, spec.reference_label
+    reference = source.reference
+    tuned = source.tuned if file is not None else dict(row.tuned["params"]) if row.tuned else None
+    chosen = label or (of_reference if tuned is None or tuned == reference else TUNED)
+    params = reference if chosen == of_reference or tuned is None else tuned
+    if file is None and tuned is None and chosen != of_reference:
         raise NotNow(
-            f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label paper can be evaluated"
+            f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label {of_reference} can be "
+            "evaluated"
         )
     if chosen == TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
         raise NotNow(
             f"study {row.name} is still in phase {row.phase}: {chosen!r} is reserved for its winner; choose another "
             "--label"
         )
+    if set(params) != set(spec.parsed_space.active(params)):
+        raise UsageError(f"study {row.name} tunes other hyperparameters than the file has: name another with --study")
     return chosen, params

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import Connection, Engine
 
 from hpo.errors import HpoError
+from hpo.experiment.spaces import Value
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
-from hpo.storage.outcome import Outcome
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import Phase, StudyRow
-from hpo.study.labels import PAPER, TUNED
-from hpo.study.ranking import ConfirmResult, ConfirmRound, ranking
+from hpo.study.labels import TUNED
+from hpo.study.ranking import ConfirmResult, ConfirmRound, order, ranking, trial_label, trial_number
 from hpo.study.spec import StudySpec, spec_of
 from hpo.training.seeds import derive
 
@@ -37,34 +37,39 @@ def search_seeds(seed: int, start: int, stop: int) -> list[int]:
     return [derive(seed, "slot", index) for index in range(start, stop)]
 
 
-def candidates(search_slots: Iterable[Slot], k: int) -> list[Slot]:
-    """The best k complete search slots besides the paper's (slot 0); ties go to the lower loss."""
+def candidates(search_slots: Iterable[Slot], k: int, spec: StudySpec) -> list[Slot]:
+    """The best k complete search slots with distinct configurations, none of them the reference (slot 0).
+
+    Ties go to the better second metric, then to the earlier slot.
+    """
     complete = [(s, s.outcome) for s in search_slots if s.idx > 0 and s.outcome and s.outcome.state == "complete"]
-    best = sorted(complete, key=lambda pair: (-pair[1].value, _loss(pair[1]), pair[0].idx))
-    return [slot for slot, _ in best[:k]]
+    best = sorted(complete, key=lambda pair: (*order(spec, pair[1].value, pair[1].loss), pair[0].idx))
+    chosen: list[Slot] = []
+    for slot, _ in best:
+        if slot.params not in (spec.reference, *(other.params for other in chosen)):
+            chosen.append(slot)
+    return chosen[:k]
 
 
-def _loss(outcome: Outcome) -> float:
-    return float("inf") if outcome.loss is None else outcome.loss
-
-
-def confirmed(rounds: Iterable[Slot]) -> list[ConfirmResult]:
-    """The configurations that may win, best first; a diverged round counts at chance accuracy."""
-    return [result for result in ranking(map(_confirm_round, rounds)) if result.whole]
+def confirmed(rounds: Iterable[Slot], spec: StudySpec) -> list[ConfirmResult]:
+    """The configurations that may win, best first."""
+    return [result for result in ranking(map(_confirm_round, rounds), spec) if result.whole]
 
 
 def _confirm_round(slot: Slot) -> ConfirmRound:
+    outcome = slot.outcome
     return ConfirmRound(
         label=slot.label or "",
         params=slot.params or {},
-        value=None if slot.outcome is None else slot.outcome.value,
-        loss=None if slot.outcome is None else slot.outcome.loss,
+        value=None if outcome is None else outcome.value,
+        loss=None if outcome is None else outcome.loss,
         failed=slot.state == "failed",
+        diverged=outcome is not None and outcome.state == "diverged",
     )
 
 
 def _rounds(
-    spec: StudySpec, kind: str, label: str, params: Mapping[str, float], numbers: Iterable[int]
+    spec: StudySpec, kind: str, label: str, params: Mapping[str, Value], numbers: Iterable[int]
 ) -> list[NewSlot]:
     return [NewSlot(seed=round_seed(spec, kind, r), label=label, params=dict(params), round=r) for r in numbers]
 
@@ -115,7 +120,7 @@ def is_blocked(engine: Engine, row: StudyRow) -> bool:
     if there.open or not there.total:
         return False
     if row.phase == "confirm":  # one configuration whose rounds are all done is enough
-        return not confirmed(slots.list_slots(engine, row.id, "confirm"))
+        return not confirmed(slots.list_slots(engine, row.id, "confirm"), spec_of(row))
     return _is_blocked(row.phase, there.failed, there.total)
 
 
@@ -125,25 +130,26 @@ def _end_search(connection: Connection, row: StudyRow, spec: StudySpec, finished
         return "final" if studies.set_phase(connection, row.id, "search", "final") else None
     if not studies.set_phase(connection, row.id, "search", "confirm"):
         return None
-    new = _rounds(spec, "confirm", PAPER, spec.paper, range(protocol.confirm_rounds))
-    for slot in candidates(finished, protocol.confirm_configurations):
-        label = f"trial {slot.trial_number}"
+    new = _rounds(spec, "confirm", spec.reference_label, spec.reference, range(protocol.confirm_rounds))
+    for slot in candidates(finished, protocol.confirm_configurations, spec):
+        label = trial_label(slot.trial_number)
         new += _rounds(spec, "confirm", label, slot.params or {}, range(protocol.confirm_rounds))
     slots.add_slots(connection, row.id, "confirm", new)
     return "confirm"
 
 
 def _end_confirm(connection: Connection, row: StudyRow, spec: StudySpec, finished: list[Slot]) -> str | None:
-    whole = confirmed(finished)
+    whole = confirmed(finished, spec)
     if not whole or not studies.set_phase(connection, row.id, "confirm", "final"):
         return None  # every configuration failed: `hpo study resume` requeues
     winner = whole[0]
-    source = PAPER if winner.label == PAPER else int(winner.label.removeprefix("trial "))
+    reference = spec.reference_label
+    source = reference if winner.label == reference else trial_number(winner.label)
     studies.set_tuned(
         connection, row.id, {"params": dict(winner.params), "source": source, "confirm_mean": winner.mean}
     )
-    add_final(connection, row, spec, PAPER, spec.paper, spec.protocol.final_rounds)
-    if source != PAPER:
+    add_final(connection, row, spec, reference, spec.reference, spec.protocol.final_rounds)
+    if source != reference:
         add_final(connection, row, spec, TUNED, winner.params, spec.protocol.final_rounds)
     return "final"
 
@@ -152,21 +158,28 @@ def _end_final(connection: Connection, row: StudyRow, spec: StudySpec, finished:
     return "done" if studies.set_phase(connection, row.id, "final", "done") else None
 
 
+def reference_rounds(spec: StudySpec) -> list[NewSlot]:
+    """The final rounds of a study with nothing to search: the reference is tested alone."""
+    if spec.parsed_space.parameters:
+        return []
+    return _rounds(spec, "final", spec.reference_label, spec.reference, range(spec.protocol.final_rounds))
+
+
 def add_final(
     connection: Connection,
     row: StudyRow,
     spec: StudySpec,
     label: str,
-    params: Mapping[str, float],
+    params: Mapping[str, Value],
     rounds: int,
 ) -> int:
     """Add whichever of a configuration's final rounds 0..rounds-1 are missing; returns how many were added.
 
-    Raises ConfigurationDiffers where the label stands for another configuration: the paper's or the tuned one
+    Raises ConfigurationDiffers where the label stands for another configuration: the reference or the tuned one
     (`advance` adds their rounds, and must not find others), or that of existing rounds.
     """
     existing = [s for s in slots.read_slots(connection, row.id, "final") if s.label == label]
-    reserved = {PAPER: spec.paper, TUNED: row.tuned["params"] if row.tuned else None}.get(label)
+    reserved = {spec.reference_label: spec.reference, TUNED: row.tuned["params"] if row.tuned else None}.get(label)
     for other in [reserved, *(slot.params for slot in existing)]:
         if other is not None and other != dict(params):
             raise ConfigurationDiffers(

@@ -4,57 +4,82 @@ The slot is the truth and Optuna's trial its projection: any worker may call `Se
 slot that is finished but not yet told.
 """
 
+import inspect
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.errors import SpecError
+from hpo.experiment.spaces import Choice, Float, Hyperparameter, Int, Space, Value
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
-from hpo.study.spec import HYPERPARAMETERS, StudySpec, spec_of
+from hpo.study.spec import StudySpec, spec_of
+from hpo.study.spec_errors import near, shown
 from hpo.training.seeds import derive
-
-CHANCE = 0.5  # the validation accuracy that Optuna is told for a diverged trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """The joint search space as Optuna has it, in the order of the model's table."""
-    return {
-        name: FloatDistribution(spec.space[name].low, spec.space[name].high, log=spec.space[name].log)
-        for name in HYPERPARAMETERS[spec.model]
-    }
+    """The joint search space as Optuna has it, parents first; constants are not searched."""
+    return {name: _distribution(parameter) for name, parameter in spec.parsed_space.parameters.items()}
 
 
-def fixed_trial(spec: StudySpec, params: Mapping[str, float], label: str, round_number: int) -> FrozenTrial:
+def _distribution(parameter: Hyperparameter) -> BaseDistribution:
+    match parameter:
+        case Choice():
+            return CategoricalDistribution(parameter.values)
+        case Int():
+            return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        case Float():
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def fixed_trial(spec: StudySpec, params: Mapping[str, Value], label: str, round_number: int) -> FrozenTrial:
     """The running trial of one round of a fixed configuration, inside the space or not."""
-    space: dict[str, BaseDistribution] = {}
-    beyond: dict[str, float] = {}  # a log scale cannot hold 0, and a study's scales must not change
-    for name, d in distributions(spec).items():
-        assert isinstance(d, FloatDistribution)
-        value = params[name]
-        if d.log and value <= 0:
-            beyond[name] = value
-        else:
-            space[name] = FloatDistribution(min(d.low, value), max(d.high, value), log=d.log)
+    known = distributions(spec)
+    holding = {name: _holding(known[name], value) for name, value in params.items() if name in known}
+    space = {name: distribution for name, distribution in holding.items() if distribution is not None}
+    beyond = {name: value for name, value in params.items() if name not in space}
     return create_trial(
         state=TrialState.RUNNING,
         params={name: params[name] for name in space},
         distributions=space,
         user_attrs={"configuration": label, "round": round_number, **beyond},
     )
+
+
+def _holding(distribution: BaseDistribution, value: Value) -> BaseDistribution | None:
+    """The distribution, widened so that it has the value; None where that is impossible.
+
+    A logarithmic scale cannot hold 0, a study's scales must not change, and other choices would be another space.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution if value in distribution.choices else None
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not isinstance(value, int | float) or (distribution.log and value <= 0):
+        return None
+    low, high = min(distribution.low, value), max(distribution.high, value)
+    if isinstance(distribution, FloatDistribution):
+        return FloatDistribution(low, high, log=distribution.log)
+    if not isinstance(value, int):
+        return None
+    step = math.gcd(distribution.step, value - distribution.low)
+    return IntDistribution(int(low), int(high), log=distribution.log, step=step or 1)
 
 
 def template_of(spec: StudySpec, slot: Slot) -> FrozenTrial | None:
@@ -96,10 +121,87 @@ def _sampler(spec: StudySpec, slot: Slot) -> BaseSampler:
     """
     if not slot.adaptive:
         return _StartUp(slot)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return _adaptive_sampler(spec, _seed(slot))
+
+
+def _adaptive_sampler(spec: StudySpec, seed: int) -> BaseSampler:
     few = max(1, min(spec.sampler.startup_trials, 10))  # finished trials a model needs before it is asked
-    if spec.sampler.name == "gp":
-        return GPSampler(seed=_seed(slot), n_startup_trials=few)
-    return TPESampler(seed=_seed(slot), n_startup_trials=few)
+    match spec.sampler.name:
+        case "tpe" if _has_conditions(spec):
+            return TPESampler(seed=seed, n_startup_trials=few, group=True)
+        case "tpe":
+            return TPESampler(seed=seed, n_startup_trials=few)
+        case "gp":
+            return GPSampler(seed=seed, n_startup_trials=few)
+        case "cmaes":
+            return CmaEsSampler(seed=seed, n_startup_trials=few)
+    kind: Callable[..., BaseSampler] = _OTHERS[spec.sampler.name]
+    if kind is QMCSampler:  # its trials are places of one sequence
+        return QMCSampler(seed=derive(spec.seed, "sampler") % 2**32, scramble=True)
+    return kind(seed=seed)
+
+
+def _has_conditions(spec: StudySpec) -> bool:
+    return any(parameter.when for parameter in spec.parsed_space.parameters.values())
+
+
+_KNOWN = ("tpe", "gp", "cmaes", "random")
+_OTHERS: Mapping[str, Any] = {  # Optuna's others by their classes' names: "qmc" is QMCSampler
+    name.removesuffix("Sampler").lower(): kind
+    for name, kind in vars(optuna.samplers).items()
+    if isinstance(kind, type) and issubclass(kind, BaseSampler) and not inspect.isabstract(kind)
+    if kind not in (BaseSampler, TPESampler, GPSampler, CmaEsSampler, RandomSampler)
+}
+
+
+def check_sampler(spec: StudySpec) -> None:
+    """Raise SpecError, which says why, where the sampler cannot search the space."""
+    name = spec.sampler.name
+    choices = any(isinstance(parameter, Choice) for parameter in spec.parsed_space.parameters.values())
+    problem = None
+    if name not in (*_KNOWN, *_OTHERS):
+        there = ", ".join((*_KNOWN, *sorted(_OTHERS)))
+        problem = f"there is none of this name; there are {there}{near(name, (*_KNOWN, *_OTHERS))}"
+    elif name in ("gp", "cmaes") and _has_conditions(spec):
+        problem = "it cannot search a space with conditions (`when`); take tpe or random"
+    elif name == "cmaes" and choices:
+        problem = "it cannot search a space with choices; take tpe, gp or random"
+    elif name == "cmaes" and find_spec("cmaes") is None:
+        problem = "it needs the package cmaes, which is not installed: `pip install cmaes`"
+    elif name in _OTHERS:
+        problem = _tried(spec)
+    if problem is not None:
+        raise SpecError(f"study {spec.name}: sampler {shown(name)}: {problem}")
+
+
+def _tried(spec: StudySpec) -> str | None:
+    """What is wrong with one of Optuna's other samplers: told by letting it search the space in memory."""
+    direction = StudyDirection.MAXIMIZE if spec.metric.maximize else StudyDirection.MINIMIZE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study = optuna.create_study(sampler=_adaptive_sampler(spec, 1), direction=direction)
+            for number in range(3):
+                trial = study.ask()
+                _suggest(trial, spec.parsed_space)
+                study.tell(trial, float(number))
+    except Exception as error:  # whatever Optuna, or a package that it needs, raises
+        return f"it cannot search this space ({' '.join(str(error).split())[:200]}); take tpe or random"
+    return None
+
+
+def _suggest(trial: optuna.Trial, space: Space) -> dict[str, Value]:
+    """The active parameters of a trial: proposed now, or those that it has already."""
+    values: dict[str, Value] = {}
+    for name, parameter in space.parameters.items():
+        if space.is_active(name, values):
+            value = trial._suggest(name, _distribution(parameter))
+            values[name] = (
+                value if isinstance(parameter, Choice) else int(value) if isinstance(parameter, Int) else float(value)
+            )
+    return values
 
 
 def _pruner(spec: StudySpec) -> BasePruner:
@@ -108,7 +210,7 @@ def _pruner(spec: StudySpec) -> BasePruner:
     if spec.pruner.name == "hyperband":
         return HyperbandPruner(
             min_resource=spec.min_resource_epochs,
-            max_resource=spec.budget.epochs,
+            max_resource=spec.steps,
             reduction_factor=spec.pruner.reduction_factor,
         )
     return NopPruner()
@@ -126,7 +228,6 @@ class Search:
     def __init__(self, storage: BaseStorage, row: StudyRow) -> None:
         self.row, self.spec = row, spec_of(row)
         self._storage = storage
-        self._space = distributions(self.spec)
         self._pruner = _pruner(self.spec)
         self._first_pruned = _first_pruned(self.spec)
 
@@ -139,13 +240,13 @@ class Search:
             pruner=self._pruner if slot.kind == "search" else NopPruner(),
         )
 
-    def ask(self, slot: Slot) -> dict[str, float]:
-        """The parameters of a bound search slot's trial: proposed now, or those that it has already."""
+    def ask(self, slot: Slot) -> dict[str, Value]:
+        """The active parameters of a bound search slot's trial: proposed now, or those that it has already."""
         assert slot.trial_id is not None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a paper's value outside the space is allowed, and kept
+            warnings.simplefilter("ignore")  # a reference's value outside the space is kept, where it is allowed
             trial = optuna.Trial(self._study(slot, _sampler(self.spec, slot)), slot.trial_id)
-            return {name: float(trial._suggest(name, space)) for name, space in self._space.items()}
+            return _suggest(trial, self.spec.parsed_space)
 
     def should_prune(self, slot: Slot, epoch: int) -> bool:
         """Whether the values that a search slot's trial has stored up to an epoch are so poor that it should stop."""
@@ -214,6 +315,7 @@ def _attributes(outcome: Outcome) -> dict[str, Any]:
     record = {"seeds", "versions", "git_commit", "spec_digest", "data_digest"}
     return {
         "result": outcome.model_dump(mode="json", include=numbers),
+        **({"metrics": dict(outcome.metrics)} if outcome.metrics else {}),
         "train_accuracy": outcome.train_accuracy,
         "loss_curve": list(outcome.train_loss),
         "record": outcome.model_dump(mode="json", include=record),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 
@@ -57,7 +58,7 @@ def _problem(error: ErrorDetails) -> str:
             return f"must be true or false, not {given}"
         case "string_type":
             return f"must be text in quotes, not {given}"
-        case "model_type" | "dict_type":
+        case "model_type" | "dict_type" | "mapping_type":
             return f"must be a table of keys and values, not {given}"
         case "greater_than_equal":
             return f"must be at least {limits['ge']}, not {given}"
@@ -75,9 +76,14 @@ def _quoted(limits: Mapping[str, Any]) -> list[str]:
 def _unknown_key(error: ErrorDetails, record: type[BaseModel]) -> str:
     *place, key = error["loc"]
     for part in place:
-        field = record.model_fields.get(str(part))
+        field = _fields(record).get(str(part))
         if field is not None:  # else: a name inside a dict of records, as in [space]
             kind = field.annotation
             record = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else get_args(kind)[1]
-    allowed = list(record.model_fields)
+    allowed = list(_fields(record))
     return f"unknown key; allowed are {', '.join(allowed)}{near(str(key), allowed)}"
+
+
+def _fields(record: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys that a record has in a file."""
+    return {field.alias or name: field for name, field in record.model_fields.items() if not field.exclude}

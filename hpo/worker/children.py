@@ -238,7 +238,7 @@ class Children:
             self._aside.add([claim.study], ExperimentError(why))
             return  # the worker gives it back
         job.started = time.monotonic()
-        training.folds = 1 if claim.slot.kind == "final" else getattr(claim.spec.protocol, "folds", 1)
+        training.folds = 1 if claim.slot.kind == "final" else claim.spec.protocol.folds
         training.result = FunctionResult(code_digest=model.code_digest)
         if (resumed := training.resumed) is not None:
             curves = resumed.curves
@@ -266,7 +266,7 @@ class Children:
             "fold": len(training.fold_values),
             "folds": training.folds,
             "model": claim.spec.model,
-            "params": dict(job.params),
+            "params": claim.spec.parsed_space.complete(job.params),
             "max_epochs": job.epochs,
             "device": self._device.type,
             "threads": self._threads,
@@ -475,7 +475,7 @@ class Children:
 
 def _draw(claim: Claim) -> dict[str, Any]:
     """The seeds of a training and of its items."""
-    options = dict(getattr(claim.spec, "data", {}))
+    options = dict(claim.spec.data)
     return {"seed": claim.slot.seed, "draw_seed": claim.draw_seed, "options": options}
 
 
@@ -490,7 +490,7 @@ def _over_folds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _max_seconds(job: Job) -> float:
-    limit = getattr(job.claim.spec.budget, "max_seconds", None)
+    limit = job.claim.spec.budget.max_seconds
     return math.inf if limit is None else float(limit)
 
 

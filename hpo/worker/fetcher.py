@@ -111,7 +111,7 @@ class Fetcher:
         """Leave all studies of a group alone, for its population cannot be made."""
         self._aside.add([row for row in self.rows() if Group.of(row) == group], error)
 
-    def claimable(self, rows: Sequence[StudyRow]) -> list[str]:
+    def claimable(self, rows: Sequence[StudyRow]) -> list[claims.Trained]:
         """The models that have something to claim in these studies, the one with fewest running slots first."""
         return claims.next_models(
             self._engine,
@@ -143,9 +143,9 @@ class Fetcher:
 
     def choose(self, rows: Sequence[StudyRow]) -> Group | None:
         """The group whose turn it is: that of the model with the fewest running slots."""
-        for model in self.claimable(rows):
-            groups = {Group.of(row) for row in rows if row.model == model}
-            for group in sorted(groups, key=lambda g: (g.samples, g.batch, g.experiment)):
+        for trained in self.claimable(rows):
+            groups = {Group.of(row) for row in rows if (row.experiment, row.model) == trained}
+            for group in sorted(groups, key=lambda g: (g.samples, g.batch)):
                 if self.serves(group, rows):
                     return group
         return None

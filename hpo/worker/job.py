@@ -10,6 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hpo.experiment.spaces import Value
 from hpo.storage.outcome import Seconds
 from hpo.training import draws
 from hpo.training.code import code_digest
@@ -59,7 +60,7 @@ class Job:
     """A claim in training."""
 
     claim: Claim
-    params: Mapping[str, float]
+    params: Mapping[str, Value]  # the active hyperparameters, without constants
     state: LaneState | None = None  # where it begins: a checkpoint's, None from the start
     started: float = field(default_factory=time.monotonic)
     train_loss: list[float] = field(default_factory=list)
@@ -152,7 +153,7 @@ class Draws:
         training, validation = self._draw(claim.draw_seed, protocol.training_pairs, protocol.validation_pairs)
         return Task(
             key=claim.slot.id,
-            params=job.params,
+            params={name: float(value) for name, value in job.params.items()},  # they have no others
             seed=claim.slot.seed,
             epochs=job.epochs,
             training=training,

@@ -15,7 +15,6 @@ from torch import Tensor
 
 import hpo
 from hpo.storage.outcome import Outcome, OutcomeState, Seeds, pack_answers
-from hpo.study.search import CHANCE
 from hpo.training import draws
 from hpo.training.population import Population, Prediction
 from hpo.worker.job import Job
@@ -37,7 +36,7 @@ def outcome_of(
     `test` opens pool B and draws the test pairs; it is called for a complete final round alone.
     """
     claim = job.claim
-    value, loss, train_accuracy, answers = CHANCE, None, None, None
+    value, loss, train_accuracy, answers = claim.spec.metric.diverged, None, None, None
     if state == "complete":
         train_accuracy = population.predict(parameters, training).accuracy
     if state != "diverged" and claim.slot.kind != "final":

@@ -60,15 +60,13 @@ class Serving:
 
 def difference(row: StudyRow, spec: StudySpec, description: Description) -> str | None:
     """What differs between a study and the experiment at hand, the first of it."""
-    version = getattr(spec, "version", description.version)
-    if version != description.version:
-        return f"is of version {version} of {description.name}, this worker has version {description.version}"
+    if spec.version != description.version:
+        return f"is of version {spec.version} of {description.name}, this worker has version {description.version}"
     if row.data_digest != description.data_digest:
         return f"uses other data than those of {description.locator}"
     model: ModelDescription | None = description.models.get(spec.model)
     if model is None:
         return f"is of model {spec.model}, which {description.locator} does not have"
-    code = getattr(row, "code_digest", None) or getattr(spec, "code_digest", None)
-    if code is not None and code != model.code_digest:
+    if row.code_digest != model.code_digest:
         return f"was created with other code of model {spec.model} than {description.locator} has"
     return None

@@ -60,7 +60,7 @@ def test_the_record_of_a_whole_study(hpo: Hpo) -> None:
 
 
 @pytest.mark.parametrize("phase", ["search", "confirm", "final"])
-@pytest.mark.parametrize("schema", ["0001", "0002"])
+@pytest.mark.parametrize("schema", ["0001", "0002", "0003"])
 def test_a_study_in_the_middle_goes_on(hpo: Hpo, schema: str, phase: str) -> None:
     """After `hpo db upgrade` today's worker ends what an earlier one, killed in that phase, began (tests/data)."""
     unpack(hpo, ROOT / "tests" / "data" / f"{schema}-{phase}.db.gz")

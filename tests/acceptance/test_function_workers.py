@@ -99,7 +99,6 @@ cancer = hpo.Experiment(
         "logistic": logistic, "epochs": epochs, "forks": forks, "sleeps": sleeps, **wrong}.items()},
 )
 """
-SHIM = Path(function_studies.__file__)
 Study = Callable[..., None]
 
 
@@ -116,11 +115,6 @@ def description(file: Path) -> Description:
     return prepared(str(file))
 
 
-@pytest.fixture(autouse=True)
-def _specs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.study.spec._parsed", function_studies._parsed)
-
-
 def create(hpo: Hpo, description: Description, model: str, **options: Any) -> None:
     """Create a study called like its model."""
     engine = open_engine(hpo.url)
@@ -130,7 +124,7 @@ def create(hpo: Hpo, description: Description, model: str, **options: Any) -> No
 
 
 def start(hpo: Hpo, file: Path, *words: str) -> subprocess.Popen[str]:
-    return hpo.start_python(SHIM, *DRAIN, "--experiment", file, *words)
+    return hpo.start(*DRAIN, "--experiment", file, *words)
 
 
 def slots_of(hpo: Hpo, name: str) -> list[Slot]:
@@ -298,7 +292,7 @@ def test_one_worker_serves_the_digits_and_an_experiment(hpo: Hpo, file: Path, de
 
 def test_an_experiment_needs_no_images(hpo: Hpo, file: Path, description: Description) -> None:
     create(hpo, description, "logistic", trials=1, rounds=1)
-    finish(hpo.start_python(SHIM, "--data", "/nowhere", *DRAIN, "--experiment", file))
+    finish(hpo.start("--data", "/nowhere", *DRAIN, "--experiment", file))
     check_exact(hpo.url, "logistic", search=1, confirm=2, rounds=1)
 
 
@@ -309,7 +303,7 @@ def test_what_a_worker_was_not_started_with_is_left_to_others(hpo: Hpo, file: Pa
     hpo.create(trials=1)
     broken = file.with_name("broken_of_workers.py")
     broken.write_text("import nothing_of_this_name\n")
-    _, err = finish(hpo.start_python(SHIM, *DRAIN, "--experiment", broken), 1)
+    _, err = finish(hpo.start(*DRAIN, "--experiment", broken), 1)
     assert err.count("ModuleNotFoundError: No module named 'nothing_of_this_name'") == 2  # at the start and at the end
     assert err.count("is of experiment cancer, with which this worker was not started (--experiment); skipped") == 2
     check_exact(hpo.url, "ws", search=1, confirm=2, rounds=2)

@@ -33,7 +33,7 @@ def make_study(request: pytest.FixtureRequest) -> MakeStudy:
             "in_flight": 2,
             "trial_seeds": [2**62 + index for index in range(trials)],
             "adaptive_from": 3,
-            "paper": PAPER,
+            "reference": PAPER,
         }
         return studies.create_study(engine, NewStudy(**(given | options)))
 

@@ -155,21 +155,31 @@ def test_next_models_by_the_fewest_running(engine: Engine, make_study: MakeStudy
     make_study("simple", model="simple")
     ws = make_study("ws", model="ws")
     make_study("ws-aux", model="ws-aux", trials=0)
-    assert claims.next_models(engine) == ["simple", "ws"]
+    assert claims.next_models(engine) == [("digits", "simple"), ("digits", "ws")]
     claim(engine, 2, model="simple")
-    assert claims.next_models(engine) == ["ws", "simple"]
+    assert claims.next_models(engine) == [("digits", "ws"), ("digits", "simple")]
     claim(engine, 5, model="ws")
-    assert claims.next_models(engine) == ["simple"], "both adaptive slots of ws that may run do"
+    assert claims.next_models(engine) == [("digits", "simple")], "both adaptive slots of ws that may run do"
     assert claims.next_models(engine, [ws.id]) == []
     claim(engine, 100, model="simple")
     assert claims.next_models(engine) == []
+
+
+def test_models_of_two_experiments_with_one_name_are_told_apart(engine: Engine, make_study: MakeStudy) -> None:
+    """In the fair share and in the claim, which takes from the studies that it is told."""
+    first, second = (make_study(name, model="forest", experiment=name) for name in ("cancer", "wine"))
+    assert claims.next_models(engine) == [("cancer", "forest"), ("wine", "forest")]
+    taken = claims.claim(engine, 1, worker="w", lease_seconds=60, model="forest", study_ids=[first.id])
+    assert [slot.study_id for slot in taken] == [first.id]
+    assert claims.next_models(engine) == [("wine", "forest"), ("cancer", "forest")]
+    assert (first.experiment, second.experiment) == ("cancer", "wine")
 
 
 def test_next_models_counts_expired_slots_in(engine: Engine, make_study: MakeStudy) -> None:
     """A slot whose worker died can be claimed, until its attempts are used up."""
     make_study(trials=1)
     for _ in range(claims.MAX_ATTEMPTS):
-        assert claims.next_models(engine) == ["ws"]
+        assert claims.next_models(engine) == [("digits", "ws")]
         claim(engine, lease_seconds=-1)
     assert claims.next_models(engine) == []
 
@@ -277,7 +287,7 @@ def test_a_worker_that_names_its_studies_reads_open_slots_alone(
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ANALYZE")
     with statements(engine) as sent:
-        assert claims.next_models(engine, [study.id]) == ["ws"]
+        assert claims.next_models(engine, [study.id]) == [("digits", "ws")]
         assert claims.any_open(engine, [study.id])
         assert claim(engine, study_ids=[study.id])
         assert claims.next_models(engine, [study.id]) == []

@@ -19,10 +19,23 @@ from hpo.storage.engine import begin_read, begin_write, is_missing
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import metadata
 from hpo.storage.slots import finish
-from hpo.storage.studies import NewStudy, create_study, delete_study
+from hpo.storage.studies import NewStudy, create_study, delete_study, list_studies
 from tests.support.commandline import PATIENCE
 from tests.support.fixtures import OpenDatabase, Postgres, Watch
 from tests.support.outcomes import outcome as outcome_of
+
+NEW = NewStudy(
+    name="ws",
+    model="ws",
+    spec="{}",
+    spec_digest="",
+    data_digest="",
+    seed=1,
+    in_flight=1,
+    trial_seeds=[1, 2],
+    adaptive_from=0,
+    reference={},
+)
 
 
 @pytest.fixture
@@ -154,6 +167,7 @@ def test_an_older_optuna_is_upgraded_on_demand(empty: Engine) -> None:
 def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
     """From the first version: what stood in the tables stands there still, and what is newer beside it."""
     migrate.create_or_check(empty)
+    create_study(empty, NEW)
     change(
         empty,
         "DROP INDEX ix_hpo_slots_queued",
@@ -161,28 +175,19 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
         "DROP TABLE hpo_workers",
         "ALTER TABLE hpo_slots DROP COLUMN failed_on",
         "ALTER TABLE hpo_slots DROP COLUMN reserved_until",
+        "ALTER TABLE hpo_studies DROP COLUMN experiment",
+        "ALTER TABLE hpo_studies DROP COLUMN code_digest",
         "UPDATE hpo_alembic_version SET version_num = '0001'",
     )
-    new = NewStudy(
-        name="ws",
-        model="ws",
-        spec="{}",
-        spec_digest="",
-        data_digest="",
-        seed=1,
-        in_flight=1,
-        trial_seeds=[1, 2],
-        adaptive_from=0,
-        paper={},
-    )
-    create_study(empty, new)
     for action in (migrate.check, migrate.create_or_check):
-        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0003; make a backup"):
+        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0004; make a backup"):
             action(empty)
-    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0003"]
+    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0004"]
     migrate.check(empty)
     with begin_read(empty) as connection:
         assert "ix_hpo_slots_queued" in {index["name"] for index in inspect(connection).get_indexes("hpo_slots")}
+    (study,) = list_studies(empty)
+    assert (study.experiment, study.model, study.code_digest) == ("digits", "ws", None)
     assert [slot.idx for slot in claim(empty, 2, worker="w", lease_seconds=60, model="ws")] == [0]
 
 
@@ -215,19 +220,7 @@ def test_workers_need_no_right_to_make_tables(
     )
     engine = open_database(postgres_engine.url.set(username=role).render_as_string(hide_password=False))
     migrate.create_or_check(engine)
-    new = NewStudy(
-        name="ws",
-        model="ws",
-        spec="{}",
-        spec_digest="",
-        data_digest="",
-        seed=1,
-        in_flight=1,
-        trial_seeds=[1, 2],
-        adaptive_from=0,
-        paper={},
-    )
-    create_study(engine, new)
+    create_study(engine, NEW)
     (slot,) = claim(engine, 1, worker="w", lease_seconds=60, model="ws")
     assert make_storage(engine).bind_trial(slot.id, slot.token or "").number == 0
     assert finish(engine, slot.id, slot.token or "", outcome_of())

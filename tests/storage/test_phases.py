@@ -52,7 +52,7 @@ def create(engine: Engine, spec: StudySpec, phase: studies.Phase = "search") -> 
             in_flight=spec.budget.in_flight,
             trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
             adaptive_from=None,
-            paper=spec.paper,
+            reference=spec.reference,
             phase=phase,
         ),
     )
@@ -60,7 +60,7 @@ def create(engine: Engine, spec: StudySpec, phase: studies.Phase = "search") -> 
 
 def params_of(slot: Slot) -> dict[str, float]:
     """What a sampler might have proposed: told apart by the learning rate."""
-    return dict.fromkeys(HYPERPARAMETERS[slot.model], 0.001 * (slot.idx + 1))  # type: ignore[index]
+    return dict.fromkeys(HYPERPARAMETERS[slot.model], 0.001 * (slot.idx + 1))
 
 
 def take(engine: Engine, row: StudyRow, n: int = 100) -> list[Slot]:

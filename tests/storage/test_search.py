@@ -25,8 +25,9 @@ from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Kind, Slot
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
+from hpo.study.digits_spec import CHANCE
 from hpo.study.projection import project
-from hpo.study.search import CHANCE, Search, _sampler, distributions, fixed_trial
+from hpo.study.search import Search, _sampler, distributions, fixed_trial
 from hpo.study.spec import HYPERPARAMETERS, MODELS, StudySpec, builtin_spec
 from hpo.training.seeds import derive
 from tests.support.fixtures import Watch
@@ -73,7 +74,7 @@ class Worker:
         params = self.search.ask(slot)
         assert slot.token is not None
         assert slots.record_params(self.engine, slot.id, slot.token, params)
-        return params
+        return {name: float(value) for name, value in params.items()}
 
     def report(self, slot: Slot, values: Mapping[int, float]) -> None:
         assert slot.token is not None
@@ -151,7 +152,7 @@ def start(engine: Engine, spec: StudySpec) -> Worker:
         in_flight=spec.budget.in_flight,
         trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
         adaptive_from=None if spec.sampler.name == "random" else spec.sampler.startup_trials,
-        paper=spec.paper,
+        reference=spec.reference,
         tuned=spec.tuned,
     )
     return Worker(engine, studies.create_study(engine, new))

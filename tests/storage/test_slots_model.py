@@ -104,7 +104,7 @@ class Queue(RuleBasedStateMachine):
             in_flight=in_flight,
             trial_seeds=range(5),
             adaptive_from=1,
-            paper={},
+            reference={},
         )
         return studies.create_study(self.engine, new)
 
@@ -311,7 +311,7 @@ class Queue(RuleBasedStateMachine):
             )
             for slot in free
         )
-        assert claims.next_models(self.engine, ids) == [self.model] * claimable
+        assert claims.next_models(self.engine, ids) == [("digits", self.model)] * claimable
         running = [slot for slot in self.slots.values() if slot.state == "running"]
         assert any_running(self.engine, ids) == bool(running)
         held = any(not slot.expired for slot in running)

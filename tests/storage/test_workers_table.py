@@ -85,7 +85,7 @@ def test_another_worker_tries_what_failed_here(engine: Engine, study: StudyRow) 
     assert fail_on(engine, "a", trains=True) == "waiting"
     assert claim(engine, "a", study.id) is None
     assert claims.next_models(engine, worker="a", not_again=[study.id]) == []
-    assert claims.next_models(engine, worker="b", not_again=[study.id]) == ["ws"]
+    assert claims.next_models(engine, worker="b", not_again=[study.id]) == [("digits", "ws")]
     slot = claim(engine, "b", study.id)
     assert slot is not None
     slots.release(engine, slot.id, slot.token or "")

@@ -11,6 +11,7 @@ from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import openings
 from hpo.storage.slots import Kind, Slot
+from hpo.study.spec import spec_of
 
 
 def check_exact(
@@ -18,7 +19,7 @@ def check_exact(
 ) -> dict[str, list[Slot]]:
     """Assert that a study is done, every slot is, and Optuna has just these trials, each told what its slot says.
 
-    rounds are the final ones of each configuration: the paper's alone has some where it won. Of the search `requeued`
+    rounds are the final ones of each configuration: the reference alone has some where it won. Of the search `requeued`
     trials failed in Optuna, and their slots were queued again.
     """
     engine = open_engine(url)
@@ -26,7 +27,7 @@ def check_exact(
         row = studies.get_study(engine, name)
         assert row.phase == "done"
         assert row.tuned is not None
-        final = rounds if row.tuned["source"] == "paper" else 2 * rounds
+        final = rounds if row.tuned["source"] == spec_of(row).reference_label else 2 * rounds
         actual: dict[str, list[Slot]] = {}
         kinds: dict[Kind, int] = {"search": search, "confirm": confirm, "final": final}
         for kind, asked in kinds.items():

@@ -51,7 +51,7 @@ def create(
             in_flight=spec.budget.in_flight,
             trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
             adaptive_from=spec.sampler.startup_trials,
-            paper=spec.paper,
+            reference=spec.reference,
             repeat_group=repeat_group,
             phase="search" if spec.budget.trials else "final",
         ),
@@ -106,7 +106,7 @@ class Maker:
             slots.record_params(self.engine, slot.id, slot.token, params)
         if slot.kind == "final":
             slots.record_opening(self.engine, slot.id, slot.token, slot.worker)
-        outcome = self._outcome(slot, params or {}, rng)
+        outcome = self._outcome(slot, {name: float(value) for name, value in params.items()}, rng)
         packed = self.outputs(slot, outcome.value) if self.outputs and slot.kind == "final" else None
         assert slots.finish(self.engine, slot.id, slot.token, outcome, packed)
 

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from hpo.storage.outcome import Outcome
+from hpo.storage.outcome import FORMAT, Outcome
 
 
 def outcome(state: str = "complete", value: float = 0.9, *, epochs: int = 1, **changes: Any) -> Outcome:
     """A whole outcome of so many epochs, but for the changes."""
     fields: dict[str, Any] = {
+        "format": FORMAT,
         "state": state,
         "value": value,
         "loss": None if state == "diverged" else 0.25,

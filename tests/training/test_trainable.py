@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hpo.digits.pools import Digits, make_digits, to_network_images
 from hpo.errors import HpoError, SpecError
-from hpo.study.operations import MOST_BATCH, check_trainable
+from hpo.study.digits_spec import MOST_BATCH, DigitsData
 from hpo.study.spec import StudySpec
 from hpo.training import draws
 from hpo.training.population import Population, Task
@@ -25,6 +25,11 @@ def digits(images: int = IMAGES) -> Digits:
     noise = np.random.default_rng(1).integers(0, 256, (2 * images, 28, 28), dtype=np.uint8)
     labels = (np.arange(2 * images) % 10).astype(np.uint8)
     return make_digits("noise", noise, labels, np.arange(images), np.arange(images, 2 * images))
+
+
+def check(source: Digits, spec: StudySpec) -> None:
+    """As `hpo study create` does."""
+    DigitsData(lambda: source).check(spec)
 
 
 def train_an_epoch(spec: StudySpec, source: Digits) -> None:
@@ -48,7 +53,7 @@ def train_an_epoch(spec: StudySpec, source: Digits) -> None:
 def test_what_is_accepted_trains(spec: StudySpec) -> None:
     """Any spec that can be stored is refused or trains every batch of an epoch."""
     try:
-        check_trainable(digits(), spec)
+        check(digits(), spec)
     except HpoError:
         return
     train_an_epoch(spec, digits())
@@ -59,7 +64,7 @@ def test_what_is_accepted_trains(spec: StudySpec) -> None:
 def test_every_batch_size_trains(model: str, batch: int) -> None:
     """Odd ones too, whose dropout decisions do not fill whole words, and such that leave one sample over."""
     spec = small_spec(model, batch_size=batch, training_pairs=9, validation_pairs=10, test_pairs=10)
-    check_trainable(digits(), spec)
+    check(digits(), spec)
     train_an_epoch(spec, digits())
 
 
@@ -81,7 +86,7 @@ def test_what_cannot_be_trained_is_refused_with_the_limit(protocol: dict[str, in
     usual = {"batch_size": 100, "training_pairs": 9, "validation_pairs": 10, "test_pairs": 10}
     spec = small_spec("ws", **(usual | protocol))
     with pytest.raises(HpoError, match=message) as refused:
-        check_trainable(digits(), spec)
+        check(digits(), spec)
     assert isinstance(refused.value, SpecError) == message.startswith("protocol")
     assert "\n" not in str(refused.value)
     assert StudySpec.from_canonical(spec.canonical()) == spec

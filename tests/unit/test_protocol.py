@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from hpo.storage.slots import Slot
 from hpo.study.labels import PAPER
-from hpo.study.phases import candidates, confirmed, round_seed, search_seeds
+from hpo.study.phases import _confirm_round, candidates, confirmed, round_seed, search_seeds
+from hpo.study.ranking import ConfirmResult, ranking
 from hpo.study.spec import MODELS, StudySpec, builtin_spec
+from tests.support.described import described_spec
 from tests.support.outcomes import outcome as outcome_of
 
 FEW = settings(deadline=None, max_examples=60)
@@ -48,43 +51,56 @@ def rounds(label: str, *results: tuple[float, float] | str, **more: Any) -> list
     return actual
 
 
+SPEC = builtin_spec("ws")
+
+
+def best_of(search_slots: list[Slot], k: int) -> list[Slot]:
+    """The candidates for confirm, where accuracy judges and the lower cross entropy breaks ties."""
+    return candidates(search_slots, k, SPEC)
+
+
+def winners(confirm_slots: list[Slot]) -> list[ConfirmResult]:
+    """Those that may win, by the same metrics."""
+    return confirmed(confirm_slots, SPEC)
+
+
 # --- Candidates ---------------------------------------------------------------------------------------------
 
 
 def test_the_best_go_first() -> None:
     """Highest validation accuracy first, and no more than k."""
     actual = [searched(1, 0.80), searched(2, 0.95), searched(3, 0.90), searched(4, 0.85)]
-    assert [s.idx for s in candidates(actual, 3)] == [2, 3, 4]
+    assert [s.idx for s in best_of(actual, 3)] == [2, 3, 4]
 
 
 def test_ties_go_to_the_lower_loss_then_to_the_earlier_slot() -> None:
     """Accuracies of 2,000 pairs tie often: the loss decides, and then the index, never the order of reading."""
     actual = [searched(4, 0.9, 0.30), searched(3, 0.9, 0.30), searched(1, 0.9, 0.31), searched(2, 0.9, 0.29)]
-    assert [s.idx for s in candidates(actual, 4)] == [2, 3, 4, 1]
+    assert [s.idx for s in best_of(actual, 4)] == [2, 3, 4, 1]
 
 
 def test_the_papers_slot_is_no_candidate() -> None:
     """It goes to confirm anyway: as the best trial it must not take a second place."""
-    assert [s.idx for s in candidates([searched(0, 1.0, 0.0), searched(1, 0.6)], 5)] == [1]
+    assert [s.idx for s in best_of([searched(0, 1.0, 0.0), searched(1, 0.6)], 5)] == [1]
 
 
 @pytest.mark.parametrize("state", ["pruned", "diverged"])
-def test_only_complete_trials_are_candidates(state: str) -> None:
+def test_only_complete_trials_are_best_of(state: str) -> None:
     """A pruned trial has the accuracy of an earlier epoch, a diverged one none: neither competes."""
-    assert candidates([searched(1, 0.99, 0.1, state), searched(2, 0.6)], 5)[0].idx == 2
-    assert candidates([searched(1, 0.99, None if state == "diverged" else 0.1, state)], 5) == []
+    assert best_of([searched(1, 0.99, 0.1, state), searched(2, 0.6)], 5)[0].idx == 2
+    assert best_of([searched(1, 0.99, None if state == "diverged" else 0.1, state)], 5) == []
 
 
-def test_failed_and_unfinished_slots_are_no_candidates() -> None:
+def test_failed_and_unfinished_slots_are_no_best_of() -> None:
     """They have no outcome."""
     actual = [slot(idx=1, state="failed"), slot(idx=2, state="running"), slot(idx=3, state="waiting")]
-    assert candidates(actual, 5) == []
+    assert best_of(actual, 5) == []
 
 
 def test_fewer_candidates_than_asked_for() -> None:
     """All of them, and none twice."""
-    assert [s.idx for s in candidates([searched(1, 0.7), searched(2, 0.8)], 5)] == [2, 1]
-    assert candidates([], 5) == []
+    assert [s.idx for s in best_of([searched(1, 0.7), searched(2, 0.8)], 5)] == [2, 1]
+    assert best_of([], 5) == []
 
 
 accuracies = st.sampled_from([0.5, 0.8, 0.9, 0.95])  # few, so that they tie
@@ -99,10 +115,10 @@ def test_candidates_are_a_function_of_the_set(
 ) -> None:
     """Whatever the order of the rows; nobody left out is better than somebody chosen."""
     rows = [searched(idx, value, loss, state) for idx, (value, loss, state) in enumerate(actual)]
-    chosen = candidates(rows, k)
+    chosen = best_of(rows, k)
     shuffled = rows.copy()
     shuffler.shuffle(shuffled)
-    assert candidates(shuffled, k) == chosen
+    assert best_of(shuffled, k) == chosen
     eligible = [s for s in rows if s.idx > 0 and s.outcome and s.outcome.state == "complete"]
     assert len(chosen) == min(k, len(eligible))
     for left in eligible:
@@ -119,13 +135,57 @@ def _worse(slot: Slot, other: Slot) -> bool:
     return (-slot.outcome.value, slot.outcome.loss) >= (-other.outcome.value, other.outcome.loss)
 
 
+# --- In another direction -----------------------------------------------------------------------------------
+
+ERROR = described_spec("flat")  # an error judges, the lower the better; ties go to the higher accuracy
+
+
+def test_an_error_is_minimised_and_ties_go_by_the_second_metrics_direction() -> None:
+    actual = [searched(1, 3.0, 0.5), searched(2, 1.0, 0.5), searched(3, 2.0, 0.4), searched(4, 2.0, 0.6)]
+    assert [s.idx for s in candidates(actual, 4, ERROR)] == [2, 4, 3, 1]
+
+
+def test_where_the_second_metric_is_blank_the_lower_number_goes_first() -> None:
+    """It does not apply to all outputs; a configuration that has it is before one that has not."""
+    blank = [searched(3, 2.0, None), searched(1, 2.0, None), searched(2, 2.0, 0.1)]
+    assert [s.idx for s in candidates(blank, 3, ERROR)] == [2, 1, 3]
+    alone = described_spec("flat", metrics=(ERROR.metric,))
+    assert [s.idx for s in candidates(blank, 3, alone)] == [1, 2, 3]
+    ties = [*rounds("trial 10", (2.0, 0.1)), *rounds("trial 9", (2.0, 0.1))]
+    assert [c.label for c in confirmed(ties, alone)] == ["trial 9", "trial 10"]
+
+
+def test_candidates_are_distinct_and_not_the_reference() -> None:
+    """A space of few configurations is searched more than once."""
+    same = [searched(1, 1.0), replace(searched(2, 1.1), params=searched(1).params), searched(3, 1.2)]
+    reference = replace(searched(4, 0.9), params=dict(ERROR.reference))
+    assert [s.idx for s in candidates([*same, reference], 5, ERROR)] == [1, 3]
+
+
+def test_the_lower_mean_error_wins_and_a_diverged_round_drops() -> None:
+    """Of a user's experiment: what diverges once is no good; of the digits it counts, at chance."""
+    actual = [
+        *rounds("trial 1", (1.0, 0.5), (3.0, 0.5)),
+        *rounds("reference", (1.5, 0.5), (1.6, 0.5)),
+        *rounds("trial 2", (0.1, 0.5), "diverged"),
+    ]
+    assert [c.label for c in confirmed(actual, ERROR)] == ["reference", "trial 1"]
+    dropped = ranking([_confirm_round(slot) for slot in actual], ERROR)[-1]
+    assert (dropped.label, dropped.whole, dropped.failed) == ("trial 2", False, 1)
+
+
+def test_the_reference_wins_ties_under_its_own_label() -> None:
+    ties = [*rounds("trial 1", (2.0, 0.5)), *rounds("reference", (2.0, 0.5))]
+    assert [c.label for c in confirmed(ties, ERROR)] == ["reference", "trial 1"]
+
+
 # --- Confirmed ----------------------------------------------------------------------------------------------
 
 
 def test_the_best_mean_wins_and_not_the_best_round() -> None:
     """One lucky round does not carry a configuration."""
     actual = [*rounds("trial 3", (0.99, 0.1), (0.80, 0.1)), *rounds("trial 7", (0.91, 0.1), (0.91, 0.1))]
-    ranking = confirmed(actual)
+    ranking = winners(actual)
     assert [c.label for c in ranking] == ["trial 7", "trial 3"]
     assert ranking[0].mean == pytest.approx(0.91)
     assert ranking[1].values == (0.99, 0.80)
@@ -135,7 +195,7 @@ def test_the_best_mean_wins_and_not_the_best_round() -> None:
 def test_equal_means_go_to_the_lower_loss() -> None:
     """Rounds in another order have the very same mean."""
     actual = [*rounds("trial 1", (0.9, 0.3), (0.8, 0.3)), *rounds("trial 2", (0.8, 0.2), (0.9, 0.2))]
-    assert [c.label for c in confirmed(actual)] == ["trial 2", "trial 1"]
+    assert [c.label for c in winners(actual)] == ["trial 2", "trial 1"]
 
 
 def test_the_paper_wins_ties() -> None:
@@ -143,31 +203,31 @@ def test_the_paper_wins_ties() -> None:
     both = [(0.9, 0.2), (0.8, 0.3)]
     for order in ([PAPER, "a trial"], ["a trial", PAPER]):
         actual = [row for label in order for row in rounds(label, *both)]
-        assert confirmed(actual)[0].label == PAPER
+        assert winners(actual)[0].label == PAPER
 
 
 def test_a_configuration_with_a_failed_round_is_dropped() -> None:
     """Even the best one: its mean would be over fewer rounds than the others'."""
     actual = [*rounds("trial 1", (0.99, 0.1), "failed"), *rounds(PAPER, (0.7, 0.5), (0.7, 0.5))]
-    assert [c.label for c in confirmed(actual)] == [PAPER]
+    assert [c.label for c in winners(actual)] == [PAPER]
 
 
 def test_a_failed_paper_is_dropped_too() -> None:
     """Then another wins; there is no exception for it."""
     actual = [*rounds(PAPER, "failed", (0.99, 0.1)), *rounds("trial 4", (0.6, 0.6), (0.6, 0.6))]
-    assert [c.label for c in confirmed(actual)] == ["trial 4"]
+    assert [c.label for c in winners(actual)] == ["trial 4"]
 
 
 def test_nobody_is_left_where_every_configuration_failed() -> None:
     """An empty ranking, no division by zero."""
-    assert confirmed([*rounds(PAPER, "failed"), *rounds("trial 1", "failed")]) == []
-    assert confirmed([]) == []
+    assert winners([*rounds(PAPER, "failed"), *rounds("trial 1", "failed")]) == []
+    assert winners([]) == []
 
 
 def test_a_diverged_round_counts_at_chance_with_infinite_loss() -> None:
     """It is a result of the configuration, the worst one; only a crash drops."""
     actual = [*rounds("trial 1", "diverged", (0.9, 0.1)), *rounds("trial 2", (0.69, 0.4), (0.69, 0.4))]
-    first, second = confirmed(actual)
+    first, second = winners(actual)
     assert (first.label, second.label) == ("trial 1", "trial 2")
     assert first.values == (0.5, 0.9)
     assert first.mean == pytest.approx(0.7)
@@ -177,7 +237,7 @@ def test_a_diverged_round_counts_at_chance_with_infinite_loss() -> None:
 def test_at_equal_means_a_diverged_configuration_loses() -> None:
     """Its infinite loss decides the tie, before the paper's privilege does."""
     actual = [*rounds(PAPER, "diverged", (1.0, 0.0)), *rounds("trial 2", (0.75, 9.0), (0.75, 9.0))]
-    assert [c.label for c in confirmed(actual)] == ["trial 2", PAPER]
+    assert [c.label for c in winners(actual)] == ["trial 2", PAPER]
 
 
 def test_configurations_keep_their_parameters() -> None:
@@ -186,7 +246,7 @@ def test_configurations_keep_their_parameters() -> None:
         *rounds(PAPER, (0.7, 0.1), params={"dropout": 0.15}),
         *rounds("trial 1", (0.9, 0.1), params={"dropout": 0.3}),
     ]
-    assert [dict(c.params) for c in confirmed(actual)] == [{"dropout": 0.3}, {"dropout": 0.15}]
+    assert [dict(c.params) for c in winners(actual)] == [{"dropout": 0.3}, {"dropout": 0.15}]
 
 
 result = st.tuples(accuracies, losses) | st.sampled_from(["diverged", "failed"])
@@ -204,13 +264,13 @@ def test_the_ranking_is_a_function_of_the_set(
 ) -> None:
     """Whatever the order of the rows; sorted by mean, and exactly the configurations without a failure."""
     rows = [row for label, results in actual.items() for row in rounds(label, *results)]
-    ranking = confirmed(rows)
+    ranking = winners(rows)
     assert {c.label for c in ranking} == {label for label, results in actual.items() if "failed" not in results}
     keys = [(-c.mean, c.loss) for c in ranking if c.mean is not None]
     assert len(keys) == len(ranking)
     assert keys == sorted(keys)
     shuffler.shuffle(rows)
-    again = confirmed(rows)
+    again = winners(rows)
     assert [c.label for c in again] == [c.label for c in ranking]
     assert [c.mean for c in again] == [c.mean for c in ranking]
 
