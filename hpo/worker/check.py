@@ -40,7 +40,8 @@ ROUNDING = 1e-6  # of outputs, in parts of their size, that two runs of the same
 BATCH_ROUNDING = 1e-4  # the same where other items are predicted together
 TRAININGS = 6  # of each model, where nothing is wrong
 CHECKS = (  # in the order of the table
-    "loads", "data", "space", "trains", "epochs", "draws", "same seed", "withheld B", "warm", "another seed", "rounds",
+    "loads", "data", "space", "trains", "epochs", "draws", "same seed", "withheld B", "warm", "resumed", "another seed",
+    "rounds",
     "reports", "withheld", "batches", "test",
 )  # fmt: skip
 _HARMLESS = (SAME_VALIDATION, "are in neither pool", "it is not tested")
@@ -60,6 +61,14 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A training's state after some epochs, as its process has written it."""
+
+    epoch: int
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """What came of a training in a child."""
 
@@ -68,6 +77,8 @@ class Training:
     seconds: float = 0.0
     epochs: tuple[int, ...] = ()  # as they were reported
     memory: int | None = None  # bytes of its process
+    keeps_state: bool = False  # it has called run.checkpoint or run.checkpoint_folder
+    checkpoint: Checkpoint | None = None  # with which its process was killed
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -142,6 +153,8 @@ class ExperimentCheck:
         yield from self._same_seed(name, model, first, fresh, finding)
         if same == "":
             yield finding("warm", *_judged(_compare(first, again), "a training depends on what its process did before"))
+            if first.epochs:
+                yield self._resumed(name, model, first, finding)
             yield from _other_seed(first, other_seed, other_round, model, finding)
             yield from self._disturbed(name, model, first, finding)
         if test is not None:
@@ -204,6 +217,36 @@ class ExperimentCheck:
             text = f"{wrong[disturbance]} ({difference})" if difference else fine[disturbance]
             yield finding(names[disturbance], "BAD" if difference else "ok", text)
 
+    def _resumed(
+        self, name: str, model: ModelDescription, first: Training, finding: Callable[[str, Level, str], Finding]
+    ) -> Finding:
+        """Killed at its first checkpoint, and gone on with in another process."""
+        if self._epochs_of(model) < 2:
+            return finding("resumed", "ok", "not tried: one epoch cannot be interrupted")
+        with self._child() as train:
+            killed = train(name, model, checkpoints=self._checkpoints(None), kill=True)
+        if killed.checkpoint is None:
+            if killed.keeps_state:
+                return finding("resumed", "note", "not tried: no checkpoint was written")
+            return finding("resumed", "ok", "keeps no state: a training that is killed starts anew")
+        with self._child() as train:
+            difference = _compare(first, train(name, model, checkpoints=self._checkpoints(killed.checkpoint)))
+        if difference:
+            return finding("resumed", "BAD", f"{difference}: not all of the training's state is kept, or loaded")
+        return finding("resumed", "ok", f"equal when killed after epoch {killed.checkpoint.epoch}")
+
+    def _checkpoints(self, resume: Checkpoint | None) -> dict[str, object]:
+        """For the child: where checkpoints go, and from which one to go on."""
+        self._files += 1
+        place = self._temporary / f"checkpoints-{self._files}"
+        place.mkdir()
+        return {
+            "place": str(place),
+            "seconds": 0.0,
+            "keep_last": False,
+            "resume": None if resume is None else {"epoch": resume.epoch, "folder": resume.folder},
+        }
+
     def _fresh_with_test(self, name: str, model: ModelDescription) -> tuple[Training, Finding | None]:
         """A training in a process that may open B, and whether its sealed test works; the scores stay there."""
         with self._child(folder=self._description.folder) as train:
@@ -263,8 +306,17 @@ class _Trainer:
         self._max_seconds = max_seconds
         self._ready = False
 
-    def __call__(self, name: str, model: ModelDescription, *, seed: int = _SEED, draw_seed: int = _DRAW) -> Training:
-        """Train the model's reference."""
+    def __call__(
+        self,
+        name: str,
+        model: ModelDescription,
+        *,
+        seed: int = _SEED,
+        draw_seed: int = _DRAW,
+        checkpoints: Mapping[str, object] | None = None,
+        kill: bool = False,
+    ) -> Training:
+        """Train the model's reference; with `kill` until its first checkpoint."""
         if not self._ready:
             event = self._answer()
             if isinstance(event, str):
@@ -273,19 +325,28 @@ class _Trainer:
         params: dict[str, Value] = Space.from_plain(model.space).complete(model.reference)
         self._seeds = {"seed": seed, "draw_seed": draw_seed, "options": {}}
         task = {"fold": 0, "folds": 1, "device": self._device.partition(":")[0], "threads": 1}
-        more = {"model": name, "params": params, "max_epochs": self._epochs_of(model)}
+        more = {"model": name, "params": params, "max_epochs": self._epochs_of(model), "checkpoints": checkpoints}
         self._child.tell("train", {**self._seeds, **task, **more})
         epochs: list[int] = []
-        while not isinstance(event := self._answer(), str) and event.kind == "epoch":
-            epochs.append(int(event.values["epoch"]))
-            self._child.tell("reply", {"stop": False})
+        keeps_state = False
+        while not isinstance(event := self._answer(), str) and event.kind in ("epoch", "resumable", "checkpoint"):
+            if event.kind == "epoch":
+                epochs.append(int(event.values["epoch"]))
+                self._child.tell("reply", {"stop": False})
+            elif event.kind == "checkpoint" and kill:
+                self._child.kill()
+                return Training(keeps_state=True, checkpoint=Checkpoint(**event.values), why="killed")
+            keeps_state = keeps_state or event.kind == "resumable"
         if isinstance(event, str):
             return Training(why=event, epochs=tuple(epochs))
         if event.kind != "trained":
             return Training(why=str(event.values.get("why") or event.kind), epochs=tuple(epochs))
-        values = event.values
         return Training(
-            scores=values["scores"], seconds=values["seconds"], epochs=tuple(epochs), memory=values.get("memory")
+            scores=event.values["scores"],
+            seconds=event.values["seconds"],
+            epochs=tuple(epochs),
+            memory=event.values.get("memory"),
+            keeps_state=keeps_state,
         )
 
     def test(self) -> float | str:
@@ -419,6 +480,5 @@ def not_checked(findings: Sequence[Finding]) -> list[str]:
         *(f"{name}: its training failed, so nothing else of it was checked" for name in failed),
         "trainings longer than these, other configurations than the references",
         "what a training reads from disk or from elsewhere by itself, and what other libraries remember of the data",
-        "a training that is killed and resumed",
         "another machine, another device, other versions",
     ]
