@@ -34,7 +34,7 @@ def share(url: str, options: argparse.Namespace, folder: str) -> dict[str, float
     operations.create(engine, data, [(spec, None)])
     worker = Worker(
         engine,
-        data,
+        lambda: data,
         Options(device=options.device, lanes=options.lanes, max_trials=options.trials, artifacts=folder),
     )
     worker.run()

@@ -4,13 +4,17 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from hpo.cli.context import AutoOrCount, Context, FiniteRange, pass_context
 from hpo.study import limits
 from hpo.worker.options import CHECKPOINT_SECONDS, LEASE_SECONDS, Options
+
+if TYPE_CHECKING:
+    from hpo.experiment.description import Description
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +29,41 @@ def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
     stop()
 
 
+def described(locators: Sequence[str]) -> "tuple[list[Description], list[str]]":
+    """The experiments at these places, and why others cannot be served; UsageError where two have the same name."""
+    from hpo.errors import ExperimentError, UsageError
+    from hpo.experiment.prepare import prepared
+
+    descriptions: list[Description] = []
+    refused: list[str] = []
+    for locator in dict.fromkeys(locators):
+        try:
+            descriptions.append(prepared(locator))
+        except ExperimentError as error:
+            logger.error("%s; its studies are left to others", error)
+            refused.append(str(error))
+    for name in {description.name for description in descriptions}:
+        places = [description.locator for description in descriptions if description.name == name]
+        if len(places) > 1:
+            raise UsageError(f"--experiment: {' and '.join(places)} are both called {name}; give one of them alone")
+    return descriptions, refused
+
+
 @click.command()
 @click.option("--study", "names", multiple=True, help="Serve this study alone; may be repeated. [default: all]")
+@click.option(
+    "--experiment",
+    "locators",
+    metavar="FILE[:NAME]|MODULE:NAME",
+    multiple=True,
+    help="Serve the studies of this experiment too, with the code that is found there; may be repeated.",
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--population",
     default="auto",
     type=AutoOrCount(limits.LANES),
-    help="Trials trained in lockstep: a number, or auto (measured).",
+    help="Trials trained at once: a number, or auto (in lockstep: measured; by functions: one).",
 )
 @click.option("--drain", is_flag=True, help="End when nothing is left to do, final rounds included.")
 @click.option("--max-trials", type=click.IntRange(1, limits.COUNT), help="End after so many trials.")
@@ -64,6 +95,7 @@ def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
 def worker(
     context: Context,
     names: tuple[str, ...],
+    locators: tuple[str, ...],
     device: str,
     population: int | None,
     drain: bool,
@@ -80,9 +112,13 @@ def worker(
     are checkpointed and given back, and go on from there. A second SIGTERM or Ctrl-C ends it at once.
     A study that cannot go on is left alone and named, the others are served; the exit code is 1 then.
 
+    Functions of an experiment train in processes of their own. What they print is in files of the folder logs beside
+    the checkpoints.
+
     \b
     Example:
       hpo worker --drain
+      hpo worker --experiment cancer.py --population 4
       hpo --db postgresql+psycopg://hpo@db/hpo worker --device cuda --population 64
     """
     from hpo.storage import studies
@@ -90,7 +126,9 @@ def worker(
     engine = context.engine()
     for name in names:
         studies.get_study(engine, name)  # a misspelt name is refused before the slow imports
-    digits = context.digits
+    descriptions, refused = described(locators)
+    if not locators:
+        _ = context.digits  # images that cannot be loaded are refused before the slow imports
 
     import torch
 
@@ -108,8 +146,10 @@ def worker(
         lease_seconds=lease,
         artifacts=artifacts,
         checkpoint_seconds=checkpoint,
+        threads=threads,
+        refused=refused,
     )
-    running = Worker(engine, digits, options)
+    running = Worker(engine, lambda: context.digits, options, descriptions)
     context.log(running.short_name)
     running.listen()
     if stop_with_stdin:

@@ -4,18 +4,28 @@ It trains what it is told to, one training after another, and answers on a descr
 prints goes where the worker's log is. It ends after a test, when the worker closes its pipe, and when the worker dies.
 """
 
+import faulthandler
+import hashlib
 import os
+import platform
+import resource
 import select
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hpo.errors import ExperimentError
 from hpo.experiment import pool_files
+from hpo.experiment.checkpoint import TrainingState
 from hpo.experiment.experiment import Experiment
 from hpo.experiment.items import Draw, Items
 from hpo.experiment.load import describe, load
@@ -23,22 +33,27 @@ from hpo.experiment.measure import measure
 from hpo.experiment.messages import Message, receive, send
 from hpo.experiment.metrics import Score
 from hpo.experiment.model import Model
+from hpo.experiment.prepare import code_digests
 from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
-from hpo.experiment.run import Diverged, Report, Run
+from hpo.experiment.run import Diverged, Report, Run, Stopped
 
 WATCH_MILLISECONDS = 1000  # between two looks whether this process, and not only the worker, is gone
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "skimage": "scikit-image", "cv2": "opencv-python"}
+MOST_FRAMES, MOST_CAUSES = 20, 5  # of a traceback that is told
 
 
 class Child:
     """One such process: an experiment, its pool A, and the predictor of the last training."""
 
-    def __init__(self, experiment: Experiment, folder: Path, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, incoming: IO[bytes], outgoing: IO[bytes]) -> None:
         """`folder` has the pools, as `hpo.experiment.prepare` writes them."""
         self._experiment, self._folder = experiment, folder
         self._incoming, self._outgoing = incoming, outgoing
         self._pool: Any = None
         self._trained: tuple[Model, Run, Any] | None = None
+        self._checkpoints: TrainingState | None = None  # of the present training
+        self._given_back = False  # the worker wants the training back
 
     def serve(self) -> None:
         """Do what messages say until the stream ends, or a test has been made."""
@@ -55,17 +70,22 @@ class Child:
         """Send what comes of it: an answer, that it diverged, or how it failed."""
         try:
             answer = act(values)
+        except Stopped:
+            answer = Message("given back")
         except Diverged as error:
             answer = Message("diverged", {"why": " ".join(str(error).split())})
-        except ExperimentError as error:
-            answer = Message("failed", {"why": str(error), "traceback": traceback.format_exc()})
         except Exception as error:
-            answer = Message("failed", {"why": describe(error), "traceback": traceback.format_exc()})
+            why = str(error) if isinstance(error, ExperimentError) else describe(error)
+            unusable = self._checkpoints is not None and self._checkpoints.is_loading
+            about = {"why": why, "traceback": shortened(error), "unusable_checkpoint": unusable}
+            answer = Message("failed", about)
         send(self._outgoing, answer)
 
     def _train(self, values: Mapping[str, Any]) -> Message:
         model = self._experiment.model(values["model"])
         training, validation = self._draw(values)
+        self._given_back = False
+        self._checkpoints = state = self._state(values["checkpoints"]) if values.get("checkpoints") else None
         run = Run(
             params=values["params"],
             training=training,
@@ -74,19 +94,24 @@ class Child:
             threads=values["threads"],
             max_epochs=values["max_epochs"],
             on_report=lambda report: self._report(model, validation, report),
+            state=state,
+            given_back=self._is_given_back,
         )
         begun = time.monotonic()
         try:
             seed_all(values["seed"], "train")
             predictor = model.train(run)
+            if state is not None and values["checkpoints"]["keep_last"]:
+                state.save(run.epochs_trained)
         except BaseException:
             run.close()
             raise
         seconds = time.monotonic() - begun
         scores = self._measure(model, predictor, validation, values["seed"], "validation")
         self._trained = (model, run, predictor)
-        answer = {"scores": _values(scores), "seconds": seconds, "numbers": run.last_numbers}
-        return Message("trained", {**answer, "epochs": run.asked_for_epochs})
+        answer = {"scores": _values(scores), "items": len(validation), "numbers": run.last_numbers}
+        about = {"seconds": seconds, "epochs": run.epochs_trained, "memory": memory(), "device": device_name(run)}
+        return Message("trained", {**answer, **about})
 
     def _report(self, model: Model, validation: Items, report: Report) -> bool:
         """Measure, tell the worker, and learn whether the training is to stop."""
@@ -97,10 +122,34 @@ class Child:
             measured = measure(report.predictor, validation, metrics, predict=predict, chunk=chunk)
             scores = {metric.name: _value(score) for metric, score in zip(metrics, measured, strict=True)}
         send(self._outgoing, Message("epoch", {"epoch": report.epoch, "scores": scores, "numbers": report.numbers}))
-        reply = receive(self._incoming)
-        if reply is None:
-            os._exit(0)  # the worker is gone
+        while (reply := self._received()).kind != "reply":
+            self._given_back = True
         return bool(reply.values["stop"])
+
+    def _received(self) -> Message:
+        message = receive(self._incoming)
+        if message is None:
+            os._exit(0)  # the worker is gone
+        return message
+
+    def _is_given_back(self) -> bool:
+        """Whether the worker has asked for the training back by now: nothing else comes unasked."""
+        if not self._given_back and select.select([self._incoming], [], [], 0)[0]:
+            self._received()
+            self._given_back = True
+        return self._given_back
+
+    def _state(self, values: Mapping[str, Any]) -> TrainingState:
+        resume = values["resume"]
+        return TrainingState(
+            Path(values["place"]),
+            resume=None if resume is None else (resume["epoch"], Path(resume["folder"])),
+            seconds=values["seconds"],
+            on_begin=lambda: send(self._outgoing, Message("resumable")),
+            on_save=lambda epoch, folder: send(
+                self._outgoing, Message("checkpoint", {"epoch": epoch, "folder": str(folder)})
+            ),
+        )
 
     def _test(self, values: Mapping[str, Any]) -> Message:
         """Score the last training's predictor on the test items; pool B is read here and nowhere else."""
@@ -111,7 +160,7 @@ class Child:
         items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
         scores = self._measure(model, predictor, items, values["seed"], "test")
         by_item = {name: score.items for name, score in scores.items() if score is not None and score.items is not None}
-        arrays = by_item if items.unit is None else {**by_item, "unit": items.unit}
+        arrays = by_item if items.unit is None else {**by_item, "unit": unit_numbers(items.unit)}
         return Message("tested", {"scores": _values(scores), "items": len(items)}, arrays)
 
     def _measure(self, model: Model, predictor: Any, items: Items, seed: int, what: str) -> dict[str, Score | None]:
@@ -154,6 +203,56 @@ def _value(score: Score | None) -> float | None:
     return None if score is None else score.value
 
 
+def shortened(error: BaseException) -> str:
+    """An exception's traceback without the frames of hpo itself."""
+    package = str(Path(__file__).parents[1])
+    lines: list[str] = []
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < MOST_CAUSES:
+        chain.append(cause)
+    for raised in reversed(chain):
+        frames = [f for f in traceback.extract_tb(raised.__traceback__) if not f.filename.startswith(package)]
+        lines += ["Traceback (most recent call last):\n", *traceback.format_list(frames[-MOST_FRAMES:])]
+        lines += traceback.format_exception_only(raised)
+    return "".join(lines)
+
+
+def memory() -> int:
+    """Bytes of memory that this process has now; where the system does not say, the most that it ever had."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def device_name(run: Run) -> str:
+    """The device as people know it."""
+    torch: Any = sys.modules.get("torch")
+    if run.device == "cuda" and torch is not None and torch.cuda.is_initialized():
+        return f"cuda {torch.cuda.get_device_name()}"
+    return f"{run.device} {platform.machine()}, {run.threads} thread(s)"
+
+
+def unit_numbers(unit: NDArray[Any]) -> NDArray[np.int64]:
+    """Units as whole numbers, (n,) or (n, u): what they are if they are such, else a digest of each."""
+    if unit.dtype.kind in "iub":
+        return unit.astype(np.int64)
+    values, place = np.unique(unit.astype(str), return_inverse=True)
+    digests = [int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "big", signed=True) for value in values]
+    return np.array(digests, dtype=np.int64)[place.reshape(unit.shape)]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the distributions whose modules the user's code has imported."""
+    loaded = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+    there = {}
+    for name in sorted(loaded):
+        home = _DISTRIBUTIONS.get(name, name)  # reading which distribution has which module would take a second
+        with suppress(metadata.PackageNotFoundError, ValueError):
+            there[home] = metadata.version(home)
+    return there
+
+
 def watch_over(parent_pipe: int) -> None:
     """Start a process that ends this one, with all that the user's code has started, when the worker is gone.
 
@@ -172,21 +271,29 @@ def watch_over(parent_pipe: int) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The process; returns its exit code."""
     locator, folder, read, write = arguments
-    incoming, outgoing = os.fdopen(int(read), "rb"), os.fdopen(int(write), "wb")
+    # Unbuffered, so that the system can be asked whether there is a message.
+    incoming, outgoing = os.fdopen(int(read), "rb", buffering=0), os.fdopen(int(write), "wb")
     watch_over(int(read))
+    faulthandler.enable()  # where a library crashes, the log has the line
+    place = locator.partition(":")[0]
     try:
+        if place.endswith(".py"):
+            os.chdir(Path(place).parent)  # where what the user's code starts finds its neighbours
         experiment = load(locator)
-    except ExperimentError as error:
+    except (ExperimentError, OSError) as error:
         send(outgoing, Message("refused", {"why": str(error)}))
         return 1
-    about = {"name": experiment.name, "version": experiment.version, "models": list(experiment.models)}
+    about = {
+        "name": experiment.name,
+        "version": experiment.version,
+        "code": code_digests(experiment, locator),
+        "new_process": [name for name, model in experiment.models.items() if model.new_process],
+        "versions": versions(),
+    }
     send(outgoing, Message("ready", about))
     Child(experiment, Path(folder), incoming, outgoing).serve()
     return 0
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # threads of the user's code may not end
+    os._exit(main(sys.argv[1:]))  # threads of the user's code may not end; what it prints is not buffered

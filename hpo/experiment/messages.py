@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Message:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def send(stream: BinaryIO, message: Message) -> None:
+def send(stream: IO[bytes], message: Message) -> None:
     """Write a message and flush; OSError where nobody reads any more."""
     bodies = {name: _packed(array) for name, array in message.arrays.items()}
     sizes = {name: len(body) for name, body in bodies.items()}
@@ -42,7 +42,7 @@ def send(stream: BinaryIO, message: Message) -> None:
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Message | None:
+def receive(stream: IO[bytes]) -> Message | None:
     """The next message, None at the stream's end; Garbled where it is none."""
     line = stream.readline(LONGEST_LINE + 1)
     if not line:
@@ -67,7 +67,7 @@ def _unpacked(body: bytes) -> NDArray[Any]:
     return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
 
 
-def _exactly(stream: BinaryIO, size: int) -> bytes:
+def _exactly(stream: IO[bytes], size: int) -> bytes:
     if not isinstance(size, int) or not 0 <= size <= LARGEST_ARRAY:
         raise ValueError(f"an array of {size} bytes")
     body = stream.read(size)

@@ -76,7 +76,7 @@ def prepare(locator: str, folder: Path) -> Description:
     with WatchedFiles() as watched:
         experiment = load(locator)
         about = _data(locator, experiment, folder)
-    code = model_digests(experiment, locator)
+    code = code_digests(experiment, locator)
     description = Description(
         locator=locator,
         folder=folder,
@@ -131,7 +131,7 @@ def _describe(model: Model, code: str) -> ModelDescription:
     )
 
 
-def model_digests(experiment: Experiment, locator: str) -> dict[str, str]:
+def code_digests(experiment: Experiment, locator: str) -> dict[str, str]:
     """By model, a digest of all code of the user's that its results depend on: training, prediction, draws, metrics."""
     place, data = locator.partition(":")[0], experiment.data
     if not place.endswith(".py"):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpo.errors import ExperimentError
+from hpo.experiment.checkpoint import TrainingState
 from hpo.experiment.items import Items
 from hpo.experiment.randomness import generator, kept_state, seed_all
 from hpo.experiment.spaces import Value
@@ -52,28 +53,34 @@ class Run:
         threads: int,
         max_epochs: int,
         on_report: Callable[[Report], bool],
+        state: TrainingState | None = None,
+        given_back: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_report` deals with a report and returns whether the training is to stop."""
+        """`on_report` deals with a report and returns whether the training is to stop.
+
+        `state` keeps checkpoints; `given_back` says at an epoch's end whether the worker gives the training back.
+        """
         self.params, self.training = dict(params), training
         self.seed, self.device, self.threads, self.max_epochs = seed % 2**SEED_BITS, device, threads, max_epochs
-        self.asked_for_epochs = False
+        self.epochs_trained = 0  # as far as they were asked for or reported
         self.last_numbers: dict[str, float] = {}
         self._key, self._on_report = seed, on_report
-        self._epoch, self._stop = 0, False
+        self._state, self._given_back = state, given_back
+        self._epoch, self._stop, self._loops = 0, False, False
         self._folder: Path | None = None
 
     def epochs(self) -> Iterator[int]:
-        """The epochs to train, from 0; ends by itself when the training is to stop.
+        """The epochs to train, from 0 or after the last checkpoint; ends by itself when the training is to stop.
 
         At each one's beginning `random`, numpy's and torch's global generators are seeded anew.
         """
-        self.asked_for_epochs = True
+        self._loops = True
         for epoch in range(self._epoch, self.max_epochs):
             if self._stop:
                 return
             seed_all(self._key, "epoch", epoch)
             yield epoch
-            self._epoch = epoch + 1
+            self._end_epoch(epoch + 1)
 
     def report(self, predictor: Any = None, *, epoch: int | None = None, **numbers: float) -> bool:
         """Say how far the training is: hpo measures the predictor for the curve and for pruning.
@@ -82,13 +89,52 @@ class Run:
         whether the training is to stop, for callbacks; `epochs` ends by itself.
         """
         now = self._epoch + 1 if epoch is None else epoch
+        self.epochs_trained = max(self.epochs_trained, now)
         for name, value in numbers.items():
             if not isinstance(value, int | float | np.floating | np.integer) and not hasattr(value, "item"):
                 raise ExperimentError(f"report: {name} must be a number, not {value!r}")
         self.last_numbers = {name: float(value) for name, value in numbers.items()}
         with kept_state():
             self._stop = self._on_report(Report(epoch=now, predictor=predictor, numbers=self.last_numbers))
+        if not self._loops:
+            self._end_epoch(now)
         return self._stop
+
+    def checkpoint(self, *stateful: Any) -> None:
+        """Keep the state of these, which have `state_dict` and `load_state_dict`, at epochs' ends.
+
+        Where an earlier attempt of this training got further, that state is loaded now, and `epochs` goes on after it.
+        """
+        if self._state is not None:
+            self._state.register(stateful)
+            self._resumed(self._state.epoch)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """A folder for a library's own files: what lies there at an epoch's end is kept with it, copied whole.
+
+        Where an earlier attempt of this training got further, its files are there.
+        """
+        if self._state is None:
+            return self.folder
+        folder = self._state.folder
+        self._resumed(self._state.epoch)
+        return folder
+
+    def _resumed(self, epoch: int) -> None:
+        self._epoch = max(self._epoch, epoch)
+        self.epochs_trained = max(self.epochs_trained, epoch)
+
+    def _end_epoch(self, epoch: int) -> None:
+        """So many epochs are trained: keep the state if it is time; end here where the worker wants it back."""
+        self._epoch = epoch
+        self.epochs_trained = max(self.epochs_trained, epoch)
+        given_back = self._given_back()
+        if self._state is not None and (given_back or self._state.is_due):
+            with kept_state():
+                self._state.save(epoch)
+        if given_back:
+            raise Stopped
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator for one purpose, another in each epoch, the same in each training with this seed."""

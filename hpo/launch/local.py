@@ -50,10 +50,13 @@ class LocalWorkers:
         url: str | None,
         data_dir: Path | None,
         studies: Sequence[str],
+        experiments: Sequence[str] = (),
         logs: Path,
         options: Sequence[str] = (),
     ) -> None:
         """Prepare the workers; `start` starts them. `options` are global ones, of how to log.
+
+        `experiments` are the places of those whose studies they serve too.
 
         `url` and the data folder are passed in the environment, to keep a password out of the process list; without
         a `url` the environment has HPO_DATABASE_URL_FILE.
@@ -69,6 +72,7 @@ class LocalWorkers:
             "--drain",
             "--stop-with-stdin",
             *(word for name in studies for word in ("--study", name)),
+            *(word for locator in experiments for word in ("--experiment", locator)),
         ]
         self._folder = logs
         self.logs = [logs / f"worker-{i}.log" for i in range(count)]

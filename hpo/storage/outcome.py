@@ -1,5 +1,6 @@
 """What a training gave: one record, written and read here alone, with a final round's packed answers.
 
+Format 1 is the digits' alone: its values are accuracies, its losses cross entropies. Format 2 has any metric's.
 Shapes: E test pairs.
 """
 
@@ -108,10 +109,29 @@ class Outcome(BaseModel):
             )
         if version not in range(1, FORMAT + 1):
             raise UnreadableOutcome(f"{where}: its outcome has format {version!r}, which no hpo has written")
+        later = [name for name in _SINCE_2 if name in stored] if version == 1 else []
+        if later:
+            raise UnreadableOutcome(f"{where}: its outcome is invalid: format 1 has no {later[0]}")
+        text = json.dumps(stored)
         try:
-            return cls.model_validate_json(json.dumps(stored))  # JSON's lists are tuples there
+            if version == 1:
+                _FirstFormat.model_validate_json(text)
+            return cls.model_validate_json(text)  # JSON's lists are tuples there
         except ValidationError as error:
             raise UnreadableOutcome(f"{where}: its outcome is invalid: {first_problem(error)}") from error
+
+
+class _FirstFormat(BaseModel):
+    """What format 1 promises beyond the fields' types."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    value: Accuracy
+    loss: Loss | None
+    validation_accuracy: tuple[Accuracy, ...]
+
+
+_SINCE_2 = ("metrics", "numbers", "items", "units_digest", "code_digest")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 from hpo.experiment.messages import Garbled, Message, receive, send
 
 END_SECONDS = 5.0  # that a child gets to end by itself when its pipe is closed
+READ_SECONDS = 2.0  # for what a child that has ended has left in its pipe
+_SECRETS = ("HPO_DATABASE_URL", "HPO_DATABASE_URL_FILE")  # no affair of the user's code
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -28,8 +30,20 @@ class Ended:
 class ChildProcess:
     """One child. It is told something, and what it answers is polled for."""
 
-    def __init__(self, locator: str, folder: Path, *, device: str, threads: int, log: BinaryIO) -> None:
-        """Start it; `folder` has the experiment's pools, `log` gets what the user's code prints."""
+    def __init__(
+        self,
+        locator: str,
+        folder: Path,
+        *,
+        device: str,
+        threads: int,
+        log: BinaryIO,
+        notify: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start it; `folder` has the experiment's pools, `log` gets what the user's code prints.
+
+        `notify` is called, on another thread, where there is something to poll.
+        """
         to_child, self._to_child = os.pipe()
         from_child, self._from_child = os.pipe()
         self._process = subprocess.Popen(
@@ -46,7 +60,10 @@ class ChildProcess:
         self._outgoing: BinaryIO = os.fdopen(self._to_child, "wb")
         self._incoming: BinaryIO = os.fdopen(from_child, "rb")
         self._events: queue.SimpleQueue[Message | Ended] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name="child", daemon=True).start()
+        self._notify, self._problem = notify, ""
+        reader = threading.Thread(target=self._read, name="child", daemon=True)
+        reader.start()
+        threading.Thread(target=self._wait, args=[reader], name="child's end", daemon=True).start()
 
     def tell(self, kind: str, values: Mapping[str, Any]) -> None:
         """Send a message; a child that is gone is noticed by `poll`."""
@@ -69,33 +86,48 @@ class ChildProcess:
 
     def kill(self) -> None:
         """End the child and all that the user's code has started, at once."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_group()
         self._process.wait()
         with suppress(OSError):
             self._outgoing.close()
 
     def _read(self) -> None:
-        why = ""
         try:
             while (message := receive(self._incoming)) is not None:
-                self._events.put(message)
+                self._put(message)
         except (Garbled, OSError) as error:
-            why = str(error)
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        code = self._process.wait()
+            self._problem = f" ({error})"
+            self._kill_group()
         self._incoming.close()
+
+    def _wait(self, reader: threading.Thread) -> None:
+        """Tell that the child has ended, after all that it has said; not even what it has left behind delays that."""
+        code = self._process.wait()
+        reader.join(READ_SECONDS)
+        self._kill_group()  # what lives on of it, and may hold its end of the pipe
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        self._events.put(Ended(why=f"the process that trained {ended}{f' ({why})' if why else ''}"))
+        self._put(Ended(why=f"the process that trained {ended}{self._problem}"))
+
+    def _put(self, event: Message | Ended) -> None:
+        self._events.put(event)
+        self._notify()
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _environment(device: str, threads: int) -> dict[str, str]:
     """That of this process, with threads and one device set before anything is imported."""
-    environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
+    environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads)), "PYTHONUNBUFFERED": "1"}
+    for name in _SECRETS:
+        environment.pop(name, None)
     kind, _, number = device.partition(":")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else []
+    place = int(number or 0)
     if kind == "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = number or "0"
+        environment["CUDA_VISIBLE_DEVICES"] = devices[place] if place < len(devices) else str(place)
     else:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment

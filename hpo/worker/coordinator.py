@@ -111,9 +111,9 @@ class Coordinator(threading.Thread):
             logger.warning("%s: its result could not be written to disk and is only in memory: %s", claim.title, error)
             return None
 
-    def fail(self, claim: Claim, error: str, *, trains: bool) -> None:
+    def fail(self, claim: Claim, error: str, *, retry: bool = True, trains: bool) -> None:
         """The model's code raised; `trains`: this worker has completed other trainings (see `slots.fail`)."""
-        act = partial(slots.fail, self._engine, *claim.lease, error, retry=True, trains=trains)
+        act = partial(slots.fail, self._engine, *claim.lease, error, retry=retry, trains=trains)
         self._put(_End(claim=claim, act=act))
 
     def release(self, claim: Claim) -> None:

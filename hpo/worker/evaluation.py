@@ -9,19 +9,16 @@ from functools import partial
 
 from sqlalchemy import Engine
 
-from hpo.digits.pools import Digits, FinalPermit, to_network_images
 from hpo.storage import slots
 from hpo.storage.outcome import OutcomeState
-from hpo.training import draws
-from hpo.training.population import LaneState
 from hpo.worker.aside import SetAside
 from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.health import Health
 from hpo.worker.job import Job
-from hpo.worker.lanes import Lanes
-from hpo.worker.outcomes import outcome_of, summary_of
+from hpo.worker.outcomes import summary_of
 from hpo.worker.threads import Background, in_thread
+from hpo.worker.trainers import Conclusion, Trainers
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +28,16 @@ class PendingTest:
     """A final round that is trained and waits for its test."""
 
     job: Job
-    state: LaneState
+    trainers: Trainers
     opening: Future[bool] | None = None  # of pool B, as the database records it
 
 
 class Evaluation:
-    """Hands over what trainings gave, and tests final rounds."""
+    """Hands over what trainings gave, and has final rounds tested."""
 
     def __init__(
         self,
         engine: Engine,
-        digits: Digits,
-        lanes: Lanes,
         coordinator: Coordinator,
         checkpointer: Checkpointer,
         background: Background,
@@ -53,7 +48,7 @@ class Evaluation:
         wait_for: Callable[[Sequence[Future[bool]]], None],
     ) -> None:
         """`wait_for` waits for the database's answers: a moment for all of them together, while others train."""
-        self._engine, self._digits, self._lanes, self._coordinator = engine, digits, lanes, coordinator
+        self._engine, self._coordinator = engine, coordinator
         self._checkpointer, self._background, self._aside = checkpointer, background, aside
         self._health = health
         self._worker, self._wait_for = worker, wait_for
@@ -64,16 +59,13 @@ class Evaluation:
         """The final rounds that wait for their test."""
         return [test.job for test in self._pending]
 
-    def states(self) -> list[tuple[Job, LaneState]]:
-        """Their trainings with their last states."""
-        return [(test.job, test.state) for test in self._pending]
-
-    def end(self, job: Job, state: LaneState, how: OutcomeState) -> None:
+    def end(self, trainers: Trainers, job: Job, how: OutcomeState) -> None:
         """A training is over: hand over its outcome, or for a final round let it wait for its test."""
+        trainers.end(job)
         if job.claim.slot.kind == "final" and how == "complete":
-            self._pending.append(PendingTest(job=job, state=state))
+            self._pending.append(PendingTest(job=job, trainers=trainers))
         else:
-            self._finish(job, state, how)
+            self._conclude(trainers, job, how)
 
     def test(self) -> None:
         """Have the openings of pool B recorded, and test the final rounds whose opening is on record by now."""
@@ -82,6 +74,7 @@ class Evaluation:
             if pending.opening is None:
                 record = partial(slots.record_opening, self._engine, *pending.job.claim.lease, self._worker)
                 pending.opening = in_thread(record)
+                pending.opening.add_done_callback(lambda _, trainers=pending.trainers: trainers.wake())  # type: ignore[misc]  # mypy knows no lambda's defaults
             openings.append(pending.opening)
         self._wait_for(openings)
         for pending, opening in zip(list(self._pending), openings, strict=True):
@@ -92,44 +85,45 @@ class Evaluation:
                     recorded = opening.result()
                 self._test(pending, recorded=recorded)
 
-    def fail(self, job: Job, error: str) -> None:
-        """An exception in a training or its evaluation, which is no failure of its neighbours; `error` is its text."""
+    def fail(self, job: Job, error: str, *, retry: bool = True) -> None:
+        """A training or its evaluation failed, which is no failure of its neighbours; `error` is its text.
+
+        Without `retry` it would fail anywhere, and this machine is not to blame.
+        """
         logger.error("%s: training or evaluation failed\n%s", job.title, error.rstrip())
-        self._coordinator.fail(job.claim, error, trains=self._health.trains)
-        self._health.record_failed(job.claim.study, error)
+        self._coordinator.fail(job.claim, error, retry=retry, trains=self._health.trains)
+        if retry:
+            self._health.record_failed(job.claim.study, error)
+
+    def store(self, trainers: Trainers, job: Job, conclusion: Conclusion) -> None:
+        """Hand over what a training gave."""
+        outcome = conclusion.outcome
+        self._coordinator.finish(job.claim, outcome, conclusion.outputs)
+        self._health.record_completed(job.claim.study)
+        trainers.drop(job)
+        self._background.submit(lambda: trainers.forget_checkpoint(job))
+        logger.info("%s: %s", job.title, summary_of(outcome, job.claim.slot.kind))
 
     def _test(self, pending: PendingTest, *, recorded: bool) -> None:
         claim = pending.job.claim
         self._pending.remove(pending)
-        if claim.study in self._aside:
-            self._coordinator.release(claim)
-        elif recorded:
-            self._finish(pending.job, pending.state, "complete")
-        else:
-            self._coordinator.release(claim)
+        if recorded and claim.study not in self._aside:
+            self._conclude(pending.trainers, pending.job, "complete")
+            return
+        pending.trainers.drop(pending.job)
+        self._coordinator.release(claim)
+        if claim.study not in self._aside:
             logger.warning("%s: the lease was lost before its test", claim.title)
 
-    def _finish(self, job: Job, state: LaneState, how: OutcomeState) -> None:
-        population = self._lanes.population
+    def _conclude(self, trainers: Trainers, job: Job, how: OutcomeState) -> None:
         try:
-            training = self._lanes.draws.task(job).training
-            outcome, answers = outcome_of(
-                job, population, state.parameters, training, how, lambda: self._test_pairs(job)
-            )
+            conclusion = trainers.conclude(job, how)
         except Exception:
             error = traceback.format_exc()
-            self._checkpointer.save([(job, state)])  # so that what is tried again is this, and not the training
+            if (state := trainers.state_of(job)) is not None:
+                self._checkpointer.save([(job, state)])  # so that what is tried again is this, and not the training
+            trainers.drop(job)
             self.fail(job, error)
             return
-        self._coordinator.finish(job.claim, outcome, answers)
-        self._health.record_completed(job.claim.study)
-        self._background.submit(lambda: self._checkpointer.remove(job))
-        logger.info("%s: %s", job.title, summary_of(outcome, job.claim.slot.kind))
-
-    def _test_pairs(self, job: Job) -> tuple[draws.ImagePool, draws.PairTable]:
-        """The test pairs of a final round, whose opening of pool B is on record."""
-        claim = job.claim
-        permit = FinalPermit(slot_id=claim.slot.id, attempt=claim.slot.attempt, worker=self._worker)
-        opened = self._digits.open_pool_b(permit)
-        pool = draws.ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
-        return pool, draws.draw_test(pool, claim.draw_seed, claim.spec.protocol.test_pairs)
+        if conclusion is not None:
+            self.store(trainers, job, conclusion)

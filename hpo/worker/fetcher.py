@@ -1,4 +1,4 @@
-"""What a worker trains next: slots claimed, their trials bound, their parameters asked for, ready for a lane."""
+"""What a worker trains next: slots claimed, their trials bound, their parameters asked for."""
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
-from hpo.digits.pools import Digits
 from hpo.errors import LeaseLost
 from hpo.storage import claims, slots, studies, workers
 from hpo.storage.optuna_storage import CachedHpoStorage
@@ -17,28 +16,31 @@ from hpo.study.projection import unless_deleted
 from hpo.study.search import Search, template_of
 from hpo.study.spec import spec_of
 from hpo.worker.aside import SetAside
-from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.claim import Claim
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.health import Health
 from hpo.worker.job import Job
+from hpo.worker.serving import DIGITS, Serving
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Studies whose slots may share a population: one model, equally many steps an epoch."""
+    """Studies whose slots may be trained side by side: one model; in a population, equally many steps an epoch."""
 
+    experiment: str
     model: str
-    samples: int  # of an epoch
-    batch: int
+    samples: int = 0  # of an epoch, where trainings run in lockstep
+    batch: int = 0
 
     @classmethod
     def of(cls, row: StudyRow) -> "Group":
         """The group that a study belongs to."""
-        protocol = spec_of(row).protocol
-        return cls(row.model, protocol.samples, protocol.batch_size)
+        spec = spec_of(row)
+        if spec.experiment != DIGITS:
+            return cls(spec.experiment, row.model)
+        return cls(spec.experiment, row.model, spec.protocol.samples, spec.protocol.batch_size)
 
 
 class Fetcher:
@@ -49,8 +51,7 @@ class Fetcher:
         engine: Engine,
         storage: CachedHpoStorage,
         coordinator: Coordinator,
-        checkpointer: Checkpointer,
-        digits: Digits,
+        serving: Serving,
         aside: SetAside,
         health: Health,
         *,
@@ -59,30 +60,38 @@ class Fetcher:
         lease_seconds: float,
     ) -> None:
         """`study_names` are the studies to serve; none: all."""
-        self._engine, self._storage, self._coordinator, self._digits = engine, storage, coordinator, digits
-        self._checkpointer, self._aside, self._health = checkpointer, aside, health
+        self._engine, self._storage, self._coordinator, self._serving = engine, storage, coordinator, serving
+        self._aside, self._health = aside, health
         self._worker, self._names, self._lease_seconds = worker, study_names, lease_seconds
-        self._other_data: set[str] = set()
+        self._left_to_others: set[str] = set()
         # What a call that broke off has left: a claim whose answer did not come, claims not yet ready, and ready ones.
         self._unanswered: tuple[Group, str] | None = None  # its ticket
         self._unprepared: list[Claim] = []
         self._ready: list[Job] = []
 
     def rows(self) -> list[StudyRow]:
-        """The studies to serve: made with the data at hand, and not set aside."""
+        """The studies to serve: of the experiments and data at hand, and not set aside."""
         rows = studies.list_studies(self._engine)
         if self._names:
             rows = [row for row in rows if row.name in self._names] or [studies.get_study(self._engine, self._names[0])]
-        for row in rows:
-            if row.data_digest != self._digits.digest and row.name not in self._other_data:
-                self._other_data.add(row.name)
-                logger.warning("study %s uses other images than %s; skipped", row.name, self._digits.source)
-        return [row for row in rows if row.data_digest == self._digits.digest and self._is_sound(row)]
+        return [row for row in rows if self._is_served(row)]
+
+    def _is_served(self, row: StudyRow) -> bool:
+        """Whether this worker can train the study; why not is said once. One that cannot be read is set aside."""
+        if row in self._aside:
+            return False
+        with self._aside.guard(row):
+            if (why := self._serving.why_not(row)) is None:
+                return True
+            if row.name not in self._left_to_others:
+                self._left_to_others.add(row.name)
+                logger.warning("study %s %s; skipped", row.name, why)
+        return False
 
     def unserved(self) -> list[str]:
         """Why studies are not done though nothing of them can be claimed, a phrase each.
 
-        A study that is paused, or uses other images, counts only where it was asked for by name.
+        A study that is paused, or of other data, counts only where it was asked for by name.
         """
         reasons = []
         for row in studies.list_studies(self._engine):
@@ -92,18 +101,11 @@ class Fetcher:
                 reasons.append(f"{row.name} has failures in phase {row.phase} (`hpo study resume {row.name}`)")
             elif not self._names:
                 continue
-            elif row.data_digest != self._digits.digest:
-                reasons.append(f"{row.name} uses other images (--data)")
+            elif (why := self._serving.why_not(row)) is not None:
+                reasons.append(f"{row.name} {why}")
             elif row.paused:
                 reasons.append(f"{row.name} is paused (`hpo study resume {row.name}`)")
         return reasons
-
-    def _is_sound(self, row: StudyRow) -> bool:
-        """Whether the study is not set aside; one whose spec cannot be read is from now on."""
-        if row not in self._aside:
-            with self._aside.guard(row):
-                spec_of(row)
-        return row not in self._aside
 
     def set_aside(self, group: Group, error: Exception) -> None:
         """Leave all studies of a group alone, for its population cannot be made."""
@@ -122,8 +124,11 @@ class Fetcher:
         """The studies in which others take up what failed here; asked only where something did."""
         if not self._health.failed:
             return ()
-        names = [(row.id, row.name) for row in rows]
-        return workers.served_by_others(self._engine, self._worker, self._digits.digest, names)
+        served: set[int] = set()
+        for digest in {row.data_digest for row in rows}:
+            names = [(row.id, row.name) for row in rows if row.data_digest == digest]
+            served |= workers.served_by_others(self._engine, self._worker, digest, names)
+        return served
 
     def _failed_here(self, rows: Sequence[StudyRow]) -> Iterator[Collection[int]]:
         """The studies in which a claim leaves out what failed here, claim by claim until one takes something.
@@ -140,7 +145,7 @@ class Fetcher:
         """The group whose turn it is: that of the model with the fewest running slots."""
         for model in self.claimable(rows):
             groups = {Group.of(row) for row in rows if row.model == model}
-            for group in sorted(groups, key=lambda g: (g.samples, g.batch)):
+            for group in sorted(groups, key=lambda g: (g.samples, g.batch, g.experiment)):
                 if self.serves(group, rows):
                     return group
         return None
@@ -155,7 +160,7 @@ class Fetcher:
         return bool(self.claimable([row for row in rows if Group.of(row) == group]))
 
     def fetch(self, group: Group, lanes: int, *, if_its_turn: bool) -> list[Job]:
-        """Up to so many slots of a group, ready for a lane; with `if_its_turn` none where another group's turn is due.
+        """Up to so many slots of a group, to be trained; with `if_its_turn` none where another group's turn is due.
 
         Where the database breaks off on the way, what is claimed by then stays claimed, and the next call goes on
         with it.
@@ -182,7 +187,6 @@ class Fetcher:
                 self._ready.append(job)
             elif claim.study in self._aside:
                 self._coordinator.release(claim)
-        self._checkpointer.load_all(self._ready)
         jobs, self._ready = self._ready, []
         return jobs
 

@@ -1,48 +1,64 @@
 """The lanes of a worker: one population at a time, and the training that each lane has."""
 
+import functools
 import logging
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from hpo import machine
+from hpo.digits.pools import Digits, FinalPermit, to_network_images
+from hpo.storage.outcome import OutcomeState
+from hpo.training.draws import ImagePool, PairTable, draw_test
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
 from hpo.training.sizing import choose_lanes
+from hpo.worker.checkpoints import Checkpointer
+from hpo.worker.claim import Claim
 from hpo.worker.fetcher import Group
 from hpo.worker.job import Draws, Job, Validation
+from hpo.worker.outcomes import outcome_of
+from hpo.worker.trainers import Conclusion, TrainingEvent, TrainingFailed
 
 logger = logging.getLogger(__name__)
 
 
-class TrainingFailed(Exception):
-    """A training could not be put on a lane; the message is its traceback."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaneEpoch:
-    """What one epoch gave a training: a report, or the traceback of its failure, which has freed its lane."""
-
-    job: Job
-    report: EpochReport | None
-    error: str | None
-
-
 class Lanes:
-    """Trainings of one group of studies, side by side on one device."""
+    """Trainings of one group of studies in lockstep on one device: one kind of `Trainers`."""
 
-    def __init__(self, draws: Draws, device: torch.device, *, lanes: int | None, most: int | None) -> None:
-        """`lanes` in a population, None: as many as are measured to be fastest, `most` at the most."""
-        self.draws, self.device = draws, device
+    def __init__(
+        self,
+        digits: Callable[[], Digits],
+        checkpointer: Checkpointer,
+        device: torch.device,
+        *,
+        lanes: int | None,
+        most: int | None,
+        stopped: Callable[[Claim], bool],
+        worker: str,
+    ) -> None:
+        """`lanes` in a population, None: as many as are measured to be fastest, `most` at the most.
+
+        `stopped` tells whether the pruner has stopped a claim's trial.
+        """
+        self.device = device
         self.group: Group | None = None
         self.training_seconds = 0.0  # in epochs: steps and validation
+        self._digits, self._checkpointer, self._stopped, self._worker = digits, checkpointer, stopped, worker
         self._lanes, self._most = lanes, most
         self._population: Population | None = None
         self._jobs: dict[int, Job] = {}  # by lane
+        self._ended: list[tuple[Job, LaneState]] = []  # not concluded yet
         self._measured: dict[Group, int] = {}
+
+    @functools.cached_property
+    def draws(self) -> Draws:
+        """The draws of pool A; the images are loaded when they are first needed."""
+        digits = self._digits()
+        images = to_network_images(digits.pool_a_images())
+        return Draws(ImagePool.from_numpy("A", images, digits.pool_a_labels()))
 
     @property
     def population(self) -> Population:
@@ -66,9 +82,15 @@ class Lanes:
         population = self._population
         return None if population is None else population.lanes
 
-    def states(self) -> list[tuple[Job, LaneState]]:
-        """Every training with its state after its last whole epoch."""
-        return [(job, self.population.state(lane)) for lane, job in self._jobs.items()]
+    def states(self) -> Iterator[tuple[Job, LaneState]]:
+        """Every training with its state after its last whole epoch; copied from the device as they are asked for."""
+        for lane, job in list(self._jobs.items()):
+            yield job, self.population.state(lane)
+        yield from list(self._ended)
+
+    def state_of(self, job: Job) -> LaneState | None:
+        """The last state of a training that has ended and is not concluded."""
+        return next((state for other, state in self._ended if other is job), None)
 
     def serve(self, group: Group) -> None:
         """Make a population for a group of studies; there is none with trainings in it."""
@@ -89,6 +111,14 @@ class Lanes:
                 lanes = (lanes + 1) // 2
                 logger.warning("out of memory: a population of %d lane(s) instead", lanes)
         self.group = group
+
+    def leave(self) -> None:
+        """Free the population's memory."""
+        self.group = self._population = None
+
+    def load(self, jobs: Sequence[Job]) -> None:
+        """Let jobs go on from their checkpoints."""
+        self._checkpointer.load_all(jobs)
 
     def _measure(self, group: Group, samples: int) -> int:
         """As many lanes as are fastest for a group, measured once."""
@@ -124,11 +154,46 @@ class Lanes:
         job.state = None  # the lane has it
         self._jobs[lane] = job
 
-    def stop(self, job: Job) -> LaneState:
-        """Free the lane of a training; returns its state after its last whole epoch."""
+    def end(self, job: Job) -> None:
+        """Free the lane of a training; its state after its last whole epoch is kept until it is concluded."""
         state = self.population.state(self._lane_of(job))
         self._free(job)
-        return state
+        self._ended.append((job, state))
+
+    def drop(self, job: Job) -> None:
+        """Free the lane of a training, or forget its last state."""
+        if any(other is job for other in self._jobs.values()):
+            self._free(job)
+        self._ended = [(other, state) for other, state in self._ended if other is not job]
+
+    def conclude(self, job: Job, how: OutcomeState) -> Conclusion:
+        """Evaluate what a training has given; a complete final round opens pool B."""
+        state = self.state_of(job)
+        assert state is not None  # it has ended
+        training = self.draws.task(job).training
+        outcome, answers = outcome_of(
+            job, self.population, state.parameters, training, how, lambda: self._test_pairs(job)
+        )
+        return Conclusion(outcome=outcome, outputs=answers)
+
+    def _test_pairs(self, job: Job) -> tuple[ImagePool, PairTable]:
+        """The test pairs of a final round, whose opening of pool B is on record."""
+        claim = job.claim
+        permit = FinalPermit(slot_id=claim.slot.id, attempt=claim.slot.attempt, worker=self._worker)
+        opened = self._digits().open_pool_b(permit)
+        pool = ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
+        return pool, draw_test(pool, claim.draw_seed, claim.spec.protocol.test_pairs)
+
+    def forget_checkpoint(self, job: Job) -> None:
+        """Its outcome is kept."""
+        self._checkpointer.remove(job)
+
+    def wake(self) -> None:
+        """Nothing waits here."""
+
+    def close(self, seconds: float) -> None:
+        """Keep what is in training."""
+        self._checkpointer.save(self.states(), seconds)
 
     def _lane_of(self, job: Job) -> int:
         return next(lane for lane, other in self._jobs.items() if other is job)
@@ -138,7 +203,7 @@ class Lanes:
         self.population.stop(lane)
         del self._jobs[lane]
 
-    def train_epoch(self, stop: Callable[[], bool]) -> list[LaneEpoch]:
+    def poll(self, stop: Callable[[], bool]) -> list[TrainingEvent]:
         """Train one epoch of every lane and record it in its job; given up, without a trace, as soon as `stop`."""
         width, begun = self.population.width, time.monotonic()
         errors: dict[int, str] = {}
@@ -150,13 +215,19 @@ class Lanes:
         self.training_seconds += elapsed
         if self.population.width < width:
             logger.warning("out of memory: %d lane(s) at a time from now on", self.population.width)
-        epochs = []
+        events = []
         for lane, error in errors.items():
             job = self._jobs[lane]
             self._free(job)  # its state is not read: the device may be what failed
-            epochs.append(LaneEpoch(job=job, report=None, error=error))
+            events.append(TrainingEvent(job=job, error=error))
         for report in reports:
             job = self._jobs[report.lane]
             job.add_epoch(report, elapsed / len(reports))
-            epochs.append(LaneEpoch(job=job, report=report, error=None))
-        return epochs
+            events.append(self._event(job, report))
+        return events
+
+    def _event(self, job: Job, report: EpochReport) -> TrainingEvent:
+        if report.diverged:
+            return TrainingEvent(job=job, ended="diverged")
+        ended: OutcomeState | None = "complete" if report.last else "pruned" if self._stopped(job.claim) else None
+        return TrainingEvent(job=job, epoch=report.epoch, value=report.validation_accuracy, ended=ended)

@@ -13,7 +13,9 @@ class Options:
 
     study_names: Sequence[str] = ()  # none: all studies
     device: str = "auto"  # auto | cpu | cuda | cuda:1
-    lanes: int | None = None  # None: chosen by the device
+    lanes: int | None = None  # None: chosen by the device; of functions so many are trained at once, None: one
+    threads: int = 1  # that a function may use
+    refused: Sequence[str] = ()  # why experiments that it was to serve cannot be described
     drain: bool = False  # end when nothing is left
     max_trials: int | None = None  # end after so many
     lease_seconds: float = LEASE_SECONDS

@@ -4,9 +4,11 @@ import functools
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -53,29 +55,91 @@ def outcome_of(
         epochs=len(job.train_loss),
         train_loss=tuple(_finite(x) for x in job.train_loss),
         validation_accuracy=tuple(job.validation_accuracy),
-        seconds=round(job.seconds, 3),
         device_seconds=round(job.device_seconds, 3),
-        resumed_at=tuple(job.resumed_at),
-        attempt=claim.slot.attempt,
-        worker=claim.slot.worker,
         device=device_name(population),
         versions=versions(),
-        git_commit=git_commit(),
-        spec_digest=claim.study.spec_digest,
-        data_digest=claim.study.data_digest,
-        seeds=Seeds(slot=claim.slot.seed, draw=claim.draw_seed),
+        **_circumstances(job),
     )
     return outcome, answers
 
 
+@dataclass(frozen=True, kw_only=True)
+class FunctionResult:
+    """What a child process says of a training."""
+
+    scores: Mapping[str, float | None] = field(default_factory=dict)  # by metric
+    items: int | None = None  # that they were measured on
+    units_digest: str | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)  # the last that were reported
+    epochs: int = 0
+    seconds: float = 0.0  # in the user's function
+    device: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    code_digest: str | None = None
+
+
+def outcome_of_function(job: Job, result: FunctionResult, state: OutcomeState) -> Outcome:
+    """The outcome of a training by a user's function; a diverged one has the value that its metric says."""
+    spec = job.claim.spec
+    metrics = {metric.name: _known(result.scores.get(metric.name)) for metric in spec.metrics}
+    value = spec.metric.diverged if state == "diverged" else metrics[spec.metric.name]
+    assert value is not None  # else it has diverged
+    second = None if spec.tie_breaker is None or state == "diverged" else metrics[spec.tie_breaker.name]
+    losses = tuple(_finite(x) for x in job.train_loss)
+    whole = len(losses) == result.epochs and any(loss is not None for loss in losses)
+    return Outcome(
+        state=state,
+        value=value,
+        loss=second,
+        train_accuracy=None,
+        epochs=result.epochs,
+        train_loss=losses if whole else (),
+        validation_accuracy=tuple(job.validation_accuracy),
+        metrics=metrics,
+        numbers={name: _finite(number) for name, number in result.numbers.items()},
+        items=result.items,
+        units_digest=result.units_digest,
+        code_digest=result.code_digest,
+        device_seconds=round(result.seconds, 3),
+        device=result.device,
+        versions={**versions(), **result.versions},
+        **_circumstances(job),
+    )
+
+
+def _circumstances(job: Job) -> dict[str, Any]:
+    """What an outcome says of the attempt, whatever trained."""
+    claim = job.claim
+    return {
+        "seconds": round(job.seconds, 3),
+        "resumed_at": tuple(job.resumed_at),
+        "attempt": claim.slot.attempt,
+        "worker": claim.slot.worker,
+        "git_commit": git_commit(),
+        "spec_digest": claim.study.spec_digest,
+        "data_digest": claim.study.data_digest,
+        "seeds": Seeds(slot=claim.slot.seed, draw=claim.draw_seed),
+    }
+
+
 def summary_of(outcome: Outcome, kind: str) -> str:
-    """An outcome on one line: how it ended, accuracies, epochs, time."""
+    """An outcome on one line: how it ended, its values, epochs, time."""
+    items = "test" if kind == "final" else "validation"
     parts: list[str] = [outcome.state]
     if outcome.train_accuracy is not None:
         parts.append(f"train {outcome.train_accuracy:.2%}")
-    if outcome.state != "diverged":
-        parts.append(f"{'test' if kind == 'final' else 'validation'} {outcome.value:.2%}")
-    return ", ".join([*parts, f"{outcome.epochs} epochs", f"{outcome.seconds:.0f} s"])
+    if outcome.metrics:
+        known = {name: value for name, value in outcome.metrics.items() if value is not None}
+        parts += [f"{items} {name} {value:.4g}" for name, value in list(known.items())[:2]]
+    elif outcome.state != "diverged":
+        parts.append(f"{items} {outcome.value:.2%}")
+    if outcome.epochs:
+        parts.append(f"{outcome.epochs} epochs")
+    return ", ".join([*parts, f"{outcome.seconds:.0f} s"])
+
+
+def _known(score: float | None) -> float | None:
+    return None if score is None else _finite(score)
 
 
 def _packed(prediction: Prediction) -> bytes:

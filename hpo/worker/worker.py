@@ -1,4 +1,4 @@
-"""One worker's life: claim slots, train them in a population, hand over what they gave, refill, stop."""
+"""One worker's life: claim slots, have them trained, hand over what they gave, refill, stop."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
@@ -17,34 +17,36 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 import hpo
-from hpo.digits.pools import Digits, to_network_images
+from hpo.digits.pools import Digits
 from hpo.errors import DatabaseReplaced, HpoError
+from hpo.experiment.description import Description
 from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
 from hpo.storage.identity import key_of
 from hpo.storage.optuna_storage import open_optuna
-from hpo.storage.outcome import OutcomeState
 from hpo.storage.workers import Beat, beat_alone
 from hpo.study.projection import project
 from hpo.study.search import Search
-from hpo.training import draws
-from hpo.training.population import EpochReport, LaneState
 from hpo.worker import signals
 from hpo.worker.aside import SetAside, short_reason
 from hpo.worker.backoff import Backoff
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
+from hpo.worker.children import Children
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.device import choose_device
 from hpo.worker.evaluation import Evaluation
 from hpo.worker.fetcher import Fetcher, Group
+from hpo.worker.function_checkpoints import FunctionCheckpoints
 from hpo.worker.health import Health
-from hpo.worker.job import Draws, Job
-from hpo.worker.lanes import Lanes, TrainingFailed
+from hpo.worker.job import Job
+from hpo.worker.lanes import Lanes
 from hpo.worker.options import Options
+from hpo.worker.serving import Serving
 from hpo.worker.signing import Signer
 from hpo.worker.spool import Spool
 from hpo.worker.stores import places
 from hpo.worker.threads import Background, in_thread
+from hpo.worker.trainers import Trainers, TrainingEvent, TrainingFailed
 
 T = TypeVar("T")
 
@@ -59,8 +61,16 @@ logger = logging.getLogger(__name__)
 class Worker:
     """A process that pulls slots and trains them."""
 
-    def __init__(self, engine: Engine, digits: Digits, options: Options) -> None:
-        self.engine, self.digits, self.options = engine, digits, options
+    def __init__(
+        self,
+        engine: Engine,
+        digits: Callable[[], Digits],
+        options: Options,
+        experiments: Sequence[Description] = (),
+    ) -> None:
+        """`digits` loads the images, which is done where a study needs them; `experiments` are served beside."""
+        self.engine, self.options = engine, options
+        self.serving = Serving(digits, experiments)
         self.device = choose_device(options.device)
         self.short_name = uuid.uuid4().hex[:6]
         self.name = f"{socket.gethostname()}:{os.getpid()}:{self.short_name}"
@@ -79,21 +89,36 @@ class Worker:
             engine,
             self.storage,
             self.coordinator,
-            self.checkpointer,
-            digits,
+            self.serving,
             self.aside,
             self.health,
             worker=self.name,
             study_names=options.study_names,
             lease_seconds=options.lease_seconds,
         )
-        images = to_network_images(digits.pool_a_images())
-        pool = draws.ImagePool.from_numpy("A", images, digits.pool_a_labels())
-        self.lanes = Lanes(Draws(pool), self.device, lanes=options.lanes, most=options.max_trials)
+        self.lanes = Lanes(
+            lambda: self.serving.digits,
+            self.checkpointer,
+            self.device,
+            lanes=options.lanes,
+            most=options.max_trials,
+            stopped=self.coordinator.stopped,
+            worker=self.name,
+        )
+        self.children = Children(
+            self.serving,
+            self.device,
+            self.aside,
+            FunctionCheckpoints(store, signer, folder / "scratch", self.short_name, options.checkpoint_seconds),
+            places=options.lanes or 1,
+            threads=options.threads,
+            logs=folder / "logs",
+            name=self.short_name,
+            stopped=self.coordinator.stopped,
+        )
+        self.trainers: Trainers = self.lanes  # those of the group in turn
         self.evaluation = Evaluation(
             engine,
-            digits,
-            self.lanes,
             self.coordinator,
             self.checkpointer,
             self.background,
@@ -105,6 +130,8 @@ class Worker:
         self._backoff = Backoff()
         self._fetched: Future[list[Job]] | None = None  # slots on their way
         self._refills = 0  # since the group was chosen
+        self._not_needed = 0  # places for which the last claim found nothing
+        self._fetch_at = 0.0  # when the next claim is due all the same
         self._unserved: list[str] = []  # why studies are not done that wait for somebody
         self._broken = ""  # why this machine cannot train
         self._signal: int | None = None
@@ -112,8 +139,8 @@ class Worker:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds of this life in epochs: steps and validation."""
-        return self.lanes.training_seconds
+        """Seconds of this life in trainings: in a population's epochs, in users' functions."""
+        return self.lanes.training_seconds + self.children.training_seconds
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -138,23 +165,24 @@ class Worker:
         try:
             self._ask(self.spool.deliver)
             while self._signal is None:
-                self.health.next_turn(len(self.lanes.jobs))
+                self.health.next_turn(len(self.trainers.jobs))
                 self._leave_failing()
                 reached = self._attempt(self._catch_up)
-                if self.lanes.jobs:
-                    self._train_epoch()
+                if self.trainers.jobs:
+                    self._train()
                 elif not reached:
                     self._wake.wait(self._backoff.remaining)
                 elif self._attempt(lambda: self._ask(self._wait_for_work)) is False:
                     break
         finally:
+            in_training = [*self.trainers.jobs, *self.evaluation.pending]
             self._give_back()
             if not self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
                 logger.warning(
                     "the database does not answer; results that it has not taken are kept in %s", self.spool.folder
                 )
             elif self.coordinator.crash is None:
-                for job in [*self.lanes.jobs, *self.evaluation.pending]:
+                for job in in_training:
                     logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
                 wait([in_thread(self._leave)], EXIT_SECONDS)
         while self._signal is None and not self.background.settle(PROMPT_SECONDS):
@@ -172,9 +200,9 @@ class Worker:
             host=socket.gethostname(),
             device=str(self.device),
             study_names=self.options.study_names,
-            data_digest=self.digits.digest,
+            data_digest=self.serving.data_digest,
             version=hpo.__version__,
-            lanes=self.lanes.width,
+            lanes=self.trainers.width,
             completed=self.health.completed,
             failed=self.health.failed,
         )
@@ -193,9 +221,11 @@ class Worker:
             logger.error("not all is done: study %s", ", study ".join(self._unserved))
         if self._broken:
             logger.error("%s", self._broken)
+        if self.options.refused:
+            logger.error("not all is served: %s", "; ".join(self.options.refused))
         if self._signal is not None:
             return 128 + self._signal
-        return 1 if self.aside.names or self._unserved or self._broken else 0
+        return 1 if self.aside.names or self._unserved or self._broken or self.options.refused else 0
 
     def listen(self) -> None:
         """Stop at the next training step on SIGTERM, SIGINT and, but for nohup, SIGHUP; a second one kills."""
@@ -207,24 +237,20 @@ class Worker:
         if self._signal is None:
             self._signal = number
         self._wake.set()
+        self.trainers.wake()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stop(number)
         signal.signal(number, signals.after_first(number))
 
     def _give_back(self) -> None:
-        """Checkpoint what is in training and release its slots."""
-        self.checkpointer.save(self._states(), EXIT_SECONDS)
+        """Checkpoint what is in training, end it, and release its slots."""
+        self.trainers.close(EXIT_SECONDS)
         if self._fetched is not None:
             wait([self._fetched], EXIT_SECONDS)  # so that no slot is claimed after the release
         if self._fetched is None or self._fetched.done():
             wait([in_thread(self.fetcher.settle)], EXIT_SECONDS)
         self.coordinator.release_all()
-
-    def _states(self) -> Iterator[tuple[Job, LaneState]]:
-        """Every training where it is; copied from the device as they are asked for."""
-        yield from self.lanes.states()
-        yield from self.evaluation.states()
 
     def _phase_moved(self, name: str) -> None:
         """A study's phase has moved on: its note in the dashboard follows."""
@@ -238,7 +264,7 @@ class Worker:
 
     def _attempt(self, act: Callable[[], T]) -> T | None:
         """Do what needs the database, or None where it does not answer: not before the next try is due."""
-        training = len(self.lanes.jobs)
+        training = len(self.trainers.jobs)
         return self._backoff.attempt(act, f"{training} trial(s) train on" if training else "")
 
     def _ask(self, act: Callable[[], T]) -> T | None:
@@ -250,7 +276,7 @@ class Worker:
 
     def _wait_for(self, answers: Sequence[Future[Any]]) -> None:
         """Wait for the database's answers: all of them while nothing trains, else for a moment."""
-        while wait(answers, PROMPT_SECONDS).not_done and not self.lanes.jobs and self._signal is None:
+        while wait(answers, PROMPT_SECONDS).not_done and not self.trainers.jobs and self._signal is None:
             pass
 
     def _catch_up(self) -> bool:
@@ -293,7 +319,7 @@ class Worker:
 
     def _leave_failing(self) -> None:
         """Leave studies alone whose trainings have failed one after another, and of which none goes on."""
-        in_training = {job.claim.study.id for job in self.lanes.jobs}
+        in_training = {job.claim.study.id for job in self.trainers.jobs}
         for study, why in self.health.failing():
             if study.id not in in_training:
                 self.aside.add([study], why)
@@ -324,23 +350,35 @@ class Worker:
     @property
     def _wanted(self) -> int:
         """How many slots there are lanes for."""
-        free, most = self.lanes.free, self.options.max_trials
+        free, most = self.trainers.free, self.options.max_trials
         return free if most is None else min(free, most - self.trials)
 
     def _refill(self) -> None:
         """Have free lanes filled; while others train that is done on a thread, and they are not kept waiting."""
         if self._fetched is None:
-            if not self.lanes.jobs and not self._exhausted:
+            if not self.trainers.jobs and not self._exhausted:
                 self._take_turn()
-            group, wanted, turn_over = self.lanes.group, self._wanted, self._refills >= REFILLS
+            trainers, group, wanted = self.trainers, self.trainers.group, self._wanted
+            turn_over = self._refills >= REFILLS
             if group is None or not (wanted or self.fetcher.leftovers):
                 return
-            self._fetched = in_thread(lambda: self.fetcher.fetch(group, wanted, if_its_turn=turn_over))
+            if trainers.jobs and wanted <= self._not_needed and time.monotonic() < self._fetch_at:
+                return
+
+            def fetch() -> list[Job]:
+                jobs = self.fetcher.fetch(group, wanted, if_its_turn=turn_over)
+                trainers.load(jobs)
+                return jobs
+
+            self._fetched = in_thread(fetch)
+            self._fetched.add_done_callback(lambda _: trainers.wake())
         self._wait_for([self._fetched])
         if not self._fetched.done():
             return
         fetched, self._fetched = self._fetched, None
         jobs = fetched.result()
+        # Where there was nothing to claim, others' slots may be given back, but not at once.
+        self._not_needed, self._fetch_at = self._wanted - len(jobs), time.monotonic() + POLL_SECONDS
         if jobs and self._refills >= REFILLS:
             self._refills = 0
         for job in jobs:
@@ -348,72 +386,80 @@ class Worker:
 
     def _take_turn(self) -> None:
         """With nothing to train: stay with the group or take the one whose turn it is."""
-        stay = None if self._refills >= REFILLS else self.lanes.group
+        stay = None if self._refills >= REFILLS else self.trainers.group
         group = self._ask(lambda: self.fetcher.turn(stay))
         if group is not None and group != stay:
             self._refills = 0
             self._serve(group)
 
     def _serve(self, group: Group) -> None:
-        """Make a group's population; where that raises its studies are set aside."""
+        """Have those ready that train a group; where that raises its studies are set aside."""
+        trainers: Trainers = self.children if group.experiment in self.serving.experiments else self.lanes
         try:
-            self.lanes.serve(group)
+            if trainers is not self.trainers:
+                self.trainers.leave()
+                self.trainers = trainers
+            trainers.serve(group)
         except Exception as error:
             self._ask(partial(self.fetcher.set_aside, group, error))
             if not self.trials and not self._signal and self._ask(lambda: self.fetcher.turn(None)) is None:
                 self._broken = f"nothing can be trained on this machine ({self.device}): {short_reason(error)}"
 
     def _start(self, job: Job) -> None:
-        """Put a training on a lane, from its checkpoint where there is one."""
-        if not self.lanes.free:  # memory ran out meanwhile
+        """Begin a training, from its checkpoint where there is one."""
+        if not self.trainers.free:  # memory ran out meanwhile
             self.coordinator.release(job.claim)
             return
         trained = job.trained
         try:
-            self.lanes.start(job)
+            self.trainers.start(job)
         except TrainingFailed as failure:
             self.evaluation.fail(job, str(failure))
             return
         self.trials += 1
         self._refills += 1
         if trained:
-            self._end(job, "complete")
+            self.evaluation.end(self.trainers, job, "complete")
             self._attempt(self.evaluation.test)
 
     # -- training ------------------------------------------------------------------------------------------
 
-    def _train_epoch(self) -> None:
-        """Train one epoch and deal with what every lane reports; a signal ends it on the way."""
+    def _train(self) -> None:
+        """Train on, and deal with what has happened by then; a signal ends it on the way."""
         self._check_coordinator()
-        for epoch in self.lanes.train_epoch(stop=lambda: self._signal is not None):
-            if epoch.report is not None:
-                self._deal(epoch.job, epoch.report)
-            elif epoch.error is not None:
-                self.evaluation.fail(epoch.job, epoch.error)
+        for job in self.trainers.jobs:
+            self._is_given_up(job)
+        if self.trainers.jobs:
+            for event in self.trainers.poll(stop=lambda: self._signal is not None):
+                self._deal(event)
         if self.evaluation.pending:
             self._attempt(self.evaluation.test)
         if self.checkpointer.due:
-            self.checkpointer.save(self._states(), stop=lambda: self._signal is not None)
+            self.checkpointer.save(self.trainers.states(), stop=lambda: self._signal is not None)
 
-    def _deal(self, job: Job, report: EpochReport) -> None:
+    def _is_given_up(self, job: Job) -> bool:
+        """Whether a training ends without a result, as it does then: its study is left alone, or its lease lost."""
         claim = job.claim
         if claim.study in self.aside:
-            self.lanes.stop(job)
+            self.trainers.drop(job)
             self.coordinator.release(claim)
-            return
+            return True
         if self.coordinator.lost(claim):
-            self.lanes.stop(job)
+            self.trainers.drop(job)
             logger.warning("%s: its lease was lost; its lane is free", job.title)
-            return
-        if not report.diverged:
-            self.coordinator.report(claim, report.epoch, report.validation_accuracy)
-        if report.diverged:
-            self._end(job, "diverged")
-        elif report.last:
-            self._end(job, "complete")
-        elif self.coordinator.stopped(claim):
-            self._end(job, "pruned")
+            return True
+        return False
 
-    def _end(self, job: Job, how: OutcomeState) -> None:
-        """A training is over; a final round is tested once the database has recorded the opening of pool B."""
-        self.evaluation.end(job, self.lanes.stop(job), how)
+    def _deal(self, event: TrainingEvent) -> None:
+        job = event.job
+        if event.error is not None:
+            self.evaluation.fail(job, event.error, retry=event.retry)
+            return
+        if self._is_given_up(job):
+            return
+        if event.epoch is not None:
+            self.coordinator.report(job.claim, event.epoch, event.value)
+        if event.ended is not None:
+            self.evaluation.end(self.trainers, job, event.ended)
+        elif event.conclusion is not None:
+            self.evaluation.store(self.trainers, job, event.conclusion)

@@ -21,7 +21,7 @@ from hpo.storage.slots import Slot
 from hpo.study.spec import StudySpec
 from hpo.training.models import parameter_count
 from hpo.training.population import LaneState
-from hpo.worker import evaluation
+from hpo.worker import lanes
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
 from hpo.worker.fetcher import Group
 from hpo.worker.job import Checkpoint, CheckpointRecord, Job
@@ -76,7 +76,9 @@ class Place:
         return Checkpoints(Folder(self.checkpoints), Signer(key_of(self.engine)))
 
     def worker(self) -> Worker:
-        return Worker(self.engine, DIGITS, Options(artifacts=str(self.folder), device="cpu", lanes=1, max_trials=1))
+        return Worker(
+            self.engine, lambda: DIGITS, Options(artifacts=str(self.folder), device="cpu", lanes=1, max_trials=1)
+        )
 
     def job(self) -> Job:
         """The trial as a worker gets it; given back at once."""
@@ -121,7 +123,7 @@ def trained(place: Place) -> Job:
     worker.lanes.serve(Group.of(job.claim.study))
     worker.lanes.start(job)
     for _ in range(2):
-        worker.lanes.train_epoch(stop=lambda: False)
+        worker.lanes.poll(stop=lambda: False)
     ((_, state),) = worker.lanes.states()
     place.kept().save(job.digest, job.checkpoint(state))
     return job
@@ -199,7 +201,7 @@ def test_a_value_that_is_evaluated_again_is_the_same(place: Place) -> None:
     assert again.state is not None
     worker.lanes.serve(Group.of(job.claim.study))
     worker.lanes.start(again)
-    worker.lanes.train_epoch(stop=lambda: False)
+    worker.lanes.poll(stop=lambda: False)
     ((_, state),) = worker.lanes.states()
     place.kept().save(again.digest, again.checkpoint(state))
     resumed = place.train().outcome
@@ -220,7 +222,7 @@ def test_an_evaluation_that_failed_is_tried_again_without_training(
         def fail(*arguments: object) -> None:
             raise RuntimeError("the device has a fault")
 
-        patched.setattr(evaluation, "outcome_of", fail)
+        patched.setattr(lanes, "outcome_of", fail)
         place.worker().run()
     outcome = place.train().outcome
     assert outcome is not None

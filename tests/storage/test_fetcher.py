@@ -14,13 +14,13 @@ from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import CachedHpoStorage, open_optuna
 from hpo.storage.slots import Slot
 from hpo.worker.aside import SetAside
-from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.coordinator import Coordinator
 from hpo.worker.fetcher import Fetcher, Group
 from hpo.worker.health import Health
+from hpo.worker.serving import Serving
 from hpo.worker.spool import Spool
 from tests.support.beats import beat_of
-from tests.support.checkpoints import SIGNER, kept_in
+from tests.support.checkpoints import SIGNER
 from tests.support.handmade import make, small_spec
 
 MakeFetcher = Callable[[Engine], Fetcher]
@@ -42,13 +42,11 @@ def make_fetcher(tmp_path: Path, digits: Digits) -> Iterator[MakeFetcher]:
         coordinator = Coordinator(engine, storage, spool, aside, 600.0, beat_of, lambda name: None)
         coordinator.start()
         coordinators.append(coordinator)
-        checkpointer = Checkpointer(kept_in(tmp_path / "checkpoints"), 60.0)
         return Fetcher(
             engine,
             storage,
             coordinator,
-            checkpointer,
-            digits,
+            Serving(lambda: digits),
             aside,
             Health(),
             worker="w",

@@ -30,7 +30,7 @@ def tiny(model: str = "simple", **protocol: int) -> StudySpec:
 
 
 def worker_of(engine: Engine, folder: Path, **options: Any) -> Worker:
-    return Worker(engine, DIGITS, Options(artifacts=str(folder), device="cpu", **options))
+    return Worker(engine, lambda: DIGITS, Options(artifacts=str(folder), device="cpu", **options))
 
 
 def in_final(engine: Engine, spec: StudySpec) -> Maker:
@@ -62,9 +62,9 @@ def test_final_rounds_that_end_together_wait_together(
     assert {job.claim.slot.kind for job in ended} == {"final"}
     for job in (*ended, training):
         worker._start(job)
-    worker.lanes.train_epoch(stop=lambda: False)
+    worker.lanes.poll(stop=lambda: False)
     for job in ended:
-        worker._end(job, "complete")
+        worker.evaluation.end(worker.lanes, job, "complete")
     assert worker.lanes.jobs == [training]
     begun = time.monotonic()
     worker.evaluation.test()

@@ -28,7 +28,7 @@ def test_what_was_written_comes_back(value: float, losses: list[float | None], r
 def test_what_was_added_later_has_a_default() -> None:
     """The first databases know no format, no device seconds and no resumed trainings."""
     stored = json.loads(outcome().to_json())
-    for name in ("format", "device_seconds", "resumed_at"):
+    for name in ("format", "device_seconds", "resumed_at", *LATER):
         del stored[name]
     read = Outcome.from_json(json.dumps(stored), "slot 1")
     assert (read.device_seconds, read.resumed_at) == (None, ())
@@ -50,10 +50,9 @@ def test_a_newer_format_is_refused_by_name() -> None:
         ({"value": None}, "value: "),
         ({"value": "0.9"}, "value: "),
         ({"value": float("nan")}, "value: "),
-        ({"value": 7.3}, "value: "),
-        ({"loss": -1.0}, "loss: "),
+        ({"metrics": {"rmse": float("inf")}}, "metrics.rmse: "),
+        ({"items": -1}, "items: "),
         ({"train_accuracy": -3.0}, "train_accuracy: "),
-        ({"validation_accuracy": [9.0]}, "validation_accuracy.0: "),
         ({"epochs": -1}, "epochs: "),
         ({"epochs": 2}, "2 epochs, but 1 training losses"),
         ({"validation_accuracy": [0.5, 0.5]}, "1 epochs, but 2 validation accuracies"),
@@ -74,8 +73,57 @@ def test_what_is_invalid_is_refused(change: dict[str, Any], problem: str) -> Non
     assert "\n" not in str(error.value)
 
 
+LATER = ("metrics", "numbers", "items", "units_digest", "code_digest")  # than format 1
+
+
+def first_format(**changes: Any) -> str:
+    """An outcome as the digits' first workers stored it."""
+    stored = json.loads(outcome().to_json())
+    for name in ("format", *LATER):
+        del stored[name]
+    return json.dumps(stored | changes)
+
+
+def test_the_first_format_reads_on() -> None:
+    """An accuracy, its cross entropy, and nothing of what came later."""
+    read = Outcome.from_json(first_format(), "slot 7")
+    assert read == outcome()
+    assert (read.metrics, read.numbers, read.items) == ({}, {}, None)
+
+
 @pytest.mark.parametrize(
-    "missing", sorted(set(json.loads(outcome().to_json())) - {"format", "device_seconds", "resumed_at"})
+    ("change", "problem"),
+    [
+        ({"value": 7.3}, "value: "),
+        ({"loss": -1.0}, "loss: "),
+        ({"validation_accuracy": [9.0]}, "validation_accuracy.0: "),
+        ({"metrics": {}}, "format 1 has no metrics"),
+        ({"units_digest": None}, "format 1 has no units_digest"),
+    ],
+)
+def test_the_first_format_keeps_its_bounds(change: dict[str, Any], problem: str) -> None:
+    """Its values are accuracies, whatever format 2 allows."""
+    with pytest.raises(UnreadableOutcome, match=problem):
+        Outcome.from_json(first_format(**change), "slot 7")
+
+
+def test_any_metric_has_its_place() -> None:
+    """A negative score that diverged in its own unit, without epochs, training accuracy or loss; all it reported."""
+    made = outcome(
+        "diverged", -1e9, epochs=0, format=2, metrics={"r2": None, "rmse": None}, numbers={"trees": 3.0}, items=12
+    )
+    read = Outcome.from_json(made.to_json(), "slot 7")
+    assert read == made
+    assert (read.value, read.metrics, read.numbers, read.items) == (
+        -1e9,
+        {"r2": None, "rmse": None},
+        {"trees": 3.0},
+        12,
+    )
+
+
+@pytest.mark.parametrize(
+    "missing", sorted(set(json.loads(outcome().to_json())) - {"format", "device_seconds", "resumed_at", *LATER})
 )
 def test_every_field_has_to_be_there(missing: str) -> None:
     """But for those that a newer version has added."""
@@ -95,7 +143,8 @@ def test_what_is_no_record_is_refused(text: str) -> None:
 def test_the_format_has_these_fields() -> None:
     """Whoever adds one raises FORMAT, so that older readers refuse it by name; earlier formats go on being read."""
     fields = {
-        1: "state value loss train_accuracy epochs train_loss validation_accuracy seconds device_seconds resumed_at "
-        "attempt worker device versions git_commit spec_digest data_digest seeds"
+        2: "state value loss train_accuracy epochs train_loss validation_accuracy metrics numbers items units_digest "
+        "code_digest seconds device_seconds resumed_at attempt worker device versions git_commit spec_digest "
+        "data_digest seeds"
     }
     assert list(Outcome.model_fields) == fields[FORMAT].split()

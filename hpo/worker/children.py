@@ -1,0 +1,498 @@
+"""Trainings by a user's functions, in child processes: the other kind of `Trainers`.
+
+A child is warm between trainings. It is replaced after a test, for it has seen pool B; after a failure; where it
+ignores that it is to stop; and where its memory has grown much. What the user's code prints goes to logs.
+"""
+
+import hashlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hpo.errors import ExperimentError
+from hpo.experiment.messages import Message
+from hpo.storage.columns import pack_columns
+from hpo.storage.outcome import OutcomeState
+from hpo.training.population import LaneState
+from hpo.worker.aside import SetAside
+from hpo.worker.child import Ended
+from hpo.worker.child_pool import ChildPool, WarmChild
+from hpo.worker.claim import Claim
+from hpo.worker.fetcher import Group
+from hpo.worker.function_checkpoints import Curves, FunctionCheckpoints, Resumed, storable
+from hpo.worker.job import CheckpointRecord, Job
+from hpo.worker.outcomes import FunctionResult, outcome_of_function
+from hpo.worker.serving import Serving
+from hpo.worker.threads import in_thread
+from hpo.worker.trainers import Conclusion, TrainingEvent
+
+WAIT_SECONDS = 1.0  # that a poll waits for an answer at most
+START_SECONDS = 600.0  # until a child that has not imported the experiment is given up
+STOP_SECONDS = 5.0  # that a training has to end after it was told so
+
+logger = logging.getLogger(__name__)
+
+ChildStage = Literal["starting", "training", "trained", "testing", "tested"]
+
+
+@dataclass(kw_only=True, eq=False)
+class ChildTraining:
+    """A training, and the child that has it."""
+
+    job: Job
+    child: WarmChild
+    stage: ChildStage = "starting"
+    deadline: float = math.inf  # of this stage, by the monotonic clock
+    stop_by: float = math.inf  # when a training that is to stop must have ended
+    log_start: int = 0  # bytes of the log when it began
+    folds: int = 1  # that are trained one after another
+    fold_values: list[Mapping[str, Any]] = field(default_factory=list)  # of those trained: what the child said
+    result: FunctionResult = field(default_factory=FunctionResult)
+    outputs: bytes | None = None
+    is_resumable: bool = False  # it keeps checkpoints
+    has_unusable_checkpoint: bool = False
+    resumed: Resumed | None = None
+
+
+class Children:
+    """Trainings of functions, each in a child process."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        device: torch.device,
+        aside: SetAside,
+        checkpoints: FunctionCheckpoints,
+        *,
+        places: int,
+        threads: int,
+        logs: Path,
+        name: str,
+        stopped: Callable[[Claim], bool],
+    ) -> None:
+        """`logs` is the folder for what children print, `name` the worker's short one; `stopped` asks the pruner."""
+        self.group: Group | None = None
+        self.training_seconds = 0.0  # of the user's functions, shared among the places
+        self._serving, self._device, self._aside, self._stopped = serving, device, aside, stopped
+        self._places, self._threads = places, threads
+        self._checkpoints = checkpoints
+        self._resumed: dict[str, Resumed] = {}  # by token, of jobs that have not begun
+        self._keeping: dict[str, Future[None]] = {}  # by token, the last checkpoint on its way
+        self._trainings: list[ChildTraining] = []
+        self._bell = threading.Event()  # rung where a child has answered, and by `wake`
+        self._pool = ChildPool(device=str(device), threads=threads, logs=logs, worker=name, notify=self._bell.set)
+
+    # -- what the worker asks ------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The trainings and tests that go on."""
+        return [training.job for training in self._trainings if training.stage in ("starting", "training", "testing")]
+
+    @property
+    def free(self) -> int:
+        """How many trainings more there is room for."""
+        return 0 if self.group is None else max(0, self._places - len(self._trainings))
+
+    @property
+    def width(self) -> int | None:
+        """How many there is room for."""
+        return self._places
+
+    def serve(self, group: Group) -> None:
+        """Start a first child, which loads the experiment while slots are claimed."""
+        self._pool.keep_ready(self._serving.experiments[group.experiment], 1)
+        self.group = group
+
+    def leave(self) -> None:
+        """Let the children end, with the memory that they hold."""
+        for child in self._pool.empty():
+            self._pool.end(child)
+        self.group = None
+
+    def load(self, jobs: Sequence[Job]) -> None:
+        """Let jobs go on from their checkpoints; what these say of their curves is taken up."""
+        for job in jobs:
+            resumed = self._checkpoints.load(job, self._code(job))
+            if resumed is None:
+                continue
+            self._resumed[job.claim.token] = resumed
+            record, curves = resumed.record, resumed.curves
+            job.train_loss = [math.nan if loss is None else loss for loss in curves.train_loss]
+            job.validation_accuracy = list(curves.values)
+            job.seconds_before, job.device_seconds = record.seconds, record.device_seconds
+            job.resumed_at = [*record.resumed_at, record.epoch]
+            logger.info("%s: resumes after epoch %d", job.title, record.epoch)
+
+    def start(self, job: Job) -> None:
+        """Give a training to a child that waits, or to a new one."""
+        description = self._serving.experiments[job.claim.spec.experiment]
+        child = self._pool.take(description)
+        training = ChildTraining(job=job, child=child, deadline=time.monotonic() + START_SECONDS)
+        training.log_start = child.log_size()
+        training.resumed = self._resumed.pop(job.claim.token, None)
+        self._trainings.append(training)
+        if child.about is not None:
+            self._begin(training)
+        # Those that will take the places of children which end with their training.
+        self._pool.keep_ready(description, sum(self._uses_up(training) for training in self._trainings))
+
+    def poll(self, stop: Callable[[], bool]) -> list[TrainingEvent]:
+        """Wait until a child answers or one of them is late, a moment at most."""
+        if not stop():
+            self._bell.wait(self._patience())
+        self._bell.clear()
+        self._pool.hear()
+        return [event for training in list(self._trainings) for event in self._hear(training)]
+
+    def wake(self) -> None:
+        """End a poll that waits."""
+        self._bell.set()
+
+    def states(self) -> Iterable[tuple[Job, LaneState]]:
+        """None: children keep their own."""
+        return ()
+
+    def state_of(self, job: Job) -> LaneState | None:
+        """None: a child keeps its own."""
+        return None
+
+    def end(self, job: Job) -> None:
+        """Its child keeps the predictor, which is to be tested or has been measured."""
+
+    def conclude(self, job: Job, how: OutcomeState) -> Conclusion | None:
+        """The outcome of a training; a complete final round is tested now, and an event will tell."""
+        training = self._training(job)
+        if how == "complete" and job.claim.slot.kind == "final" and training.stage == "trained":
+            training.stage = "testing"
+            training.deadline = _deadline(job)
+            training.child.is_reusable = False  # it sees pool B
+            training.child.process.tell("test", _draw(job.claim))
+            return None
+        return Conclusion(outcome=outcome_of_function(job, training.result, how), outputs=training.outputs)
+
+    def drop(self, job: Job) -> None:
+        """Forget a training; its child waits for the next, or is ended where it still trains or cannot be trusted."""
+        training = next((training for training in self._trainings if training.job is job), None)
+        if training is None:
+            return
+        self._trainings.remove(training)
+        self._clean(training)
+        if training.stage == "trained":
+            self._pool.put(training.child, most=self._places - len(self._trainings))
+        else:
+            self._pool.end(training.child)
+
+    def forget_checkpoint(self, job: Job) -> None:
+        """Its outcome is kept."""
+        self._settle(job)
+        self._checkpoints.remove(job, self._code(job))
+
+    def close(self, seconds: float) -> None:
+        """Let trainings that keep checkpoints come to an epoch's end, and end all children."""
+        deadline = time.monotonic() + seconds
+        asked = [t for t in self._trainings if t.stage == "training" and t.is_resumable]
+        for training in asked:
+            training.child.process.tell("give back", {})
+        while any(t in self._trainings and t.stage == "training" for t in asked) and time.monotonic() < deadline:
+            self.poll(stop=lambda: False)
+        children = [*self._pool.empty(), *(training.child for training in self._trainings)]
+        ends = [in_thread(child.process.kill) for child in children]
+        wait([*ends, *list(self._keeping.values())], max(0.1, deadline - time.monotonic()))
+        self._trainings = []
+        self._checkpoints.close()
+        self._pool.remove_empty_logs()
+
+    # -- trainings -----------------------------------------------------------------------------------------
+
+    def _training(self, job: Job) -> ChildTraining:
+        return next(training for training in self._trainings if training.job is job)
+
+    def _uses_up(self, training: ChildTraining) -> bool:
+        """Whether its child ends with it: after a test, or because the model wants a process for each."""
+        claim, about = training.job.claim, training.child.about
+        return claim.slot.kind == "final" or (about is not None and claim.spec.model in about["new_process"])
+
+    def _patience(self) -> float:
+        """Seconds to wait for an answer: none of the children is late before."""
+        first = min((min(training.deadline, training.stop_by) for training in self._trainings), default=math.inf)
+        return max(0.0, min(WAIT_SECONDS, first - time.monotonic()))
+
+    def _begin(self, training: ChildTraining) -> None:
+        """Tell a child that is ready to train; not where its code is no more what the studies were made with."""
+        job, about = training.job, training.child.about
+        assert about is not None
+        claim = job.claim
+        model = training.child.description.models[claim.spec.model]
+        if about["code"].get(claim.spec.model) != model.code_digest:
+            name = training.child.description.locator
+            why = f"the code of {name} has changed since this worker started; start it again"
+            self._aside.add([claim.study], ExperimentError(why))
+            return  # the worker gives it back
+        job.started = time.monotonic()
+        training.folds = 1 if claim.slot.kind == "final" else getattr(claim.spec.protocol, "folds", 1)
+        training.result = FunctionResult(code_digest=model.code_digest)
+        if (resumed := training.resumed) is not None:
+            curves = resumed.curves
+            numbers = {name: math.nan if value is None else value for name, value in curves.numbers.items()}
+            training.result = replace(
+                training.result, scores=curves.scores, numbers=numbers, epochs=resumed.record.epoch
+            )
+        training.deadline = _deadline(job) - job.seconds_before
+        self._tell_train(training)
+
+    def _tell_train(self, training: ChildTraining) -> None:
+        """Have the next fold trained; a training without folds has one."""
+        job, resumed = training.job, training.resumed
+        claim = job.claim
+        training.stage = "training"
+        resume = None if resumed is None else {"epoch": resumed.record.epoch, "folder": str(resumed.folder)}
+        checkpoints = {
+            "place": str(self._checkpoints.place(job)),
+            "seconds": self._checkpoints.seconds,
+            "resume": resume,
+            "keep_last": claim.slot.kind == "final",  # a test that fails is made again, its training is not
+        }
+        values = {
+            **_draw(claim),
+            "fold": len(training.fold_values),
+            "folds": training.folds,
+            "model": claim.spec.model,
+            "params": dict(job.params),
+            "max_epochs": job.epochs,
+            "device": self._device.type,
+            "threads": self._threads,
+            "checkpoints": None if training.folds > 1 else checkpoints,
+        }
+        training.child.process.tell("train", values)
+
+    def _hear(self, training: ChildTraining) -> Iterable[TrainingEvent]:
+        """What a child has answered by now, or that it is late."""
+        while training in self._trainings and (answer := training.child.process.poll()) is not None:
+            event = self._died(training, answer) if isinstance(answer, Ended) else self._answered(training, answer)
+            if event is not None:
+                yield event
+        if training in self._trainings and time.monotonic() >= min(training.deadline, training.stop_by):
+            yield self._late(training)
+
+    def _answered(self, training: ChildTraining, answer: Message) -> TrainingEvent | None:
+        values = answer.values
+        match answer.kind:
+            case "ready":
+                training.child.about = values
+                self._begin(training)
+                return None
+            case "refused":
+                return self._failed(training, values["why"])
+            case "epoch":
+                return self._epoch(training, values)
+            case "resumable":
+                training.is_resumable = True
+                return None
+            case "checkpoint":
+                self._keep(training, values["epoch"], Path(values["folder"]))
+                return None
+            case "given back":  # as `close` asked
+                self._trainings.remove(training)
+                self._pool.end(training.child)
+                return None
+            case "trained":
+                return self._trained(training, values)
+            case "tested":
+                return self._tested(training, answer)
+            case "diverged":
+                return self._diverged(training, values["why"] or "the training says so")
+            case _:
+                training.has_unusable_checkpoint = values["unusable_checkpoint"]
+                return self._failed(training, values["traceback"])
+
+    def _epoch(self, training: ChildTraining, values: Mapping[str, Any]) -> TrainingEvent:
+        """An epoch is reported; the child waits for the answer whether to go on."""
+        job, spec, epoch = training.job, training.job.claim.spec, values["epoch"]
+        stop = self._stopped(job.claim) and training.folds == 1
+        training.child.process.tell("reply", {"stop": stop})
+        if stop:
+            training.stop_by = min(training.stop_by, time.monotonic() + STOP_SECONDS)
+        value = values["scores"].get(spec.metric.name)
+        value = value if value is not None and math.isfinite(value) else None
+        training.result = replace(
+            training.result,
+            scores=values["scores"] or training.result.scores,
+            numbers=values["numbers"],
+            epochs=max(epoch, training.result.epochs),
+        )
+        if training.folds > 1:  # the trial's steps are its folds
+            return TrainingEvent(job=job)
+        judged = job.claim.slot.kind != "final"
+        if epoch == len(job.train_loss) + 1:
+            job.train_loss.append(values["numbers"].get("loss", math.nan))
+        if judged and value is not None and epoch == len(job.validation_accuracy) + 1:
+            job.validation_accuracy.append(value)
+        return TrainingEvent(job=job, epoch=epoch, value=value if judged else None)
+
+    def _trained(self, training: ChildTraining, values: Mapping[str, Any]) -> TrainingEvent:
+        """The training is over, and its predictor measured on the validation items."""
+        job = training.job
+        pruned = training.stop_by < math.inf
+        training.fold_values.append(values)
+        training.result = self._result(training, _over_folds(training.fold_values))
+        job.device_seconds += values["seconds"]
+        self.training_seconds += values["seconds"] / self._places
+        training.child.watch_memory(values["memory"])
+        if self._uses_up(training):
+            training.child.is_reusable = False
+        name, folds = job.claim.spec.metric.name, len(training.fold_values)
+        value = training.result.scores[name]
+        if value is None or not math.isfinite(value):
+            return self._diverged(training, f"{name} on the validation items is {value}")
+        if folds < training.folds and not self._stopped(job.claim):
+            self._tell_train(training)
+            return TrainingEvent(job=job, epoch=folds, value=value)
+        training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
+        return TrainingEvent(job=job, ended="pruned" if pruned or folds < training.folds else "complete")
+
+    def _tested(self, training: ChildTraining, answer: Message) -> TrainingEvent:
+        """A final round is tested: the outcome, with the scores of the single items."""
+        job, values = training.job, answer.values
+        training.stage, training.deadline = "tested", math.inf
+        unit = answer.arrays.get("unit")
+        training.result = self._result(training, values)
+        if unit is not None:
+            head = f"{unit.shape} {unit.dtype.str}".encode()
+            digest = hashlib.sha256(head + unit.tobytes()).hexdigest()
+            training.result = replace(training.result, units_digest=digest)
+        name = job.claim.spec.metric.name
+        if not math.isfinite(training.result.scores[name] or 0.0):
+            return self._diverged(training, f"{name} on the test items is {training.result.scores[name]}")
+        training.outputs = pack_columns(answer.arrays) if answer.arrays else None
+        outcome = outcome_of_function(job, training.result, "complete")
+        return TrainingEvent(job=job, conclusion=Conclusion(outcome=outcome, outputs=training.outputs))
+
+    def _result(self, training: ChildTraining, values: Mapping[str, Any]) -> FunctionResult:
+        """What a child says of its training, or of its test."""
+        before, about = training.result, training.child.about or {}
+        return replace(
+            before,
+            scores=values["scores"],
+            items=values["items"],
+            numbers=values.get("numbers") or before.numbers,  # none where no epoch was left to train
+            epochs=values.get("epochs", before.epochs),
+            seconds=values.get("seconds", before.seconds),
+            device=values.get("device", before.device),
+            versions=about["versions"],
+        )
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def _code(self, job: Job) -> str:
+        """The digest of what a job's training runs."""
+        spec = job.claim.spec
+        return self._serving.experiments[spec.experiment].models[spec.model].code_digest
+
+    def _keep(self, training: ChildTraining, epoch: int, folder: Path) -> None:
+        """Keep what a child has written; it writes no other before its folder is gone."""
+        job = training.job
+        if folder.parent != self._checkpoints.place(job):
+            return  # it is the user's code that says so
+        curves = Curves(
+            train_loss=[loss if math.isfinite(loss) else None for loss in job.train_loss[:epoch]],
+            values=job.validation_accuracy[:epoch],
+            numbers=storable(training.result.numbers),
+            scores=storable(training.result.scores),
+            epoch=epoch,
+        )
+        record = CheckpointRecord(
+            epoch=epoch,
+            seconds=job.seconds,
+            device_seconds=job.device_seconds,
+            resumed_at=tuple(job.resumed_at),
+        )
+        code = self._code(job)
+        self._keeping[job.claim.token] = in_thread(lambda: self._checkpoints.keep(job, code, folder, curves, record))
+
+    def _settle(self, job: Job) -> None:
+        """Wait until none of a training's checkpoints is on its way."""
+        if (keeping := self._keeping.get(job.claim.token)) is not None:
+            wait([keeping])
+
+    def _clean(self, training: ChildTraining) -> None:
+        """Delete what is on its way once nobody writes there; one that cannot be loaded goes too."""
+        job, code = training.job, self._code(training.job)
+
+        def clean() -> None:
+            self._settle(job)
+            if training.has_unusable_checkpoint:
+                self._checkpoints.remove(job, code)
+            self._checkpoints.clean(job)
+            self._keeping.pop(job.claim.token, None)
+
+        in_thread(clean)
+
+    # -- ends that are none of a training's making -----------------------------------------------------------
+
+    def _diverged(self, training: ChildTraining, why: str) -> TrainingEvent:
+        """A result in a search; elsewhere the round fails, and would again."""
+        kind = training.job.claim.slot.kind
+        if kind != "search":
+            return self._failed(training, f"it diverged in a {kind} round: {why}", retry=False)
+        logger.info("%s: diverged: %s", training.job.title, why)
+        training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
+        if not training.result.device:
+            training.result = replace(training.result, device=self._device.type)
+        return TrainingEvent(job=training.job, ended="diverged")
+
+    def _failed(self, training: ChildTraining, why: str, *, retry: bool = True) -> TrainingEvent:
+        """Its child is ended: who knows what is left of it."""
+        self._trainings.remove(training)
+        self._clean(training)
+        self._pool.end(training.child)
+        return TrainingEvent(job=training.job, error=why, retry=retry)
+
+    def _died(self, training: ChildTraining, end: Ended) -> TrainingEvent:
+        words = training.child.last_words(training.log_start)
+        return self._failed(training, f"{words}\n{end.why}" if words else end.why)
+
+    def _late(self, training: ChildTraining) -> TrainingEvent:
+        """A child takes too long for what it does: it is killed with all that it has started."""
+        training.child.is_reusable = False
+        in_thread(training.child.process.kill)
+        if training.stage == "starting":
+            return self._failed(training, f"the experiment was not imported within {START_SECONDS:g} s")
+        if time.monotonic() >= training.stop_by:  # of what it reported last, its trial keeps the value
+            logger.info("%s: it did not stop within %g s, so its process was ended", training.job.title, STOP_SECONDS)
+            training.stage, training.stop_by, training.deadline = "trained", math.inf, math.inf
+            return TrainingEvent(job=training.job, ended="pruned")
+        return self._diverged(training, f"it took longer than budget.max_seconds = {_max_seconds(training.job):g}")
+
+
+def _draw(claim: Claim) -> dict[str, Any]:
+    """The seeds of a training and of its items."""
+    options = dict(getattr(claim.spec, "data", {}))
+    return {"seed": claim.slot.seed, "draw_seed": claim.draw_seed, "options": options}
+
+
+def _over_folds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a child said of each fold, as one: scores are averaged, a metric that does not apply to one has none."""
+    scores = {}
+    for name in values[0]["scores"]:
+        of_folds = [fold["scores"][name] for fold in values]
+        scores[name] = None if None in of_folds else math.fsum(of_folds) / len(of_folds)
+    items, seconds = (sum(fold[name] for fold in values) for name in ("items", "seconds"))
+    return {**values[-1], "scores": scores, "items": items, "seconds": seconds}
+
+
+def _max_seconds(job: Job) -> float:
+    limit = getattr(job.claim.spec.budget, "max_seconds", None)
+    return math.inf if limit is None else float(limit)
+
+
+def _deadline(job: Job) -> float:
+    return time.monotonic() + _max_seconds(job)

@@ -1,0 +1,74 @@
+"""What a worker can train: studies of the images, and those of the experiments that it was started with."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from hpo.digits.pools import Digits
+from hpo.errors import HpoError
+from hpo.experiment.description import Description, ModelDescription
+from hpo.storage.studies import StudyRow
+from hpo.study.spec import StudySpec, spec_of
+
+DIGITS = "digits"  # the experiment that every worker can train
+
+
+class Serving:
+    """The experiments of a worker; its threads share it."""
+
+    def __init__(self, digits: Callable[[], Digits], experiments: Sequence[Description] = ()) -> None:
+        """`digits` loads the images; they are not asked for before a study needs them."""
+        self.experiments = {description.name: description for description in experiments}
+        self._load, self._lock = digits, threading.Lock()
+        self._digits: Digits | None = None
+        self._no_digits = ""  # why they cannot be loaded
+
+    @property
+    def digits(self) -> Digits:
+        """The images; HpoError where they cannot be loaded."""
+        with self._lock:
+            if self._digits is None:
+                self._digits = self._load()
+            return self._digits
+
+    @property
+    def data_digest(self) -> str:
+        """What the table of workers shows: that of the images, or of the first experiment that it was started with."""
+        first = next(iter(self.experiments.values()), None)
+        return self.digits.digest if first is None else first.data_digest
+
+    def why_not(self, row: StudyRow) -> str | None:
+        """Why this worker leaves a study to others, None where it can train it; SpecError where its spec is damaged."""
+        spec = spec_of(row)
+        if spec.experiment == DIGITS:
+            return self._why_not_images(row)
+        description = self.experiments.get(spec.experiment)
+        if description is None:
+            return f"is of experiment {spec.experiment}, with which this worker was not started (--experiment)"
+        return difference(row, spec, description)
+
+    def _why_not_images(self, row: StudyRow) -> str | None:
+        if self._digits is None and not self._no_digits:
+            try:
+                _ = self.digits
+            except HpoError as error:
+                self._no_digits = f"needs images that cannot be loaded: {error}"
+        if self._no_digits:
+            return self._no_digits
+        digits = self.digits
+        return None if row.data_digest == digits.digest else f"uses other images than {digits.source}"
+
+
+def difference(row: StudyRow, spec: StudySpec, description: Description) -> str | None:
+    """What differs between a study and the experiment at hand, the first of it."""
+    version = getattr(spec, "version", description.version)
+    if version != description.version:
+        return f"is of version {version} of {description.name}, this worker has version {description.version}"
+    if row.data_digest != description.data_digest:
+        return f"uses other data than those of {description.locator}"
+    model: ModelDescription | None = description.models.get(spec.model)
+    if model is None:
+        return f"is of model {spec.model}, which {description.locator} does not have"
+    code = getattr(row, "code_digest", None) or getattr(spec, "code_digest", None)
+    if code is not None and code != model.code_digest:
+        return f"was created with other code of model {spec.model} than {description.locator} has"
+    return None
