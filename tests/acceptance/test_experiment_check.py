@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -66,12 +67,16 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return written
 
 
-def hpo(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", "hpo", *words], cwd=folder, capture_output=True, text=True)
 
 
 def findings(file: Path) -> list[Finding]:
     return list(checks.check(prepared(str(file)), [])[0])
+
+
+def before_trainings(file: Path) -> list[Finding]:
+    return list(takewhile(lambda line: not line.model, checks.check(prepared(str(file)), [])[0]))
 
 
 def wrong(file: Path) -> dict[str, str]:
@@ -87,7 +92,7 @@ def test_what_is_right_passes(write: Write) -> None:
     assert {line.check for line in lines} <= set(checks.CHECKS)
     net = [line.check for line in lines if line.model == "net"]
     assert net == [check for check in checks.CHECKS if check in net]
-    assert len(net) == 12
+    assert len(net) == 13
     texts = {(line.model, line.check): line.text for line in lines}
     assert texts["net", "same seed"] == "equal in every output"
     assert texts["net", "another seed"] == "differs, as it should"
@@ -96,6 +101,20 @@ def test_what_is_right_passes(write: Write) -> None:
     assert texts["mean", "space"] == "nothing to tune: the reference alone is tested"
 
 
+KEPT = """
+    class State:  # which forgets `fitted`
+        epochs = 0
+
+        def state_dict(self):
+            return {"epochs": self.epochs}
+
+        def load_state_dict(self, state):
+            self.epochs = state["epochs"]
+
+    kept = State()
+    run.checkpoint(kept)
+    for epoch in run.epochs():
+        run.report(loss=0.0)"""
 Changes = list[tuple[str, str]]
 PLANTED: dict[str, tuple[str, Changes, str, str]] = {  # head of the file, changes; the line that tells it
     "an unseeded generator": (
@@ -127,6 +146,18 @@ PLANTED: dict[str, tuple[str, Changes, str, str]] = {  # head of the file, chang
         [("loss=0.0)", "loss=0.0); run.report(loss=1.0)")],
         "epochs",
         "epoch 1 is reported 2 times",
+    ),
+    "state not kept": (
+        "",
+        [
+            ("    for epoch in run.epochs():", KEPT),
+            (
+                "run.report(lambda x: features(x, weights) @ fitted, loss=0.0)",
+                "fitted = fitted * 0.9; kept.epochs += 1",
+            ),
+        ],
+        "resumed",
+        "not all of the training's state is kept, or loaded",
     ),
     "the seed ignored": (
         "",
@@ -178,11 +209,29 @@ PLANTED: dict[str, tuple[str, Changes, str, str]] = {  # head of the file, chang
 
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_found(write: Write, fault: str) -> None:
-    """By its line of the table; nothing else of the training is called bad."""
+    """By its line of the table; nothing else is called bad. What the data show is known before any training."""
     head, changes, check, text = PLANTED[fault]
-    lines = findings(write(*changes, head=head))
+    file = write(*changes, head=head)
+    lines = before_trainings(file) if check == "data" else findings(file)
     assert text in " ".join(line.text for line in lines if line.check == check and line.level != "ok"), lines
     assert {line.check for line in lines if line.level == "BAD"} <= {check}
+
+
+def test_a_training_whose_state_is_kept_passes(write: Write) -> None:
+    """Killed at a checkpoint and resumed, it ends as the undisturbed one."""
+    keep = KEPT.replace('{"epochs": self.epochs}', '{"epochs": self.epochs, "fitted": self.fitted}')
+    keep = keep.replace('self.epochs = state["epochs"]', 'self.epochs, self.fitted = state["epochs"], state["fitted"]')
+    file = write(
+        ("    for epoch in run.epochs():", keep.replace("kept = State()", "kept = State()\n    kept.fitted = fitted")),
+        ("run.report(lambda x: features(x, weights) @ fitted, loss=0.0)", "kept.fitted = kept.fitted * 0.9"),
+        (
+            "    return lambda x: features(x, weights) @ fitted",
+            "    return lambda x: features(x, weights) @ kept.fitted",
+        ),
+    )
+    assert wrong(file) == {}
+    (line,) = [line for line in findings(file) if line.check == "resumed"]
+    assert line.text == "equal when killed after epoch 1"
 
 
 def test_a_training_that_fails_is_told_with_the_line_to_look_at(write: Write) -> None:
@@ -194,32 +243,38 @@ def test_a_training_that_fails_is_told_with_the_line_to_look_at(write: Write) ->
 
 def test_the_command(write: Write, tmp_path: Path) -> None:
     """A line a check, then what it costs and what was not checked; exit code 1 where something is wrong."""
-    done = hpo(tmp_path, "experiment", "check", str(write()), "--format", "json")
+    done = command(tmp_path, "experiment", "check", str(write()), "--format", "json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert {finding["level"] for finding in printed["findings"]} == {"ok"}
     assert printed["fewest_rounds"] == 6
     assert printed["costs"][0]["trainings"] == 200
-    done = hpo(tmp_path, "experiment", "check", str(write(("default_rng(run.seed)", "default_rng()"))))
+    done = command(tmp_path, "experiment", "check", str(write(("default_rng(run.seed)", "default_rng()"))))
     assert done.returncode == 1
     (bad,) = [line for line in done.stdout.splitlines() if line.startswith("BAD")]
     assert bad.split()[1:4] == ["net", "same", "seed"]
     assert "not checked: " in done.stdout
-    done = hpo(tmp_path, "experiment", "check", str(write()), "--model", "forest")
+    done = command(tmp_path, "experiment", "check", str(write()), "--model", "forest")
     assert (done.returncode, done.stderr) == (2, "hpo: experiment mine has no model 'forest'; there are net\n")
 
 
+@pytest.mark.long
 def test_a_new_experiment_passes_its_check(write: Write, tmp_path: Path) -> None:
-    """What the template writes, unchanged; it writes over nothing, and hides no module."""
-    done = hpo(tmp_path, "experiment", "new", "wines")
-    assert done.returncode == 0
+    """What the template writes, unchanged."""
+    assert command(tmp_path, "experiment", "new", "wines").returncode == 0
     assert [line for line in findings(tmp_path / "wines.py") if line.level != "ok"] == []
+
+
+def test_a_new_experiment(write: Write, tmp_path: Path) -> None:
+    """The template loads, and nothing in it is suspect; it writes over nothing, and hides no module."""
+    assert command(tmp_path, "experiment", "new", "wines").returncode == 0
+    assert [line.check for line in before_trainings(tmp_path / "wines.py")] == ["loads"]
     for name, message in (
         ("wines", "hpo: wines.py is there already; take another name, or delete it"),
         ("numpy", "hpo: a module called numpy is installed, which numpy.py would hide; take another name"),
         ("my-exp", "hpo: 'my-exp' cannot be an experiment's name: take letters, digits and '_', a letter first"),
     ):
-        done = hpo(tmp_path, "experiment", "new", name)
+        done = command(tmp_path, "experiment", "new", name)
         assert (done.returncode, done.stderr.strip()) == (2, message)
 
 
