@@ -8,9 +8,8 @@ READY := $(VENV)/.ready
 # CI does so; by hand it would only take longer.
 COVERAGE ?=
 
-# A CPU's instruction sets decide how float32 rounds, so all of tests/training runs under the oldest, under AVX2, and
-# with the rest of the tests under this CPU's best. Two libraries choose: ATen for itself, and MKL.
-NUMERICS := ATEN_CPU_CAPABILITY=default,MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=avx2,MKL_CBWR=AVX2
+# A CPU's instruction sets decide how float32 rounds, so all of tests/training runs under several of them.
+NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
 	bench-training bench-gpu bench-worker bench-learning bench-queue bench-report
@@ -32,7 +31,7 @@ test: $(READY)  ## lint, format, types and all tests but the long ones
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(COVERAGE)
-	printf '%s\n' $(NUMERICS) | tr , ' ' | xargs -P 2 -I '{}' sh -c 'env {} $(BIN)/pytest -q tests/training -m "not long"'
+	printf '%s\n' $(NUMERICS) | xargs -P 2 -I '{}' env '{}' $(BIN)/pytest -q tests/training -m 'not long'
 
 test-long: $(READY)  ## what takes long: the README command by command, a broken machine on PostgreSQL, a rotated password
 	$(BIN)/pytest -q -m long
