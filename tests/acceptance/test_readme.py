@@ -183,6 +183,7 @@ def record(tour: Tour, command: Command) -> None:
     database = tour.place("record") / "hpo.db"
     if not database.exists():
         database.write_bytes(gzip.decompress((ROOT / "bench" / "records" / "12-epoch.db.gz").read_bytes()))
+        tour.type("hpo db upgrade", "record")  # as BENCHMARKS.md says: an earlier version made it
     in_order(command.output, tour.type(command.text, "record"))
 
 
