@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 import hpo
 from hpo.errors import SpecError
 from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Float, Space, Value
 from hpo.files import read_bounded
 from hpo.study import limits
 from hpo.study.spec_errors import explain, near, shown
@@ -172,6 +173,17 @@ class StudySpec(_Record):
     def tie_breaker(self) -> MetricInfo | None:
         """The metric that decides where the first one's values are equal."""
         return self.metrics[1] if len(self.metrics) > 1 else None
+
+    @property
+    def parsed_space(self) -> Space:
+        """What is tuned, in the order of every table and file."""
+        ranges = {name: self.space[name] for name in HYPERPARAMETERS[self.model]}
+        return Space.of({name: Float(r.low, r.high, log=r.log) for name, r in ranges.items()})
+
+    @property
+    def data(self) -> Mapping[str, Value]:
+        """Options of the data."""
+        return {}
 
     @property
     def reference(self) -> dict[str, float]:

@@ -21,7 +21,6 @@ from hpo.analysis.dependence.surrogate import Floats, Parts, Surrogate
 from hpo.analysis.search_history import SearchHistory, Trial, search_data
 from hpo.analysis.stats import LEVEL, holm
 from hpo.results.records import StudyResult
-from hpo.study.spec import ModelName
 
 LEAST_R2 = 0.3  # cross-validated: with a lower one, nothing is concluded about interactions
 LEAST_TRIALS = 15  # random ones: with fewer, nothing is fitted
@@ -144,7 +143,7 @@ class Dependence:
     """The answer for one study."""
 
     study: str
-    model: ModelName
+    model: str
     counts: SampleCounts
     answer: Answer | None  # None: too few trials
 
