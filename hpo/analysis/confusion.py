@@ -60,7 +60,8 @@ def names_digits(result: StudyResult, label: str) -> bool:
     from hpo.training.models import CLASSIFIES_DIGITS
 
     final = result.final_of(label)
-    return result.model in CLASSIFIES_DIGITS and final is not None and final.params.get("aux_weight", 0.0) > 0
+    weight = 0.0 if final is None else final.params.get("aux_weight", 0.0)
+    return result.model in CLASSIFIES_DIGITS and isinstance(weight, float | int) and weight > 0
 
 
 def confusion_of(study: str, model: str, label: str, rounds: Sequence[RoundAnswers]) -> DigitConfusion:

@@ -65,9 +65,10 @@ def item_scores_of(
             by_label.setdefault(label, {})[number] = scored
     tuned = result.final_of(TUNED)
     if tuned is not None and tuned.same_as is not None:
-        for labelled in (by_label, fingerprints):
-            if tuned.same_as in labelled:
-                labelled[TUNED] = labelled[tuned.same_as]  # type: ignore[index,assignment]  # each of its kind
+        if tuned.same_as in by_label:
+            by_label[TUNED] = by_label[tuned.same_as]
+        if tuned.same_as in fingerprints:
+            fingerprints[TUNED] = fingerprints[tuned.same_as]
     return ItemScores(by_label=by_label, fingerprints=fingerprints) if fingerprints else None
 
 
@@ -135,7 +136,7 @@ def _crossed_means(
         draws = min(chunk, DRAWS - start)
         of_unit = _times_drawn(rng, draws, len(distinct))  # (D, N)
         weights = of_unit[:, index[..., 0]]
-        for j in range(1, index.shape[-1]):
+        for j in range(1, units.shape[-1]):
             weights = weights * of_unit[:, index[..., j]]  # (D, R or 1, n)
         rounds = _times_drawn(rng, draws, len(common))  # (D, R)
         for resampled, comparison in zip(means, compared, strict=True):

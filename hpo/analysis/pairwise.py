@@ -241,11 +241,13 @@ def _pair(
     )
 
 
-def oriented(metric: MetricInfo, *samples: Sequence[float]) -> list[list[float]]:
-    """Values of which the larger are the better, and whose differences are what is compared."""
-    if metric.is_relative:
-        return [[metric.sign * math.log(max(value, _LEAST)) for value in values] for values in samples]
-    return [[metric.sign * value for value in values] for values in samples]
+def oriented(metric: MetricInfo, a: Sequence[float], b: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Values of both sides, of which the larger are the better, and whose differences are what is compared."""
+
+    def turned(value: float) -> float:
+        return metric.sign * (math.log(max(value, _LEAST)) if metric.is_relative else value)
+
+    return [turned(value) for value in a], [turned(value) for value in b]
 
 
 def distinct_rounds(

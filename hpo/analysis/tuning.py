@@ -39,7 +39,7 @@ class Stage:
 
     @property
     def optimism(self) -> float | None:
-        """By how much the search was too favourable: its value minus the confirmed one, turned so that more is better."""
+        """By how much the search was too favourable: its value minus the confirmed one, as an improvement."""
         if self.search is None or self.confirm is None:
             return None
         return self.sign * (self.search - self.confirm)

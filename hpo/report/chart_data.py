@@ -76,7 +76,7 @@ def _measured(
         label=label,
         metric=of.metric,
         study=of.study if isinstance(of, TableRow) else of.name,
-        epochs=of.epochs if isinstance(of, TableRow) else of.epochs,
+        epochs=of.epochs,
         rounds=rounds,
         values=values,
         mean=average,

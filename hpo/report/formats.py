@@ -44,6 +44,11 @@ def references(label: str) -> str:
     return "the paper's" if label == PAPER else f"the {label}" if label == "reference" else label
 
 
+def values_of(label: str) -> str:
+    """The values of that configuration, where a search starts."""
+    return "the paper's values" if label == PAPER else "the reference's values"
+
+
 def decimals(values: Iterable[float | None], figures: int) -> int:
     """How many decimals show the largest of the values with so many figures."""
     largest = max((abs(x) for x in values if x is not None and math.isfinite(x)), default=0.0)
@@ -166,6 +171,11 @@ class Scale:
     def hover(self) -> str:
         """plotly's format of a value, with the unit."""
         return f".2f}}{self.unit}" if self.is_percent else f".4g}}{self.unit}"
+
+    @property
+    def short_hover(self) -> str:
+        """The same with one decimal where values are percentages."""
+        return f".1f}}{self.unit}" if self.is_percent else self.hover
 
     def _turned(self, low: float, high: float) -> tuple[float, float]:
         """An interval of improvements with its ends as they are shown: A - B falls where a lower one is better."""

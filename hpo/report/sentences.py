@@ -56,7 +56,9 @@ def conclusions_of(results: Sequence[StudyResult], comparison: Comparison) -> Co
 def budget_warning(results: Iterable[StudyResult]) -> str | None:
     """A warning that budgets are below the shipped defaults; None where none is."""
     defaults = {"trials": Budget().trials, "epochs": Budget().epochs, "rounds": Protocol().final_rounds}
-    small, tiny, named = [], False, set()
+    small: list[str] = []
+    named: set[str] = set()
+    tiny = False
     for result in results:
         budget = result.spec.budget
         asked = {"trials": budget.trials, "rounds": result.spec.protocol.final_rounds}
@@ -214,7 +216,8 @@ def repeat_sentences(repeats: Repeats) -> list[str]:
     for group in repeats.groups:
         scale = Scale(group.metric)
         reach = "reach" if scale.is_percent else f"reach a test {scale.name} of"
-        line = f"{group.group}: the tuned configurations of {len(group.repeats)} searches {reach} {scale.value(group.mean)}"
+        tuned = f"the tuned configurations of {len(group.repeats)} searches"
+        line = f"{group.group}: {tuned} {reach} {scale.value(group.mean)}"
         if group.interval is not None:
             low, high = scale.value(group.interval.low), scale.value(group.interval.high)
             line += f" on average (95% interval for such a search's expected result {low} to {high})"

@@ -249,8 +249,8 @@ def _ranking(result: StudyResult) -> Table:
 
 def _final(result: StudyResult) -> Table:
     scale, train = Scale(result.metric), any(final.train_mean is not None for final in result.final)
-    others = [name for name in dict.fromkeys(name for final in result.final for name in final.metrics)]
-    others = [name for name in others if name != result.metric.name]
+    measured = dict.fromkeys(name for final in result.final for name in final.metrics)
+    others = [name for name in measured if name != result.metric.name]
     what = "accuracy % on pool B" if scale.is_percent else f"{scale.column('').strip()} on pool B"
     table = _table(f"Final: {what}")
     _words(table, "configuration")

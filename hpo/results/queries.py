@@ -193,7 +193,13 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = (), gon
     spec = spec_of(row)
     tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned)
     trials = TrialCounts(**_count(by_kind["search"]))
-    ranking = confirm_ranking(map(_confirm_round, sorted(by_kind["confirm"], key=lambda run: run.round or 0)))
+    in_order = sorted(by_kind["confirm"], key=lambda run: run.round or 0)
+    ranking = confirm_ranking(
+        map(_confirm_round, in_order),
+        sign=spec.metric.sign,
+        loss_sign=-1 if spec.tie_breaker is None else spec.tie_breaker.sign,
+        reference=spec.reference_label,
+    )
     final = _final(by_kind["final"], tuned, spec.reference_label)
     return StudyResult(
         id=row.id,

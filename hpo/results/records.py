@@ -255,7 +255,7 @@ def models_of(results: Iterable[StudyResult]) -> list[tuple[str, str]]:
 
     def place(key: tuple[str, str]) -> tuple[int, int]:
         experiment, model = key
-        return experiments.index(experiment), [*MODELS].index(model) if experiment == DIGITS else 0
+        return experiments.index(experiment), [str(name) for name in MODELS].index(model) if experiment == DIGITS else 0
 
     return sorted(order, key=place)
 

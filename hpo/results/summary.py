@@ -9,7 +9,7 @@ from hpo.results.records import Best, FinalResult, StudyResult, Tuned
 
 
 def summary(result: StudyResult) -> dict[str, Any]:
-    """What `hpo study show NAME --format json` prints: plain types only, values in the metric's unit (accuracies as fractions)."""
+    """What `hpo study show NAME --format json` prints: plain types; values in the metric's unit."""
     best, tuned = result.best, result.tuned
     return {
         "name": result.name,

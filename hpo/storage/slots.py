@@ -90,7 +90,7 @@ class NewSlot:
     seed: int
     adaptive: bool = False
     label: str | None = None
-    params: Mapping[str, float] | None = None
+    params: Mapping[str, Any] | None = None
     round: int | None = None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import Connection, Engine
 
 from hpo.errors import HpoError
+from hpo.experiment.spaces import Value
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
 from hpo.storage.outcome import Outcome
@@ -64,7 +65,7 @@ def _confirm_round(slot: Slot) -> ConfirmRound:
 
 
 def _rounds(
-    spec: StudySpec, kind: str, label: str, params: Mapping[str, float], numbers: Iterable[int]
+    spec: StudySpec, kind: str, label: str, params: Mapping[str, Value], numbers: Iterable[int]
 ) -> list[NewSlot]:
     return [NewSlot(seed=round_seed(spec, kind, r), label=label, params=dict(params), round=r) for r in numbers]
 
@@ -157,7 +158,7 @@ def add_final(
     row: StudyRow,
     spec: StudySpec,
     label: str,
-    params: Mapping[str, float],
+    params: Mapping[str, Value],
     rounds: int,
 ) -> int:
     """Add whichever of a configuration's final rounds 0..rounds-1 are missing; returns how many were added.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import inf
 from statistics import fmean
 
+from hpo.experiment.spaces import Value
 from hpo.study.labels import PAPER
 
 
@@ -12,10 +13,10 @@ from hpo.study.labels import PAPER
 class ConfirmRound:
     """One round of one configuration."""
 
-    label: str  # "paper" or "trial N"
-    params: Mapping[str, float]
-    value: float | None  # validation accuracy, chance where the round diverged; None: not done
-    loss: float | None  # validation loss; None where it was not finite
+    label: str  # the reference's, or "trial N"
+    params: Mapping[str, Value]
+    value: float | None  # of the first metric, its value for that where the round diverged; None: not done
+    loss: float | None  # of the second metric; None where it was not finite
     failed: bool
 
 
@@ -23,11 +24,11 @@ class ConfirmRound:
 class ConfirmResult:
     """All rounds of one configuration."""
 
-    label: str  # "paper" or "trial N"
-    params: Mapping[str, float]
-    values: tuple[float, ...]  # validation accuracies of the rounds done, in the order given
+    label: str  # the reference's, or "trial N"
+    params: Mapping[str, Value]
+    values: tuple[float, ...]  # on validation items, of the rounds done, in the order given
     mean: float | None  # of the values; None before the first
-    loss: float  # mean validation loss, which breaks ties; infinite before the first round
+    loss: float  # mean of the second metric, turned so that lower is better: breaks ties; infinite before the first
     rounds: int  # asked for
     failed: int  # rounds that failed: one drops the configuration
 
@@ -37,19 +38,26 @@ class ConfirmResult:
         return len(self.values) == self.rounds
 
 
-def ranking(rounds: Iterable[ConfirmRound]) -> list[ConfirmResult]:
-    """Configurations by mean validation accuracy, best first; those that may not win come last.
+def ranking(
+    rounds: Iterable[ConfirmRound], *, sign: int = 1, loss_sign: int = -1, reference: str = PAPER
+) -> list[ConfirmResult]:
+    """Configurations by their mean on validation items, best first; those that may not win come last.
 
-    Ties go to the lower loss, then to the paper's configuration.
+    Signs are those of the first and the second metric. Ties go to the better second metric, then to the reference.
     """
     by_label: dict[str, list[ConfirmRound]] = {}
     for confirm_round in rounds:
         by_label.setdefault(confirm_round.label, []).append(confirm_round)
-    return sorted((_result(label, group) for label, group in by_label.items()), key=_rank)
+
+    def rank(result: ConfirmResult) -> tuple[bool, float, float, bool, str]:
+        mean = inf if result.mean is None else -sign * result.mean
+        return not result.whole, mean, result.loss, result.label != reference, result.label
+
+    return sorted((_result(label, group, loss_sign) for label, group in by_label.items()), key=rank)
 
 
-def _result(label: str, rounds: list[ConfirmRound]) -> ConfirmResult:
-    done = [(r.value, inf if r.loss is None else r.loss) for r in rounds if r.value is not None]
+def _result(label: str, rounds: list[ConfirmRound], loss_sign: int) -> ConfirmResult:
+    done = [(r.value, inf if r.loss is None else -loss_sign * r.loss) for r in rounds if r.value is not None]
     values = tuple(value for value, _ in done)
     return ConfirmResult(
         label=label,
@@ -60,8 +68,3 @@ def _result(label: str, rounds: list[ConfirmRound]) -> ConfirmResult:
         rounds=len(rounds),
         failed=sum(r.failed for r in rounds),
     )
-
-
-def _rank(result: ConfirmResult) -> tuple[bool, float, float, bool, str]:
-    mean = -1.0 if result.mean is None else result.mean
-    return not result.whole, -mean, result.loss, result.label != PAPER, result.label

@@ -79,7 +79,8 @@ def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
             "line": {"color": colour, "width": 1.2},
         },
         customdata=list(group.rounds),
-        hovertemplate=f"{safe(group.model)}, {_title(group)}<br>round %{{customdata}}: %{{y:{Scale(group.metric).hover}<extra></extra>",
+        hovertemplate=f"{safe(group.model)}, {_title(group)}<br>round %{{customdata}}: "
+        f"%{{y:{Scale(group.metric).hover}<extra></extra>",
         showlegend=False,
     )
 

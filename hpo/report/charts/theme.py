@@ -26,7 +26,9 @@ _COLOURS = {
     "#56B4E9": "sky blue",
     "#7F4F24": "brown",
 }
-_ORDER = {model: place for place, model in enumerate(MODELS)}  # the digits' keep their colours in every report
+_ORDER: dict[str, int] = {
+    model: place for place, model in enumerate(MODELS)
+}  # the digits' keep their colours in every report
 PARAMETER_TITLES = {
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",

@@ -100,8 +100,8 @@ def _legend(comparison: Comparison) -> Bullets:
 def _item_lines(pairs: Sequence[Pair]) -> Iterable[str]:
     """What the two intervals of pairs with single test items hold for."""
     yield (
-        f"{_minus(pairs[0])}: the mean difference with Student's t interval over the rounds, that is, for new seeds and "
-        "new training draws, on these test items."
+        f"{_minus(pairs[0])}: the mean difference with Student's t interval over the rounds, that is, for new seeds "
+        "and new training draws, on these test items."
     )
     if any(pair.metric.is_relative for pair in pairs):
         yield "Ratios: geometric means over the rounds; intervals and tests are those of the logarithms."
