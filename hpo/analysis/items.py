@@ -24,16 +24,15 @@ _CHUNK = 50  # draws at once: 50 x 20 rounds x 1,000 items are 8 MB
 _MOST_CELLS = 10_000_000  # draws x rounds x items at once: 80 MB
 _TINY = 1e-300  # in place of a denominator of which nothing was drawn
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+ItemArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredRound:
     """The single test items of one final round."""
 
-    scores: Floats  # (n,) or (n, 2) of the first metric
-    units: Ints  # (n, u)
+    scores: ItemArray  # (n,) or (n, 2) of the first metric
+    units: NDArray[np.int64]  # (n, u)
 
 
 ScoredRounds = Mapping[int, ScoredRound]  # by number
@@ -123,7 +122,7 @@ def _crossed_means(
     common: Sequence[int],
     metric: MetricInfo,
     rng: np.random.Generator,
-) -> list[Floats]:
+) -> list[ItemArray]:
     """The mean improvement in every draw, (D,) for each comparison."""
     first = [sides[0][0][r] for r in common]
     units = first[0].units[None] if same_units(first) else np.stack([scored.units for scored in first])
@@ -131,7 +130,7 @@ def _crossed_means(
     index = index.reshape(units.shape)  # (R, n, u), or (1, n, u) where all rounds have the same items
     compared = [_Compared(a, b, common, metric) for a, b in sides]
     chunk = max(1, min(_CHUNK, _MOST_CELLS // max(1, units[..., 0].size)))
-    means: list[list[Floats]] = [[] for _ in sides]
+    means: list[list[ItemArray]] = [[] for _ in sides]
     for start in range(0, DRAWS, chunk):
         draws = min(chunk, DRAWS - start)
         of_unit = _times_drawn(rng, draws, len(distinct))  # (D, N)
@@ -155,7 +154,7 @@ class _Compared:
             [np.stack([of_round[part] for of_round in of_side]) for of_side in sums] for part in (0, 1)
         )  # each (R, n)
 
-    def improvements(self, weights: Floats) -> Floats:
+    def improvements(self, weights: ItemArray) -> ItemArray:
         """By how much a is better, (D, R), under weights (D, R, n) or, the same in all rounds, (D, 1, n)."""
         if self._metric.combine == "mean":  # the mean of the differences is the difference of the means
             total = np.maximum(weights.sum(axis=-1), 1)  # (D, R)
@@ -167,13 +166,13 @@ class _Compared:
         return np.asarray(self._metric.improvement(a, b))
 
 
-def _added(weights: Floats, values: Floats) -> Floats:
+def _added(weights: ItemArray, values: ItemArray) -> ItemArray:
     """Weighted sums over items, (D, R)."""
     if weights.shape[1] == 1:
         return np.asarray(weights[:, 0] @ values.T)
     return np.asarray(np.einsum("drn,rn->dr", weights, values))
 
 
-def _times_drawn(rng: np.random.Generator, draws: int, n: int) -> Floats:
+def _times_drawn(rng: np.random.Generator, draws: int, n: int) -> ItemArray:
     """How often each of n items is drawn when n are drawn with replacement: (draws, n)."""
     return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)

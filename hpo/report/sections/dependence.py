@@ -30,7 +30,7 @@ def dependence_parts(dependences: Sequence[Dependence], models: Sequence[str] = 
     searched = [dependence for dependence in dependences if dependence.counts.random]
     if not searched:
         return
-    tuned = "The paper tuned one hyperparameter at a time, which" if _of_paper(searched) else _ONE_AT_A_TIME
+    tuned = "The paper tuned one hyperparameter at a time, which" if _of_paper(searched) else _TUNING_IN_TURN
     yield (
         f"{tuned} is right only if the best value of each does not depend "
         "on the others. This is tested on the random start-up trials, which were neither pruned nor chosen by the "
@@ -51,7 +51,7 @@ def dependence_parts(dependences: Sequence[Dependence], models: Sequence[str] = 
         yield _coordinate_search_note(good)
 
 
-_ONE_AT_A_TIME = "Tuning one hyperparameter at a time"
+_TUNING_IN_TURN = "Tuning one hyperparameter at a time"
 
 
 def _of_paper(dependences: Sequence[Dependence]) -> bool:
