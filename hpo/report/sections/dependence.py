@@ -17,7 +17,7 @@ from hpo.analysis.dependence.interactions import (
 from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, Expectation
 from hpo.analysis.dependence.surrogate import GRID
 from hpo.report.charts import dependence as charts
-from hpo.report.formats import MINUS, NOTHING, Scale, by_metric, p_value, value, values_of
+from hpo.report.formats import MINUS, NOTHING, Scale, by_metric, p_value, signed, value, values_of
 from hpo.report.html import Bullets, Column, PageTable, Part, numbers, plotly_figure, texts
 from hpo.study.labels import PAPER
 
@@ -329,7 +329,7 @@ def _coordinate_search_rows(dependence: Dependence) -> Iterable[tuple[str, ...]]
         (f"one at a time, {search.passes} passes", search.repeated, search.lost_repeated),
         ("joint optimum", search.joint, None),
     ):
-        below = NOTHING if lost is None else scale.difference(-lost)
+        below = NOTHING if lost is None else signed(-100 * lost, 2) if scale.is_percent else scale.difference(-lost)
         yield dependence.study, label, scale.number(expected.value, 1), below, _values(expected)
 
 
