@@ -1,7 +1,7 @@
 """Answers: each test pair's answer in each final round, and what they show beyond the mean accuracies.
 
 The pairs are drawn again from the rounds' seeds; a round whose answers do not give its stored accuracy is left out.
-Shapes: R rounds, E test pairs of a round, N images of pool B, D bootstrap draws.
+Shapes: E test pairs of a round, N images of pool B.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.analysis import items
+from hpo.analysis.items import ScoredRound, ScoredRounds
 from hpo.analysis.stats import LEVEL, Interval
 from hpo.digits.idx import CLASSES
+from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import StudyResult
 from hpo.storage.outcome import unpack_answers
 from hpo.study.labels import PAPER, TUNED
-
-DRAWS = 2000  # of the bootstrap
-_CHUNK = 50  # draws at once: 50 x 20 rounds x 1,000 pairs are 8 MB
 
 Ints = NDArray[np.int64]
 DrawPairs = Callable[[int, int], tuple[Ints, Ints]]
@@ -91,62 +91,20 @@ def pair_draws(labels: Ints) -> DrawPairs:
 
 
 AnswersByRound = Mapping[int, RoundAnswers]  # round number -> answers
+ACCURACY = MetricInfo(name="accuracy", diverged=0.5)
+
+
+def scored(rounds: AnswersByRound) -> ScoredRounds:
+    """The answers as scores of test items: right or wrong, of two images each."""
+    return {r: ScoredRound(scores=a.correct.astype(np.float64), units=a.images) for r, a in rounds.items()}
 
 
 def crossed_intervals(
     sides: Sequence[tuple[AnswersByRound, AnswersByRound]], seed: int = 0, level: float = LEVEL
 ) -> list[Interval | None]:
-    """Intervals of the mean differences a - b for new seeds AND new images; None below two common rounds.
-
-    Bootstrap over rounds and, crossed, over images (not pairs: an image is part of many). A draw weights each image
-    by how often it was drawn, and a pair by the product of its two weights (Owen, "The pigeonhole bootstrap", 2007;
-    never too narrow, and up to twice too wide where images do not matter at all). Comparisons over the same pairs
-    share their draws.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, (a, b) in enumerate(sides):
-        common = tuple(sorted(a.keys() & b.keys()))
-        if len(common) >= 2 and all(np.array_equal(a[r].images, b[r].images) for r in common):
-            groups.setdefault(common, []).append(index)
-    intervals: list[Interval | None] = [None] * len(sides)
-    tail = (1 - level) / 2
-    for common, members in groups.items():
-        means = _crossed_means([sides[index] for index in members], common, np.random.default_rng(seed))
-        for index, resampled in zip(members, means, strict=True):
-            low, high = np.quantile(resampled, [tail, 1 - tail])
-            intervals[index] = Interval(
-                low=float(low), high=float(high), level=level, method="bootstrap over rounds and images"
-            )
-    return intervals
-
-
-def _crossed_means(
-    sides: Sequence[tuple[AnswersByRound, AnswersByRound]], common: Sequence[int], rng: np.random.Generator
-) -> list[NDArray[np.float64]]:
-    """The mean difference in every draw, (D,) for each comparison."""
-    first = sides[0][0]
-    images = np.stack([first[r].images for r in common])  # (R, E, 2)
-    differences = [
-        np.stack([a[r].correct.astype(np.float64) - b[r].correct for r in common]) for a, b in sides
-    ]  # each (R, E)
-    distinct, index = np.unique(images, return_inverse=True)
-    index = index.reshape(images.shape)
-    means: list[list[NDArray[np.float64]]] = [[] for _ in sides]
-    for start in range(0, DRAWS, _CHUNK):
-        draws = min(_CHUNK, DRAWS - start)
-        weight = _times_drawn(rng, draws, len(distinct))  # (D, N)
-        pair = weight[:, index[..., 0]] * weight[:, index[..., 1]]  # (D, R, E)
-        total = np.maximum(pair.sum(axis=-1), 1)  # (D, R)
-        rounds = _times_drawn(rng, draws, len(common))  # (D, R)
-        for resampled, difference in zip(means, differences, strict=True):
-            by_round = np.einsum("dre,re->dr", pair, difference) / total
-            resampled.append((rounds * by_round).sum(axis=-1) / len(common))
-    return [np.concatenate(parts) for parts in means]
-
-
-def _times_drawn(rng: np.random.Generator, draws: int, n: int) -> NDArray[np.float64]:
-    """How often each of n items is drawn when n are drawn with replacement: (draws, n)."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    """Intervals of the mean differences a - b for new seeds AND new images, as `items.crossed_intervals`."""
+    by_item = [(scored(a), scored(b)) for a, b in sides]
+    return items.crossed_intervals(by_item, ACCURACY, seed, level, units="images")
 
 
 # --- Where comparing fails --------------------------------------------------------------------------------

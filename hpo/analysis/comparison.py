@@ -1,21 +1,32 @@
 """The comparison: the rows of the table and the pairs of configurations, as numbers alone.
 
-A row never comes without its epochs. Accuracies are fractions.
+A row never comes without its epochs. Values are in the unit of their metric; accuracies are fractions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hpo.analysis import stats
-from hpo.analysis.answers import Answers, RoundAnswers, crossed_intervals
-from hpo.analysis.pairwise import Pair, PairSide, Setting, pairs_of, setting_of
+from hpo.analysis.answers import ACCURACY, Answers, AnswersByRound
+from hpo.analysis.answers import crossed_intervals as image_intervals
+from hpo.analysis.items import ScoredRounds, crossed_intervals, same_units
+from hpo.analysis.pairwise import (
+    Pair,
+    PairSide,
+    ScoresOf,
+    Setting,
+    evidence,
+    pairs_of,
+    place_of,
+    settings_of,
+)
 from hpo.analysis.repeats import Repeats, repeats_of
-from hpo.results.records import FinalResult, StudyResult
-from hpo.study.labels import PAPER, PUBLISHED, TUNED
-from hpo.study.spec import MODELS, ModelName
+from hpo.experiment.metric_info import MetricInfo
+from hpo.results.records import DIGITS, FinalResult, StudyResult, models_of
+from hpo.study.labels import PUBLISHED, TUNED
 
 PUBLISHED_EPOCHS, PUBLISHED_ROUNDS = 40, 20
-PUBLISHED_ACCURACIES: dict[ModelName, tuple[float, float, float, float]] = {  # train mean, std, test mean, std
+PUBLISHED_ACCURACIES: dict[str, tuple[float, float, float, float]] = {  # train mean, std, test mean, std
     "simple": (0.992, 0.004, 0.841, 0.012),
     "ws": (0.993, 0.007, 0.872, 0.011),
     "ws-aux": (0.998, 0.003, 0.971, 0.009),
@@ -45,35 +56,64 @@ class Summary:
 class TableRow:
     """One row of the comparison table."""
 
-    model: ModelName
-    label: str  # "published", "paper", "tuned", or that of `hpo evaluate --label`
+    experiment: str
+    model: str
+    label: str  # "published", the reference's, "tuned", or that of `hpo evaluate --label`
+    metric: MetricInfo
     study: str | None  # None: published
     setting: int | None  # index into Comparison.settings
-    epochs: int
+    epochs: int | None  # None: the method has none
     trials: int | None  # of the search; None for rows without one
     rounds: int
     planned: int
     train: Summary
-    test: Summary  # a diverged round counts at chance accuracy; the train values leave it out
+    test: Summary  # a diverged round counts at the metric's value for that; the train values leave it out
+    others: Mapping[str, Summary] = field(default_factory=dict)  # the other metrics on the same test items, by name
     diverged: int = 0  # rounds
     failed: int = 0  # rounds
     same_as: str | None = None  # the label of the configuration whose rounds these are too
+    is_reference: bool = False
+    no_spread: bool = False  # all of its rounds are equal in every test item: they count once
 
 
-def published_row(model: ModelName) -> TableRow:
-    """The paper's own numbers."""
+def published_rows(results: Sequence[StudyResult], experiment: str, model: str) -> list[TableRow]:
+    """A model's published values, where there are some."""
+    if experiment == DIGITS:
+        return [published_row(model)]
+    of_model = next(result for result in results if (result.experiment, result.model) == (experiment, model))
+    value = getattr(of_model.spec, "published", {}).get(of_model.metric.name)
+    if value is None:
+        return []
+    nothing = Summary(n=0, mean=None, std=None)
+    return [_published(experiment, model, of_model.metric, None, 0, nothing, replace(nothing, mean=value))]
+
+
+def published_row(model: str) -> TableRow:
+    """The paper's own numbers for one of the digits' models."""
     train_mean, train_std, test_mean, test_std = PUBLISHED_ACCURACIES[model]
+    train, test = (
+        Summary(n=PUBLISHED_ROUNDS, mean=mean, std=std)
+        for mean, std in ((train_mean, train_std), (test_mean, test_std))
+    )
+    return _published(DIGITS, model, ACCURACY, PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
+
+
+def _published(
+    experiment: str, model: str, metric: MetricInfo, epochs: int | None, rounds: int, train: Summary, test: Summary
+) -> TableRow:
     return TableRow(
+        experiment=experiment,
         model=model,
         label=PUBLISHED,
+        metric=metric,
         study=None,
         setting=None,
-        epochs=PUBLISHED_EPOCHS,
+        epochs=epochs,
         trials=None,
-        rounds=PUBLISHED_ROUNDS,
-        planned=PUBLISHED_ROUNDS,
-        train=Summary(n=PUBLISHED_ROUNDS, mean=train_mean, std=train_std),
-        test=Summary(n=PUBLISHED_ROUNDS, mean=test_mean, std=test_std),
+        rounds=rounds,
+        planned=rounds,
+        train=train,
+        test=test,
     )
 
 
@@ -95,21 +135,30 @@ def summarize(values: Iterable[float | None]) -> Summary:
     )
 
 
-def _row(result: StudyResult, final: FinalResult, setting: int) -> TableRow:
+def _row(result: StudyResult, final: FinalResult, setting: int, scores: ScoresOf) -> TableRow:
+    rounds = evidence(result, final.label, scores)
+    no_spread = final.rounds > 1 and len(rounds) == final.rounds and len(set(rounds.values())) == 1
+    counted = slice(0, 1) if no_spread else slice(None)
+    judge = result.metric.name
     return TableRow(
+        experiment=result.experiment,
         model=result.model,
         label=final.label,
+        metric=result.metric,
         study=result.name,
         setting=setting,
-        epochs=result.spec.budget.epochs,
+        epochs=result.epochs,
         trials=result.trials.total if final.label == TUNED and result.trials.total else None,
         rounds=final.rounds,
         planned=final.planned,
         train=summarize(final.train_values),
-        test=summarize(final.test_values),
+        test=summarize(final.test_values[counted]),
+        others={name: summarize(values[counted]) for name, values in final.metrics.items() if name != judge},
         diverged=final.diverged,
         failed=final.failed,
         same_as=final.same_as,
+        is_reference=final.label == result.reference_label,
+        no_spread=no_spread,
     )
 
 
@@ -136,7 +185,7 @@ class Comparison:
     @property
     def repeated(self) -> bool:
         """Whether model, label and setting do not identify a row, so that its study must be named."""
-        return len({(row.model, row.label, row.setting) for row in self.rows}) < len(self.rows)
+        return len({(row.experiment, row.model, row.label, row.setting) for row in self.rows}) < len(self.rows)
 
     @property
     def paired(self) -> Paired:
@@ -144,27 +193,29 @@ class Comparison:
         return Paired(settings=self.settings, pairs=self.pairs)
 
 
-def paired_of(results: Sequence[StudyResult]) -> Paired:
-    """All pairs that may be compared; takes milliseconds, where the table's bootstrap intervals take seconds."""
-    settings: list[Setting] = []
-    for result in results:
-        if any(final.rounds for final in result.final) and setting_of(result) not in settings:
-            settings.append(setting_of(result))
-    pairs = [pair for index in range(len(settings)) for pair in pairs_of(results, settings, index)]
-    return Paired(settings=tuple(settings), pairs=tuple(pairs))
+def paired_of(results: Sequence[StudyResult], scores: ScoresOf | None = None) -> Paired:
+    """All pairs that may be compared; takes milliseconds, where the table's bootstrap intervals take seconds.
+
+    `scores`, by study id, add the uncertainty that comes from the choice of test items.
+    """
+    settings = settings_of(results)
+    pairs = [pair for index in range(len(settings)) for pair in pairs_of(results, settings, index, scores)]
+    return Paired(settings=tuple(settings), pairs=tuple(_with_items(pairs, scores or {})))
 
 
-def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None) -> Comparison:
+def compare(
+    results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None, scores: ScoresOf | None = None
+) -> Comparison:
     """Compare all final rounds that may be compared.
 
-    `answers`, by study id, add the uncertainty that comes from the choice of images.
+    `answers` and `scores`, by study id, add the uncertainty that comes from the choice of images and of test items.
     """
-    paired = paired_of(results)
+    paired = paired_of(results, scores)
     settings, pairs, repeats = paired.settings, paired.pairs, repeats_of(results, paired.settings)
     if answers:
         pairs = tuple(_with_images(pairs, answers))
     return Comparison(
-        rows=tuple(_rows(results, settings)),
+        rows=tuple(_rows(results, settings, scores or {})),
         settings=settings,
         pairs=pairs,
         repeats=repeats,
@@ -174,27 +225,55 @@ def compare(results: Sequence[StudyResult], answers: Mapping[int, Answers] | Non
 def _with_images(pairs: Sequence[Pair], answers: Mapping[int, Answers]) -> list[Pair]:
     """The pairs with intervals for new images, where the answers of all their rounds are at hand."""
 
-    def rounds(side: PairSide) -> Mapping[int, RoundAnswers]:
+    def rounds(side: PairSide) -> AnswersByRound:
         return answers[side.study_id].by_label.get(side.label, {}) if side.study_id in answers else {}
 
     sides = [(rounds(pair.a), rounds(pair.b)) for pair in pairs]
     missing = [[r for r in p.rounds if r not in a or r not in b] for p, (a, b) in zip(pairs, sides, strict=True)]
     complete = [({}, {}) if lacking else side for side, lacking in zip(sides, missing, strict=True)]
     return [
-        replace(pair, images=interval, unanswered=len(lacking) if _at_hand(pair, answers) else 0)
-        for pair, interval, lacking in zip(pairs, crossed_intervals(complete), missing, strict=True)
+        replace(pair, items=interval, unanswered=len(lacking)) if _at_hand(pair, answers) else pair
+        for pair, interval, lacking in zip(pairs, image_intervals(complete), missing, strict=True)
     ]
 
 
-def _at_hand(pair: Pair, answers: Mapping[int, Answers]) -> bool:
-    return {pair.a.study_id, pair.b.study_id} <= answers.keys()
+def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
+    """The pairs with intervals for new test items, where the scores of all their rounds are stored."""
+
+    def rounds(side: PairSide) -> ScoredRounds:
+        return scores[side.study_id].by_label.get(side.label, {})
+
+    completed = []
+    for pair in pairs:
+        if not _at_hand(pair, scores):
+            completed.append(pair)
+            continue
+        a, b = ({r: side[r] for r in pair.rounds if r in side} for side in (rounds(pair.a), rounds(pair.b)))
+        if not a or not b:  # the metric has none for single items
+            completed.append(pair)
+            continue
+        lacking = [r for r in pair.rounds if r not in a or r not in b]
+        fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
+        interval = None if lacking else crossed_intervals([(a, b)], pair.metric, fewest=fewest)[0]
+        same = len(pair.rounds) > 1 and same_units(list(a.values()))
+        completed.append(replace(pair, items=interval, unanswered=len(lacking), same_items=same))
+    return completed
 
 
-def _rows(results: Sequence[StudyResult], settings: Sequence[Setting]) -> list[TableRow]:
-    """By model: published, the paper's configuration re-run, tuned, others."""
-    rows = [published_row(model) for model in MODELS if any(r.model == model for r in results)]
+def _at_hand(pair: Pair, known: Mapping[int, object]) -> bool:
+    return {pair.a.study_id, pair.b.study_id} <= known.keys()
+
+
+def _rows(results: Sequence[StudyResult], settings: Sequence[Setting], scores: ScoresOf) -> list[TableRow]:
+    """By model: published, the reference configuration, tuned, others."""
+    models = models_of(results)
+    rows = [row for model in models for row in published_rows(results, *model)]
     for result in results:
         measured = [final for final in result.final if final.rounds]
-        rows += [_row(result, final, settings.index(setting_of(result))) for final in measured]
-    order = {PUBLISHED: 0, PAPER: 1, TUNED: 2}
-    return sorted(rows, key=lambda r: (MODELS.index(r.model), order.get(r.label, 3), r.setting or 0))
+        rows += [_row(result, final, place_of(result, settings), scores) for final in measured]
+
+    def place(row: TableRow) -> tuple[int, int, int]:
+        kind = 0 if row.label == PUBLISHED else 1 if row.is_reference else 2 if row.label == TUNED else 3
+        return models.index((row.experiment, row.model)), kind, row.setting or 0
+
+    return sorted(rows, key=place)

@@ -11,7 +11,6 @@ import numpy as np
 from hpo.analysis.answers import RoundAnswers
 from hpo.digits.idx import CLASSES
 from hpo.results.records import StudyResult
-from hpo.study.spec import ModelName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +18,7 @@ class DigitConfusion:
     """How one configuration named the digits, over all its rounds and both images of every pair."""
 
     study: str
-    model: ModelName
+    model: str
     label: str
     said: tuple[tuple[int, ...], ...]  # [true digit][digit as named]: images
     pairs: int
@@ -61,10 +60,11 @@ def names_digits(result: StudyResult, label: str) -> bool:
     from hpo.training.models import CLASSIFIES_DIGITS
 
     final = result.final_of(label)
-    return result.model in CLASSIFIES_DIGITS and final is not None and final.params.get("aux_weight", 0.0) > 0
+    weight = 0.0 if final is None else final.params.get("aux_weight", 0.0)
+    return result.model in CLASSIFIES_DIGITS and isinstance(weight, float | int) and weight > 0
 
 
-def confusion_of(study: str, model: ModelName, label: str, rounds: Sequence[RoundAnswers]) -> DigitConfusion:
+def confusion_of(study: str, model: str, label: str, rounds: Sequence[RoundAnswers]) -> DigitConfusion:
     """Count over all rounds, of which there is at least one."""
     digits = np.concatenate([answers.digits for answers in rounds])  # (E, 2)
     said = np.concatenate([answers.said for answers in rounds])  # (E, 2)

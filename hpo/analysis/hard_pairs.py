@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hpo.analysis.answers import Answers, Ints, RoundAnswers
 from hpo.digits.pools import AlreadyTested, Digits, to_network_images
 from hpo.results.records import StudyResult
-from hpo.study.spec import MODELS, ModelName
+from hpo.study.spec import MODELS
 
 SHOWN = 24  # pairs
 DARKEST = 255  # the darkest a pixel can be
@@ -37,7 +37,7 @@ DigitsOf = Callable[[str], Digits | None]
 class ModelCount:
     """How one model's trainings did on one pair."""
 
-    model: ModelName
+    model: str
     wrong: int
     trainings: int
 
@@ -97,7 +97,7 @@ def galleries_of(
 class Recorded:
     """One training's test whose opening of pool B is on record."""
 
-    model: ModelName
+    model: str
     slot: int
     answers: RoundAnswers
 

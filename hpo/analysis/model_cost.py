@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from hpo.study.spec import ModelName
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -24,7 +22,7 @@ _SECONDS = 0.1  # a measurement repeats for at least this long: two networks and
 class ModelCost:
     """What a model costs on any machine."""
 
-    model: ModelName
+    model: str
     parameters: int
     multiply_adds: int  # in a forward pass of one pair: convolutions and linear layers, without biases
 
@@ -33,7 +31,7 @@ class ModelCost:
 class Latency:
     """How long a model takes on this machine."""
 
-    model: ModelName
+    model: str
     pairs: int  # in a pass
     seconds: float  # of one pass, median
     repeats: int
@@ -56,7 +54,7 @@ class Latencies:
         return next(latency for latency in self.measured if (latency.model, latency.pairs) == (model, pairs))
 
 
-def cost_of(model: ModelName) -> ModelCost:
+def cost_of(model: str) -> ModelCost:
     """Parameters and multiply-adds of a model."""
     from hpo.training.models import ARCHITECTURES
 
@@ -93,7 +91,7 @@ def multiply_adds(network: "nn.Module", inputs: "Tensor") -> int:
     return total
 
 
-def latencies_of(models: Iterable[ModelName], clock: Callable[[], float] = time.perf_counter) -> Latencies:
+def latencies_of(models: Iterable[str], clock: Callable[[], float] = time.perf_counter) -> Latencies:
     """Measure the models on one CPU thread; models that share a network are measured once."""
     import torch
 

@@ -1,39 +1,41 @@
 """Pairwise comparisons: which configurations may be compared, round by round, and the outcome.
 
-Only rounds of one setting are compared: the same images, protocol seed, draws, batches and epochs. Rounds are paired
-by their number. Accuracies and differences are fractions.
+Rounds pair by evidence, never by name: the same data, options, protocol seed, metric, draws and epochs, and the same
+test items in the same order. They are paired by their number. A difference is an improvement: above 0, a is better
+than b, whichever way the metric goes; of a metric that is compared by ratios it is one of logarithms.
 
-Holm's correction is applied in two families: pairs of models (tuned ones and those with the paper's configuration
-together) and tuned against the paper's configuration. Each setting has two families of its own, because it is a
+Rounds of a pair that are equal in every test item on both sides count once: twenty copies of a difference would else
+give a tiny p, and are one observation.
+
+Holm's correction is applied in two families: pairs of models (tuned ones and those with the reference configuration
+together) and tuned against the reference configuration. Each setting has two families of its own, because it is a
 separate experiment and no conclusion is chosen among settings. Pairs over repeats of a search (`repeats.py`) answer
 another question, whether another search would give the same result, and are corrected among themselves.
 """
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
 from hpo.analysis import stats
-from hpo.results.records import StudyResult
-from hpo.study.labels import PAPER, TUNED
-from hpo.study.spec import MODELS, ModelName
+from hpo.analysis.items import ItemScores
+from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Value
+from hpo.results.records import StudyResult, models_of
+from hpo.study.labels import TUNED
 
-PairKind = Literal[
-    "pairs of models, tuned",
-    "pairs of models, the paper's configuration",
-    "tuned against the paper's configuration",
-]
-BETWEEN_TUNED: PairKind = "pairs of models, tuned"
-BETWEEN_PAPER: PairKind = "pairs of models, the paper's configuration"
-TUNING: PairKind = "tuned against the paper's configuration"
+PairKind = Literal["tuned", "reference", "tuning"]
+BETWEEN_TUNED: PairKind = "tuned"  # pairs of models, both tuned
+BETWEEN_REFERENCE: PairKind = "reference"  # pairs of models, both with their reference configuration
+TUNING: PairKind = "tuning"  # a model's tuned against its reference configuration
 
-Family = Literal["pairs of models", "tuned against the paper's configuration"]  # of Holm's correction
-FAMILIES: dict[PairKind, Family] = {
-    BETWEEN_TUNED: "pairs of models",
-    BETWEEN_PAPER: "pairs of models",
-    TUNING: "tuned against the paper's configuration",
-}
+Family = Literal["models", "tuning"]  # of Holm's correction
+FAMILIES: dict[PairKind, Family] = {BETWEEN_TUNED: "models", BETWEEN_REFERENCE: "models", TUNING: "tuning"}
+
+_LEAST = sys.float_info.min  # of a value that is compared by ratios: 0 has no logarithm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,23 +44,59 @@ class Setting:
 
     data_digest: str
     protocol_seed: int
-    epochs: int
-    batch_size: int
-    training_pairs: int
-    test_pairs: int
+    epochs: int | None  # None: the model's affair, which pairs with any
+    batch_size: int | None  # this and the next two: of the digits' draws
+    training_pairs: int | None
+    test_pairs: int | None
+    metric: MetricInfo
+    options: tuple[tuple[str, Value], ...]  # of the data
+
+    def admits(self, other: "Setting") -> bool:
+        """Whether rounds of the two may be compared."""
+        any_epochs = None in (self.epochs, other.epochs)
+        return replace(self, epochs=None) == replace(other, epochs=None) and (any_epochs or self.epochs == other.epochs)
 
 
 def setting_of(result: StudyResult) -> Setting:
     """The setting of a study's final rounds."""
-    spec = result.spec
+    spec, protocol = result.spec, result.spec.protocol
     return Setting(
         data_digest=result.data_digest,
-        protocol_seed=spec.protocol.seed,
-        epochs=spec.budget.epochs,
-        batch_size=spec.protocol.batch_size,
-        training_pairs=spec.protocol.training_pairs,
-        test_pairs=spec.protocol.test_pairs,
+        protocol_seed=protocol.seed,
+        epochs=_epochs(result),
+        batch_size=protocol.batch_size if result.is_digits else None,
+        training_pairs=protocol.training_pairs if result.is_digits else None,
+        test_pairs=protocol.test_pairs if result.is_digits else None,
+        metric=result.metric,
+        options=tuple(sorted(spec.data.items())),
     )
+
+
+def settings_of(results: Iterable[StudyResult]) -> list[Setting]:
+    """The settings of all studies with final rounds; one whose epochs are any joins another that has some."""
+    settings: list[Setting] = []
+    for result in results:
+        if not any(final.rounds for final in result.final):
+            continue
+        setting = setting_of(result)
+        place = next((i for i, other in enumerate(settings) if other.admits(setting)), None)
+        if place is None:
+            settings.append(setting)
+        elif settings[place].epochs is None:
+            settings[place] = setting
+    return settings
+
+
+def place_of(result: StudyResult, settings: Sequence[Setting]) -> int:
+    """The number of a study's setting among these."""
+    setting = setting_of(result)
+    return next(place for place, other in enumerate(settings) if other.admits(setting))
+
+
+def _epochs(result: StudyResult) -> int | None:
+    """The epochs that a comparison depends on; None where the model fixes its own, or its method has none."""
+    fixed = getattr(result.spec, "model_epochs", None)
+    return None if fixed is not None else result.epochs
 
 
 # --- Pairs ----------------------------------------------------------------------------------------------
@@ -68,7 +106,8 @@ def setting_of(result: StudyResult) -> Setting:
 class PairSide:
     """One of the two configurations of a pair."""
 
-    model: ModelName
+    experiment: str
+    model: str
     label: str
     study: str
     study_id: int
@@ -77,71 +116,111 @@ class PairSide:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """Two configurations over their common rounds: a minus b."""
+    """Two configurations over their common rounds; above 0, a is better."""
 
     kind: PairKind
     family: Family  # within which p is corrected
     setting: int
     a: PairSide
     b: PairSide
-    rounds: tuple[int, ...]  # numbers of the common rounds
+    metric: MetricInfo
+    rounds: tuple[int, ...]  # numbers of the common rounds that count
     difference: stats.PairedDifference
     outperforming: stats.Outperforming
     test: stats.SignFlip
     p_holm: float  # corrected within family and setting
     pairing: stats.Pairing
     detectable: float | None  # true difference that would be clear 4 times in 5; None: so few rounds detect none
-    images: stats.Interval | None = None  # of the difference for new seeds and new images; needs all rounds' answers
-    unanswered: int = 0  # rounds without single answers although the images are at hand: one prevents that interval
+    items: stats.Interval | None = None  # of the difference for new seeds and new test items; needs all rounds' scores
+    unanswered: int = 0  # rounds without single scores although others have them: one prevents that interval
+    same_items: bool = False  # every round was tested on the same items
+    repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
+    needs_items: bool = False  # whether a difference must hold for new test items too, to be clear
 
     @property
-    def clear(self) -> bool:
-        """Whether interval and corrected test agree that the difference is not 0."""
+    def clear_on_these_items(self) -> bool:
+        """Whether interval and corrected test agree that the difference is not 0: for new seeds and draws."""
         interval = self.difference.interval
         return interval is not None and interval.excludes_zero and self.p_holm < 1 - stats.LEVEL
 
+    @property
+    def clear(self) -> bool:
+        """Whether the difference holds for new seeds, and for new test items where that is asked for."""
+        holds = not self.needs_items or (self.items is not None and self.items.excludes_zero)
+        return self.clear_on_these_items and holds
 
-def representatives(results: Sequence[StudyResult], setting: Setting, label: str) -> list[StudyResult]:
-    """For each model the study with the most rounds under the label; of equals the oldest."""
+    @property
+    def is_immaterial(self) -> bool:
+        """Whether the difference is too small to matter, as far as its intervals go."""
+        intervals = [i for i in (self.difference.interval, self.items) if i is not None]
+        margin = self.metric.margin
+        if margin is None or not intervals or (self.needs_items and self.items is None):
+            return False
+        return all(-margin < i.low and i.high < margin for i in intervals)
+
+
+def label_of(result: StudyResult, which: Literal["tuned", "reference"]) -> str:
+    """A study's label of one of the two configurations that are compared."""
+    return TUNED if which == "tuned" else result.reference_label
+
+
+def representatives(
+    results: Sequence[StudyResult], setting: Setting, which: Literal["tuned", "reference"]
+) -> list[StudyResult]:
+    """For each model the study with the most rounds of that configuration; of equals the oldest."""
     chosen = []
-    for model in MODELS:
+    for key in models_of(results):
         candidates = [
             (final.rounds, -index, result)
             for index, result in enumerate(results)
-            if result.model == model and setting_of(result) == setting
+            if (result.experiment, result.model) == key and setting.admits(setting_of(result))
             for final in result.final
-            if final.label == label and final.rounds
+            if final.label == label_of(result, which) and final.rounds
         ]
         if candidates:
             chosen.append(max(candidates, key=lambda candidate: candidate[:2])[2])
     return chosen
 
 
-def pairs_of(results: Sequence[StudyResult], settings: Sequence[Setting], index: int) -> list[Pair]:
+ScoresOf = Mapping[int, ItemScores]  # by study id
+
+
+def pairs_of(
+    results: Sequence[StudyResult], settings: Sequence[Setting], index: int, scores: ScoresOf | None = None
+) -> list[Pair]:
     """All pairs of one setting, with p-values corrected within their families."""
-    setting = settings[index]
+    setting, scores = settings[index], scores or {}
+    kinds: tuple[tuple[PairKind, Literal["tuned", "reference"]], ...] = (
+        (BETWEEN_TUNED, "tuned"),
+        (BETWEEN_REFERENCE, "reference"),
+    )
     between = [
         pair
-        for kind, label in ((BETWEEN_TUNED, TUNED), (BETWEEN_PAPER, PAPER))
-        for worse, better in combinations(representatives(results, setting, label), 2)  # the later should be better
-        if (pair := _pair(kind, index, (better, label), (worse, label))) is not None
+        for kind, which in kinds
+        for worse, better in combinations(representatives(results, setting, which), 2)  # the later should be better
+        if (pair := _pair(kind, index, (better, label_of(better, which)), (worse, label_of(worse, which)), scores))
     ]
     tuning = [
         pair
-        for result in representatives(results, setting, TUNED)
+        for result in representatives(results, setting, "tuned")
         if (tuned := result.final_of(TUNED)) is not None and tuned.same_as is None
-        if (pair := _pair(TUNING, index, (result, TUNED), (result, PAPER))) is not None
+        if (pair := _pair(TUNING, index, (result, TUNED), (result, result.reference_label), scores))
     ]
     return _corrected(between) + _corrected(tuning)
 
 
-def _pair(kind: PairKind, setting: int, a: tuple[StudyResult, str], b: tuple[StudyResult, str]) -> Pair | None:
+def _pair(
+    kind: PairKind, setting: int, a: tuple[StudyResult, str], b: tuple[StudyResult, str], scores: ScoresOf
+) -> Pair | None:
     by_round_a, by_round_b = _by_round(*a), _by_round(*b)
-    common = sorted(by_round_a.keys() & by_round_b.keys())
+    units_a, units_b = _units(*a), _units(*b)
+    paired = [r for r in sorted(by_round_a.keys() & by_round_b.keys()) if units_a[r] == units_b[r]]
+    common = distinct_rounds(paired, a, b, scores)
     if not common:
         return None
     values_a, values_b = [by_round_a[r] for r in common], [by_round_b[r] for r in common]
-    difference = stats.paired_difference(values_a, values_b)
+    metric = a[0].metric
+    difference = stats.paired_difference(*oriented(metric, values_a, values_b))
     test = stats.sign_flip_test(difference.values)
     return Pair(
         kind=kind,
@@ -149,14 +228,53 @@ def _pair(kind: PairKind, setting: int, a: tuple[StudyResult, str], b: tuple[Stu
         setting=setting,
         a=_side(*a, stats.mean(values_a)),
         b=_side(*b, stats.mean(values_b)),
+        metric=metric,
         rounds=tuple(common),
         difference=difference,
-        outperforming=stats.probability_of_outperforming(values_a, values_b),
+        outperforming=stats.probability_of_outperforming(*oriented(metric, values_a, values_b)),
         test=test,
         p_holm=test.p,
-        pairing=stats.pairing(values_a, values_b),
+        pairing=stats.pairing(*oriented(metric, values_a, values_b)),
         detectable=None,
+        repeated=len(paired) - len(common),
+        needs_items=not a[0].is_digits,
     )
+
+
+def oriented(metric: MetricInfo, a: Sequence[float], b: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Values of both sides, of which the larger are the better, and whose differences are what is compared."""
+
+    def turned(value: float) -> float:
+        return metric.sign * (math.log(max(value, _LEAST)) if metric.is_relative else value)
+
+    return [turned(value) for value in a], [turned(value) for value in b]
+
+
+def distinct_rounds(
+    rounds: Sequence[int], a: tuple[StudyResult, str], b: tuple[StudyResult, str], scores: ScoresOf
+) -> list[int]:
+    """The rounds without those that are equal to an earlier one in every test item, on both sides."""
+    seen: set[tuple[str, str]] = set()
+    distinct = []
+    of_a, of_b = evidence(*a, scores), evidence(*b, scores)
+    for r in rounds:
+        both = of_a.get(r), of_b.get(r)
+        if None not in both and both in seen:
+            continue
+        seen.add(both)  # type: ignore[arg-type]  # None is never compared
+        distinct.append(r)
+    return distinct
+
+
+def evidence(result: StudyResult, label: str, scores: ScoresOf) -> Mapping[int, str]:
+    """For each round what tells whether another one is equal to it: its items' scores, else all its metrics."""
+    final = result.final_of(label)
+    if result.is_digits or final is None:  # every round draws its pairs anew
+        return {}
+    if result.id in scores and label in scores[result.id].fingerprints:
+        return scores[result.id].fingerprints[label]
+    by_metric = list(final.metrics.values())
+    return {r: repr([values[i] for values in by_metric]) for i, r in enumerate(final.round_numbers) if by_metric}
 
 
 def _by_round(result: StudyResult, label: str) -> dict[int, float]:
@@ -164,8 +282,20 @@ def _by_round(result: StudyResult, label: str) -> dict[int, float]:
     return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
 
 
+def _units(result: StudyResult, label: str) -> dict[int, str | None]:
+    final = result.final_of(label)
+    return {} if final is None else dict(zip(final.round_numbers, final.units, strict=True))
+
+
 def _side(result: StudyResult, label: str, mean: float) -> PairSide:
-    return PairSide(model=result.model, label=label, study=result.name, study_id=result.id, mean=mean)
+    return PairSide(
+        experiment=result.experiment,
+        model=result.model,
+        label=label,
+        study=result.name,
+        study_id=result.id,
+        mean=mean,
+    )
 
 
 def _corrected(family: Sequence[Pair]) -> list[Pair]:

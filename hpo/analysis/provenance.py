@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpo.digits.bundled import BUNDLED_DIGEST
+from hpo.experiment.spaces import Value
 from hpo.results.records import Opening, Run, StudyResult
 from hpo.text import exception_of
 
@@ -17,6 +18,7 @@ class Provenance:
     """The record of one study; counts are of runs with an outcome unless said otherwise."""
 
     study: str
+    experiment: str
     model: str
     spec_digest: str
     data_digest: str
@@ -36,6 +38,8 @@ class Provenance:
     diverged: int
     openings: tuple[Opening, ...]  # of pool B
     foreign: int  # runs with another spec or data digest than the study's
+    options: tuple[tuple[str, Value], ...]  # of the data
+    test_items: str  # "171", or "170 to 172"; empty where that is not known
     commands: tuple[tuple[str, str], ...]  # what it reproduces, the command
 
 
@@ -46,6 +50,7 @@ def provenance_of(result: StudyResult) -> Provenance:
     ends = [run.finished_at for run in runs if run.finished_at is not None]
     return Provenance(
         study=result.name,
+        experiment=result.experiment,
         model=result.model,
         spec_digest=result.spec_digest,
         data_digest=result.data_digest,
@@ -65,8 +70,15 @@ def provenance_of(result: StudyResult) -> Provenance:
         diverged=sum(run.state == "diverged" for run in runs),
         openings=result.openings,
         foreign=sum(_is_foreign(run, result) for run in done),
+        options=tuple(sorted(result.spec.data.items())),
+        test_items=_range(run.items for run in result.final_runs),
         commands=tuple(_commands(result)),
     )
+
+
+def _range(counts: Iterable[int | None]) -> str:
+    known = sorted({count for count in counts if count is not None})
+    return "" if not known else f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
 
 
 def reason(error: str | None) -> str:
@@ -87,6 +99,7 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
     """Lines for a shell: every name in them is quoted, or set apart where it looks like an option."""
     name, file = result.name, _file(result.name)
     search, rounds = (_elsewhere(result, database) for database in ("again.db", "rounds.db"))
+    experiment = () if result.is_digits else ("--experiment", "FILE")  # whose place is not stored
     spec, extended = result.spec, result.trials.total - result.spec.budget.trials
     export = ("hpo", "study", "export")
     yield "the study's configuration as a file", f"{_line(*export, '--as-created', name=name)} > {shlex.quote(file)}"
@@ -94,9 +107,9 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
     yield (
         "the same study elsewhere" if reproducible else "a study like it elsewhere",
         _chained(
-            _line(*search, "study", "create", "--file", file),
+            _line(*search, "study", "create", "--file", file, *experiment),
             *([_line(*search, "study", "extend", "--trials", str(extended), name=name)] if extended > 0 else []),
-            _line(*search, "worker", "--drain"),
+            _line(*search, "worker", "--drain", *experiment),
         ),
     )
     for final in result.final:
@@ -107,8 +120,8 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
                 f"{final.label} final rounds, no search",
                 _chained(
                     f"{_line(*export, *label, name=name)} > {shlex.quote(file)}",
-                    _line(*rounds, "evaluate", file, *label, "--rounds", str(final.planned)),
-                    _line(*rounds, "worker", "--drain"),
+                    _line(*rounds, "evaluate", file, *label, "--rounds", str(final.planned), *experiment),
+                    _line(*rounds, "worker", "--drain", *experiment),
                 ),
             )
     yield "all that is stored about it", _line("hpo", "study", "show", "--format", "json", name=name)
@@ -116,7 +129,7 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
 
 def _elsewhere(result: StudyResult, database: str) -> list[str]:
     """`hpo` with another database and the study's images; the folder of images that are not bundled is not stored."""
-    data = [] if result.data_digest == BUNDLED_DIGEST else ["--data", "FOLDER"]
+    data = [] if result.data_digest == BUNDLED_DIGEST or not result.is_digits else ["--data", "FOLDER"]
     return ["hpo", "--db", f"sqlite:///{database}", *data]
 
 

@@ -1,19 +1,19 @@
 """Repeats: the same search run again with other seeds, which alone shows how much of its outcome is chance.
 
 The comparison's other intervals concern rounds of given configurations. Here the unit is a search: each repeat's mean
-over the rounds that all repeats have in common is one value. Accuracies are fractions.
+over the rounds that all repeats have in common is one value. Values are in the unit of the metric.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
 
 from hpo.analysis import stats
-from hpo.analysis.pairwise import Setting, setting_of
-from hpo.results.records import StudyResult
-from hpo.study.labels import PAPER, TUNED
-from hpo.study.spec import MODELS, ModelName
+from hpo.analysis.pairwise import Setting, oriented, place_of
+from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Value
+from hpo.results.records import StudyResult, models_of
+from hpo.study.labels import TUNED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,12 +22,12 @@ class Repeat:
 
     study: str
     seed: int  # of the search: repeats of two models with the same seed form a pair
-    source: Literal["paper"] | int | None  # of the tuned configuration
-    params: Mapping[str, float]
-    search: float | None  # best validation accuracy of the search
+    source: str | int | None  # of the tuned configuration: the reference's label, or a trial's number
+    params: Mapping[str, Value]
+    search: float | None  # best value of the search, on validation items
     confirm: float | None  # of the tuned configuration
-    test: float  # its mean test accuracy over the common rounds
-    paper: float | None  # the paper's configuration in the same rounds
+    test: float  # its mean on test items over the common rounds
+    reference: float | None  # the reference configuration in the same rounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,11 @@ class RepeatGroup:
     """The finished repeats of one model's search."""
 
     group: str
-    model: ModelName
+    experiment: str
+    model: str
+    metric: MetricInfo
+    reference_label: str
+    hyperparameters: tuple[str, ...]
     setting: int
     repeats: tuple[Repeat, ...]
     rounds: tuple[int, ...]  # numbers of the rounds that all of them have in common
@@ -46,10 +50,11 @@ class RepeatGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RepeatPair:
-    """Two models, or a model's tuned and paper's configuration, over repeats: a minus b."""
+    """Two models, or a model's tuned and reference configuration, over repeats; above 0, a is better."""
 
     a: str
     b: str
+    metric: MetricInfo
     seeds: tuple[int, ...]  # of the repeats that both have
     difference: stats.PairedDifference  # one value per repeat
     test: stats.SignFlip
@@ -68,7 +73,7 @@ class Repeats:
 
     groups: tuple[RepeatGroup, ...]
     models: tuple[RepeatPair, ...]  # pairs of models, both tuned
-    tuning: tuple[RepeatPair, ...]  # tuned against the paper's configuration
+    tuning: tuple[RepeatPair, ...]  # tuned against the reference configuration
 
 
 def repeats_of(results: Sequence[StudyResult], settings: Sequence[Setting]) -> Repeats:
@@ -76,24 +81,37 @@ def repeats_of(results: Sequence[StudyResult], settings: Sequence[Setting]) -> R
 
     A repeat of whose search too many trials failed is left out.
     """
-    by_group: dict[tuple[str, ModelName, int], list[StudyResult]] = {}
+    by_group: dict[tuple[str, str, str, int], list[StudyResult]] = {}
     for result in results:
         tuned = result.final_of(TUNED)
         if result.repeat_group is not None and tuned is not None and tuned.rounds and not result.is_inconclusive:
-            key = (result.repeat_group, result.model, settings.index(setting_of(result)))
+            key = (result.repeat_group, result.experiment, result.model, place_of(result, settings))
             by_group.setdefault(key, []).append(result)
-    repeated = (_group(*key, members) for key, members in by_group.items() if len(members) > 1)
-    groups = tuple(sorted((g for g in repeated if g is not None), key=lambda g: (g.setting, MODELS.index(g.model))))
+    repeated = (
+        _group(name, setting, members) for (name, _, _, setting), members in by_group.items() if len(members) > 1
+    )
+    order = models_of(results)
+    groups = tuple(
+        sorted(
+            (group for group in repeated if group is not None),
+            key=lambda group: (group.setting, order.index((group.experiment, group.model))),
+        )
+    )
     models, tuning = [], []
     for setting in dict.fromkeys(g.setting for g in groups):
         by_model = _largest_by_model([g for g in groups if g.setting == setting])
         # The later model is the one that should be better, as in the pairs over rounds.
-        models += _corrected([_pair(b.model, a.model, *_tests(b, a)) for a, b in combinations(by_model, 2)])
-        tuning += _corrected([_pair(f"{g.model} tuned", f"{g.model} paper", *_tuned_and_paper(g)) for g in by_model])
+        models += _corrected([_pair(b.model, a.model, b.metric, *_tests(b, a)) for a, b in combinations(by_model, 2)])
+        tuning += _corrected(
+            [
+                _pair(f"{g.model} {TUNED}", f"{g.model} {g.reference_label}", g.metric, *_tuned_and_reference(g))
+                for g in by_model
+            ]
+        )
     return Repeats(groups=groups, models=tuple(models), tuning=tuple(tuning))
 
 
-def _group(name: str, model: ModelName, setting: int, results: Sequence[StudyResult]) -> RepeatGroup | None:
+def _group(name: str, setting: int, results: Sequence[StudyResult]) -> RepeatGroup | None:
     by_round = [_values(result, TUNED) for result in results]
     common = sorted(set.intersection(*(set(values) for values in by_round)))
     if not common:
@@ -103,7 +121,11 @@ def _group(name: str, model: ModelName, setting: int, results: Sequence[StudyRes
     means = [repeat.test for repeat in repeats]
     return RepeatGroup(
         group=name,
-        model=model,
+        experiment=results[0].experiment,
+        model=results[0].model,
+        metric=results[0].metric,
+        reference_label=results[0].reference_label,
+        hyperparameters=results[0].hyperparameters,
         setting=setting,
         repeats=repeats,
         rounds=tuple(common),
@@ -114,7 +136,7 @@ def _group(name: str, model: ModelName, setting: int, results: Sequence[StudyRes
 
 
 def _repeat(result: StudyResult, tests: Sequence[float], common: Sequence[int]) -> Repeat:
-    tuned, paper = result.tuned, _values(result, PAPER)
+    tuned, reference = result.tuned, _values(result, result.reference_label)
     final = result.final_of(TUNED)
     assert final is not None
     return Repeat(
@@ -125,7 +147,7 @@ def _repeat(result: StudyResult, tests: Sequence[float], common: Sequence[int]) 
         search=None if result.best is None else result.best.value,
         confirm=None if tuned is None else tuned.confirm_mean,
         test=stats.mean(tests),
-        paper=stats.mean([paper[number] for number in common]) if set(common) <= set(paper) else None,
+        reference=stats.mean([reference[number] for number in common]) if set(common) <= set(reference) else None,
     )
 
 
@@ -136,10 +158,11 @@ def _values(result: StudyResult, label: str) -> dict[int, float]:
 
 def _largest_by_model(groups: Sequence[RepeatGroup]) -> list[RepeatGroup]:
     """One group for each model, the one with the most repeats; of equals the first."""
-    best: dict[str, RepeatGroup] = {}
+    best: dict[tuple[str, str], RepeatGroup] = {}
     for group in groups:
-        if group.model not in best or len(group.repeats) > len(best[group.model].repeats):
-            best[group.model] = group
+        key = group.experiment, group.model
+        if key not in best or len(group.repeats) > len(best[key].repeats):
+            best[key] = group
     return list(best.values())
 
 
@@ -148,19 +171,22 @@ def _tests(a: RepeatGroup, b: RepeatGroup) -> tuple[dict[int, float], dict[int, 
     return first, second
 
 
-def _tuned_and_paper(group: RepeatGroup) -> tuple[dict[int, float], dict[int, float]]:
-    pairs = [(repeat.seed, repeat.test, repeat.paper) for repeat in group.repeats if repeat.paper is not None]
-    return {seed: test for seed, test, _ in pairs}, {seed: paper for seed, _, paper in pairs}
+def _tuned_and_reference(group: RepeatGroup) -> tuple[dict[int, float], dict[int, float]]:
+    pairs = [(repeat.seed, repeat.test, repeat.reference) for repeat in group.repeats if repeat.reference is not None]
+    return {seed: test for seed, test, _ in pairs}, {seed: reference for seed, _, reference in pairs}
 
 
-def _pair(a: str, b: str, of_a: Mapping[int, float], of_b: Mapping[int, float]) -> RepeatPair | None:
+def _pair(
+    a: str, b: str, metric: MetricInfo, of_a: Mapping[int, float], of_b: Mapping[int, float]
+) -> RepeatPair | None:
     """The pair over the seeds that both have, None below two."""
     seeds = sorted(of_a.keys() & of_b.keys())
     if len(seeds) < 2:
         return None
-    difference = stats.paired_difference([of_a[s] for s in seeds], [of_b[s] for s in seeds])
+    values = oriented(metric, [of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
+    difference = stats.paired_difference(*values)
     test = stats.sign_flip_test(difference.values)
-    return RepeatPair(a=a, b=b, seeds=tuple(seeds), difference=difference, test=test, p_holm=test.p)
+    return RepeatPair(a=a, b=b, metric=metric, seeds=tuple(seeds), difference=difference, test=test, p_holm=test.p)
 
 
 def _corrected(pairs: Sequence[RepeatPair | None]) -> list[RepeatPair]:

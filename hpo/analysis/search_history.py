@@ -1,12 +1,13 @@
 """Search history: a search's trials in order, and the best to be expected on a smaller budget."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from hpo.analysis.stats import expected_maximum
+from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Hyperparameter, Value
 from hpo.results.records import Run, StudyResult
-from hpo.study.spec import HYPERPARAMETERS, ModelName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,10 +19,10 @@ class Trial:
     state: Literal["complete", "pruned", "diverged"]
     random: bool  # proposed without knowledge of other trials
     unbiased: bool  # random and never pruned: not selected by any outcome
-    paper: bool  # the paper's configuration
-    value: float  # validation accuracy after the last epoch trained
+    reference: bool  # the reference configuration
+    value: float  # on validation items, after the last epoch trained
     epochs: int
-    params: tuple[float, ...]  # in the order of SearchHistory.names
+    params: tuple[Value | None, ...]  # in the order of SearchHistory.names; an inactive one is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,52 +30,55 @@ class SearchHistory:
     """All finished trials of one study's search."""
 
     study: str
-    model: ModelName
+    model: str
+    metric: MetricInfo
+    reference_label: str
     names: tuple[str, ...]  # hyperparameters
-    ranges: tuple[tuple[float, float, bool], ...]  # low, high, log
+    parameters: tuple[Hyperparameter, ...]  # what values each may take
     trials: tuple[Trial, ...]  # as they finished
     incumbent: tuple[float, ...]  # best complete value so far, after each trial; NaN before the first
 
 
 def search_data(result: StudyResult) -> SearchHistory:
     """The history of a study's search."""
-    names = HYPERPARAMETERS[result.model]
+    parameters, metric = result.spec.parsed_space.parameters, result.metric
     done = [run for run in result.search if run.done and run.value is not None]
     done.sort(key=lambda run: (run.finished_at or 0.0, run.idx))
-    trials = tuple(_trial(order, run, names, result) for order, run in enumerate(done, start=1))
+    trials = tuple(_trial(order, run, parameters, result) for order, run in enumerate(done, start=1))
     best, incumbent = float("nan"), []
     for trial in trials:
-        if trial.state == "complete" and not best >= trial.value:
+        if trial.state == "complete" and not metric.sign * best >= metric.sign * trial.value:
             best = trial.value
         incumbent.append(best)
-    spaces = [result.spec.space[name] for name in names]
     return SearchHistory(
         study=result.name,
         model=result.model,
-        names=names,
-        ranges=tuple((space.low, space.high, space.log) for space in spaces),
+        metric=metric,
+        reference_label=result.reference_label,
+        names=tuple(parameters),
+        parameters=tuple(parameters.values()),
         trials=trials,
         incumbent=tuple(incumbent),
     )
 
 
 def _trial(order: int, run: Run, names: Iterable[str], result: StudyResult) -> Trial:
-    params = run.params if run.params is not None else (result.spec.paper if run.idx == 0 else {})
+    params: Mapping[str, Value] = run.params or (result.spec.reference if run.idx == 0 else {})
     state = run.state
     assert state in ("complete", "pruned", "diverged")
     assert run.value is not None
     spec = result.spec
-    random = not run.adaptive and run.idx >= (1 if spec.tuned is None else 2)
+    random = not run.adaptive and run.idx >= (1 if spec.tuned is None else 2)  # the first are given
     return Trial(
         order=order,
         number=run.idx if run.number is None else run.number,
         state=state,
         random=random,
         unbiased=random and (run.idx < spec.sampler.startup_trials or spec.pruner.name == "none"),
-        paper=run.idx == 0,
+        reference=run.idx == 0,
         value=run.value,
         epochs=run.epochs,
-        params=tuple(params.get(name, float("nan")) for name in names),
+        params=tuple(params.get(name) for name in names),
     )
 
 
@@ -83,7 +87,8 @@ class BudgetCurve:
     """The best to be expected of so many trials, and the best of this search."""
 
     study: str
-    model: ModelName
+    model: str
+    metric: MetricInfo
     random: tuple[float, ...]  # expected best of 1, 2, ... random trials
     observed: tuple[float, ...]  # the best complete trial after 1, 2, ... finished ones, NaN before the first
 
@@ -93,9 +98,11 @@ def budget_data(search: SearchHistory) -> BudgetCurve | None:
     independent = [trial.value for trial in search.trials if trial.unbiased]
     if len(independent) < 2:
         return None
+    sign = search.metric.sign
     return BudgetCurve(
         study=search.study,
         model=search.model,
-        random=tuple(expected_maximum(independent)),
+        metric=search.metric,
+        random=tuple(sign * best for best in expected_maximum([sign * value for value in independent])),
         observed=search.incumbent,
     )

@@ -344,8 +344,10 @@ def variance_components(table: Sequence[Numbers], level: float = LEVEL) -> Compo
 def _differences(a: Numbers, b: Numbers) -> tuple[float, ...]:
     if len(a) != len(b):
         raise ValueError(f"paired samples are equally long, not {len(a)} and {len(b)}")
-    # Accuracies are multiples of 1 / pairs: rounding makes equal rounds exactly equal.
-    return tuple(round(float(x) - float(y), 12) for x, y in zip(_not_empty(a), _not_empty(b), strict=True))
+    # Accuracies are multiples of 1 / pairs: rounding to twelve figures makes equal rounds exactly equal.
+    largest = max((abs(float(x)) for x in (*_not_empty(a), *_not_empty(b))), default=0.0)
+    digits = 11 - math.floor(math.log10(largest)) if largest else 0
+    return tuple(round(float(x) - float(y), digits) for x, y in zip(a, b, strict=True))
 
 
 def _not_empty(values: Numbers) -> Numbers:

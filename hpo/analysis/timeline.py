@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpo.results.records import Run, RunState, StudyResult
-from hpo.study.spec import ModelName
 
 MOST_WORKERS = 30  # rows of the figure
 LONG_PAUSE = 0.1  # pauses longer than this share of the busy time are cut
@@ -22,7 +21,7 @@ class Bar:
     """One slot that has ended."""
 
     study: str
-    model: ModelName
+    model: str
     kind: Literal["search", "confirm", "final"]
     title: str  # "trial 17", or "tuned, round 3"
     state: RunState

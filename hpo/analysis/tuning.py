@@ -1,45 +1,48 @@
 """Tuning: what the search chose, how that holds up on fresh data, and what it cost.
 
-Accuracies are fractions, durations seconds.
+Values are in the unit of the metric (accuracies are fractions), durations seconds.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Float, Hyperparameter, Int, Value
 from hpo.results.records import Run, StudyResult
-from hpo.study.labels import PAPER, TUNED, ConfigurationLabel
-from hpo.study.spec import HYPERPARAMETERS
+from hpo.study.labels import TUNED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """One hyperparameter: its range, and the values chosen."""
+    """One hyperparameter: its range, and the values chosen; a value that is not known, or inactive, is None."""
 
     name: str
-    low: float
-    high: float
+    low: float | None  # of a range of numbers; None for a choice
+    high: float | None
     log: bool
-    paper: float
-    best: float | None  # of the search's best trial
-    tuned: float | None  # of the configuration that won the confirm phase
+    range: str  # in words
+    reference: Value | None
+    best: Value | None  # of the search's best trial
+    tuned: Value | None  # of the configuration that won the confirm phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One configuration through the phases: each accuracy is measured on fresher data than the one before."""
+    """One configuration through the phases: each value is measured on fresher data than the one before."""
 
-    label: ConfigurationLabel
-    search: float | None  # validation accuracy of the one search trial
-    confirm: float | None  # mean validation accuracy over fresh seeds and draws from pool A
-    test: float | None  # mean test accuracy over pairs of pool B
+    label: str  # the reference's, or "tuned"
+    search: float | None  # of the one search trial, on validation items
+    confirm: float | None  # mean on validation items over fresh seeds and draws from pool A
+    test: float | None  # mean on test items of pool B
+    sign: int = 1  # of the metric
 
     @property
     def optimism(self) -> float | None:
-        """By how much the search overestimated it: its value minus the confirmed one."""
+        """By how much the search was too favourable: its value minus the confirmed one, as an improvement."""
         if self.search is None or self.confirm is None:
             return None
-        return self.search - self.confirm
+        return self.sign * (self.search - self.confirm)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +62,16 @@ class Tuning:
     """What tuning did to one model."""
 
     study: str
+    experiment: str
     model: str
+    metric: MetricInfo
+    reference_label: str
     trials: int  # of the search; 0: nothing is searched
     failed: int  # of these
     is_inconclusive: bool  # too many failed for conclusions
-    source: Literal["paper"] | int | None  # of the tuned configuration; None before confirmation
+    source: str | int | None  # of the tuned configuration; None before confirmation
     parameters: tuple[Parameter, ...]
-    stages: tuple[Stage, ...]  # the paper's, then the tuned one where it differs
+    stages: tuple[Stage, ...]  # the reference's, then the tuned one where it differs
     spend: tuple[Spend, ...]  # search, confirm, final
 
 
@@ -73,7 +79,10 @@ def tuning_of(result: StudyResult) -> Tuning:
     """What tuning did, as far as is known."""
     return Tuning(
         study=result.name,
+        experiment=result.experiment,
         model=result.model,
+        metric=result.metric,
+        reference_label=result.reference_label,
         trials=result.trials.total,
         failed=result.trials.failed,
         is_inconclusive=result.is_inconclusive,
@@ -85,35 +94,46 @@ def tuning_of(result: StudyResult) -> Tuning:
 
 
 def _parameters(result: StudyResult) -> Iterable[Parameter]:
-    best: Mapping[str, float] = {} if result.best is None else result.best.params
-    tuned: Mapping[str, float] = {} if result.tuned is None else result.tuned.params
-    for name in HYPERPARAMETERS[result.model]:
-        bounds = result.spec.space[name]
+    best: Mapping[str, Value] = {} if result.best is None else result.best.params
+    tuned: Mapping[str, Value] = {} if result.tuned is None else result.tuned.params
+    for name, parameter in result.spec.parsed_space.parameters.items():
+        low, high, log = _bounds(parameter)
         yield Parameter(
             name=name,
-            low=bounds.low,
-            high=bounds.high,
-            log=bounds.log,
-            paper=result.spec.paper[name],
+            low=low,
+            high=high,
+            log=log,
+            range=str(parameter),
+            reference=result.spec.reference.get(name),
             best=best.get(name),
             tuned=tuned.get(name),
         )
 
 
+def _bounds(parameter: Hyperparameter) -> tuple[float | None, float | None, bool]:
+    if isinstance(parameter, Float | Int):
+        return parameter.low, parameter.high, parameter.log
+    return None, None, False
+
+
 def _stages(result: StudyResult) -> Iterable[Stage]:
+    reference, sign = result.reference_label, result.metric.sign
     confirmed = {ranked.label: ranked.mean for ranked in result.ranking if ranked.whole}
     by_number = {run.number: run.value for run in result.search if run.state == "complete"}
-    paper_trial = next((run.value for run in result.search if run.idx == 0 and run.state == "complete"), None)
-    yield Stage(label=PAPER, search=paper_trial, confirm=confirmed.get(PAPER), test=_test(result, PAPER))
-    if result.tuned is not None and result.tuned.source != PAPER:
+    first = next((run.value for run in result.search if run.idx == 0 and run.state == "complete"), None)
+    yield Stage(
+        label=reference, search=first, confirm=confirmed.get(reference), test=_test(result, reference), sign=sign
+    )
+    if result.tuned is not None and result.tuned.source != reference:
         yield Stage(
             label=TUNED,
             search=by_number.get(int(result.tuned.source)),
             confirm=result.tuned.confirm_mean,
             test=_test(result, TUNED),
+            sign=sign,
         )
     elif result.tuned is None and result.final_of(TUNED) is not None:  # found in another study, measured here
-        yield Stage(label=TUNED, search=None, confirm=None, test=_test(result, TUNED))
+        yield Stage(label=TUNED, search=None, confirm=None, test=_test(result, TUNED), sign=sign)
 
 
 def _test(result: StudyResult, label: str) -> float | None:

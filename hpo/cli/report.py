@@ -51,7 +51,7 @@ def write_report(
         comparison, conclusions = contents.comparison, contents.conclusions
         if names is not None and any(result.name not in names for result in results):
             results = [result for result in results if result.name in names]
-            comparison = compare(results)
+            comparison = compare(results, scores=contents.scores)
             conclusions = conclusions_of(results, comparison)
         print_table(terminal.comparison_table(results, comparison, conclusions))
     print_message(f"report: {files.html.resolve()}")

@@ -1,8 +1,14 @@
-"""What those know of a metric who only compare its values: which are better, in what unit, how they combine."""
+"""What those know of a metric who only compare its values: which are better, in what unit, how they combine.
+
+Shapes: n items.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Combine = Literal["mean", "root", "ratio", "exp_ratio", "geometric"]
 
@@ -27,3 +33,33 @@ class MetricInfo:
     def worst(self) -> float:
         """What no value is worse than."""
         return -math.inf * self.sign
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether values are compared by their ratio, not by their difference."""
+        return self.combine in ("exp_ratio", "geometric")
+
+    def sums(self, items: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What is added up over items: numerators (n,) and denominators (n,) of scores (n,) or (n, 2)."""
+        if items.ndim == 2:
+            return items[:, 0], items[:, 1]
+        with np.errstate(all="ignore"):  # NaN and infinity are answers here, and below
+            return np.log(items) if self.combine == "geometric" else items, np.ones(len(items))
+
+    def of_sums(self, numerator: Any, denominator: Any) -> Any:
+        """The metric of sums over items, numbers or arrays of them."""
+        with np.errstate(all="ignore"):
+            ratio = np.divide(numerator, denominator)
+            return np.sqrt(ratio) if self.combine == "root" else np.exp(ratio) if self.is_relative else ratio
+
+    def combined(self, items: NDArray[np.float64]) -> float:
+        """One number of the scores (n,) or (n, 2) of items; NaN where there are none."""
+        if not len(items):
+            return math.nan
+        numerators, denominators = self.sums(items)
+        return float(self.of_sums(numerators.sum(), denominators.sum()))
+
+    def improvement(self, a: Any, b: Any) -> Any:
+        """By how much a is better than b: a difference in the metric's unit, or of logarithms where `is_relative`."""
+        with np.errstate(all="ignore"):
+            return self.sign * (np.log(a) - np.log(b) if self.is_relative else np.subtract(a, b))

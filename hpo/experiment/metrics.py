@@ -141,20 +141,7 @@ class Metric:
 
     def combined(self, items: Array) -> float:
         """One number of the scores (n,) or (n, 2) of items; NaN where there are none."""
-        if not len(items):
-            return math.nan
-        with np.errstate(all="ignore"):  # NaN and infinity are answers here
-            match self.combine:
-                case "mean":
-                    return float(items.mean())
-                case "root":
-                    return float(np.sqrt(items.mean()))
-                case "geometric":
-                    return float(np.exp(np.log(items).mean()))
-                case "ratio":
-                    return float(items[:, 0].sum() / items[:, 1].sum())
-                case "exp_ratio":
-                    return float(np.exp(items[:, 0].sum() / items[:, 1].sum()))
+        return self.info.combined(items)
 
     def better(self, a: float, b: float) -> bool:
         """Whether a is better than b."""

@@ -1,17 +1,20 @@
-"""The data of figures as plain records; `charts/` draws them. Accuracies are fractions here, percent in the figures."""
+"""The data of figures as plain records; `charts/` draws them.
+
+Values are in the unit of their metric; accuracies are fractions here, percent in the figures.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from hpo.analysis import stats
-from hpo.analysis.comparison import Comparison
+from hpo.analysis.comparison import Comparison, TableRow
 from hpo.analysis.repeats import Repeats
+from hpo.experiment.metric_info import MetricInfo
+from hpo.report.formats import Scale
 from hpo.results.records import StudyResult
-from hpo.study.labels import PAPER, PUBLISHED, TUNED
-from hpo.study.spec import ModelName
+from hpo.study.labels import PUBLISHED, TUNED
 
 # --- Rounds: the paper's Figure 2 -------------------------------------------------------------------------
 
@@ -20,12 +23,14 @@ from hpo.study.spec import ModelName
 class RoundsGroup:
     """The rounds of one configuration; of a published one only mean and standard deviation are known."""
 
-    model: ModelName
+    experiment: str
+    model: str
     label: str
+    metric: MetricInfo
     study: str | None
-    epochs: int
+    epochs: int | None  # None: the method has none
     rounds: tuple[int, ...]  # the numbers of the values' rounds
-    values: tuple[float, ...]  # accuracies, one per round
+    values: tuple[float, ...]  # one per round
     mean: float
     low: float  # of the mean's 95 % interval; published: mean - std
     high: float
@@ -33,15 +38,17 @@ class RoundsGroup:
 
 def rounds_data(results: Sequence[StudyResult], comparison: Comparison) -> list[RoundsGroup]:
     """One group per row of the comparison table, in its order."""
-    numbers = {(r.name, final.label): final.round_numbers for r in results for final in r.final}
+    finals = {(r.name, final.label): final for r in results for final in r.final}
     groups = []
     for row in comparison.rows:
         mean, std = row.test.mean, row.test.std or 0.0
         if row.label == PUBLISHED and mean is not None:
             groups.append(
                 RoundsGroup(
+                    experiment=row.experiment,
                     model=row.model,
                     label=row.label,
+                    metric=row.metric,
                     study=row.study,
                     epochs=row.epochs,
                     rounds=(),
@@ -52,21 +59,24 @@ def rounds_data(results: Sequence[StudyResult], comparison: Comparison) -> list[
                 )
             )
         elif row.test.values:
-            rounds = numbers.get((row.study or "", row.label), ())
-            groups.append(_measured(row.model, row.label, row.study, row.epochs, rounds, row.test.values))
+            final = finals.get((row.study or "", row.label))
+            rounds, values = ((), row.test.values) if final is None else (final.round_numbers, final.test_values)
+            groups.append(_measured(row, row.label, rounds, values))
     return groups
 
 
 def _measured(
-    model: ModelName, label: str, study: str | None, epochs: int, rounds: tuple[int, ...], values: tuple[float, ...]
+    of: TableRow | StudyResult, label: str, rounds: tuple[int, ...], values: tuple[float, ...]
 ) -> RoundsGroup:
     """A group of at least one round, with the mean and its interval."""
     average, interval = stats.mean(values), stats.t_interval(values)
     return RoundsGroup(
-        model=model,
+        experiment=of.experiment,
+        model=of.model,
         label=label,
-        study=study,
-        epochs=epochs,
+        metric=of.metric,
+        study=of.study if isinstance(of, TableRow) else of.name,
+        epochs=of.epochs,
         rounds=rounds,
         values=values,
         mean=average,
@@ -77,17 +87,17 @@ def _measured(
 
 def rounds_of(result: StudyResult, comparison: Comparison) -> list[RoundsGroup]:
     """The groups of one study, and the published one of its model."""
-    return [g for g in rounds_data([result], comparison) if g.study in (None, result.name) and g.model == result.model]
+    key = result.experiment, result.model
+    return [
+        group
+        for group in rounds_data([result], comparison)
+        if group.study in (None, result.name) and (group.experiment, group.model) == key
+    ]
 
 
 def confirm_data(result: StudyResult) -> list[RoundsGroup]:
-    """Validation accuracies: one group per configuration of the confirm phase, best mean first."""
-    epochs = result.spec.budget.epochs
-    return [
-        _measured(result.model, c.label, result.name, epochs, tuple(range(len(c.values))), c.values)
-        for c in result.ranking
-        if c.values
-    ]
+    """Values on validation items: one group per configuration of the confirm phase, best mean first."""
+    return [_measured(result, c.label, tuple(range(len(c.values))), c.values) for c in result.ranking if c.values]
 
 
 def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[RoundsGroup]:
@@ -98,10 +108,7 @@ def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[Round
             result = by_name[repeat.study]
             final = result.final_of(TUNED)
             assert final is not None  # a repeat is compared by it
-            epochs = result.spec.budget.epochs
-            groups.append(
-                _measured(group.model, repeat.study, repeat.study, epochs, final.round_numbers, final.test_values)
-            )
+            groups.append(_measured(result, repeat.study, final.round_numbers, final.test_values))
     return groups
 
 
@@ -113,35 +120,42 @@ class Curve:
     """One configuration's learning curve, over its rounds."""
 
     study: str
-    model: ModelName
-    label: str  # "paper" or "tuned"
-    what: Literal["validation accuracy", "training loss"]
+    experiment: str
+    model: str
+    label: str  # the reference's, or "tuned"
+    metric: MetricInfo | None  # None: the training loss
     runs: int
     mean: tuple[float, ...]  # by epoch, from 1
     low: tuple[float, ...]  # of the lowest round
     high: tuple[float, ...]
 
+    @property
+    def what(self) -> str:
+        """What it shows, in words."""
+        return "training loss" if self.metric is None else f"validation {Scale(self.metric).name}"
+
 
 def curves_data(result: StudyResult) -> list[Curve]:
-    """Validation accuracy in the confirm rounds, training loss in the final rounds: the paper's and the tuned ones."""
+    """Validation in the confirm rounds, training loss in the final rounds: of the reference and the tuned one."""
     tuned = result.tuned
     curves = []
-    sources = [(PAPER, PAPER)]
-    if tuned is not None and tuned.source != PAPER:
+    reference = result.reference_label
+    sources = [(reference, reference)]
+    if tuned is not None and tuned.source != reference:
         sources.append((TUNED, f"trial {tuned.source}"))
     for label, confirm_label in sources:
         confirm = [r for r in result.confirm if r.label == confirm_label and r.state == "complete"]
         final = [r for r in result.final_runs if r.label == label and r.state == "complete"]
-        accuracies = _curve(result, label, "validation accuracy", [r.validation_accuracy for r in confirm])
-        losses = _curve(result, label, "training loss", [r.train_loss for r in final])
-        curves += [curve for curve in (accuracies, losses) if curve is not None]
+        validation = _curve(result, label, result.metric, [r.validation_accuracy for r in confirm])
+        losses = _curve(result, label, None, [r.train_loss for r in final])
+        curves += [curve for curve in (validation, losses) if curve is not None]
     return curves
 
 
 def _curve(
     result: StudyResult,
     label: str,
-    what: Literal["validation accuracy", "training loss"],
+    metric: MetricInfo | None,
     by_run: Sequence[Sequence[float | None]],
 ) -> Curve | None:
     complete = [values for values in by_run if values and None not in values]
@@ -152,9 +166,10 @@ def _curve(
     mean, low, high = table.mean(axis=0), table.min(axis=0), table.max(axis=0)
     return Curve(
         study=result.name,
+        experiment=result.experiment,
         model=result.model,
         label=label,
-        what=what,
+        metric=metric,
         runs=len(complete),
         mean=tuple(mean.tolist()),
         low=tuple(low.tolist()),

@@ -12,6 +12,7 @@ from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
 from hpo.analysis.dependence.interactions import Dependence, dependence_of
 from hpo.analysis.hard_pairs import Gallery, galleries_of
+from hpo.analysis.items import ItemScores
 from hpo.analysis.model_cost import Latencies, ModelCost, cost_of, latencies_of
 from hpo.analysis.provenance import Provenance, provenance_of
 from hpo.analysis.timeline import Timeline, timeline_of
@@ -19,11 +20,11 @@ from hpo.analysis.tuning import Tuning, tuning_of
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.digits.load import load
 from hpo.digits.pools import Digits
+from hpo.report.scores import read_scores
 from hpo.report.sentences import Conclusions, conclusions_of
 from hpo.results.queries import all_results, final_outputs
-from hpo.results.records import StudyResult
+from hpo.results.records import DIGITS, StudyResult, models_of
 from hpo.storage.engine import display_url
-from hpo.study.spec import MODELS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +39,14 @@ class Contents:
     tuning: tuple[Tuning, ...]
     provenance: tuple[Provenance, ...]
     dependence: tuple[Dependence, ...]
-    answers: Mapping[int, Answers]  # by study id, where the images are at hand
+    scores: Mapping[int, ItemScores]  # of single test items, by study id
+    answers: Mapping[int, Answers]  # of the digits, by study id, where the images are at hand
     without_images: tuple[str, ...]  # studies with answers whose images are not
     confusions: tuple[DigitConfusion, ...]  # of the configurations that name digits
     galleries: tuple[Gallery, ...]  # one per set of images
     timeline: Timeline | None  # None where nothing has ended
-    costs: tuple[ModelCost, ...]  # of the studies' models
-    latencies: Latencies | None  # None where there are no studies
+    costs: tuple[ModelCost, ...]  # of the digits' models
+    latencies: Latencies | None  # None where there are none of these
 
 
 def gather(engine: Engine, digits: Digits | None = None) -> Contents:
@@ -56,8 +58,9 @@ def gather(engine: Engine, digits: Digits | None = None) -> Contents:
     results = all_results(engine)
     images = Images(digits)
     answers, without = read_answers(engine, results, images)
-    models = [model for model in MODELS if any(result.model == model for result in results)]
-    comparison = compare(results, answers)
+    models = [model for experiment, model in models_of(results) if experiment == DIGITS]
+    scores = read_scores(engine, results)
+    comparison = compare(results, answers, scores)
     return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         database=display_url(engine),
@@ -67,6 +70,7 @@ def gather(engine: Engine, digits: Digits | None = None) -> Contents:
         tuning=tuple(tuning_of(result) for result in results),
         provenance=tuple(provenance_of(result) for result in results),
         dependence=tuple(dependence_of(result) for result in results),
+        scores=scores,
         answers=answers,
         without_images=without,
         confusions=tuple(_confusions(results, answers)),
@@ -98,7 +102,7 @@ def read_answers(
     without: list[str] = []
     draws: dict[str, DrawPairs] = {}
     for result in results:
-        outputs = final_outputs(engine, result.id)
+        outputs = final_outputs(engine, result.id) if result.is_digits else {}
         if not outputs:
             continue
         digest = result.data_digest

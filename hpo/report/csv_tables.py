@@ -1,28 +1,27 @@
-"""Tables for other programs: the report's numbers as rows of CSV files, accuracies as fractions."""
+"""Tables for other programs: the report's numbers as rows of CSV files.
+
+Values are in the unit of their metric, accuracies as fractions. Differences above 0 are those in which A is better.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hpo.analysis.comparison import Comparison
 from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.dependence.interactions import Answer, Dependence
 from hpo.analysis.model_cost import ModelCost
 from hpo.report.contents import Contents
-from hpo.report.sentences import images_note, row_note
-from hpo.results.records import StudyResult
-from hpo.study.spec import HYPERPARAMETERS
+from hpo.report.sentences import family_title, items_note, kind_title, row_note
+from hpo.results.records import Run, StudyResult, models_of
 
 Cell = str | int | float | None
 CsvRow = Mapping[str, Cell]
-
-_PARAMETERS = tuple(dict.fromkeys(name for names in HYPERPARAMETERS.values() for name in names))
 
 
 def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
     """All tables by name; the rows of a table have the same keys."""
     return {
-        "comparison": _comparison(report.comparison),
-        "pairs": _pairs(report.comparison),
-        "repeats": _repeats(report.comparison),
+        "comparison": _comparison(report),
+        "pairs": _pairs(report),
+        "repeats": _repeats(report),
         "rounds": _rounds(report.results),
         "trials": _trials(report.results),
         "importance": _importance(report.dependence),
@@ -32,16 +31,25 @@ def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
     }
 
 
-def _comparison(comparison: Comparison) -> list[CsvRow]:
+def _experiment(results: Sequence[StudyResult], name: str) -> CsvRow:
+    """The column of the experiment, where there is another than the digits."""
+    return {} if all(result.is_digits for result in results) else {"experiment": name}
+
+
+def _comparison(report: Contents) -> list[CsvRow]:
     rows: list[CsvRow] = []
-    for row in comparison.rows:
+    others = dict.fromkeys(name for row in report.comparison.rows for name in row.others)
+    for row in report.comparison.rows:
         test = row.test
+        measured = _experiment(report.results, row.experiment)
         rows.append(
             {
+                **measured,
                 "model": row.model,
                 "configuration": row.label,
                 "study": row.study,
                 "setting": None if row.setting is None else row.setting + 1,
+                **({"metric": row.metric.name} if measured else {}),
                 "epochs": row.epochs,
                 "trials": row.trials,
                 "rounds": row.rounds,
@@ -58,15 +66,19 @@ def _comparison(comparison: Comparison) -> list[CsvRow]:
                 "test_iqm": test.iqm,
                 "test_iqm_low": None if test.iqm_interval is None else test.iqm_interval.low,
                 "test_iqm_high": None if test.iqm_interval is None else test.iqm_interval.high,
+                **{f"test_{name}_mean": row.others[name].mean if name in row.others else None for name in others},
                 "note": row_note(row),
             }
         )
     return rows
 
 
-def _repeats(comparison: Comparison) -> list[CsvRow]:
+def _repeats(report: Contents) -> list[CsvRow]:
+    groups = report.comparison.repeats.groups
+    names = _hyperparameters(report.results)
     return [
         {
+            **_experiment(report.results, group.experiment),
             "group": group.group,
             "model": group.model,
             "setting": group.setting + 1,
@@ -76,31 +88,64 @@ def _repeats(comparison: Comparison) -> list[CsvRow]:
             "search": repeat.search,
             "confirm": repeat.confirm,
             "test_mean": repeat.test,
-            "paper_test_mean": repeat.paper,
-            **{name: repeat.params.get(name) for name in _PARAMETERS},
+            f"{_reference(report.results)}_test_mean": repeat.reference,
+            **{name: repeat.params.get(name) for name in names},
         }
-        for group in comparison.repeats.groups
+        for group in groups
         for repeat in group.repeats
     ]
 
 
-def _pairs(comparison: Comparison) -> list[CsvRow]:
+def _reference(results: Sequence[StudyResult]) -> str:
+    """The reference's label as part of a column's name."""
+    labels = {result.reference_label for result in results}
+    return labels.pop() if len(labels) == 1 else "reference"
+
+
+def _hyperparameters(results: Sequence[StudyResult]) -> list[str]:
+    """The names of all studies' hyperparameters: a column each; the digits' in the order of the paper."""
+    ordered = sorted(results, key=lambda result: models_of(results).index((result.experiment, result.model)))
+    return list(dict.fromkeys(name for result in ordered for name in result.hyperparameters))
+
+
+def _measured(run: Run, result: StudyResult, results: Sequence[StudyResult], what: str) -> CsvRow:
+    """A run's metrics: a column each, empty where it is another experiment's; the digits' second is called loss."""
+    values: dict[str, Cell] = {}
+    for other in results:
+        for place, metric in enumerate(other.metrics):
+            values.setdefault(_column(other, metric.name, what), None)
+            if other is result:
+                first_two = (run.value, run.loss)
+                values[_column(other, metric.name, what)] = run.metrics.get(
+                    metric.name, first_two[place] if place < len(first_two) else None
+                )
+    return values
+
+
+def _column(result: StudyResult, metric: str, what: str) -> str:
+    return f"{what}_loss" if result.is_digits and metric == "cross_entropy" else f"{what}_{metric}"
+
+
+def _pairs(report: Contents) -> list[CsvRow]:
     rows: list[CsvRow] = []
-    for pair in comparison.pairs:
-        interval = pair.difference.interval
+    for pair in report.comparison.pairs:
+        interval, items, label = pair.difference.interval, pair.items, pair.b.label
+        measured = _experiment(report.results, pair.a.experiment)
         rows.append(
             {
-                "kind": pair.kind,
-                "family": pair.family,
+                **measured,
+                "kind": kind_title(pair.kind, label),
+                "family": family_title(pair.family, label),
                 "setting": pair.setting + 1,
+                **({"metric": pair.metric.name} if measured else {}),
                 "a": f"{pair.a.model} {pair.a.label}",
                 "b": f"{pair.b.model} {pair.b.label}",
                 "rounds": len(pair.rounds),
                 "difference": pair.difference.mean,
                 "difference_low": None if interval is None else interval.low,
                 "difference_high": None if interval is None else interval.high,
-                "new_images_low": None if pair.images is None else pair.images.low,
-                "new_images_high": None if pair.images is None else pair.images.high,
+                f"new_{'items' if measured else 'images'}_low": None if items is None else items.low,
+                f"new_{'items' if measured else 'images'}_high": None if items is None else items.high,
                 "effect_dz": pair.difference.effect,
                 "p_a_better": pair.outperforming.probability,
                 "p_a_better_low": pair.outperforming.interval.low,
@@ -111,7 +156,7 @@ def _pairs(comparison: Comparison) -> list[CsvRow]:
                 "correlation": pair.pairing.correlation,
                 "variance_ratio": pair.pairing.variance_ratio,
                 "detectable_difference": pair.detectable,
-                "note": images_note(pair),
+                "note": items_note(pair),
             }
         )
     return rows
@@ -120,15 +165,15 @@ def _pairs(comparison: Comparison) -> list[CsvRow]:
 def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
     return [
         {
+            **_experiment(results, result.experiment),
             "study": result.name,
             "model": result.model,
             "configuration": run.label,
             "round": run.round,
             "state": run.state,
             "epochs": run.epochs,
-            "train_accuracy": run.train_accuracy,
-            "test_accuracy": run.value,
-            "test_loss": run.loss,
+            **({"train_accuracy": run.train_accuracy} if any(r.is_digits for r in results) else {}),
+            **_measured(run, result, results, "test"),
             "seconds": run.seconds,
             "device_seconds": run.device_seconds,
             "seed": run.slot_seed,
@@ -143,8 +188,10 @@ def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
 
 
 def _trials(results: Sequence[StudyResult]) -> list[CsvRow]:
+    names = _hyperparameters(results)
     return [
         {
+            **_experiment(results, result.experiment),
             "study": result.name,
             "model": result.model,
             "phase": run.kind,
@@ -153,9 +200,8 @@ def _trials(results: Sequence[StudyResult]) -> list[CsvRow]:
             "round": run.round,
             "state": run.state,
             "adaptive": int(run.adaptive),
-            **{name: (run.params or {}).get(name) for name in _PARAMETERS},
-            "validation_accuracy": run.value,
-            "validation_loss": run.loss,
+            **{name: (run.params or {}).get(name) for name in names},
+            **_measured(run, result, results, "validation"),
             "epochs": run.epochs,
             "seconds": run.seconds,
             "device_seconds": run.device_seconds,

@@ -3,25 +3,31 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, TableRow
 from hpo.analysis.pairwise import (
-    BETWEEN_PAPER,
+    BETWEEN_REFERENCE,
     BETWEEN_TUNED,
     TUNING,
+    Family,
     Pair,
+    PairKind,
     Setting,
+    label_of,
     representatives,
     setting_of,
 )
+from hpo.analysis.provenance import Provenance
 from hpo.analysis.repeats import RepeatPair, Repeats
 from hpo.analysis.tuning import Tuning
 from hpo.digits.bundled import BUNDLED_DIGEST
-from hpo.report.formats import MINUS, as_percent
-from hpo.results.records import StudyResult
-from hpo.study.labels import PAPER, TUNED
-from hpo.study.spec import Budget, Protocol, StudySpec
+from hpo.experiment.metric_info import MetricInfo
+from hpo.report.formats import Scale, figures, reference
+from hpo.results.records import DIGITS, StudyResult
+from hpo.study.labels import TUNED
+from hpo.study.spec import Budget, Protocol
 
 TINY = 0.25  # a budget below this share of a default allows no conclusions
 
@@ -42,31 +48,53 @@ def conclusions_of(results: Sequence[StudyResult], comparison: Comparison) -> Co
             *headlines(results, comparison.pairs, comparison.settings),
             *repeat_headlines(comparison.repeats),
         ),
-        budget=budget_warning(result.spec for result in results),
+        budget=budget_warning(results),
         cautions=tuple(cautions(results, comparison.settings)),
     )
 
 
-def budget_warning(specs: Iterable[StudySpec]) -> str | None:
+def budget_warning(results: Iterable[StudyResult]) -> str | None:
     """A warning that budgets are below the shipped defaults; None where none is."""
-    defaults = (Budget().trials, Budget().epochs, Protocol().final_rounds)
-    small, tiny = [], False
-    for spec in specs:
-        asked = (spec.budget.trials, spec.budget.epochs, spec.protocol.final_rounds)
+    defaults = {"trials": Budget().trials, "epochs": Budget().epochs, "rounds": Protocol().final_rounds}
+    small: list[str] = []
+    named: set[str] = set()
+    tiny = False
+    for result in results:
+        budget = result.spec.budget
+        asked = {"trials": budget.trials, "rounds": result.spec.protocol.final_rounds}
+        if result.is_digits:  # of another experiment nobody knows how many epochs are enough
+            asked["epochs"] = budget.epochs
         # Without a search only what is measured counts.
-        shares = [a / d for a, d in zip(asked, defaults, strict=True)][0 if asked[0] else 1 :]
+        shares = [n / defaults[what] for what, n in asked.items() if n or what != "trials"]
         if min(shares) < 1:
-            search = f"{asked[0]} trials" if asked[0] else "no search"
-            small.append(f"{search}, {asked[1]} epochs, {asked[2]} rounds")
+            counts = {what: f"{asked[what]} {what}" for what in defaults if what in asked}
+            small.append(", ".join((counts | ({} if budget.trials else {"trials": "no search"})).values()))
             tiny = tiny or min(shares) < TINY
+            named |= asked.keys()
     if not small:
         return None
     verdict = (
         "enough to see how it works, too small for conclusions" if tiny else "a rough version of the full protocol"
     )
     budgets = "; ".join(dict.fromkeys(small))
-    trials, epochs, rounds = defaults
-    return f"Small budget ({budgets}; the defaults are {trials} trials, {epochs} epochs, {rounds} rounds): {verdict}."
+    usual = ", ".join(f"{n} {what}" for what, n in defaults.items() if what in named)
+    return f"Small budget ({budgets}; the defaults are {usual}): {verdict}."
+
+
+def _where(results: Sequence[StudyResult], settings: Sequence[Setting], place: int) -> str:
+    """What a sentence on one of several settings ends with: experiment and epochs, as far as they differ."""
+    names = [_experiments(results, setting) for setting in settings]
+    parts = []
+    if len(set(names)) > 1:
+        parts.append(", ".join(names[place]))
+    if names.count(names[place]) > 1 and settings[place].epochs is not None:
+        parts.append(f"{settings[place].epochs} epochs")
+    return f" [{', '.join(parts)}]" if parts else ""
+
+
+def _experiments(results: Sequence[StudyResult], setting: Setting) -> tuple[str, ...]:
+    """The names of the experiments in a setting."""
+    return tuple(dict.fromkeys(r.experiment for r in results if setting.admits(setting_of(r))))
 
 
 def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: Sequence[Setting]) -> list[str]:
@@ -74,19 +102,19 @@ def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: S
     lines = []
     inconclusive = {result.id for result in results if result.is_inconclusive}
     for index, setting in enumerate(settings):
-        suffix = f" [{setting.epochs} epochs]" if len(settings) > 1 else ""
+        suffix = _where(results, settings, index)
         of_setting = [pair for pair in pairs if pair.setting == index and not inconclusive & _tuned_studies(pair)]
-        by_kind = [pair for kind in (BETWEEN_PAPER, BETWEEN_TUNED) for pair in of_setting if pair.kind == kind]
-        between = {(pair.a.model, pair.b.model): pair for pair in by_kind}  # tuned pairs replace the paper's
+        by_kind = [pair for kind in (BETWEEN_REFERENCE, BETWEEN_TUNED) for pair in of_setting if pair.kind == kind]
+        between = {(pair.a.model, pair.b.model): pair for pair in by_kind}  # tuned pairs replace the reference's
         lines += [between_sentence(pair) + suffix for pair in between.values()]
         lines += [tuning_sentence(pair) + suffix for pair in of_setting if pair.kind == TUNING]
-        for result in representatives(results, setting, TUNED):
+        for result in representatives(results, setting, "tuned"):
             tuned = result.final_of(TUNED)
             if result.is_inconclusive:
                 failed = f"{result.trials.failed} of {result.trials.total} trials of its search failed"
                 lines.append(f"Nothing is concluded about tuning {result.model}: {failed}.{suffix}")
             elif tuned is not None and tuned.same_as is not None:
-                won = "the paper's configuration won the confirm phase"
+                won = f"{reference(result.reference_label)} won the confirm phase"
                 lines.append(f"Tuning did not improve {result.model}: {won}.{suffix}")
     return lines
 
@@ -99,30 +127,57 @@ def _tuned_studies(pair: Pair) -> set[int]:
 def between_sentence(pair: Pair) -> str:
     """How two models compare."""
     a, b = (pair.a, pair.b) if pair.difference.mean >= 0 else (pair.b, pair.a)
-    how = "both tuned" if pair.kind == BETWEEN_TUNED else "both with the paper's configuration"
-    if pair.clear:
-        verdict = f"{a.model} is better than {b.model}"
+    how = "both tuned" if pair.kind == BETWEEN_TUNED else f"both with {reference(a.label)}"
+    if pair.is_immaterial:
+        verdict = f"{a.model} and {b.model} are equal in practice ({_margin(pair.metric)})"
+    elif pair.clear:
+        verdict = f"{a.model} is better than {b.model}{_immaterial(pair)}"
+    elif pair.clear_on_these_items:
+        verdict = f"{a.model} is better than {b.model} on these test items{_immaterial(pair)}"
     elif pair.difference.interval is not None and pair.difference.interval.excludes_zero:
         verdict = f"{a.model} did better than {b.model}, though {_why_open(pair, 'rounds')}"
     else:
         verdict = f"{a.model} and {b.model} cannot be told apart"
-    return (
-        f"{verdict}: {how}, they answer {as_percent(a.mean)} and {as_percent(b.mean)} of unseen pairs "
-        f"correctly, {_difference(pair)}."
-    )
+    scale = Scale(pair.metric)
+    if a.experiment == DIGITS:
+        means = f"they answer {scale.value(a.mean)} and {scale.value(b.mean)} of unseen pairs correctly"
+    else:
+        means = f"their test {scale.name} is {scale.value(a.mean)} and {scale.value(b.mean)}"
+    return f"{verdict}: {how}, {means}, {_difference(pair)}."
 
 
 def tuning_sentence(pair: Pair) -> str:
     """What tuning did to one model."""
-    points = pair.difference.mean
-    if pair.clear:
-        verdict = f"Tuning {'improved' if points > 0 else 'harmed'} {pair.a.model}"
+    scale, model = Scale(pair.metric), pair.a.model
+    did = "improved" if pair.difference.mean > 0 else "harmed"
+    if pair.is_immaterial:
+        verdict = f"Tuning made no practical difference to {model} ({_margin(pair.metric)})"
+    elif pair.clear:
+        verdict = f"Tuning {did} {model}{_immaterial(pair)}"
+    elif pair.clear_on_these_items:
+        verdict = f"Tuning {did} {model} on these test items{_immaterial(pair)}"
     else:
-        verdict = f"Whether tuning changed {pair.a.model} is not settled"
+        verdict = f"Whether tuning changed {model} is not settled"
+    what = "" if pair.a.experiment == DIGITS else f"test {scale.name} "
     return (
-        f"{verdict}: {as_percent(pair.a.mean)} tuned, {as_percent(pair.b.mean)} with the paper's configuration, "
-        f"{_difference(pair)}."
+        f"{verdict}: {what}{scale.value(pair.a.mean)} tuned, {scale.value(pair.b.mean)} with "
+        f"{reference(pair.b.label)}, {_difference(pair)}."
     )
+
+
+def _margin(metric: MetricInfo) -> str:
+    scale = Scale(metric)
+    assert metric.margin is not None
+    margin = math.log1p(metric.margin) if metric.is_relative else metric.margin
+    (size,) = scale.in_words([margin], signed=False)
+    return f"a difference below {'a factor of ' if metric.is_relative else ''}{size}{scale.apart} counts as none"
+
+
+def _immaterial(pair: Pair) -> str:
+    """What a clear difference that is too small to matter is called."""
+    margin = pair.metric.margin
+    small = margin is not None and abs(pair.difference.mean) < margin
+    return f", by less than what matters ({_margin(pair.metric)})" if small else ""
 
 
 def repeat_headlines(repeats: Repeats) -> list[str]:
@@ -135,7 +190,7 @@ def repeat_headlines(repeats: Repeats) -> list[str]:
         )
         lines.append(f"Over {_searches(pair)}, {verdict}: {_over_repeats(pair, sign, ' apart')}.")
     for pair in repeats.tuning:
-        model, up = pair.a.removesuffix(" tuned"), pair.difference.mean > 0
+        model, up = pair.a.removesuffix(f" {TUNED}"), pair.difference.mean > 0
         verdict = _repeat_verdict(
             pair,
             f"tuning {'improved' if up else 'harmed'} {model}",
@@ -159,21 +214,29 @@ def repeat_sentences(repeats: Repeats) -> list[str]:
     """How much the outcome of each repeated search depends on chance."""
     lines = []
     for group in repeats.groups:
-        line = (
-            f"{group.group}: the tuned configurations of {len(group.repeats)} searches reach {as_percent(group.mean)}"
-        )
+        scale = Scale(group.metric)
+        reach = "reach" if scale.is_percent else f"reach a test {scale.name} of"
+        tuned = f"the tuned configurations of {len(group.repeats)} searches"
+        line = f"{group.group}: {tuned} {reach} {scale.value(group.mean)}"
         if group.interval is not None:
-            low, high = as_percent(group.interval.low), as_percent(group.interval.high)
+            low, high = scale.value(group.interval.low), scale.value(group.interval.high)
             line += f" on average (95% interval for such a search's expected result {low} to {high})"
         if group.components is not None:
             c = group.components
-            size, least, most = (f"{100 * math.sqrt(v):.2f}" for v in (c.between, c.interval.low, c.interval.high))
+            size, least, most = (deviation(v, scale) for v in (c.between, c.interval.low, c.interval.high))
+            unit = " points" if scale.is_percent else scale.unit
             line += (
-                f"; they differ by a standard deviation of {size} points beyond the noise of {c.rounds} rounds "
+                f"; they differ by a standard deviation of {size}{unit} beyond the noise of {c.rounds} rounds "
                 f"(95% interval {least} to {most})"
             )
         lines.append(f"{line}.")
     return lines
+
+
+def deviation(variance: float, scale: Scale) -> str:
+    """The standard deviation of values: points of an accuracy, else in the metric's unit."""
+    size = math.sqrt(variance)
+    return f"{100 * size:.2f}" if scale.is_percent else figures(size, 3)
 
 
 def _searches(pair: RepeatPair) -> str:
@@ -182,12 +245,11 @@ def _searches(pair: RepeatPair) -> str:
 
 def _over_repeats(pair: RepeatPair, sign: int, apart: str = "") -> str:
     """The size with its interval over repeats; `apart` follows a distance, which has no sign."""
-    d, signed = pair.difference, not apart
+    d, scale = pair.difference, Scale(pair.metric)
     assert d.interval is not None  # there are at least two repeats
-    low, high = (_points(end, signed) for end in sorted(sign * end for end in (d.interval.low, d.interval.high)))
+    size, low, high = _sizes(scale, sign, d.mean, d.interval, signed=not apart)
     wins = sum(sign * x > 0 for x in d.values)
-    size = f"{_points(sign * d.mean, signed)} points{apart}"
-    return f"{size} (95% interval {low} to {high}; better in {wins} of {len(d.values)})"
+    return f"{size}{apart} (95% interval {low} to {high}; better in {wins} of {len(d.values)})"
 
 
 def _why_open(pair: Pair | RepeatPair, unit: str) -> str:
@@ -198,21 +260,38 @@ def _why_open(pair: Pair | RepeatPair, unit: str) -> str:
 
 
 def _difference(pair: Pair) -> str:
-    """The size with its interval: better minus worse model, or tuned minus the paper's configuration."""
-    tuning = pair.kind == TUNING
+    """The size with its intervals: better minus worse model, or tuned minus the reference configuration."""
+    tuning, scale = pair.kind == TUNING, Scale(pair.metric)
     sign = 1 if tuning or pair.difference.mean >= 0 else -1
-    size = sign * pair.difference.mean
-    words = f"{_points(size, tuning)} points" + ("" if tuning else " apart")
-    if pair.difference.interval is None:
+    interval = pair.difference.interval
+    size, *ends = _sizes(scale, sign, pair.difference.mean, interval, signed=tuning)
+    words = size + ("" if tuning else " apart")
+    if interval is None and not pair.repeated:
         return f"{words} in a single round, which says nothing about its uncertainty"
-    ends = sorted(sign * end for end in (pair.difference.interval.low, pair.difference.interval.high))
-    low, high = (_points(end, tuning) for end in ends)
+    items = ""
+    if pair.needs_items and pair.items is not None:
+        _, low, high = _sizes(scale, sign, pair.difference.mean, pair.items, signed=tuning)
+        items = f"{low} to {high}"
+    if interval is None:
+        every = f"all {len(pair.rounds) + pair.repeated} rounds are equal in every test item, so they count once"
+        return f"{words}; {every}" + (f" (95% interval for new test items {items})" if items else "")
+    low, high = ends
     wins = pair.outperforming.wins if sign > 0 else pair.outperforming.losses
-    return f"{words} (95% interval {low} to {high}; better in {wins} of {len(pair.rounds)} rounds)"
+    also = f", {items} for new test items too" if items else ""
+    return f"{words} (95% interval {low} to {high}{also}; better in {wins} of {len(pair.rounds)} rounds)"
 
 
-def _points(x: float, signed: bool) -> str:
-    return f"{100 * x:{'+' if signed else ''}.1f}".replace("-", MINUS)
+def _sizes(
+    scale: Scale, sign: int, improvement: float, interval: stats.Interval | None, *, signed: bool
+) -> tuple[str, ...]:
+    """A difference with its unit, and the ends of its interval without.
+
+    Signed ones are changes of the metric, which fall where lower is better; others are distances, turned by `sign`.
+    """
+    turn = scale.metric.sign if signed else sign
+    ends = [] if interval is None else sorted(turn * end for end in (interval.low, interval.high))
+    size, *shown = scale.in_words([turn * improvement, *ends], signed=signed)
+    return (f"a factor of {size}" if scale.metric.is_relative else f"{size}{scale.apart}"), *shown
 
 
 # --- Cautions ---------------------------------------------------------------------------------------------
@@ -222,34 +301,47 @@ def cautions(results: Sequence[StudyResult], settings: Sequence[Setting]) -> lis
     """What was not compared, or was compared on unequal terms, and why."""
     lines = []
     for number, setting in enumerate(settings[1:], start=2):
+        first, other = (_experiments(results, s) for s in (settings[0], setting))
+        if not set(first) & set(other):
+            names = " and ".join(", ".join(names) for names in (first, other))
+            lines.append(f"The experiments {names} are shown side by side and not compared.")
+            continue
         points = ", ".join(setting_differences(settings[0], setting))
         lines.append(f"Setting {number} is not compared with setting 1: they differ in {points}.")
     for setting in settings:
-        for label in (TUNED, PAPER):
-            omitted = _omitted(results, setting, label)
+        for which in ("tuned", "reference"):
+            omitted = _omitted(results, setting, which)
             if omitted:
-                names = ", ".join(omitted)
+                label = label_of(omitted[0], which)
+                names = ", ".join(result.name for result in omitted)
                 lines.append(f"In the table but not in the sentences, {label}: {names} (one study per model).")
-    tuned = [r for setting in settings for r in representatives(results, setting, TUNED)]
-    budgets = {(r.trials.total, r.spec.budget.epochs) for r in tuned}
-    if len(budgets) > len({setting_of(r) for r in tuned}):
-        each = ", ".join(f"{r.model} {r.trials.total} x {r.spec.budget.epochs} epochs" for r in tuned)
-        lines.append(f"The searches had unequal budgets: {each}.")
+    for group in [settings] if all(r.is_digits for r in results) else [[setting] for setting in settings]:
+        tuned = [r for setting in group for r in representatives(results, setting, "tuned")]
+        budgets = {(r.trials.total, r.epochs) for r in tuned}
+        if len(budgets) > len({setting_of(r) for r in tuned}):
+            lines.append(f"The searches had unequal budgets: {', '.join(map(_budget, tuned))}.")
     for result in results:
         lines += _foreign(result)
     return lines
 
 
-def _omitted(results: Sequence[StudyResult], setting: Setting, label: str) -> list[str]:
-    """Studies with final rounds under a label that another study of their model stands for in the sentences."""
-    shown = representatives(results, setting, label)
+def _budget(result: StudyResult) -> str:
+    epochs = result.epochs
+    return f"{result.model} {result.trials.total}" + (" trials" if epochs is None else f" x {epochs} epochs")
+
+
+def _omitted(
+    results: Sequence[StudyResult], setting: Setting, which: Literal["tuned", "reference"]
+) -> list[StudyResult]:
+    """Studies with such final rounds that another study of their model stands for in the sentences."""
+    shown = representatives(results, setting, which)
     names = {result.name for result in shown}
     groups = {result.repeat_group for result in shown} - {None}  # repeats have their own sentences
     return [
-        result.name
+        result
         for result in results
-        if setting_of(result) == setting and result.name not in names and result.repeat_group not in groups
-        if (final := result.final_of(label)) is not None and final.rounds
+        if setting.admits(setting_of(result)) and result.name not in names and result.repeat_group not in groups
+        if (final := result.final_of(label_of(result, which))) is not None and final.rounds
     ]
 
 
@@ -270,7 +362,9 @@ def _foreign(result: StudyResult) -> list[str]:
 
 
 _SETTING_FIELDS = {  # of Setting
-    "data_digest": "images",
+    "data_digest": "data",
+    "metric": "metric",
+    "options": "options of the data",
     "protocol_seed": "protocol seed",
     "epochs": "epochs",
     "batch_size": "batch size",
@@ -281,14 +375,19 @@ _SETTING_FIELDS = {  # of Setting
 
 def setting_differences(a: Setting, b: Setting) -> list[str]:
     """In which points two settings differ."""
+    words = _SETTING_FIELDS | ({} if a.training_pairs is None else {"data_digest": "images"})
     return [
-        f"{words} ({_short(getattr(a, name))} and {_short(getattr(b, name))})"
-        for name, words in _SETTING_FIELDS.items()
+        f"{words[name]} ({_short(getattr(a, name))} and {_short(getattr(b, name))})"
+        for name in words
         if getattr(a, name) != getattr(b, name)
     ]
 
 
 def _short(value: object) -> str:
+    if isinstance(value, MetricInfo):
+        return value.name
+    if isinstance(value, tuple):
+        return ", ".join(f"{name} = {option}" for name, option in value) or "none"
     return str(value)[:12]  # the beginning of a digest is enough
 
 
@@ -299,47 +398,89 @@ def row_note(row: TableRow) -> str:
     """What to know about one row of the comparison table; empty where there is nothing."""
     notes = []
     if row.same_as is not None:
-        notes.append("the paper's configuration won the confirm phase: the same rounds")
+        notes.append(f"{reference(row.same_as)} won the confirm phase: the same rounds")
     if row.rounds < row.planned:
         notes.append(f"{row.rounds} of {row.planned} rounds")
+    if row.no_spread:
+        notes.append("its rounds are equal in every test item: they count once, and such a method has no spread")
     if row.diverged:
-        notes.append(
-            f"{row.diverged} diverged, counted at chance accuracy in the test values and left out of the train ones"
-        )
+        if row.experiment == DIGITS:
+            counted = "at chance accuracy in the test values and left out of the train ones"
+        else:
+            counted = f"as {Scale(row.metric).value(row.metric.diverged)}"
+        notes.append(f"{row.diverged} diverged, counted {counted}")
     if row.failed:
         notes.append(f"{row.failed} failed")
     return "; ".join(notes)
 
 
-def images_note(pair: Pair) -> str:
-    """Why a pair has no interval for new images; empty where it has one or the images are not at hand."""
-    if not pair.unanswered:
-        return ""
-    return (
-        f"no interval for new images: {pair.unanswered} of {len(pair.rounds)} rounds have no stored answers "
-        "(a diverged round has none)"
-    )
+def items_note(pair: Pair) -> str:
+    """What to know about the test items of a pair; empty where there is nothing."""
+    if pair.unanswered and not pair.needs_items:
+        return (
+            f"no interval for new images: {pair.unanswered} of {len(pair.rounds)} rounds have no stored answers "
+            "(a diverged round has none)"
+        )
+    notes = []
+    if pair.unanswered:
+        lacking = f"{pair.unanswered} of {len(pair.rounds)} rounds have no stored scores (a diverged round has none)"
+        notes.append(f"no interval for new test items: {lacking}")
+    elif pair.needs_items and pair.items is None:
+        why = (
+            "a single round"
+            if len(pair.rounds) < 2 and not pair.repeated
+            else f"{Scale(pair.metric).name} has no scores of single items"
+        )
+        notes.append(f"no interval for new test items: {why}")
+    if pair.repeated:
+        total = len(pair.rounds) + pair.repeated
+        notes.append(
+            f"{pair.repeated} of {total} rounds are equal to others in every test item on both sides and do not count"
+        )
+    return "; ".join(notes)
+
+
+def family_title(family: Family, label: str) -> str:
+    """A family of tests; `label` is that of the reference configuration."""
+    return "pairs of models" if family == "models" else f"tuned against {reference(label)}"
+
+
+def kind_title(kind: PairKind, label: str) -> str:
+    """A kind of pair; `label` is that of the reference configuration."""
+    if kind == BETWEEN_TUNED:
+        return "pairs of models, tuned"
+    return f"pairs of models, {reference(label)}" if kind == BETWEEN_REFERENCE else f"tuned against {reference(label)}"
 
 
 def tuning_verdict(tuning: Tuning) -> str:
     """Who won the confirm phase of one study."""
+    it = reference(tuning.reference_label)
     if tuning.source is None:
         if tuning.trials == 0:
-            return "Nothing was searched: only the paper's or a given configuration is measured."
+            return (
+                f"Nothing was searched: only {it.removesuffix(' configuration')} or a given configuration is measured."
+            )
         return "No configuration is confirmed yet."
     if tuning.is_inconclusive:
         return f"{tuning.failed} of {tuning.trials} trials of the search failed: nothing is concluded from it."
-    if tuning.source == PAPER:
-        return "The paper's configuration won the confirm phase: tuning did not improve on it."
+    if tuning.source == tuning.reference_label:
+        return f"{it[0].upper()}{it[1:]} won the confirm phase: tuning did not improve on it."
     return f"Trial {tuning.source} of the search won the confirm phase."
 
 
-def data_in_words(digest: str) -> str:
-    """Which images these are, as far as the digest says."""
-    if digest == BUNDLED_DIGEST:
+def data_in_words(record: Provenance) -> str:
+    """Which data these are, as far as is known."""
+    if record.data_digest == BUNDLED_DIGEST:
         return (
             "the bundled 5,000 MNIST digits (pool A 3,000, pool B 2,000): every test draw uses all of B, "
             "re-paired, and training draws share two thirds of their images, so all intervals are "
             "conditional on these pools"
         )
-    return "images given with --data"
+    if record.experiment == DIGITS:
+        return "images given with --data"
+    parts = [f"of experiment {record.experiment}"]
+    if record.test_items:
+        parts.append(f"{record.test_items} test items in a final round")
+    if record.options:
+        parts.append("options " + ", ".join(f"{name} = {value}" for name, value in record.options))
+    return "; ".join(parts)

@@ -12,12 +12,14 @@ from rich.text import Text
 from hpo.analysis.comparison import Comparison, TableRow
 from hpo.analysis.pairwise import setting_of
 from hpo.analysis.provenance import reason
-from hpo.report.formats import CONFIGURATIONS, NOTHING, as_percent, mean_std, plus_minus, time
+from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Value
+from hpo.report.formats import NOTHING, Scale, configuration, references, time
+from hpo.report.formats import value as shown_value
 from hpo.report.sentences import Conclusions
 from hpo.results.failures import optuna_name, setbacks, troubled
-from hpo.results.records import FinalResult, StudyResult
-from hpo.study.labels import PAPER, TUNED
-from hpo.study.spec import HYPERPARAMETERS
+from hpo.results.records import FinalResult, StudyResult, mean, std
+from hpo.study.labels import TUNED
 
 MOST_FAILURES = 10  # rows of the table
 _TRIAL_FIELDS = (  # a line each
@@ -40,19 +42,12 @@ def comparison_table(
     """Every measured configuration beside the published numbers, then the sentences."""
     if not results:
         return Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything.")
-    table = _table("Train and test accuracy, mean ± std over the rounds")
-    several = len(comparison.settings) > 1 or comparison.repeated
-    _words(table, "model", "configuration")
-    _numbers(table, "epochs", "trials", "rounds", "train %", "test %", "95%\ninterval")
-    before = None
-    for row in comparison.rows:
-        if before is not None and row.model != before:
-            table.add_section()
-        before = row.model
-        model, configuration, *numbers = _cells(row)
-        study = f"\n{escape(row.study)}" if several and row.study else ""
-        table.add_row(model, configuration + study, *numbers)
-    parts: list[RenderableType] = [table, ""]
+    parts: list[RenderableType] = []
+    for experiment in dict.fromkeys(row.experiment for row in comparison.rows):
+        rows = [row for row in comparison.rows if row.experiment == experiment]
+        parts += [_rows_table(rows, comparison, named=len({row.experiment for row in comparison.rows}) > 1), ""]
+    if not parts:
+        parts += [Text("No final round is done yet.", style="dim"), ""]
     parts += [Text(line) for line in conclusions.headlines]
     warnings = ([conclusions.budget] if conclusions.budget else []) + list(conclusions.cautions)
     parts += [Text(line, style="yellow") for line in warnings]
@@ -60,26 +55,52 @@ def comparison_table(
     return Group(*parts)
 
 
+def _rows_table(rows: Sequence[TableRow], comparison: Comparison, *, named: bool) -> Table:
+    """One experiment's configurations."""
+    scale, train = Scale(rows[0].metric), any(row.train.n for row in rows)
+    epochs = any(row.epochs is not None for row in rows)
+    what = f"{'Train and test' if train else 'Test'} {scale.name}"
+    unit = "" if scale.is_percent else f" in {scale.metric.unit}" if scale.metric.unit else ""
+    direction = "" if scale.is_percent else f" ({scale.better})"
+    name = f"{rows[0].experiment}: " if named else ""
+    table = _table(f"{name}{what}{unit}{direction}, mean ± std over the rounds")
+    several = len({row.setting for row in rows} - {None}) > 1 or comparison.repeated
+    _words(table, "model", "configuration")
+    _numbers(table, *(("epochs",) if epochs else ()), "trials", "rounds", *(("train %",) if train else ()))
+    _numbers(table, "test %" if scale.is_percent else f"test\n{scale.name}", "95%\ninterval")
+    before = None
+    for row in rows:
+        if before is not None and row.model != before:
+            table.add_section()
+        before = row.model
+        model, label, *numbers = _cells(row, epochs, train)
+        study = f"\n{escape(row.study)}" if several and row.study else ""
+        table.add_row(model, label + study, *numbers)
+    return table
+
+
 def study_table(results: Iterable[StudyResult]) -> RenderableType:
     """`hpo study list`: a line for each study."""
     table = _table(None)
     _words(table, "study", "model", "phase")
-    _numbers(table, "trials", "best", "confirmed", "final\nrounds", "tuned\ntest %")
+    results = list(results)
+    percent = all(Scale(result.metric).is_percent for result in results)
+    _numbers(table, "trials", "best", "confirmed", "final\nrounds", "tuned\ntest %" if percent else "tuned\ntest")
     count = 0
     for result in results:
         count += 1
         planned = [f for f in result.final if f.same_as is None]
         done, asked = sum(f.rounds for f in planned), sum(f.planned for f in planned)
-        tuned = result.tuned
+        tuned, scale = result.tuned, Scale(result.metric)
         table.add_row(
             escape(result.name),
-            result.model,
+            result.model if result.is_digits else escape(f"{result.experiment}: {result.model}"),
             result.phase + "".join(f" ({state})" for state in _states(result)[:1]),
             f"{result.trials.total - result.trials.open}/{result.trials.total}",
-            as_percent(None if result.best is None else result.best.value, 2),
-            as_percent(None if tuned is None else tuned.confirm_mean, 2),
+            scale.value(None if result.best is None else result.best.value, 2),
+            scale.value(None if tuned is None else tuned.confirm_mean, 2),
             f"{done}/{asked}" if asked else NOTHING,
-            _test(result.final_of(TUNED)),
+            _test(result.final_of(TUNED), scale),
         )
     if not count:
         return Text("There are no studies yet; `hpo study create --model ws` makes one.")
@@ -94,18 +115,21 @@ def _states(result: StudyResult) -> list[str]:
 
 def study_detail(result: StudyResult) -> RenderableType:
     """`hpo study show`: a study on one screen."""
-    t = result.trials
+    t, scale = result.trials, Scale(result.metric)
+    experiment = "" if result.is_digits else f"experiment {result.experiment}, "
+    epochs = result.epochs
     state = "".join(f", {state}" for state in _states(result))
     head = Text.assemble(
         (result.name, "bold"),
-        f": model {result.model}, phase {result.phase}{state}, seed {result.seed}, "
-        f"{result.spec.budget.epochs} epochs\n",
+        f": {experiment}model {result.model}, phase {result.phase}{state}, seed {result.seed}"
+        + ("\n" if epochs is None else f", {epochs} epochs\n"),
         f"search: {t.total} trials: {t.complete} complete, {t.pruned} pruned, {t.diverged} diverged, "
         f"{t.failed} failed, {t.running} running, {t.waiting} waiting",
     )
     parts: list[RenderableType] = [head]
     if result.best is not None:
-        parts.append(Text(f"best trial: {result.best.number}, validation accuracy {as_percent(result.best.value, 2)}"))
+        best = f"validation {scale.name} {scale.value(result.best.value, 2)}"
+        parts.append(Text(f"best trial: {result.best.number}, {best}"))
     parts += ["", _configurations(result), ""]
     if result.ranking:
         parts += [_ranking(result), ""]
@@ -130,7 +154,7 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
     if trial["setbacks"]:
         table.add_row("setbacks", escape("\n".join(trial["setbacks"])))
     for name, value in (trial["params"] or {}).items():
-        table.add_row(name, f"{value:.4g}")
+        table.add_row(name, _parameter(value))
     for name in ("train_loss", "validation_accuracy"):
         if trial[name]:
             by_epoch = " ".join(NOTHING if x is None else f"{x:.4f}" for x in trial[name])
@@ -168,68 +192,85 @@ def _numbers(table: Table, *names: str) -> None:
         table.add_column(name, justify="right", no_wrap=True)
 
 
-def _cells(row: TableRow) -> tuple[str, ...]:
-    interval = row.test.interval
-    incomplete = row.rounds < row.planned
+def _parameter(value: Value | None) -> str:
+    """A hyperparameter's value, with four figures."""
+    return f"{value:.4g}" if isinstance(value, float) else escape(shown_value(value))
+
+
+def _cells(row: TableRow, epochs: bool, train: bool) -> tuple[str, ...]:
+    interval, scale = row.test.interval, Scale(row.metric)
+    rounds = f"{row.rounds}/{row.planned}" if row.rounds < row.planned else str(row.rounds)
     return (
-        row.model,
-        escape(CONFIGURATIONS.get(row.label, row.label)),
-        str(row.epochs),
+        escape(row.model),
+        escape(configuration(row.label, row.experiment)),
+        *((NOTHING if row.epochs is None else str(row.epochs),) if epochs else ()),
         NOTHING if row.trials is None else str(row.trials),
-        f"{row.rounds}/{row.planned}" if incomplete else str(row.rounds),
-        mean_std(row.train),
-        mean_std(row.test),
-        NOTHING if interval is None else f"{100 * interval.low:.1f}\N{EN DASH}{100 * interval.high:.1f}",
+        rounds if row.planned else NOTHING,
+        *((scale.summary(row.train),) if train else ()),
+        scale.summary(row.test),
+        scale.interval(interval, "\N{EN DASH}"),
     )
 
 
-def _test(final: FinalResult | None) -> str:
-    return NOTHING if final is None else plus_minus(final.test_mean, final.test_std)
+def _test(final: FinalResult | None, scale: Scale) -> str:
+    return NOTHING if final is None else scale.mean_std(final.test_mean, final.test_std)
 
 
 def _configurations(result: StudyResult) -> Table:
     table = _table("Configurations")
-    names = HYPERPARAMETERS[result.model]
+    names, label = result.hyperparameters, result.reference_label
     _words(table, "configuration")
     _numbers(table, *names)
-    shown: list[tuple[str, Mapping[str, float]]] = [(PAPER, result.spec.paper)]
+    shown: list[tuple[str, Mapping[str, Value]]] = [(label, result.spec.reference)]
     if result.best is not None:
         shown.append((f"best of the search (trial {result.best.number})", result.best.params))
     if result.tuned is not None:
-        source = "the paper's" if result.tuned.source == PAPER else f"trial {result.tuned.source}"
+        source = references(label) if result.tuned.source == label else f"trial {result.tuned.source}"
         shown.append((f"tuned ({source})", result.tuned.params))
-    for label, params in shown:
-        table.add_row(label, *(f"{params[n]:.4g}" if n in params else NOTHING for n in names))
+    for title, params in shown:
+        table.add_row(escape(title), *(_parameter(params.get(name)) for name in names))
     return table
 
 
 def _ranking(result: StudyResult) -> Table:
-    table = _table("Confirm: validation accuracy % on fresh draws")
+    scale = Scale(result.metric)
+    what = "accuracy %" if scale.is_percent else scale.column("").strip()
+    table = _table(f"Confirm: validation {what} on fresh draws")
     _words(table, "configuration")
     _numbers(table, "rounds", "mean")
     _words(table, "rounds' values")
     for ranked in result.ranking:
         state = "" if ranked.whole else f" ({ranked.failed} failed)" if ranked.failed else " (unfinished)"
-        values = " ".join(f"{100 * value:.1f}" for value in ranked.values)
+        values = " ".join(scale.number(value, 1) for value in ranked.values)
         rounds = f"{len(ranked.values)}/{ranked.rounds}"
-        table.add_row(ranked.label + state, rounds, as_percent(ranked.mean, 2), values)
+        table.add_row(escape(ranked.label) + state, rounds, scale.value(ranked.mean, 2), values)
     return table
 
 
 def _final(result: StudyResult) -> Table:
-    table = _table("Final: accuracy % on pool B")
+    scale, train = Scale(result.metric), any(final.train_mean is not None for final in result.final)
+    measured = dict.fromkeys(name for final in result.final for name in final.metrics)
+    others = [name for name in measured if name != result.metric.name]
+    what = "accuracy % on pool B" if scale.is_percent else f"{scale.column('').strip()} on pool B"
+    table = _table(f"Final: {what}")
     _words(table, "configuration")
-    _numbers(table, "rounds", "train", "test")
+    _numbers(table, "rounds", *(("train",) if train else ()), "test", *(name.replace("_", " ") for name in others))
     for final in result.final:
         if final.rounds:
-            same = " (the paper's won)" if final.same_as else ""
+            same = f" ({references(final.same_as)} won)" if final.same_as else ""
             table.add_row(
                 escape(final.label) + same,
                 f"{final.rounds}/{final.planned}",
-                plus_minus(final.train_mean, final.train_std),
-                plus_minus(final.test_mean, final.test_std),
+                *((scale.mean_std(final.train_mean, final.train_std),) if train else ()),
+                scale.mean_std(final.test_mean, final.test_std),
+                *(_other(final, name) for name in others),
             )
     return table
+
+
+def _other(final: FinalResult, name: str) -> str:
+    values = final.metrics.get(name, ())
+    return Scale(MetricInfo(name=name)).mean_std(mean(values), std(values))
 
 
 def _failures(result: StudyResult) -> list[RenderableType]:
@@ -244,7 +285,7 @@ def _failures(result: StudyResult) -> list[RenderableType]:
             f"{optuna_name(result, run)} {NOTHING if run.number is None else run.number}",
             NOTHING if run.label is None else f"{escape(run.label)}, round {run.round}",
             run.state,
-            escape("\n".join(setbacks(run))),
+            escape("\n".join(setbacks(run, result))),
             NOTHING if run.error is None else escape(reason(run.error)),
         )
     hints = [f"{len(runs) - MOST_FAILURES} more: see `--format json`"] if len(runs) > MOST_FAILURES else []

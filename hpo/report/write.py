@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from hpo.analysis.dependence.interactions import Dependence
 from hpo.analysis.hard_pairs import Gallery
+from hpo.analysis.pairwise import Pair
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError
 from hpo.files import write_atomically
@@ -21,7 +22,7 @@ from hpo.report.contents import Contents, gather
 from hpo.report.html import render
 from hpo.report.sections.dependence import sentences
 from hpo.report.sections.errors import classification_sentences
-from hpo.report.sentences import data_in_words, images_note, row_note, tuning_verdict
+from hpo.report.sentences import data_in_words, family_title, items_note, kind_title, row_note, tuning_verdict
 from hpo.results.summary import summary
 
 HTML, JSON = "report.html", "report.json"
@@ -54,7 +55,7 @@ def write(report: Contents, out: Path) -> ReportFiles:
 
     subtitle = f"Made {report.made_at} from {report.database}"
     texts = {
-        HTML: render("Fair comparison of architectures", subtitle, outline.sections_of(report), get_plotlyjs()),
+        HTML: render(_title(report), subtitle, outline.sections_of(report), get_plotlyjs()),
         JSON: json.dumps(as_json(report), indent=2, sort_keys=False, allow_nan=False) + "\n",
         **{f"{name}.csv": _csv(lines) for name, lines in _tables(report).items()},
     }
@@ -70,8 +71,14 @@ def write(report: Contents, out: Path) -> ReportFiles:
     return ReportFiles(html=out / HTML, json=out / JSON, csv=csv_files)
 
 
+def _title(report: Contents) -> str:
+    digits = all(result.is_digits for result in report.results)
+    return "Fair comparison of architectures" if digits else "Fair comparison of models"
+
+
 def as_json(report: Contents) -> dict[str, Any]:
-    """The report as plain types; accuracies are fractions."""
+    """The report as plain types: values in the unit of their metric, accuracies as fractions; differences above 0 are
+    those in which A is better."""
     return {
         "made_at": report.made_at,
         "database": report.database,
@@ -80,14 +87,14 @@ def as_json(report: Contents) -> dict[str, Any]:
         "cautions": list(report.conclusions.cautions),
         "table": [{**_plain(row), "note": row_note(row)} for row in report.comparison.rows],
         "settings": [_plain(setting) for setting in report.comparison.settings],
-        "pairs": [{**_plain(pair), "note": images_note(pair)} for pair in report.comparison.pairs],
+        "pairs": [_pair(pair) for pair in report.comparison.pairs],
         "repeats": _plain(report.comparison.repeats),
         "studies": [
             {
                 **summary(result),
                 "tuning": {**_plain(tuning), "verdict": tuning_verdict(tuning)},
                 "dependence": _dependence(dependence),
-                "record": {**_plain(provenance), "data": data_in_words(provenance.data_digest)},
+                "record": {**_plain(provenance), "data": data_in_words(provenance)},
             }
             for result, tuning, dependence, provenance in zip(
                 report.results, report.tuning, report.dependence, report.provenance, strict=True
@@ -98,6 +105,13 @@ def as_json(report: Contents) -> dict[str, Any]:
         "models": [_plain(cost) for cost in report.costs],
         "latency": None if report.latencies is None else _plain(report.latencies),
     }
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    """A pair with its kind and family in words; `images` is what earlier versions called the interval over items."""
+    label = pair.b.label
+    words = {"kind": kind_title(pair.kind, label), "family": family_title(pair.family, label)}
+    return {**_plain(pair), **words, "images": _plain(pair.items), "note": items_note(pair)}
 
 
 def _dependence(dependence: Dependence) -> dict[str, Any]:

@@ -6,12 +6,17 @@ from hpo.results.records import Run, StudyResult
 from hpo.storage.claims import MAX_ATTEMPTS
 
 
-def setbacks(run: Run) -> list[str]:
-    """What went wrong in a run and how it was handled, a line each; empty where the first attempt succeeded."""
+def setbacks(run: Run, result: StudyResult) -> list[str]:
+    """What went wrong in a study's run and how it was handled, a line each; empty where its first attempt succeeded."""
     lines = []
     failed, out_of_leases = run.state == "failed", run.expiries >= MAX_ATTEMPTS
     if run.state == "diverged":
-        lines.append("diverged: the loss was NaN or infinite; counts at chance accuracy and is not repeated")
+        what = (
+            "the loss was NaN or infinite; counts at chance accuracy"
+            if result.is_digits
+            else f"counts as {run.value:g}"
+        )
+        lines.append(f"diverged: {what} and is not repeated")
     if run.failures:
         end = "given up" if failed and not out_of_leases else "retried"
         lines.append(f"raised {_times(run.failures)}, {end}")
@@ -50,7 +55,7 @@ def failures(result: StudyResult) -> list[dict[str, Any]]:
             "attempt": run.attempt,
             "failures": run.failures,
             "expiries": run.expiries,
-            "setbacks": setbacks(run),
+            "setbacks": setbacks(run, result),
             "error": run.error,
         }
         for run in troubled(result)

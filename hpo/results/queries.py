@@ -1,13 +1,15 @@
 """Results: queries that turn the database into the records of `records.py`; reads slots, writes nothing."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
+from numpy.typing import NDArray
 from sqlalchemy import Engine, Row, select
 
 from hpo.errors import HpoError, SchemaError, StudyBroken, StudyNotFound
+from hpo.experiment.spaces import Value
 from hpo.results.failures import setbacks
 from hpo.results.records import (
     Best,
@@ -19,13 +21,14 @@ from hpo.results.records import (
     Tuned,
 )
 from hpo.storage import slots
+from hpo.storage.columns import has_columns, unpack_columns
 from hpo.storage.engine import begin_read, display_url, is_missing
 from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
 from hpo.storage.studies import gone_from_optuna
-from hpo.study.labels import PAPER, TUNED
+from hpo.study.labels import TUNED
 from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
@@ -67,7 +70,7 @@ def trial(engine: Engine, name: str, number: int) -> dict[str, Any]:
         known = sorted(run.number for run in runs if run.number is not None)
         there = f"there are {known[0]} to {known[-1]}" if known else "none has begun yet"
         raise TrialNotFound(f"study {name} has no trial {number}; {there}")
-    return {"study": name, "model": result.model, **asdict(run), "setbacks": setbacks(run)}
+    return {"study": name, "model": result.model, **asdict(run), "setbacks": setbacks(run, result)}
 
 
 def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]:
@@ -75,12 +78,26 @@ def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]
 
     One byte a test pair: answer + 2 * (10 * digit 1 + digit 2), the digits as the model says them, else 0.
     """
-    finals = slots.list_slots(engine, study_id, "final", with_outputs=True)
+    return {place: packed for place, packed, _ in _final_outputs(engine, study_id) if not has_columns(packed)}
+
+
+def final_columns(engine: Engine, study_id: int) -> dict[tuple[str, int], dict[str, NDArray[Any]]]:
+    """The scores of the single test items of a study's final rounds that are done, by label and round.
+
+    Raises UnreadableOutcome where they are damaged.
+    """
     return {
-        (slot.label, slot.round): slot.outputs
-        for slot in finals
-        if slot.outputs is not None and slot.label is not None and slot.round is not None
+        place: unpack_columns(packed, where)
+        for place, packed, where in _final_outputs(engine, study_id)
+        if has_columns(packed)
     }
+
+
+def _final_outputs(engine: Engine, study_id: int) -> Iterator[tuple[tuple[str, int], bytes, str]]:
+    """Label and round, what was stored, and its place in messages."""
+    for slot in slots.list_slots(engine, study_id, "final", with_outputs=True):
+        if slot.outputs is not None and slot.label is not None and slot.round is not None:
+            yield (slot.label, slot.round), slot.outputs, f"slot {slot.id}"
 
 
 def _read(engine: Engine, name: str | None) -> list[StudyResult]:
@@ -149,6 +166,10 @@ def run_of(slot: Slot) -> Run:
         epochs=outcome.epochs,
         train_loss=outcome.train_loss,
         validation_accuracy=outcome.validation_accuracy,
+        metrics=outcome.metrics,
+        numbers=outcome.numbers,
+        items=outcome.items,
+        units_digest=outcome.units_digest,
         seconds=outcome.seconds,
         device_seconds=outcome.device_seconds,
         device=outcome.device,
@@ -172,8 +193,9 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = (), gon
     spec = spec_of(row)
     tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned)
     trials = TrialCounts(**_count(by_kind["search"]))
-    ranking = confirm_ranking(map(_confirm_round, sorted(by_kind["confirm"], key=lambda run: run.round or 0)), spec)
-    final = _final(by_kind["final"], tuned)
+    in_order = sorted(by_kind["confirm"], key=lambda run: run.round or 0)
+    ranking = confirm_ranking(map(_confirm_round, in_order), spec)
+    final = _final(by_kind["final"], tuned, spec.reference_label)
     return StudyResult(
         id=row.id,
         name=row.name,
@@ -223,8 +245,9 @@ def _best(search: Iterable[Run], spec: StudySpec) -> Best | None:
     complete = [run for run in search if run.state == "complete" and run.value is not None]
     if not complete:
         return None
-    run = min(complete, key=lambda r: (-(r.value or 0.0), _loss(r), r.idx))
-    params = run.params if run.params is not None else (spec.paper if run.idx == 0 else {})
+    sign = spec.metric.sign
+    run = min(complete, key=lambda r: (-sign * (r.value or 0.0), _loss(r, spec), r.idx))
+    params: Mapping[str, Value] = run.params if run.params is not None else (spec.reference if run.idx == 0 else {})
     number = run.number if run.number is not None else run.idx
     return Best(number=number, value=float(run.value or 0.0), params=params)
 
@@ -240,18 +263,17 @@ def _confirm_round(run: Run) -> ConfirmRound:
     )
 
 
-def _final(runs: Iterable[Run], tuned: Tuned | None) -> tuple[FinalResult, ...]:
+def _final(runs: Iterable[Run], tuned: Tuned | None, reference: str) -> tuple[FinalResult, ...]:
     results = [_final_of(label, group) for label, group in _by_label(runs).items()]
     by_label = {result.label: result for result in results}
-    if tuned is not None and tuned.source == PAPER and PAPER in by_label and TUNED not in by_label:
-        paper = by_label[PAPER]
-        same = {name: getattr(paper, name) for name in FinalResult.__slots__}
-        results.append(FinalResult(**{**same, "label": TUNED, "same_as": PAPER}))
-    return tuple(sorted(results, key=lambda f: {TUNED: 0, PAPER: 1}.get(f.label, 2)))
+    if tuned is not None and tuned.source == reference and reference in by_label and TUNED not in by_label:
+        results.append(replace(by_label[reference], label=TUNED, same_as=reference))
+    return tuple(sorted(results, key=lambda f: {TUNED: 0, reference: 1}.get(f.label, 2)))
 
 
 def _final_of(label: str, runs: Sequence[Run]) -> FinalResult:
     done = [run for run in runs if run.done and run.value is not None]
+    names = dict.fromkeys(name for run in done for name in run.metrics)
     return FinalResult(
         label=label,
         params=runs[0].params or {},
@@ -261,6 +283,8 @@ def _final_of(label: str, runs: Sequence[Run]) -> FinalResult:
         test_values=tuple(float(run.value or 0.0) for run in done),
         diverged=sum(run.state == "diverged" for run in runs),
         failed=sum(run.state == "failed" for run in runs),
+        metrics={name: tuple(run.metrics.get(name) for run in done) for name in names},
+        units=tuple(run.units_digest for run in done),
     )
 
 
@@ -318,5 +342,8 @@ def _of_failed(row: Any, trials: TrialCounts) -> str:
     return "more than a quarter: nothing is concluded from it"
 
 
-def _loss(run: Run) -> float:
-    return float("inf") if run.loss is None else run.loss
+def _loss(run: Run, spec: StudySpec) -> float:
+    """The second metric, lower is better; infinite where it is not known."""
+    if run.loss is None or spec.tie_breaker is None:
+        return float("inf")
+    return -spec.tie_breaker.sign * run.loss

@@ -1,6 +1,7 @@
 """Records of what the database holds about studies; `queries.py` fills them.
 
-Accuracies and values are fractions, times are seconds since 1970, durations are seconds.
+Values are in the unit of the study's first metric (accuracies are fractions), times are seconds since 1970, durations
+are seconds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,9 +9,13 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Literal
 
+from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Value
 from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult
-from hpo.study.spec import ModelName, StudySpec
+from hpo.study.spec import MODELS, StudySpec
+
+DIGITS = "digits"  # the experiment of this name has answers, images and published accuracies; others have none
 
 RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
 
@@ -27,13 +32,17 @@ class Run:
     round: int | None  # confirm, final: from 0
     state: RunState
     adaptive: bool  # search: its parameters depend on earlier results
-    params: Mapping[str, float] | None
-    value: float | None = None  # search, confirm: validation accuracy; final: test accuracy; diverged: chance
-    loss: float | None = None  # cross entropy with the value
+    params: Mapping[str, Value] | None  # the active ones
+    value: float | None = None  # of the first metric; search, confirm: on validation items; final: on test items
+    loss: float | None = None  # of the second metric
     train_accuracy: float | None = None
     epochs: int  # trained
     train_loss: tuple[float | None, ...] = ()  # by epoch; None where it was not finite
-    validation_accuracy: tuple[float, ...] = ()  # by epoch; empty in final rounds
+    validation_accuracy: tuple[float, ...] = ()  # by epoch, of the first metric; empty in final rounds
+    metrics: Mapping[str, float | None] = field(default_factory=dict)  # all of them; the first format has none
+    numbers: Mapping[str, float | None] = field(default_factory=dict)  # that the training reported last
+    items: int | None = None  # that it was measured on
+    units_digest: str | None = None  # final: of what the test items were sampled from, in order
     seconds: float | None = None  # in a lane; lanes of one device train side by side
     device_seconds: float | None = None  # of the device: each epoch's time is shared among the lanes that trained in it
     attempt: int  # claims so far
@@ -94,16 +103,16 @@ class Best:
     """The best complete trial of the search, the paper's included."""
 
     number: int
-    value: float  # validation accuracy; optimistic, as the maximum of all
-    params: Mapping[str, float]
+    value: float  # on validation items; optimistic, as the best of all
+    params: Mapping[str, Value]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tuned:
     """The configuration that won the confirm phase."""
 
-    params: Mapping[str, float]
-    source: Literal["paper"] | int  # the paper's, or the number of a search trial
+    params: Mapping[str, Value]
+    source: str | int  # the reference's label, or the number of a search trial
     confirm_mean: float | None
 
 
@@ -112,14 +121,16 @@ class FinalResult:
     """The final rounds of one configuration; only rounds that are done have values."""
 
     label: str
-    params: Mapping[str, float]
+    params: Mapping[str, Value]
     planned: int  # rounds asked for
     round_numbers: tuple[int, ...]  # of the values, ascending; rounds are paired by number
     train_values: tuple[float | None, ...]  # None where the round diverged
-    test_values: tuple[float, ...]  # a diverged round counts at chance accuracy
+    test_values: tuple[float, ...]  # a diverged round counts at the metric's value for that
     diverged: int
     failed: int
-    same_as: str | None = None  # "paper" where the paper's configuration won: both labels have the same rounds
+    metrics: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)  # on test items, by name
+    units: tuple[str | None, ...] = ()  # digests of what the test items were sampled from
+    same_as: str | None = None  # the reference's label where it won: both labels have the same rounds
 
     @property
     def rounds(self) -> int:
@@ -128,7 +139,7 @@ class FinalResult:
 
     @property
     def train_mean(self) -> float | None:
-        """Mean train accuracy of the rounds that have one."""
+        """Mean training accuracy of the rounds that have one."""
         return mean(self.train_values)
 
     @property
@@ -138,7 +149,7 @@ class FinalResult:
 
     @property
     def test_mean(self) -> float | None:
-        """Mean test accuracy."""
+        """Mean on test items."""
         return mean(self.test_values)
 
     @property
@@ -153,7 +164,7 @@ class StudyResult:
 
     id: int
     name: str
-    model: ModelName
+    model: str
     phase: Literal["search", "confirm", "final", "done"]
     paused: bool
     seed: int
@@ -170,9 +181,45 @@ class StudyResult:
     best: Best | None
     tuned: Tuned | None
     ranking: tuple[ConfirmResult, ...]  # best first; those that may not win come last
-    final: tuple[FinalResult, ...]  # tuned, paper, then others as they were added
+    final: tuple[FinalResult, ...]  # tuned, reference, then others as they were added
     gone: tuple[str, ...] = ()  # Optuna's studies that were deleted past hpo: this study cannot go on
     missing: tuple[str, ...]  # sentences about what is not there yet
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name."""
+        return self.spec.experiment
+
+    @property
+    def is_digits(self) -> bool:
+        """Whether it is of the experiment that has answers, images and published accuracies."""
+        return self.experiment == DIGITS
+
+    @property
+    def metric(self) -> MetricInfo:
+        """The one that judges."""
+        return self.spec.metric
+
+    @property
+    def metrics(self) -> tuple[MetricInfo, ...]:
+        """All that are measured; the second breaks ties."""
+        return self.spec.metrics
+
+    @property
+    def epochs(self) -> int | None:
+        """Of each training; None where all that has ended had none: its method does not go epoch by epoch."""
+        done = [run for run in self.runs if run.state == "complete"]
+        return self.spec.budget.epochs if not done or any(run.epochs for run in done) else None
+
+    @property
+    def reference_label(self) -> str:
+        """What slots and tables call the configuration to compare with."""
+        return self.spec.reference_label
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """What is tuned, in the order of every table and file."""
+        return tuple(self.spec.parsed_space.parameters)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -199,6 +246,18 @@ class StudyResult:
     def final_of(self, label: str) -> FinalResult | None:
         """The final rounds under a label, or None where there are none."""
         return next((f for f in self.final if f.label == label), None)
+
+
+def models_of(results: Iterable[StudyResult]) -> list[tuple[str, str]]:
+    """Experiments and their models, as they were first created; the digits' models in the order of the paper."""
+    order = dict.fromkeys((result.experiment, result.model) for result in results)
+    experiments = list(dict.fromkeys(experiment for experiment, _ in order))
+
+    def place(key: tuple[str, str]) -> tuple[int, int]:
+        experiment, model = key
+        return experiments.index(experiment), [str(name) for name in MODELS].index(model) if experiment == DIGITS else 0
+
+    return sorted(order, key=place)
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -9,11 +9,13 @@ from hpo.results.records import Best, FinalResult, StudyResult, Tuned
 
 
 def summary(result: StudyResult) -> dict[str, Any]:
-    """What `hpo study show NAME --format json` prints: plain types only, accuracies as fractions."""
+    """What `hpo study show NAME --format json` prints: plain types; values in the metric's unit."""
     best, tuned = result.best, result.tuned
     return {
         "name": result.name,
+        "experiment": result.experiment,
         "model": result.model,
+        "metrics": [asdict(metric) for metric in result.metrics],
         "phase": result.phase,
         "paused": result.paused,
         "blocked": result.is_blocked,
@@ -57,6 +59,7 @@ def final_summary(final: FinalResult) -> dict[str, Any]:
         "test_values": list(final.test_values),
         "train_values": list(final.train_values),
         "round_numbers": list(final.round_numbers),
+        "metrics": {name: list(values) for name, values in final.metrics.items()},
         "diverged": final.diverged,
         "failed": final.failed,
         "same_as": final.same_as,

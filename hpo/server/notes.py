@@ -1,6 +1,6 @@
 """Notes and figures on the studies' own pages in optuna-dashboard.
 
-A study's note holds its phase, the tuned configuration beside the paper's, and how its model compares with others.
+A study's note holds its phase, the tuned configuration beside the reference, and how its model compares with others.
 Workers write the notes when a phase moves on, and so do the commands that create studies or add rounds. `hpo report`
 and `hpo dashboard` write all of them together with the figures, which need plotly and are too slow for a worker, so
 they also write what an interrupted worker left out. A note depends on the database alone: writing it again changes
@@ -17,12 +17,12 @@ from sqlalchemy import Engine
 
 from hpo.analysis.tuning import Stage, tuning_of
 from hpo.errors import DatabaseReplaced
-from hpo.report.formats import NOTHING, percent, plus_minus, time, value
+from hpo.report.formats import NOTHING, Scale, reference, references, time, value
 from hpo.results.queries import all_results
 from hpo.results.records import FinalResult, StudyResult
 from hpo.storage import studies
 from hpo.storage.pages import Page, keep_pages
-from hpo.study.labels import PAPER, TUNED
+from hpo.study.labels import TUNED
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
@@ -75,7 +75,7 @@ def write_notes(engine: Engine, names: Collection[str]) -> None:
     """
     while names:
         results = all_results(engine)
-        paired = _paired(results)
+        paired = _paired(engine, results)
         compared = [{pair.a.study, pair.b.study} for pair in paired.pairs] if paired else []
         wanted = set(names).union(*(both for both in compared if both & set(names)))
         _write(engine, [result for result in results if result.name in wanted], paired, None)
@@ -91,9 +91,10 @@ def write_pages(engine: Engine, results: Sequence[StudyResult], comparison: "Com
 def write_all_pages(engine: Engine) -> None:
     """Read and compare all results, then write the notes and figures of all studies."""
     from hpo.analysis.comparison import compare
+    from hpo.report.scores import read_scores
 
     results = all_results(engine)
-    write_pages(engine, results, compare(results))
+    write_pages(engine, results, compare(results, scores=read_scores(engine, results)))
 
 
 def _moved_on(engine: Engine, results: Sequence[StudyResult]) -> set[str]:
@@ -102,13 +103,14 @@ def _moved_on(engine: Engine, results: Sequence[StudyResult]) -> set[str]:
     return {row.name for row in studies.list_studies(engine) if phases.get(row.id, row.phase) != row.phase}
 
 
-def _paired(results: Sequence[StudyResult]) -> "Paired | None":
+def _paired(engine: Engine, results: Sequence[StudyResult]) -> "Paired | None":
     """The pairs; None before the first final round, as they need scipy, which takes a second to load."""
     if not any(final.rounds for result in results for final in result.final):
         return None
     from hpo.analysis.comparison import paired_of
+    from hpo.report.scores import read_scores
 
-    return paired_of(results)
+    return paired_of(results, read_scores(engine, results))
 
 
 def _write(
@@ -152,13 +154,14 @@ def is_ours(note: str) -> bool:
 
 def note_of(result: StudyResult, paired: "Paired | None") -> str:
     """The note of a study's search: phase, budget, configurations, comparison, what is missing."""
-    spec, protocol = result.spec, result.spec.protocol
+    protocol, epochs = result.spec.protocol, result.epochs
+    trials = f"{result.trials.total} trials" + ("" if epochs is None else f" of {epochs} epochs")
     lines = [
         f"## {_safe(result.name)}: {_phase(result)}",
         "",
         *_table(("phase", "done"), _progress(result)),
-        f"Budget: {result.trials.total} trials of {spec.budget.epochs} epochs, confirm "
-        f"{protocol.confirm_configurations} and the paper's x {protocol.confirm_rounds} rounds, final "
+        f"Budget: {trials}, confirm {protocol.confirm_configurations} and {references(result.reference_label)} x "
+        f"{protocol.confirm_rounds} rounds, final "
         f"{protocol.final_rounds} rounds of each configuration. {_as_of(result)}",
         "",
         *_table(*_configurations(result)),
@@ -175,40 +178,51 @@ def note_of(result: StudyResult, paired: "Paired | None") -> str:
 
 def confirm_note_of(result: StudyResult) -> str:
     """The note of `NAME:confirm`."""
+    scale, it = Scale(result.metric), reference(result.reference_label)
     rows = [
-        (ranked.label, f"{len(ranked.values)} of {ranked.rounds}", percent(ranked.mean, 2)) for ranked in result.ranking
+        (ranked.label, f"{len(ranked.values)} of {ranked.rounds}", scale.number(ranked.mean, 2))
+        for ranked in result.ranking
     ]
+    fresh = "fresh pairs" if result.is_digits else "fresh draws"
     lines = [
         f"## {_safe(result.name)}: rounds of the confirm phase",
         "",
-        f"The best trials of study {_safe(result.name)} and the paper's configuration, trained again on fresh seeds "
-        "and fresh pairs: the configuration with the best mean becomes the tuned one. No sampler is involved. A trial "
-        "is one round of one configuration, named in its user attributes; its value is the validation accuracy.",
+        f"The best trials of study {_safe(result.name)} and {it}, trained again on fresh seeds "
+        f"and {fresh}: the configuration with the best mean becomes the tuned one. No sampler is involved. A trial "
+        f"is one round of one configuration, named in its user attributes; its value is the validation {scale.name}.",
         "",
-        *(_table(("configuration", "rounds", "mean validation accuracy %"), rows) or ["It has not started.", ""]),
+        *(_table(("configuration", "rounds", _mean_column(scale)), rows) or ["It has not started.", ""]),
     ]
     return signed_off("\n".join(lines))
 
 
+def _mean_column(scale: Scale) -> str:
+    return f"mean validation {scale.name} %" if scale.is_percent else scale.column("mean validation")
+
+
 def final_note_of(result: StudyResult) -> str:
     """The note of `NAME:final`."""
+    scale, it = Scale(result.metric), reference(result.reference_label).removesuffix(" configuration")
+    trained = result.is_digits
     rows = [
         (
-            final.label + (" (the paper's won the confirm phase)" if final.same_as else ""),
+            final.label + (f" ({references(final.same_as)} won the confirm phase)" if final.same_as else ""),
             f"{final.rounds} of {final.planned}",
-            plus_minus(final.train_mean, final.train_std),
-            plus_minus(final.test_mean, final.test_std),
+            *((scale.mean_std(final.train_mean, final.train_std),) if trained else ()),
+            scale.mean_std(final.test_mean, final.test_std),
         )
         for final in result.final
     ]
+    measured, pairs = ("pairs from image pool B", "pairs") if result.is_digits else ("items of pool B", "draws")
+    columns = ("configuration", "rounds", *(("train %",) if trained else ()), scale.column("test"))
     lines = [
         f"## {_safe(result.name)}: final rounds",
         "",
-        f"The tuned and the paper's configuration of study {_safe(result.name)}, measured on pairs from image pool B, "
+        f"The tuned and {it} configuration of study {_safe(result.name)}, measured on {measured}, "
         "which tuning never sees. No sampler is involved. A trial is one round of one configuration, named in its user "
-        "attributes; its value is the test accuracy. Rounds with the same number share seeds and pairs.",
+        f"attributes; its value is the test {scale.name}. Rounds with the same number share seeds and {pairs}.",
         "",
-        *(_table(("configuration", "rounds", "train %", "test %"), rows) or ["It has not started.", ""]),
+        *(_table(columns, rows) or ["It has not started.", ""]),
     ]
     return signed_off("\n".join(lines))
 
@@ -237,26 +251,31 @@ def _as_of(result: StudyResult) -> str:
 
 
 def _configurations(result: StudyResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The tuned configuration beside the paper's: values and results, as the title row and the rows of a table."""
-    tuning = tuning_of(result)
+    """The tuned configuration beside the reference: values and results, as the title row and the rows of a table."""
+    tuning, scale = tuning_of(result), Scale(result.metric)
     stages: dict[str, Stage] = {stage.label: stage for stage in tuning.stages}
-    columns = [("paper's", PAPER)]
-    if tuning.source == PAPER:
-        columns = [("paper's, which is the tuned one", PAPER)]
+    label = result.reference_label
+    title = references(label).removeprefix("the ")
+    columns = [(title, label)]
+    if tuning.source == label:
+        columns = [(f"{title}, which is the tuned one", label)]
     elif TUNED in stages:
         columns.append(("tuned" if tuning.source is None else f"tuned (trial {tuning.source})", TUNED))
     elif result.best is not None:
         columns.append((f"best so far (trial {result.best.number})", "best"))
     rows: list[tuple[str, ...]] = [
-        (p.name, *(value({PAPER: p.paper, TUNED: p.tuned, "best": p.best}[which]) for _, which in columns))
+        (p.name, *(value({label: p.reference, TUNED: p.tuned, "best": p.best}[which]) for _, which in columns))
         for p in tuning.parameters
     ]
     if result.best is not None:
         stages["best"] = Stage(label=TUNED, search=result.best.value, confirm=None, test=None)  # no test yet
+    validation, test = (
+        f"{what} {scale.name} %" if scale.is_percent else scale.column(what) for what in ("validation", "test")
+    )
     rows += [
-        ("search, validation accuracy %", *(percent(stages[which].search, 2) for _, which in columns)),
-        ("confirm, validation accuracy %", *(percent(stages[which].confirm, 2) for _, which in columns)),
-        ("final, test accuracy %", *(_test(result.final_of(which)) for _, which in columns)),
+        (f"search, {validation}", *(scale.number(stages[which].search, 2) for _, which in columns)),
+        (f"confirm, {validation}", *(scale.number(stages[which].confirm, 2) for _, which in columns)),
+        (f"final, {test}", *(_test(result.final_of(which), scale) for _, which in columns)),
     ]
     return ("", *(title for title, _ in columns)), rows
 
@@ -271,8 +290,8 @@ def _sentences(result: StudyResult, paired: "Paired | None") -> list[str]:
     return sentences.headlines([result], pairs, paired.settings)
 
 
-def _test(final: FinalResult | None) -> str:
-    return NOTHING if final is None else plus_minus(final.test_mean, final.test_std)
+def _test(final: FinalResult | None, scale: Scale) -> str:
+    return NOTHING if final is None else scale.mean_std(final.test_mean, final.test_std)
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------
@@ -311,7 +330,7 @@ def figures_of(result: StudyResult, comparison: "Comparison") -> dict[str, str]:
         drawn["hpo-final"] = _small(rounds_chart(rounds), "Final rounds, as of hpo report")
     confirm = chart_data.confirm_data(result)
     if confirm:
-        figure = rounds_chart(confirm, "validation accuracy (%)")
+        figure = rounds_chart(confirm, "validation")
         drawn["hpo-confirm"] = _small(figure, "Confirm rounds, as of hpo report")
     return drawn
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hpo.analysis import answers, stats
 from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.comparison import Comparison, compare
-from hpo.report.sentences import images_note, row_note
+from hpo.report.sentences import items_note, row_note
 from hpo.storage.outcome import UnreadableOutcome, pack_answers, unpack_answers
 from tests.support.handmade import packed_answers
 from tests.support.results import finals, run, study
@@ -134,19 +134,19 @@ def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
         return compare([study("ws", runs)], {1: Answers(by_label=whole, refused=0)})
 
     (pair,) = compared(0).pairs
-    assert pair.images is not None
-    assert pair.images.low <= pair.difference.mean <= pair.images.high
-    assert images_note(pair) == ""
+    assert pair.items is not None
+    assert pair.items.low <= pair.difference.mean <= pair.items.high
+    assert items_note(pair) == ""
     actual = compared(1)
     (pair,) = actual.pairs
-    assert (len(pair.rounds), pair.images) == (4, None)
-    assert "1 of 4 rounds have no stored answers" in images_note(pair)
+    assert (len(pair.rounds), pair.items) == (4, None)
+    assert "1 of 4 rounds have no stored answers" in items_note(pair)
     (row,) = [row for row in actual.rows if row.label == "paper"]
     assert (row.test.n, row.train.n) == (4, 3)
     assert row_note(row) == "1 diverged, counted at chance accuracy in the test values and left out of the train ones"
     others = {2: Answers(by_label={}, refused=0)}
     (elsewhere,) = compare([study("ws", finals("tuned", [0.9]) + finals("paper", [0.8]))], others).pairs
-    assert images_note(elsewhere) == ""  # its images are not at hand, which the page says once
+    assert items_note(elsewhere) == ""  # its images are not at hand, which the page says once
 
 
 def test_error_grid_counts_by_digits() -> None:

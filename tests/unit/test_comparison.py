@@ -32,7 +32,7 @@ def test_detectable_is_only_what_can_be_clear(n: int, families: int, detectable:
         study(model, [r for label in labels for r in finals(label, around(level)[:n])], id=place)
         for place, (model, level) in enumerate((("simple", 0.7), ("ws", 0.9)))
     ]
-    between = [pair for pair in compare(results).pairs if pair.family == "pairs of models"]
+    between = [pair for pair in compare(results).pairs if pair.family == "models"]
     assert [pair.clear for pair in between] == [detectable] * families
     assert [pair.detectable is not None for pair in between] == [detectable] * families
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -10,11 +11,12 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]  # ships no types
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel  # type: ignore[import-untyped]
 
+from hpo.analysis.answers import ACCURACY
 from hpo.analysis.dependence import interactions, surrogate
-from hpo.analysis.dependence.encoding import Coordinate, Sample, learned_least, sample_of
+from hpo.analysis.dependence.encoding import Coordinate, Link, Sample, learned_least, sample_of
 from hpo.analysis.dependence.interactions import Answer, Dependence, answer_of, dependence_of, ped_anova
 from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, best_of_grid, coordinate_search
-from hpo.analysis.search_history import SearchHistory, Trial
+from hpo.analysis.search_history import SearchHistory, Trial, search_data
 from hpo.report.charts import dependence
 from hpo.report.html import PageFigure
 from hpo.report.sections.dependence import dependence_parts, sentences
@@ -33,18 +35,21 @@ def _few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
 Law = Callable[[surrogate.Floats], surrogate.Floats]  # points (T, K) to log-odds (T,)
 
 
+LOG_ODDS = Link(metric=ACCURACY, items=2000)
+
+
 def cube(n: int, k: int, seed: int = 1) -> surrogate.Floats:
     return np.random.default_rng(seed).random((n, k))
 
 
 def coordinates(k: int, paper: float = 0.25) -> tuple[Coordinate, ...]:
-    return tuple(Coordinate(name=name, low=0.0, high=1.0, log=False, paper=paper) for name in "abcd"[:k])
+    return tuple(Coordinate(name=name, low=0.0, high=1.0, log=False, reference=paper) for name in "abcd"[:k])
 
 
 def sample(law: Law, n: int = 29, k: int = 3, noise: float = 0.1, seed: int = 1) -> Sample:
     points = cube(n, k, seed)
     noisy = law(points) + noise * np.random.default_rng(seed + 1000).standard_normal(n)
-    return Sample(coordinates=coordinates(k), points=points, values=noisy)
+    return Sample(coordinates=coordinates(k), points=points, values=noisy, link=LOG_ODDS)
 
 
 def answer(law: Law, **how: float) -> Answer:
@@ -84,8 +89,9 @@ def test_the_parts_are_those_of_brute_force() -> None:
     x = cube(30, 3)
     fitted = surrogate.fit(x, np.sin(3 * x[:, 0]) + 2 * x[:, 1] * x[:, 2])
     parts = surrogate.take_apart(fitted)
-    g = len(parts.grid)
-    whole = fitted.predict(np.array(list(product(parts.grid, repeat=3)))).reshape(g, g, g)
+    grid = parts.grids[0]
+    g = len(grid)
+    whole = fitted.predict(np.array(list(product(grid, repeat=3)))).reshape(g, g, g)
     assert parts.mean == pytest.approx(whole.mean())
     centred = whole - whole.mean()
     mains = [centred.mean(axis=tuple({0, 1, 2} - {j})) for j in range(3)]
@@ -97,11 +103,11 @@ def test_the_parts_are_those_of_brute_force() -> None:
         both = centred.mean(axis=({0, 1, 2} - {a, b}).pop())
         computed = both - mains[a][:, None] - mains[b][None, :]
         assert parts.h[a, b] == pytest.approx(math.sqrt((computed**2).sum() / (both**2).sum()))
-        assert surrogate.joint_effect(fitted, a, b, parts.grid) == pytest.approx(both + whole.mean())
+        assert surrogate.joint_effect(fitted, a, b, grid, grid) == pytest.approx(both + whole.mean())
         at = [int(x[7, j] * g) for j in (a, b)]  # the cell that a trial lies in
         assert surrogate.pair_effect(fitted, a, b)[7] == pytest.approx(computed[at[0], at[1]], abs=0.03)
-    best = parts.grid[list(np.unravel_index(whole.argmax(), whole.shape))]
-    assert best_of_grid(fitted, parts.grid) == pytest.approx(best)
+    best = grid[list(np.unravel_index(whole.argmax(), whole.shape))]
+    assert best_of_grid(fitted, parts.grids) == pytest.approx(best)
 
 
 def test_the_additive_fit_keeps_curves_and_no_product() -> None:
@@ -134,7 +140,7 @@ def test_a_product_is_found_and_nothing_else(seed: int) -> None:
     assert not any(pair.clear for pair in others)
     assert actual.contour is not None
     assert (actual.contour.a, actual.contour.b) == ("a", "c")
-    table = np.array(actual.contour.accuracy)  # high where both are, and where neither is
+    table = np.array(actual.contour.values)  # high where both are, and where neither is
     assert min(table[0, 0], table[-1, -1]) > max(table[0, -1], table[-1, 0])
 
 
@@ -184,7 +190,8 @@ def test_ped_anova_finds_what_matters_and_tells_chance() -> None:
 
 def walked(law: Law, k: int = 2, paper: float = 0.25) -> CoordinateSearch:
     x = cube(80, k)
-    return coordinate_search(surrogate.fit(x, law(x)), coordinates(k, paper))
+    sampled = Sample(coordinates=coordinates(k, paper), points=x, values=law(x), link=LOG_ODDS)
+    return coordinate_search(surrogate.fit(x, law(x)), sampled)
 
 
 def test_one_at_a_time_fails_on_a_rotated_ridge() -> None:
@@ -193,7 +200,7 @@ def test_one_at_a_time_fails_on_a_rotated_ridge() -> None:
     assert actual.lost_once > 0.1
     assert actual.lost_repeated < actual.lost_once
     assert actual.joint.params == pytest.approx({"a": 0.85, "b": 0.85}, abs=0.05)
-    assert actual.paper.accuracy <= actual.once.accuracy <= actual.repeated.accuracy <= actual.joint.accuracy
+    assert actual.reference.value <= actual.once.value <= actual.repeated.value <= actual.joint.value
     assert actual.passes > 2
 
 
@@ -207,7 +214,7 @@ def test_one_at_a_time_succeeds_on_a_separable_bowl() -> None:
 def test_a_paper_outside_the_range_is_moved_and_said() -> None:
     actual = walked(lambda x: x[:, 0] + x[:, 1], paper=1.5)
     assert actual.moved
-    assert actual.paper.params == {"a": 1.0, "b": 1.0}
+    assert actual.reference.params == {"a": 1.0, "b": 1.0}
     assert actual.edges == ("a", "b")
 
 
@@ -223,15 +230,14 @@ def search_of(trials: list[dict[str, float]]) -> tuple[SearchHistory, list[Trial
             state="complete",
             random=True,
             unbiased=True,
-            paper=False,
+            reference=False,
             value=0.7 + 0.01 * i,
             epochs=3,
             params=tuple(one[name] for name in names),
         )
         for i, one in enumerate(trials)
     ]
-    ranges = tuple((spec.space[n].low, spec.space[n].high, spec.space[n].log) for n in names)
-    search = SearchHistory(study="s", model="ws-aux", names=names, ranges=ranges, trials=tuple(made), incumbent=())
+    search = replace(search_data(study("ws-aux", [], spec)), trials=tuple(made))
     return search, made
 
 
@@ -244,14 +250,17 @@ def test_loss_weights_enter_as_ratios_alone() -> None:
     ]
     paper = builtin_spec("ws-aux").paper
     (search, first), (_, second) = search_of(trials), search_of(scaled)
-    a, b = sample_of(first, search, paper, 2000), sample_of(second, search, paper, 2000)
+    a, b = (
+        sample_of(first, search, paper, LOG_ODDS, ratios=True),
+        sample_of(second, search, paper, LOG_ODDS, ratios=True),
+    )
     assert a.points == pytest.approx(b.points)
     assert [c.name for c in a.coordinates] == ["learning_rate", "relative_decay", "dropout", "weight_ratio"]
-    assert [c.paper for c in a.coordinates] == pytest.approx([3e-3, 2.5e-5 / 2.5, 0.15, 0.5])
+    assert [c.reference for c in a.coordinates] == pytest.approx([3e-3, 2.5e-5 / 2.5, 0.15, 0.5])
     ratio = a.coordinates[3]
     assert ratio.from_unit(float(a.points[2, 3])) == pytest.approx(trials[2]["main_weight"] / trials[2]["aux_weight"])
     moved = [{**one, "main_weight": one["main_weight"] * (1 + i)} for i, one in enumerate(trials)]
-    assert sample_of(search_of(moved)[1], search, paper, 2000).points != pytest.approx(a.points)
+    assert sample_of(search_of(moved)[1], search, paper, LOG_ODDS, ratios=True).points != pytest.approx(a.points)
 
 
 def test_a_weight_of_zero_has_no_ratio() -> None:
@@ -259,7 +268,7 @@ def test_a_weight_of_zero_has_no_ratio() -> None:
     trials = [dict.fromkeys(names, x) for x in (0.1, 0.2, 0.3)]
     trials[1]["aux_weight"] = 0.0
     search, made = search_of(trials)
-    assert len(sample_of(made, search, builtin_spec("ws-aux").paper, 2000).values) == 2
+    assert len(sample_of(made, search, builtin_spec("ws-aux").paper, LOG_ODDS, ratios=True).values) == 2
 
 
 def searched(model: ModelName = "ws", random: int = 26) -> StudyResult:

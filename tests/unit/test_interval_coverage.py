@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
-from hpo.analysis import answers, stats
+from hpo.analysis import answers, items, stats
 from hpo.analysis.answers import RoundAnswers
 from hpo.analysis.pairwise import FAMILIES, pairs_of, setting_of
 from tests.support.results import finals, study
@@ -138,7 +138,7 @@ def test_holm_keeps_the_level_where_some_differ() -> None:
         between, tuning = _world(rng, 10, [(0.9, 0.9), (0.9, 0.9), (0.98, 0.95)])
         others = {name for name in between if "ws-aux" not in name}
         false += bool(others)
-        actual += {"pairs of models, tuned: ws-aux, simple", "pairs of models, tuned: ws-aux, ws"} <= between
+        actual += {"tuned: ws-aux, simple", "tuned: ws-aux, ws"} <= between
         actual -= not any("ws-aux" in name for name in tuning)
     assert false / worlds <= 0.05 + three_errors(0.05, worlds)
     assert actual == worlds
@@ -195,7 +195,7 @@ def test_the_crossed_interval_covers_for_new_rounds_and_new_images(
     The interval may be too wide (Owen 2007: by up to twice where images do not matter), not too narrow.
     Where images matter, an interval over rounds alone covers less.
     """
-    monkeypatch.setattr(answers, "DRAWS", 400)
+    monkeypatch.setattr(items, "DRAWS", 400)
     rng, worlds = np.random.default_rng(9), 200
     actual = [_crossed_world(rng, by_round, by_image) for _ in range(worlds)]
     differences = [difference for difference, _ in actual]

@@ -17,7 +17,7 @@ def test_search_data_is_in_the_order_of_finishing() -> None:
     assert math.isnan(search.incumbent[0])  # a diverged trial is no incumbent
     assert search.incumbent[1:] == (0.9,) * 5
     assert [trial.random for trial in search.trials] == [False, False, False, True, True, False]
-    assert search.trials[-1].paper
+    assert search.trials[-1].reference
 
 
 @pytest.mark.parametrize(("pruner", "sample"), [("median", (0.86, 0.87)), ("none", (0.86, 0.87, 0.91, 0.92))])

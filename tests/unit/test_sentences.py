@@ -3,7 +3,7 @@
 import pytest
 
 from hpo.analysis.comparison import compare
-from hpo.analysis.pairwise import BETWEEN_PAPER, BETWEEN_TUNED, TUNING
+from hpo.analysis.pairwise import BETWEEN_REFERENCE, BETWEEN_TUNED, TUNING
 from hpo.analysis.tuning import tuning_of
 from hpo.report.sentences import budget_warning, conclusions_of, tuning_verdict
 from hpo.study.spec import builtin_spec
@@ -16,7 +16,7 @@ def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
         study("ws-aux", finals("tuned", around(0.98, 0.004)) + finals("paper", around(0.97)), id=2),
     ]
     comparison = compare(results)
-    assert [pair.kind for pair in comparison.pairs] == [BETWEEN_TUNED, BETWEEN_PAPER, TUNING, TUNING]
+    assert [pair.kind for pair in comparison.pairs] == [BETWEEN_TUNED, BETWEEN_REFERENCE, TUNING, TUNING]
     pair = comparison.pairs[0]
     assert pair.difference.mean == pytest.approx(0.08)
     assert pair.clear
@@ -107,5 +107,5 @@ def test_unequal_comparisons_are_stated() -> None:
 )
 def test_budget_warning(trials: int, epochs: int, verdict: str | None) -> None:
     spec = builtin_spec("ws").with_options(trials=trials, epochs=epochs)
-    warning = budget_warning([spec])
+    warning = budget_warning([study("ws", [], spec)])
     assert warning is None if verdict is None else verdict in str(warning)

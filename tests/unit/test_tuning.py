@@ -24,7 +24,7 @@ def test_tuning_shows_the_optimism() -> None:
     assert paper.confirm == pytest.approx(0.86)
     assert (tuned.search, tuned.confirm, tuned.test) == (0.93, 0.9, 0.89)
     assert tuned.optimism == pytest.approx(0.03)
-    assert next((p.name, p.paper, p.tuned) for p in tuning.parameters) == ("learning_rate", 3e-3, 1e-3)
+    assert next((p.name, p.reference, p.tuned) for p in tuning.parameters) == ("learning_rate", 3e-3, 1e-3)
     assert next((s.phase, s.runs, s.epochs, s.seconds) for s in tuning.spend) == ("search", 2, 6, 20.0)
     assert tuning_verdict(tuning) == "Trial 7 of the search won the confirm phase."
 

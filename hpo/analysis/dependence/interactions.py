@@ -1,7 +1,9 @@
 """Interactions: do a model's hyperparameters depend on each other?
 
-Accuracies are fractions. Fits are made on their log-odds, where a point near 100 % counts more than one near 80 %:
-otherwise every model close to the ceiling would seem to have interactions. Shapes as in `surrogate.py`.
+Values are in the unit of the metric. Fits to accuracies are made on their log-odds, where a point near 100 % counts
+more than one near 80 %: otherwise every model close to the ceiling would seem to have interactions. A hyperparameter
+that some configurations do not have depends on others by its condition; it is named and not fitted. Shapes as in
+`surrogate.py`.
 """
 
 import math
@@ -9,19 +11,28 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has no types
 
 from hpo.analysis.dependence import surrogate as fits
-from hpo.analysis.dependence.encoding import WEIGHT_RATIO, Coordinate, Sample, accuracy_of, learned_least, sample_of
+from hpo.analysis.dependence.encoding import (
+    WEIGHT_RATIO,
+    Coordinate,
+    Link,
+    Sample,
+    fitted_names,
+    learned_least,
+    sample_of,
+)
 from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, coordinate_search
 from hpo.analysis.dependence.surrogate import Floats, Parts, Surrogate
 from hpo.analysis.search_history import SearchHistory, Trial, search_data
 from hpo.analysis.stats import LEVEL, holm
+from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Value
 from hpo.results.records import StudyResult
-from hpo.study.spec import ModelName
 
 LEAST_R2 = 0.3  # cross-validated: with a lower one, nothing is concluded about interactions
 LEAST_TRIALS = 15  # random ones: with fewer, nothing is fitted
@@ -82,9 +93,9 @@ class Effect:
     """The effect of one coordinate, averaged over the others."""
 
     name: str
-    at: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    trials: tuple[tuple[float, float], ...]  # value, validation accuracy: what was fitted
+    at: tuple[Value, ...]
+    values: tuple[float, ...]
+    trials: tuple[tuple[Value, float], ...]  # the hyperparameter, the validation value: what was fitted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,10 +104,10 @@ class Contour:
 
     a: str
     b: str
-    at_a: tuple[float, ...]
-    at_b: tuple[float, ...]
-    accuracy: tuple[tuple[float, ...], ...]  # [b][a]
-    trials: tuple[tuple[float, float, float], ...]  # a, b, validation accuracy: what was fitted
+    at_a: tuple[Value, ...]
+    at_b: tuple[Value, ...]
+    values: tuple[tuple[float, ...], ...]  # [b][a]
+    trials: tuple[tuple[Value, Value, float], ...]  # a, b, the validation value: what was fitted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,9 +123,9 @@ class Sensitivity:
 class SampleCounts:
     """Which trials can be used; rates are the lowest and highest learning rate."""
 
-    random: int  # start-up trials with a result, without the paper's
+    random: int  # start-up trials with a result, without the reference's
     diverged: int  # of them
-    blank: int  # of them: trained to the end without learning anything
+    blank: int | None  # of them: trained to the end without learning anything; counted for the digits alone
     blank_rates: tuple[float, float] | None
     learned: int
     learned_rates: tuple[float, float] | None
@@ -144,15 +155,20 @@ class Dependence:
     """The answer for one study."""
 
     study: str
-    model: ModelName
+    model: str
+    metric: MetricInfo
+    reference_label: str
+    fitted: tuple[str, ...]  # hyperparameters that every configuration has
+    conditional: tuple[tuple[str, tuple[str, ...]], ...]  # those that not every one has, and on which they depend
+    link: Link
     counts: SampleCounts
-    answer: Answer | None  # None: too few trials
+    answer: Answer | None  # None: too few trials, or fewer than two hyperparameters to fit
 
 
 def dependence_of(result: StudyResult) -> Dependence:
-    """Fit the random start-up trials that were never pruned, did not diverge and learned something."""
-    search, pairs = search_data(result), result.spec.protocol.validation_pairs
-    threshold = learned_least(pairs)
+    """Fit the random start-up trials that were never pruned, did not diverge and, of the digits, learned something."""
+    search, link = search_data(result), _link(result)
+    threshold = learned_least(result.spec.protocol.validation_pairs) if result.is_digits else -math.inf
     random = [trial for trial in search.trials if trial.unbiased]
     complete = [trial for trial in random if trial.state == "complete"]
     blank = [trial for trial in complete if trial.value <= threshold]
@@ -160,29 +176,52 @@ def dependence_of(result: StudyResult) -> Dependence:
     counts = SampleCounts(
         random=len(random),
         diverged=sum(trial.state == "diverged" for trial in random),
-        blank=len(blank),
-        blank_rates=_rates(search, blank),
+        blank=len(blank) if result.is_digits else None,
+        blank_rates=_rates(search, blank) if result.is_digits else None,
         learned=len(learned),
-        learned_rates=_rates(search, learned),
+        learned_rates=_rates(search, learned) if result.is_digits else None,
     )
     others: dict[Check, list[Trial]] = {
         "all complete trials": [t for t in search.trials if t.state == "complete" and t.value > threshold],
     }
     if blank:
         others["with those that learned nothing"] = complete
-    sample = sample_of(learned[:MOST_TRIALS], search, result.spec.paper, pairs)
+
+    def sample(trials: Sequence[Trial]) -> Sample:
+        ratios = result.is_digits and "aux_weight" in search.names
+        return sample_of(trials, search, result.spec.reference, link, ratios=ratios)
+
     checks = {}
     for what, trials in others.items():
         step = max(1, math.ceil(len(trials) / MOST_CHECKED))  # spread evenly over the search
-        checks[what] = sample_of(trials[::step], search, result.spec.paper, pairs)
+        checks[what] = sample(trials[::step])
     with threadpool_limits(1, user_api="blas"):  # with matrices this small, threads mostly wait for each other
-        answer = answer_of(sample, checks)
-    return Dependence(study=result.name, model=result.model, counts=counts, answer=answer)
+        answer = answer_of(sample(learned[:MOST_TRIALS]), checks)
+    parameters = zip(search.names, search.parameters, strict=True)
+    return Dependence(
+        study=result.name,
+        model=result.model,
+        metric=result.metric,
+        reference_label=result.reference_label,
+        fitted=fitted_names(search),
+        conditional=tuple((name, tuple(p.when)) for name, p in parameters if p.when),
+        link=link,
+        counts=counts,
+        answer=answer,
+    )
+
+
+def _link(result: StudyResult) -> Link:
+    """How the values of a study's search are fitted: an accuracy over a known number of items by its log-odds."""
+    if result.is_digits:
+        return Link(metric=result.metric, items=result.spec.protocol.validation_pairs)
+    items = next((run.items for run in result.search if run.items), None)
+    return Link(metric=result.metric, items=items if result.metric.name == "accuracy" else None)
 
 
 def _rates(search: SearchHistory, trials: Sequence[Trial]) -> tuple[float, float] | None:
     column = search.names.index("learning_rate")
-    rates = [trial.params[column] for trial in trials]
+    rates = [rate for trial in trials if isinstance(rate := trial.params[column], int | float)]
     return (min(rates), max(rates)) if rates else None
 
 
@@ -190,10 +229,11 @@ def _rates(search: SearchHistory, trials: Sequence[Trial]) -> tuple[float, float
 
 
 def answer_of(sample: Sample, checks: Mapping[Check, Sample]) -> Answer | None:
-    """Everything that a fit to the sample shows; None where trials are too few or all have the same value."""
-    if len(sample.values) < LEAST_TRIALS or np.ptp(sample.values) == 0:
+    """Everything that a fit to the sample shows; None where they are too few or all have the same value, or have
+    fewer than two coordinates."""
+    if len(sample.coordinates) < 2 or len(sample.values) < LEAST_TRIALS or np.ptp(sample.values) == 0:
         return None
-    fitted = fits.fit(sample.points, sample.values)
+    fitted = fits.fit(sample.points, sample.values, sample.levels)
     parts = fits.take_apart(fitted)
     quality = _quality(sample, CV_REPEATS)
     pairs = _pairs(sample, fitted, parts, NULL_REPEATS if quality.good else 0)
@@ -204,18 +244,18 @@ def answer_of(sample: Sample, checks: Mapping[Check, Sample]) -> Answer | None:
         pairs=pairs,
         contour=_contour(sample, fitted, pairs[0]) if quality.good else None,
         effects=tuple(_effect(sample, parts, j) for j in range(len(sample.coordinates))),
-        coordinate_search=coordinate_search(fitted, sample.coordinates) if quality.good else None,
+        coordinate_search=coordinate_search(fitted, sample) if quality.good else None,
         sensitivity=tuple(_check(what, check) for what, check in checks.items() if len(check.values) >= LEAST_TRIALS),
     )
 
 
 def _quality(sample: Sample, repeats: int) -> Quality:
-    r2 = fits.cross_validated(sample.points, sample.values, repeats)
+    r2 = fits.cross_validated(sample.points, sample.values, repeats, levels=sample.levels)
     return Quality(n=len(sample.values), r2=float(np.mean(r2)), r2_std=float(np.std(r2, ddof=1)))
 
 
 def _check(what: Check, sample: Sample) -> Sensitivity:
-    parts = fits.take_apart(fits.fit(sample.points, sample.values))
+    parts = fits.take_apart(fits.fit(sample.points, sample.values, sample.levels))
     names = [c.name for c in sample.coordinates]
     h = tuple((names[a], names[b], h) for (a, b), h in parts.h.items())
     return Sensitivity(what=what, quality=_quality(sample, CHECK_REPEATS), h=h)
@@ -248,7 +288,7 @@ def interaction_p_values(sample: Sample, fitted: Surrogate, parts: Parts, repeat
     other clear pairs are tested again, and a pair's p is the highest of its tests. Pairs that are not clear need no
     second test, as their p could only rise.
     """
-    p = fits.interaction_p(sample.points, sample.values, parts.h, repeats)
+    p = fits.interaction_p(sample.points, sample.values, parts.h, repeats, levels=sample.levels)
     known: list[tuple[int, int]] = []
     while len(known) < KNOWN_MOST:
         adjusted = dict(zip(p, holm(list(p.values())), strict=True))
@@ -258,44 +298,42 @@ def interaction_p_values(sample: Sample, fitted: Surrogate, parts: Parts, repeat
         known.append(max(clear, key=lambda pair: parts.pair_shares[pair]))
         effects = np.sum([fits.pair_effect(fitted, *pair) for pair in known], axis=0)
         others = {pair: parts.h[pair] for pair in clear if pair not in known}
-        retested = fits.interaction_p(sample.points, sample.values, others, repeats, effects)
+        retested = fits.interaction_p(sample.points, sample.values, others, repeats, effects, sample.levels)
         p = {pair: max(value, retested.get(pair, 0.0)) for pair, value in p.items()}
     return p
 
 
 def _effect(sample: Sample, parts: Parts, j: int) -> Effect:
-    coordinate, accuracies = sample.coordinates[j], accuracy_of(sample.values).tolist()
+    coordinate, values = sample.coordinates[j], sample.link.values(sample.values).tolist()
     return Effect(
         name=coordinate.name,
-        at=tuple(coordinate.from_unit(x) for x in parts.grid),
-        accuracy=tuple(accuracy_of(parts.mean + parts.mains[j]).tolist()),
-        trials=tuple(
-            (coordinate.from_unit(x), y) for x, y in zip(sample.points[:, j].tolist(), accuracies, strict=True)
-        ),
+        at=tuple(coordinate.from_unit(x) for x in parts.grids[j]),
+        values=tuple(sample.link.values(parts.mean + parts.mains[j]).tolist()),
+        trials=tuple((coordinate.from_unit(x), y) for x, y in zip(sample.points[:, j].tolist(), values, strict=True)),
     )
 
 
 def _contour(sample: Sample, fitted: Surrogate, pair: PairStrength) -> Contour:
     names = [c.name for c in sample.coordinates]
     a, b = names.index(pair.a), names.index(pair.b)
-    at = np.linspace(0, 1, fits.GRID)
-    joint = fits.joint_effect(fitted, a, b, at)
+    at_a, at_b = fitted.ends(a), fitted.ends(b)
+    joint = fits.joint_effect(fitted, a, b, at_a, at_b)
     first, second = sample.coordinates[a], sample.coordinates[b]
     return Contour(
         a=pair.a,
         b=pair.b,
-        at_a=tuple(first.from_unit(x) for x in at),
-        at_b=tuple(second.from_unit(x) for x in at),
-        accuracy=tuple(tuple(row) for row in accuracy_of(joint).T.tolist()),
+        at_a=tuple(first.from_unit(x) for x in at_a),
+        at_b=tuple(second.from_unit(x) for x in at_b),
+        values=tuple(tuple(row) for row in sample.link.values(joint).T.tolist()),
         trials=tuple(
             (first.from_unit(point[a]), second.from_unit(point[b]), value)
-            for point, value in zip(sample.points.tolist(), accuracy_of(sample.values).tolist(), strict=True)
+            for point, value in zip(sample.points.tolist(), sample.link.values(sample.values).tolist(), strict=True)
         ),
     )
 
 
 def _importances(sample: Sample, parts: Parts) -> tuple[Importance, ...]:
-    ped, chance = ped_anova([c.name for c in sample.coordinates], sample.points, sample.values)
+    ped, chance = ped_anova([c.name for c in sample.coordinates], sample.points, sample.values, sample.levels)
     return tuple(
         Importance(
             name=c.name,
@@ -308,7 +346,9 @@ def _importances(sample: Sample, parts: Parts) -> tuple[Importance, ...]:
     )
 
 
-def ped_anova(names: Sequence[str], points: Floats, values: Floats) -> tuple[dict[str, float], dict[str, float]]:
+def ped_anova(
+    names: Sequence[str], points: Floats, values: Floats, levels: Sequence[int] = ()
+) -> tuple[dict[str, float], dict[str, float]]:
     """Optuna's PED-ANOVA: how much the best trials' distribution differs from that of all, and by how much by chance.
 
     Watanabe et al., "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary subspaces" (2023).
@@ -316,14 +356,21 @@ def ped_anova(names: Sequence[str], points: Floats, values: Floats) -> tuple[dic
     is its 95 % quantile over permuted values, which is high for few trials.
     """
     import optuna
-    from optuna.distributions import BaseDistribution, FloatDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
-    space: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in names}
-    for point in np.clip(points, 0, 1):
-        params = {name: float(x) for name, x in zip(names, point, strict=True)}
+    counts = dict(zip(names, levels or [0] * len(names), strict=True))
+    space: dict[str, BaseDistribution] = {
+        name: CategoricalDistribution(range(count)) if count else FloatDistribution(0.0, 1.0)
+        for name, count in counts.items()
+    }
+    for point in points:
+        params: dict[str, Any] = {
+            name: int(x) if count else min(max(float(x), 0.0), 1.0)
+            for (name, count), x in zip(counts.items(), point, strict=True)
+        }
         study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=0.0))
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, 5 / len(values)))
 

@@ -7,6 +7,10 @@ n = 29, four coordinates: -0.42 instead of -0.15) and takes three times as long 
 the scales are chosen here, under weak priors. Most fits need only the mean, a line of linear algebra; the reported
 fit also needs the covariance, which is scikit-learn's.
 
+A coordinate is a number from 0 to 1, or the place of a choice among its values, which have no order: two different
+ones are as far apart as the ends of a number's range. `levels` (K,) are how many values each choice has, 0 for numbers;
+empty where all are numbers.
+
 Shapes: T trials, K coordinates, G grid points of one coordinate, Q query points.
 """
 
@@ -44,6 +48,7 @@ class Surrogate:
     unit: float  # standard deviation of the values
     noise: float  # variance, of standardised values
     z: Floats  # (T,) the standardised values
+    levels: tuple[int, ...] = ()
 
     @cached_property
     def process(self) -> Any:
@@ -53,32 +58,62 @@ class Surrogate:
         )
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel  # type: ignore[import-untyped]
 
-        kernel = ConstantKernel(self.amplitude) * RBF(self.scales) + WhiteKernel(self.noise)
-        return GaussianProcessRegressor(kernel, alpha=_JITTER, optimizer=None).fit(self.points, self.z)
+        scales = np.repeat(self.scales, [levels or 1 for levels in self.levels] if self.levels else 1)
+        kernel = ConstantKernel(self.amplitude) * RBF(scales) + WhiteKernel(self.noise)
+        return GaussianProcessRegressor(kernel, alpha=_JITTER, optimizer=None).fit(self._spread(self.points), self.z)
+
+    def grid(self, coordinate: int) -> Floats:
+        """Positions that stand for the whole range of a coordinate: (G,), of a choice all of its values."""
+        levels = self.levels[coordinate] if self.levels else 0
+        return np.arange(levels, dtype=np.float64) if levels else (np.arange(GRID) + 0.5) / GRID  # midpoints
+
+    def ends(self, coordinate: int) -> Floats:
+        """The same with both ends of the range: (G,)."""
+        is_choice = self.levels and self.levels[coordinate]
+        return self.grid(coordinate) if is_choice else np.linspace(0, 1, GRID)
 
     def factors(self, coordinate: int, at: Floats) -> Floats:
         """One coordinate's factor of every product: (Q, T)."""
-        gap = (at[:, None] - self.points[None, :, coordinate]) / self.scales[coordinate]
+        gap = at[:, None] - self.points[None, :, coordinate]
+        if self.levels and self.levels[coordinate]:
+            gap = (gap != 0).astype(np.float64)
+        gap = gap / self.scales[coordinate]
         return np.asarray(np.exp(-0.5 * gap**2))
 
     def predict(self, at: Floats) -> Floats:
         """The mean at points (Q, K): (Q,)."""
-        gap = (at[:, None, :] - self.points[None]) / self.scales
+        gap = _apart(at, self.points, self.levels) / self.scales
         return np.asarray(self.mean + np.exp(-0.5 * (gap**2).sum(axis=-1)) @ self.weights)
 
     def spread_of_difference(self, a: Floats, b: Floats) -> float:
         """The process's standard deviation of the difference between two points (K,)."""
-        _, covariance = self.process.predict(np.stack([a, b]), return_cov=True)
+        _, covariance = self.process.predict(self._spread(np.stack([a, b])), return_cov=True)
         # scikit-learn's covariance is that of two new trials, each with its own noise.
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1] - 2 * self.noise
         return self.unit * math.sqrt(max(0.0, float(variance)))
 
+    def _spread(self, points: Floats) -> Floats:
+        """Points for scikit-learn: one column for each value of a choice, two values being a distance of 1 apart."""
+        columns = [
+            (points[:, [j]] == np.arange(levels)) / math.sqrt(2) if levels else points[:, [j]]
+            for j, levels in enumerate(self.levels)
+        ]
+        return np.hstack(columns) if columns else points
 
-def fit(points: Floats, values: Floats) -> Surrogate:
+
+def _apart(a: Floats, b: Floats, levels: Sequence[int]) -> Floats:
+    """Distances along each coordinate, (Q, T, K) of points (Q, K) and (T, K); between different choices 1."""
+    gap = a[:, None] - b[None]
+    if any(levels):
+        gap = np.where(np.array(levels) > 0, gap != 0, gap)
+    return np.asarray(gap)
+
+
+def fit(points: Floats, values: Floats, levels: tuple[int, ...] = ()) -> Surrogate:
     """The process with the most likely scales under the priors; points (T, K), values (T,)."""
     mean, unit = float(values.mean()), float(values.std()) or 1.0
     z = (values - mean) / unit
-    gaps = np.ascontiguousarray(((points[:, None] - points[None]) ** 2).transpose(2, 0, 1))  # (K, T, T)
+    gaps = np.ascontiguousarray((_apart(points, points, levels) ** 2).transpose(2, 0, 1))  # (K, T, T)
     theta = _most_likely(gaps, z)
     _, root = _signal_and_root(theta, gaps)
     return Surrogate(
@@ -90,6 +125,7 @@ def fit(points: Floats, values: Floats) -> Surrogate:
         unit=unit,
         noise=math.exp(theta[-1]),
         z=z,
+        levels=levels,
     )
 
 
@@ -140,7 +176,9 @@ def minus_log_likelihood(theta: Floats, gaps: Floats, z: Floats) -> tuple[float,
     return float(value), slope
 
 
-def cross_validated(points: Floats, values: Floats, repeats: int, folds: int = 5) -> list[float]:
+def cross_validated(
+    points: Floats, values: Floats, repeats: int, folds: int = 5, levels: tuple[int, ...] = ()
+) -> list[float]:
     """R² on held-out trials, one for each repeat of k-fold cross-validation; below 0, the mean predicts better."""
     total = float(((values - values.mean()) ** 2).sum())
     if total == 0:
@@ -151,7 +189,8 @@ def cross_validated(points: Floats, values: Floats, repeats: int, folds: int = 5
         wrong = 0.0
         for held in np.array_split(order, folds):
             rest = np.setdiff1d(order, held)
-            wrong += float(((fit(points[rest], values[rest]).predict(points[held]) - values[held]) ** 2).sum())
+            fitted = fit(points[rest], values[rest], levels)
+            wrong += float(((fitted.predict(points[held]) - values[held]) ** 2).sum())
         r2.append(1 - wrong / total)
     return r2
 
@@ -163,10 +202,10 @@ def cross_validated(points: Floats, values: Floats, repeats: int, folds: int = 5
 class Parts:
     """The surrogate decomposed over the uniform cube (functional ANOVA: centred partial dependences)."""
 
-    grid: Floats  # (G,) the same for every coordinate
+    grids: tuple[Floats, ...]  # K of (G,)
     mean: float
     mains: tuple[Floats, ...]  # K of (G,)
-    pairs: dict[tuple[int, int], Floats]  # (G, G): the joint effect without the main effects
+    pairs: dict[tuple[int, int], Floats]  # (G, G') of both coordinates: the joint effect without the main effects
     main_shares: Floats  # (K,) of the variance: first-order Sobol indices
     total_shares: Floats  # (K,) with all interactions of the coordinate
     h: dict[tuple[int, int], float]  # Friedman's H, 0..1
@@ -180,8 +219,8 @@ def take_apart(surrogate: Surrogate) -> Parts:
     ensembles", 2008, equation 44), over the grid instead of the trials: random trials are uniform in the cube.
     """
     k = surrogate.points.shape[1]
-    grid = (np.arange(GRID) + 0.5) / GRID  # midpoints: their mean is the integral
-    factors = [surrogate.factors(j, grid) for j in range(k)]  # each (G, T)
+    grids = tuple(surrogate.grid(j) for j in range(k))  # their mean is the integral
+    factors = [surrogate.factors(j, grid) for j, grid in enumerate(grids)]  # each (G, T)
     averages = [f.mean(axis=0) for f in factors]  # each (T,)
 
     def rest(*without: int) -> Floats:
@@ -201,7 +240,7 @@ def take_apart(surrogate: Surrogate) -> Parts:
         variance_of_joint = float((joint**2).mean())
         pairs[a, b], explained[a, b] = interaction, float((interaction**2).mean())
         h[a, b] = min(1.0, math.sqrt(explained[a, b] / variance_of_joint)) if variance_of_joint > tiny else 0.0
-    seconds = [f.T @ f / GRID for f in factors]  # (T, T) means of the products of two factors
+    seconds = [f.T @ f / len(f) for f in factors]  # (T, T) means of the products of two factors
     variance = max(_quadratic(surrogate.weights, seconds) - mean**2, 1e-300)
     outer = [np.outer(a, a) for a in averages]
     # Averaging over coordinate j leaves the variance that the others explain without it.
@@ -210,7 +249,7 @@ def take_apart(surrogate: Surrogate) -> Parts:
         for j in range(k)
     ]
     return Parts(
-        grid=grid,
+        grids=grids,
         mean=surrogate.mean + mean,
         mains=mains,
         pairs=pairs,
@@ -221,25 +260,24 @@ def take_apart(surrogate: Surrogate) -> Parts:
     )
 
 
-def joint_effect(surrogate: Surrogate, a: int, b: int, at: Floats) -> Floats:
-    """Partial dependence on two coordinates at the same positions of each, (Q, Q) with b along the columns."""
-    grid = (np.arange(GRID) + 0.5) / GRID
+def joint_effect(surrogate: Surrogate, a: int, b: int, at_a: Floats, at_b: Floats) -> Floats:
+    """Partial dependence on two coordinates at positions of each, (Q, Q') with b along the columns."""
     rest = surrogate.weights.copy()
     for j in range(surrogate.points.shape[1]):
         if j not in (a, b):
-            rest = rest * surrogate.factors(j, grid).mean(axis=0)
-    return np.asarray(surrogate.mean + (surrogate.factors(a, at) * rest) @ surrogate.factors(b, at).T)
+            rest = rest * surrogate.factors(j, surrogate.grid(j)).mean(axis=0)
+    return np.asarray(surrogate.mean + (surrogate.factors(a, at_a) * rest) @ surrogate.factors(b, at_b).T)
 
 
 def pair_effect(surrogate: Surrogate, a: int, b: int) -> Floats:
     """The interaction of two coordinates, without their main effects, at the fitted points: (T,)."""
-    points, grid = surrogate.points, (np.arange(GRID) + 0.5) / GRID
+    points = surrogate.points
     rest = surrogate.weights.copy()
     for j in range(points.shape[1]):
         if j not in (a, b):
-            rest = rest * surrogate.factors(j, grid).mean(axis=0)
+            rest = rest * surrogate.factors(j, surrogate.grid(j)).mean(axis=0)
     here_a, here_b = (surrogate.factors(j, points[:, j]) for j in (a, b))
-    mean_a, mean_b = (surrogate.factors(j, grid).mean(axis=0) for j in (a, b))
+    mean_a, mean_b = (surrogate.factors(j, surrogate.grid(j)).mean(axis=0) for j in (a, b))
     return np.asarray(((here_a - mean_a) * (here_b - mean_b)) @ rest)
 
 
@@ -254,7 +292,12 @@ def _quadratic(weights: Floats, matrices: Sequence[Floats]) -> float:
 
 
 def interaction_p(
-    points: Floats, values: Floats, observed: dict[tuple[int, int], float], repeats: int, known: Floats | None = None
+    points: Floats,
+    values: Floats,
+    observed: dict[tuple[int, int], float],
+    repeats: int,
+    known: Floats | None = None,
+    levels: tuple[int, ...] = (),
 ) -> dict[tuple[int, int], float]:
     """How often H is at least as high as observed where the truth is an additive fit with permuted residuals.
 
@@ -263,11 +306,11 @@ def interaction_p(
     `known` (T,) is the effect of interactions already shown, which the truth includes.
     """
     known = np.zeros_like(values) if known is None else known
-    smooth, residuals = additive_fit(points, values - known)
+    smooth, residuals = additive_fit(points, values - known, levels)
     smooth, rng = smooth + known, np.random.default_rng(0)
     exceeded, done = dict.fromkeys(observed, 0), 0
     while done < repeats and min(exceeded.values()) < _ENOUGH:
-        h = take_apart(fit(points, smooth + rng.permutation(residuals))).h
+        h = take_apart(fit(points, smooth + rng.permutation(residuals), levels)).h
         done += 1
         for pair in observed:
             exceeded[pair] += h[pair] >= observed[pair]
@@ -277,8 +320,9 @@ def interaction_p(
 _ENOUGH = 20  # times exceeded after which p is known well enough: it is far above 0.05
 
 
-def additive_fit(points: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """A sum of a smooth curve in each coordinate (ridge on cubic splines), and residuals of the noise's size.
+def additive_fit(points: Floats, values: Floats, levels: Sequence[int] = ()) -> tuple[Floats, Floats]:
+    """A sum of a smooth curve in each coordinate (ridge on cubic splines; of a choice a step for each value), and
+    residuals of the noise's size.
 
     The penalty is chosen by leave-one-out. Residuals of a fit with f free parameters are too small by a factor
     sqrt(1 - f / T), for which they are corrected.
@@ -286,7 +330,11 @@ def additive_fit(points: Floats, values: Floats) -> tuple[Floats, Floats]:
     from sklearn.linear_model import RidgeCV  # type: ignore[import-untyped]  # as above
     from sklearn.preprocessing import SplineTransformer  # type: ignore[import-untyped]
 
-    design = SplineTransformer(n_knots=_ADDITIVE_KNOTS, degree=3, include_bias=False).fit_transform(points)
+    choices = [j for j, count in enumerate(levels) if count]
+    numbers = [j for j in range(points.shape[1]) if j not in choices]
+    steps = [(points[:, [j]] == np.arange(levels[j])).astype(np.float64) for j in choices]
+    splines = SplineTransformer(n_knots=_ADDITIVE_KNOTS, degree=3, include_bias=False)
+    design = np.hstack([*([splines.fit_transform(points[:, numbers])] if numbers else []), *steps])
     design = design - design.mean(axis=0)
     ridge = RidgeCV(np.logspace(-4, 3, 15)).fit(design, values)
     smooth = ridge.predict(design)

@@ -7,35 +7,37 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 from hpo.report.chart_data import Curve
 from hpo.report.charts.theme import (
     ACROSS,
-    COLOURS,
     GREY,
     INK,
     cell,
+    colours_of,
     panels,
     title,
     translucent,
     with_legend,
 )
+from hpo.report.formats import Scale
 from hpo.study.labels import TUNED
 
 _LOSS_TICKS = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]  # labels on a logarithmic axis
 
 
-def curves_chart(curves: Sequence[Curve]) -> go.Figure:
+def curves_chart(curves: Sequence[Curve], models: Sequence[str] = ()) -> go.Figure:
     """One panel per study and quantity: the mean over the rounds, with a band from the lowest round to the highest."""
     studies = list(dict.fromkeys(curve.study for curve in curves))
     kinds = list(dict.fromkeys(curve.what for curve in curves))
-    titles = [f"{study}: {kind}" for kind in kinds for study in studies]
+    shown_at = {(curve.what, curve.study) for curve in curves}
     across = min(len(studies), ACROSS)
-    figure = panels(titles, 300, across)
+    places = list(dict.fromkeys((kind, study) for kind in kinds for study in studies if (kind, study) in shown_at))
+    figure = panels([f"{study}: {kind}" for kind, study in places], 300, across)
+    colours = colours_of([*models, *(curve.model for curve in curves)])
     shown: set[str] = set()
     for curve in curves:
-        index = kinds.index(curve.what) * len(studies) + studies.index(curve.study)
-        at = cell(index, across)
-        scale = 100 if curve.what == "validation accuracy" else 1
+        at = cell(places.index((curve.what, curve.study)), across)
+        scale = 100 if curve.metric is not None and Scale(curve.metric).is_percent else 1
         epochs = list(range(1, len(curve.mean) + 1))
-        colour, dash = COLOURS[curve.model], "solid" if curve.label == TUNED else "dash"
-        band = [round(scale * y, 4) for y in (*curve.high, *reversed(curve.low))]
+        colour, dash = colours[curve.model], "solid" if curve.label == TUNED else "dash"
+        band = [_rounded(scale * y) for y in (*curve.high, *reversed(curve.low))]
         figure.add_trace(
             go.Scatter(
                 x=epochs + epochs[::-1],
@@ -51,19 +53,24 @@ def curves_chart(curves: Sequence[Curve]) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=epochs,
-                y=[round(scale * y, 4) for y in curve.mean],
+                y=[_rounded(scale * y) for y in curve.mean],
                 mode="lines+markers" if len(epochs) == 1 else "lines",
                 line={"color": colour if curve.label == TUNED else INK, "dash": dash, "width": 2},
-                name=title(curve.label),
+                name=title(curve.label, curve.experiment),
                 legendgroup=curve.label,
                 showlegend=curve.label not in shown,
-                hovertemplate=f"{title(curve.label)}, mean of {curve.runs} rounds<br>epoch %{{x}}: "
+                hovertemplate=f"{title(curve.label, curve.experiment)}, mean of {curve.runs} rounds<br>epoch %{{x}}: "
                 "%{y:.4g}<extra></extra>",
             ),
             **at,
         )
         shown.add(curve.label)
-        if curve.what == "training loss":
+        if curve.metric is None and min(curve.low) > 0:
             figure.update_yaxes(type="log", tickvals=_LOSS_TICKS, ticktext=[f"{x:g}" for x in _LOSS_TICKS], **at)
     figure.update_xaxes(title="epoch")
     return with_legend(figure)
+
+
+def _rounded(value: float) -> float:
+    """Four decimals, or six figures of what is large or tiny."""
+    return round(value, 4) if 0.01 <= abs(value) < 100 else float(f"{value:.6g}")

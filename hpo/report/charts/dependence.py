@@ -5,32 +5,36 @@ from collections.abc import Sequence
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
 from hpo.analysis.dependence.encoding import RELATIVE_DECAY, WEIGHT_RATIO, Coordinate
-from hpo.analysis.dependence.interactions import Dependence
+from hpo.analysis.dependence.interactions import Contour, Dependence
+from hpo.experiment.spaces import Value
 from hpo.report.charts.theme import (
     BLUE,
-    COLOURS,
     INK,
     PARAMETER_TITLES,
     cell,
+    colours_of,
     left_axes,
     panels,
     percents,
+    safe,
     with_legend,
 )
+from hpo.report.formats import Scale, values_of
 
 COORDINATE_TITLES = {**PARAMETER_TITLES, WEIGHT_RATIO: "main : aux weight", RELATIVE_DECAY: "relative decay"}
 _STRENGTHS = [[0, "#ffffff"], [0.5, "#8fb8d8"], [1, BLUE]]
 _HEIGHTS = [[0, "#f7f7f7"], [0.5, "#c9d9e6"], [1, "#7aa5c4"]]  # pale, for the lines, labels and points on it
 
 
-def importance_chart(dependences: Sequence[Dependence]) -> go.Figure:
+def importance_chart(dependences: Sequence[Dependence], models: Sequence[str] = ()) -> go.Figure:
     """Three measures per coordinate, distinguished by hatching too, and what PED-ANOVA gives by chance."""
     figure = panels([dependence.study for dependence in dependences], 300)
+    colours = _colours(dependences, models)
     for index, dependence in enumerate(dependences):
         assert dependence.answer is not None
         importances, colour, at = (
             dependence.answer.importances[::-1],
-            COLOURS[dependence.model],
+            colours[dependence.model],
             cell(index),
         )  # first on top
         names = [_two_lines(i.name) for i in importances]
@@ -75,41 +79,44 @@ def importance_chart(dependences: Sequence[Dependence]) -> go.Figure:
     return with_legend(figure)
 
 
-def effects_chart(dependence: Dependence) -> go.Figure:
+def effects_chart(dependence: Dependence, models: Sequence[str] = ()) -> go.Figure:
     """The effect of each coordinate alone, averaged over the others, with the trials; dashed where the fit is poor."""
     assert dependence.answer is not None
     effects, good = dependence.answer.effects, dependence.answer.quality.good
+    scale, colours = Scale(dependence.metric), _colours([dependence], models)
     figure = panels([COORDINATE_TITLES.get(effect.name, effect.name) for effect in effects], 260)
+    hover = f"%{{x}}: %{{y:{scale.short_hover}<extra></extra>"
     for index, (effect, coordinate) in enumerate(zip(effects, dependence.answer.coordinates, strict=True)):
         at, first = cell(index), index == 0
         figure.add_trace(
             go.Scatter(
                 x=[_rounded(x) for x, _ in effect.trials],
-                y=percents(y for _, y in effect.trials),
+                y=scale.drawn(y for _, y in effect.trials),
                 mode="markers",
-                marker={"symbol": "circle-open", "size": 7, "color": COLOURS[dependence.model]},
+                marker={"symbol": "circle-open", "size": 7, "color": colours[dependence.model]},
                 name="random trials",
                 legendgroup="trials",
                 showlegend=first,
-                hovertemplate="%{x}: %{y:.1f}%<extra></extra>",
+                hovertemplate=hover,
             ),
             **at,
         )
         figure.add_trace(
             go.Scatter(
                 x=[_rounded(x) for x in effect.at],
-                y=percents(effect.accuracy),
-                mode="lines",
+                y=scale.drawn(effect.values),
+                mode="markers" if coordinate.choices else "lines",
+                marker={"symbol": "line-ew-open", "size": 16, "color": INK, "line": {"width": 2}},
                 line={"color": INK, "width": 2, "dash": "solid" if good else "dash"},
                 name="the surrogate, others averaged" if good else "the surrogate's guess (poor fit), others averaged",
                 legendgroup="line",
                 showlegend=first,
-                hovertemplate="%{x}: %{y:.1f}%<extra></extra>",
+                hovertemplate=hover,
             ),
             **at,
         )
         _axis(figure, coordinate, at, "x")
-    left_axes(figure, len(effects), "validation accuracy (%)")
+    left_axes(figure, len(effects), scale.axis("validation"))
     return with_legend(figure)
 
 
@@ -151,8 +158,10 @@ def interactions_chart(dependences: Sequence[Dependence]) -> go.Figure:
     return figure
 
 
-def contours_chart(dependences: Sequence[Dependence]) -> go.Figure:
-    """The strongest pair of each model: the surrogate's prediction, the trials, and the tuned configurations."""
+def contours_chart(dependences: Sequence[Dependence], models: Sequence[str] = ()) -> go.Figure:
+    """The strongest pair of each model, all of one metric: the surrogate's prediction, the trials, and the tuned
+    configurations."""
+    colours = _colours(dependences, models)
     shown = [
         (dependence, dependence.answer, dependence.answer.contour)
         for dependence in dependences
@@ -161,29 +170,14 @@ def contours_chart(dependences: Sequence[Dependence]) -> go.Figure:
     figure = panels([dependence.study for dependence, _, _ in shown], 380, across=2)
     for index, (dependence, answer, contour) in enumerate(shown):
         at, first = cell(index, 2), index == 0
-        values = [x for row in contour.accuracy for x in row]
-        steps = max((max(values) - min(values)) * 100 / 9, 0.02)
-        figure.add_trace(
-            go.Contour(
-                x=[_rounded(x) for x in contour.at_a],
-                y=[_rounded(y) for y in contour.at_b],
-                z=[[round(100 * v, 2) for v in row] for row in contour.accuracy],
-                colorscale=_HEIGHTS,
-                contours={"showlabels": True, "size": float(f"{steps:.1g}"), "labelfont": {"color": INK, "size": 11}},
-                autocontour=False,
-                line={"color": "#555555", "width": 1},
-                showscale=False,
-                hovertemplate="%{x:.3g}, %{y:.3g}: %{z:.1f}%<extra></extra>",
-            ),
-            **at,
-        )
+        figure.add_trace(_surface(contour, answer.coordinates, Scale(dependence.metric)), **at)
         search = answer.coordinate_search
         places = [
-            ("random trials", [(a, b) for a, b, _ in contour.trials], "circle-open", COLOURS[dependence.model], 7)
+            ("random trials", [(a, b) for a, b, _ in contour.trials], "circle-open", colours[dependence.model], 7)
         ]
         if search is not None:
             for name, place, symbol, size in (
-                ("the paper's values", search.paper, "star", 13),
+                (values_of(dependence.reference_label), search.reference, "star", 13),
                 ("one at a time, one pass", search.once, "square-open", 15),
                 ("joint optimum", search.joint, "x", 9),
             ):
@@ -210,9 +204,39 @@ def contours_chart(dependences: Sequence[Dependence]) -> go.Figure:
     return with_legend(figure)
 
 
+def _surface(contour: Contour, coordinates: Sequence[Coordinate], scale: Scale) -> go.Contour | go.Heatmap:
+    """Contour lines between numbers; fields where one of the two is a choice, between whose values is nothing."""
+    x, y = ([_rounded(at) for at in places] for places in (contour.at_a, contour.at_b))
+    hover = f"%{{x}}, %{{y}}: %{{z:{scale.short_hover}<extra></extra>"
+    if any(c.choices for c in coordinates if c.name in (contour.a, contour.b)):
+        z = [scale.drawn(row) for row in contour.values]
+        return go.Heatmap(x=x, y=y, z=z, colorscale=_HEIGHTS, colorbar={"thickness": 12}, hovertemplate=hover)
+    values = [x for row in contour.values for x in row]
+    steps = (max(values) - min(values)) / 9
+    steps = max(100 * steps, 0.02) if scale.is_percent else steps or 1.0
+    return go.Contour(
+        x=x,
+        y=y,
+        z=[[round(100 * v, 2) for v in row] if scale.is_percent else scale.drawn(row) for row in contour.values],
+        colorscale=_HEIGHTS,
+        contours={"showlabels": True, "size": float(f"{steps:.1g}"), "labelfont": {"color": INK, "size": 11}},
+        autocontour=False,
+        line={"color": "#555555", "width": 1},
+        showscale=False,
+        hovertemplate=hover.replace("{x}", "{x:.3g}").replace("{y}", "{y:.3g}"),
+    )
+
+
+def _colours(dependences: Sequence[Dependence], models: Sequence[str]) -> dict[str, str]:
+    return colours_of([*models, *(dependence.model for dependence in dependences)])
+
+
 def _axis(figure: go.Figure, coordinate: Coordinate, at: dict[str, int], axis: str) -> None:
+    update = figure.update_xaxes if axis == "x" else figure.update_yaxes
+    if coordinate.choices:
+        order = [str(_rounded(choice)) for choice in coordinate.choices]
+        update(type="category", categoryorder="array", categoryarray=order, **at)
     if coordinate.log:
-        update = figure.update_xaxes if axis == "x" else figure.update_yaxes
         update(type="log", exponentformat="power", dtick=1, tickfont={"size": 10}, **at)
 
 
@@ -221,5 +245,5 @@ def _two_lines(name: str) -> str:
     return COORDINATE_TITLES.get(name, name).replace(" : ", ":").replace(" ", "<br>", 1)
 
 
-def _rounded(x: float) -> float:
-    return float(f"{x:.4g}")
+def _rounded(x: Value) -> float | str:
+    return safe(str(x)) if isinstance(x, str | bool) else float(f"{x:.4g}")

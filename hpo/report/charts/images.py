@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Sequence
 
 from hpo.analysis.hard_pairs import DARKEST, Gallery, HardPair, Picture
-from hpo.report.charts.theme import COLOURS
+from hpo.report.charts.theme import colours_of
 from hpo.report.html import PageImage
 
 _GAP = 1  # pixels between a pair's images
@@ -25,11 +25,12 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 def gallery_images(gallery: Gallery) -> tuple[PageImage, ...]:
     """Each pair as one image, dark on white; its question above, the number of wrong trainings by model below."""
+    colours = colours_of(count.model for pair in gallery.pairs for count in pair.counts)
     return tuple(
         PageImage(
             png=grey_png(_side_by_side(*(gallery.pictures[image] for image in pair.images))),
             above=_question(pair),
-            below=tuple((f"{count.wrong} of {count.trainings}", COLOURS[count.model]) for count in pair.counts),
+            below=tuple((f"{count.wrong} of {count.trainings}", colours[count.model]) for count in pair.counts),
         )
         for pair in gallery.pairs
     )

@@ -1,4 +1,4 @@
-"""The accuracy in every round."""
+"""The value in every round."""
 
 from collections.abc import Sequence
 
@@ -6,25 +6,31 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 
 from hpo.report.chart_data import RoundsGroup
 from hpo.report.charts.theme import (
-    COLOURS,
     GREY,
     INK,
+    colours_of,
     empty_figure,
-    percents,
+    safe,
     title,
     translucent,
 )
+from hpo.report.formats import Scale
 from hpo.study.labels import PUBLISHED, TUNED
 
 
-def rounds_chart(groups: Sequence[RoundsGroup], quantity: str = "test accuracy (%)") -> go.Figure:
-    """Points, box and mean with its interval of each group; published results as mean ± standard deviation."""
+def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test", models: Sequence[str] = ()) -> go.Figure:
+    """Points, box and mean with its interval of each group; published results as mean ± standard deviation.
+
+    All groups have one metric; `models` are all of the report, which keep their colours.
+    """
     figure, place, ticks = empty_figure(460), 0.0, []
+    colours = colours_of([*models, *(group.model for group in groups)])
     for before, group in zip([None, *groups], groups, strict=False):
         place += 1.0 if before is None or before.model == group.model else 1.6
-        name = title(group.label).replace(", ", ",<br>")  # narrow: nine groups stand side by side
-        ticks.append((place, f"{group.model}<br>{name}<br>{group.epochs} epochs"))
-        colour = GREY if group.label == PUBLISHED else COLOURS[group.model]
+        name = _title(group).replace(", ", ",<br>")  # narrow: nine groups stand side by side
+        epochs = "" if group.epochs is None else f"<br>{group.epochs} epochs"
+        ticks.append((place, f"{safe(group.model)}<br>{name}{epochs}"))
+        colour = GREY if group.label == PUBLISHED else colours[group.model]
         if group.values:
             figure.add_trace(_box(group, place, colour))
             figure.add_trace(_points(group, place, colour))
@@ -37,15 +43,20 @@ def rounds_chart(groups: Sequence[RoundsGroup], quantity: str = "test accuracy (
         tickangle=0,
     )
     figure.update_xaxes(tickfont={"size": 11})
-    figure.update_yaxes(title=quantity)
+    if groups:
+        figure.update_yaxes(title=Scale(groups[0].metric).axis(what))
     figure.update_layout(margin={"b": 92})  # four lines below the axis
     return figure
+
+
+def _title(group: RoundsGroup) -> str:
+    return title(group.label, group.experiment)
 
 
 def _box(group: RoundsGroup, place: float, colour: str) -> go.Box:
     return go.Box(
         x=[place] * len(group.values),
-        y=percents(group.values),
+        y=Scale(group.metric).drawn(group.values),
         width=0.62,
         boxpoints=False,
         line={"color": colour, "width": 1.5},
@@ -60,7 +71,7 @@ def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
     spread = [place + 0.42 * ((r * 0.618034) % 1 - 0.5) for r in group.rounds]
     return go.Scatter(
         x=spread,
-        y=percents(group.values),
+        y=Scale(group.metric).drawn(group.values),
         mode="markers",
         marker={
             "size": 7,
@@ -68,29 +79,32 @@ def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
             "line": {"color": colour, "width": 1.2},
         },
         customdata=list(group.rounds),
-        hovertemplate=f"{group.model}, {title(group.label)}<br>round %{{customdata}}: %{{y:.2f}}%<extra></extra>",
+        hovertemplate=f"{safe(group.model)}, {_title(group)}<br>round %{{customdata}}: "
+        f"%{{y:{Scale(group.metric).hover}<extra></extra>",
         showlegend=False,
     )
 
 
 def _mean(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
     published = group.label == PUBLISHED
-    mean, low, high = (100 * x for x in (group.mean, group.low, group.high))
-    measure = "mean ± std, as published" if published else "mean and its 95% interval"
+    scale = Scale(group.metric)
+    mean, low, high = scale.drawn((group.mean, group.low, group.high))
+    known = "value, as published" if group.low == group.high else "mean ± std, as published"
+    measure = known if published else "mean and its 95% interval"
     return go.Scatter(
         x=[place if published else place + 0.4],
-        y=[round(mean, 3)],
+        y=[mean],
         mode="markers",
         marker={"symbol": "diamond", "size": 10, "color": colour if published else INK},
         error_y={
             "type": "data",
             "symmetric": False,
-            "array": [round(high - mean, 3)],
-            "arrayminus": [round(mean - low, 3)],
+            "array": [float(f"{high - mean:.4g}")],
+            "arrayminus": [float(f"{mean - low:.4g}")],
             "color": colour if published else INK,
             "thickness": 1.5,
             "width": 5,
         },
-        hovertemplate=f"{group.model}, {title(group.label)}<br>{measure}: %{{y:.2f}}%<extra></extra>",
+        hovertemplate=f"{safe(group.model)}, {_title(group)}<br>{measure}: %{{y:{scale.hover}<extra></extra>",
         showlegend=False,
     )

@@ -10,14 +10,25 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
-from hpo.report.formats import CONFIGURATIONS
+from hpo.report.formats import configuration
+from hpo.results.records import DIGITS
+from hpo.study.spec import MODELS
 
 GREY, INK = "#767676", "#222222"
 BLUE, DARK_BLUE = "#1c6ea4", "#08306b"  # the strong ends of scales
 ACROSS = 3  # panels in a row
-_MODEL_COLOURS = {"simple": ("blue", "#0072B2"), "ws": ("orange", "#D55E00"), "ws-aux": ("green", "#009E73")}
-COLOUR_NAMES = {model: name for model, (name, _) in _MODEL_COLOURS.items()}
-COLOURS = {model: colour for model, (_, colour) in _MODEL_COLOURS.items()}
+_COLOURS = {
+    "#0072B2": "blue",
+    "#D55E00": "orange",
+    "#009E73": "green",
+    "#CC79A7": "pink",
+    "#B8860B": "gold",  # darker than theirs: it must be seen on white
+    "#56B4E9": "sky blue",
+    "#7F4F24": "brown",
+}
+_ORDER: dict[str, int] = {
+    model: place for place, model in enumerate(MODELS)
+}  # the digits' keep their colours in every report
 PARAMETER_TITLES = {
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",
@@ -27,9 +38,28 @@ PARAMETER_TITLES = {
 }
 
 
-def title(label: str) -> str:
+def title(label: str, experiment: str = DIGITS) -> str:
     """The name of a configuration in a chart."""
-    return CONFIGURATIONS.get(label, safe(label))
+    return safe(configuration(label, experiment))
+
+
+def colours_of(models: Iterable[str]) -> dict[str, str]:
+    """A colour for each model, in their order; more than seven share some."""
+    distinct, palette = list(dict.fromkeys(models)), list(_COLOURS)
+    free = [place for place in range(len(palette)) if not any(_ORDER.get(model) == place for model in distinct)]
+    others = [model for model in distinct if model not in _ORDER]
+    places = {model: (free or [0])[i % len(free or [0])] for i, model in enumerate(others)}
+    return {model: palette[places.get(model, _ORDER.get(model, 0))] for model in distinct}
+
+
+def colour_name(model: str, models: Iterable[str]) -> str:
+    """The name of a model's colour among these."""
+    return _COLOURS[colours_of(models)[model]]
+
+
+def parameter_title(name: str) -> str:
+    """A hyperparameter's name in tables and charts."""
+    return PARAMETER_TITLES.get(name, name)
 
 
 def empty_figure(height: int) -> go.Figure:

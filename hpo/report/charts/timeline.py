@@ -7,8 +7,7 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
 from hpo.analysis.timeline import Bar, Timeline
-from hpo.report.charts.theme import COLOURS, GREY, INK, empty_figure, safe, translucent, with_legend
-from hpo.study.spec import MODELS
+from hpo.report.charts.theme import GREY, INK, colours_of, empty_figure, safe, translucent, with_legend
 
 _TALLEST = 900  # pixels, of all rows together
 _LANE, _ROW, _TALL_ROW = 7, 20, 120  # pixels: a lane, the smallest and the largest row
@@ -22,8 +21,9 @@ _LABELLED_PAUSES = 3  # more labels would overlap
 _CUT = 0.03  # width of a shortened pause, as a share of the time shown
 
 
-def timeline_chart(timeline: Timeline) -> go.Figure:
-    """One row per worker, one bar per slot; long pauses are shortened."""
+def timeline_chart(timeline: Timeline, models: Sequence[str] = ()) -> go.Figure:
+    """One row per worker, one bar per slot; long pauses are shortened. `models` gives the order of the legend."""
+    colours = colours_of([*models, *(bar.model for row in timeline.rows for bar in row.bars)])
     deepest = max(row.lanes for row in timeline.rows)
     row_height = min(_TALL_ROW, max(_ROW, _LANE * deepest), _TALLEST / len(timeline.rows))
     figure = empty_figure(110 + round(row_height * len(timeline.rows)))
@@ -34,10 +34,10 @@ def timeline_chart(timeline: Timeline) -> go.Figure:
         for bar in row.bars
     ]
     in_legend: set[str] = set()  # one entry per model; the caption explains the patterns of the phases
-    for model, kind in product(MODELS, ("final", "confirm", "search")):
+    for model, kind in product(colours, ("final", "confirm", "search")):
         bars = [(bar, y, width) for bar, y, width in placed if (bar.model, bar.kind) == (model, kind)]
         if bars:
-            figure.add_trace(_bars(model, kind, bars, clock, legend=model not in in_legend))
+            figure.add_trace(_bars(model, kind, bars, clock, colours[model], legend=model not in in_legend))
             in_legend.add(model)
     reclaimed = [(bar, y) for bar, y, _ in placed if bar.attempts > 1]
     if reclaimed:
@@ -82,8 +82,9 @@ class _Clock:
         return round(passed / self._seconds, 5)
 
 
-def _bars(model: str, kind: str, bars: Sequence[tuple[Bar, float, float]], clock: _Clock, legend: bool) -> go.Bar:
-    colour = COLOURS[model]
+def _bars(
+    model: str, kind: str, bars: Sequence[tuple[Bar, float, float]], clock: _Clock, colour: str, legend: bool
+) -> go.Bar:
     styles: dict[str, dict[str, Any]] = {
         "search": {"color": translucent(colour, 0.4)},
         "confirm": {"color": "white", "pattern": {"shape": "/", "fgcolor": colour, "bgcolor": "white", "size": 5}},
@@ -96,7 +97,7 @@ def _bars(model: str, kind: str, bars: Sequence[tuple[Bar, float, float]], clock
         x=[round(end - start, 5) for start, end in zip(starts, ends, strict=True)],
         y=[round(y, 4) for _, y, _ in bars],
         width=[round(0.94 * width, 4) for _, _, width in bars],
-        name=model,
+        name=safe(model),
         legendgroup=model,
         showlegend=legend,
         marker={**styles[kind], "line": {"color": colour, "width": 0.6}},

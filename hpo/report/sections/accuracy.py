@@ -1,15 +1,16 @@
-"""Headline, the table of accuracies, every round."""
+"""Headline, the table of results on the test items, every round."""
 
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis.comparison import Comparison, TableRow
 from hpo.analysis.stats import BCA_LEAST
+from hpo.experiment.metric_info import MetricInfo
 from hpo.report import chart_data
 from hpo.report.charts import rounds
-from hpo.report.formats import CONFIGURATIONS, NOTHING, interval_percent, mean_std, percent, with_interval
+from hpo.report.formats import NOTHING, Scale, configuration
 from hpo.report.html import Bullets, Callout, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.sentences import Conclusions, row_note
-from hpo.results.records import StudyResult
+from hpo.results.records import DIGITS, StudyResult
 
 
 def headline_parts(results: Sequence[StudyResult], conclusions: Conclusions) -> Iterable[Part]:
@@ -28,67 +29,128 @@ def headline_parts(results: Sequence[StudyResult], conclusions: Conclusions) -> 
         yield Bullets(lines=missing)
 
 
+def title_of(results: Sequence[StudyResult]) -> str:
+    """What the section with the table is called."""
+    names = list(dict.fromkeys(Scale(result.metric).name for result in results))
+    return f"Test {names[0]}" if len(names) == 1 else "Results on the test items"
+
+
 def accuracy_parts(results: Sequence[StudyResult], comparison: Comparison) -> Iterable[Part]:
-    """The table of accuracies, and every round."""
-    rows = comparison.rows
-    several, studies = len(comparison.settings) > 1, comparison.repeated
+    """For each experiment the table of its values, and every round."""
+    experiments = list(dict.fromkeys(row.experiment for row in comparison.rows))
+    for place, experiment in enumerate(experiments):
+        rows = [row for row in comparison.rows if row.experiment == experiment]
+        of_experiment = [result for result in results if result.experiment == experiment]
+        name = f"{experiment}: " if len(experiments) > 1 else ""
+        yield from _table_parts(rows, comparison, name)
+        yield from _rounds_parts(of_experiment, results, comparison, name, f"-{place}" if place else "")
+
+
+def _table_parts(rows: Sequence[TableRow], comparison: Comparison, name: str) -> Iterable[Part]:
+    scale, digits = Scale(rows[0].metric), rows[0].experiment == DIGITS
+    several, studies = len({row.setting for row in rows} - {None}) > 1, comparison.repeated
+    train, epochs = any(row.train.n for row in rows), any(row.epochs is not None for row in rows)
+    others = list(dict.fromkeys(name for row in rows for name in row.others))
     columns = (
         *texts("model", *(("study",) if studies else ()), "configuration"),
         *(numbers("setting") if several else ()),
-        *numbers("epochs", "trials", "rounds", "train %", "test %", "95% interval", "median", "IQM"),
+        *(numbers("epochs") if epochs else ()),
+        *numbers("trials", "rounds"),
+        *(numbers("train %") if train else ()),
+        *numbers(scale.column("test"), "95% interval", "median", "IQM", *(title.replace("_", " ") for title in others)),
     )
+    if scale.is_percent:
+        what = "Accuracy in percent"
+    else:
+        unit = f" in {scale.metric.unit}" if scale.metric.unit else ""
+        what = f"Test {scale.name}{unit} ({scale.better})"
     yield PageTable(
-        caption="Accuracy in percent, mean ± standard deviation (n - 1) over the rounds",
+        caption=f"{name}{what}, mean ± standard deviation (n - 1) over the rounds",
         columns=columns,
-        rows=tuple(_accuracy_cells(row, several, studies) for row in rows),
+        rows=tuple(_cells(row, several, studies, train, epochs, others) for row in rows),
         grouped=True,
     )
     notes = tuple(
-        f"{row.study}, {CONFIGURATIONS.get(row.label, row.label)}: {note}" for row in rows if (note := row_note(row))
+        f"{row.study}, {configuration(row.label, row.experiment)}: {note}" for row in rows if (note := row_note(row))
     )
     if notes:
         yield Bullets(lines=notes)
     yield (
         "The intervals of means are Student's t intervals; those of medians and interquartile means (IQM) are BCa "
         f"bootstrap intervals, given from {BCA_LEAST} rounds on. All of them describe new seeds and new draws from the "
-        "same images."
+        + ("same images." if digits else "same training data, on these test items.")
     )
-    yield plotly_figure(
-        "rounds",
-        "Test accuracy in every round (after the paper's Figure 2). Each point is a round: hollow with the paper's "
-        "configuration, filled with the tuned one. Boxes show quartiles; the black diamond is the mean with its 95% "
-        "interval. Grey: the published mean ± standard deviation.",
-        rounds.rounds_chart(chart_data.rounds_data(results, comparison)),
-    )
-    yield from _every_round(results)
 
 
-def _accuracy_cells(row: TableRow, several: bool, studies: bool) -> tuple[str, ...]:
-    setting = NOTHING if row.setting is None else str(row.setting + 1)
+def _rounds_parts(
+    of_experiment: Sequence[StudyResult], results: Sequence[StudyResult], comparison: Comparison, name: str, suffix: str
+) -> Iterable[Part]:
+    groups = [
+        g for g in chart_data.rounds_data(of_experiment, comparison) if g.experiment == of_experiment[0].experiment
+    ]
+    if of_experiment[0].is_digits:
+        caption = (
+            "Test accuracy in every round (after the paper's Figure 2). Each point is a round: hollow with the paper's "
+            "configuration, filled with the tuned one. Boxes show quartiles; the black diamond is the mean with its "
+            "95% interval. Grey: the published mean ± standard deviation."
+        )
+    else:
+        published = " Grey: the published value." if any(not group.values for group in groups) else ""
+        scale = Scale(of_experiment[0].metric)
+        caption = (
+            f"Test {scale.name} in every round ({scale.better}). Each point is a round: hollow with the reference "
+            "configuration, filled with the tuned one. Boxes show quartiles; the black diamond is the mean with its "
+            f"95% interval.{published}"
+        )
+    models = [result.model for result in results]
+    if groups:
+        yield plotly_figure(f"rounds{suffix}", f"{name}{caption}", rounds.rounds_chart(groups, models=models))
+    yield from _every_round(of_experiment, name)
+
+
+def _cells(
+    row: TableRow, several: bool, studies: bool, train: bool, epochs: bool, others: Sequence[str]
+) -> tuple[str, ...]:
+    scale, setting = Scale(row.metric), NOTHING if row.setting is None else str(row.setting + 1)
     return (
         row.model,
         *((row.study or NOTHING,) if studies else ()),
-        CONFIGURATIONS.get(row.label, row.label),
+        configuration(row.label, row.experiment),
         *((setting,) if several else ()),
-        str(row.epochs),
+        *((NOTHING if row.epochs is None else str(row.epochs),) if epochs else ()),
         NOTHING if row.trials is None else str(row.trials),
-        str(row.rounds) if row.rounds == row.planned else f"{row.rounds} of {row.planned}",
-        mean_std(row.train),
-        mean_std(row.test),
-        interval_percent(row.test.interval),
-        with_interval(row.test.median, row.test.median_interval),
-        with_interval(row.test.iqm, row.test.iqm_interval),
+        _rounds_of(row),
+        *((scale.summary(row.train),) if train else ()),
+        scale.summary(row.test),
+        scale.interval(row.test.interval),
+        scale.with_interval(row.test.median, row.test.median_interval),
+        scale.with_interval(row.test.iqm, row.test.iqm_interval),
+        *(_other(row, name) for name in others),
     )
 
 
-def _every_round(results: Sequence[StudyResult]) -> Iterable[PageTable]:
+def _rounds_of(row: TableRow) -> str:
+    if not row.planned:
+        return NOTHING
+    return str(row.rounds) if row.rounds == row.planned else f"{row.rounds} of {row.planned}"
+
+
+def _other(row: TableRow, name: str) -> str:
+    """Another metric's mean ± standard deviation; a dash where it does not apply."""
+    column = row.others.get(name)
+    return NOTHING if column is None else Scale(MetricInfo(name=name)).summary(column)
+
+
+def _every_round(results: Sequence[StudyResult], name: str) -> Iterable[PageTable]:
     finals = [(result, final) for result in results for final in result.final if final.same_as is None and final.rounds]
     numbered = sorted({number for _, final in finals for number in final.round_numbers})
     if not numbered:
         return
+    scale = Scale(results[0].metric)
     by_round = [dict(zip(final.round_numbers, final.test_values, strict=True)) for _, final in finals]
+    in_unit = ", in percent" if scale.is_percent else f" in {scale.metric.unit}" if scale.metric.unit else ""
     yield PageTable(
-        caption="Test accuracy in every round, in percent; rounds with the same number share seeds and draws",
+        caption=f"{name}Test {scale.name} in every round{in_unit}; rounds with the same number share seeds and draws",
         columns=numbers("round", *(f"{result.name} {final.label}" for result, final in finals)),
-        rows=tuple((str(number), *(percent(values.get(number), 2) for values in by_round)) for number in numbered),
+        rows=tuple((str(number), *(scale.number(values.get(number), 2) for values in by_round)) for number in numbered),
     )

@@ -1,49 +1,94 @@
 """The paired comparisons."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hpo.analysis.comparison import Comparison
 from hpo.analysis.pairwise import Pair, PairSide
-from hpo.report.formats import MINUS, NOTHING, interval_points, p_value, signed
+from hpo.report.formats import MINUS, NOTHING, Scale, p_value, signed
 from hpo.report.html import Bullets, PageTable, Part, numbers, texts
-from hpo.report.sentences import images_note
+from hpo.report.sentences import items_note, kind_title
 
 
 def comparison_parts(comparison: Comparison) -> Iterable[Part]:
     """A table for each kind of pair in each setting, and what its columns mean."""
     if not comparison.pairs:
         return
-    titles = (f"A {MINUS} B [95%]", "new images too", "d_z", "P(A > B)", "p", "Holm", "variance", "detectable")
     several = len(comparison.settings) > 1
     for kind, setting in dict.fromkeys((pair.kind, pair.setting) for pair in comparison.pairs):
         where = f" (setting {setting + 1})" if several else ""
         pairs = [pair for pair in comparison.pairs if (pair.kind, pair.setting) == (kind, setting)]
+        title = kind_title(kind, pairs[0].b.label)
+        scale, minus = Scale(pairs[0].metric), _minus(pairs[0])
+        titles = (
+            f"{minus} [95%]",
+            f"new {_items(pairs[0])} too",
+            "d_z",
+            "P(A > B)" if scale.metric.maximize else "P(A better)",
+            "p",
+            "Holm",
+            "variance",
+            "detectable",
+        )
         yield PageTable(
-            caption=f"{kind[0].upper()}{kind[1:]}{where}: difference in test accuracy, A {MINUS} B, in percentage "
-            "points, paired by round",
+            caption=f"{title[0].upper()}{title[1:]}{where}: {_what(scale, minus)}, paired by round",
             columns=texts("A", "B") + numbers("rounds", *titles),
             rows=tuple(_pair_cells(pair) for pair in pairs),
         )
-        notes = tuple(f"{_side(pair.a)} and {_side(pair.b)}: {note}." for pair in pairs if (note := images_note(pair)))
+        notes = tuple(f"{_side(pair.a)} and {_side(pair.b)}: {note}." for pair in pairs if (note := items_note(pair)))
         if notes:
             yield Bullets(lines=notes)
     yield _legend(comparison)
 
 
+def _what(scale: Scale, minus: str) -> str:
+    """What the table's differences are."""
+    if scale.metric.is_relative:
+        return f"ratio of test {scale.name}, {minus} ({scale.better}: {_side_of_better(scale)} 1, A is the better)"
+    if scale.is_percent:
+        return f"difference in test {scale.name}, {minus}, in percentage points"
+    unit = f", in {scale.metric.unit}" if scale.metric.unit else ""
+    direction = f" ({scale.better}: {_side_of_better(scale)} 0, A is the better)"
+    return f"difference in test {scale.name}, {minus}{unit}{direction}"
+
+
+def _side_of_better(scale: Scale) -> str:
+    return "above" if scale.metric.maximize else "below"
+
+
+def _minus(pair: Pair) -> str:
+    return "A / B" if pair.metric.is_relative else f"A {MINUS} B"
+
+
+def _items(pair: Pair) -> str:
+    return "test items" if pair.needs_items else "images"
+
+
 def _legend(comparison: Comparison) -> Bullets:
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
     smallest = max(pair.test.smallest for pair in comparison.pairs)
-    return Bullets(
-        lines=(
+    digits = [pair for pair in comparison.pairs if not pair.needs_items]
+    others = [pair for pair in comparison.pairs if pair.needs_items]
+    lines: list[str] = []
+    if digits:
+        lines += (
             f"A {MINUS} B: the mean difference with Student's t interval over the rounds, that is, for new seeds on "
             "the same images.",
             "New images too: a bootstrap interval over the rounds crossed with the images of pool B.",
-            "d_z: the mean of the differences divided by their standard deviation.",
-            "P(A > B): the share of rounds that A wins, ties counting half, with its exact binomial interval.",
+        )
+    if others:
+        lines += _item_lines(others)
+    wins = "P(A > B)" if all(pair.metric.maximize for pair in comparison.pairs) else "P(A better)"
+    of_reference = "the paper's configurations" if digits else "the reference configurations"
+    return Bullets(
+        lines=(
+            *lines,
+            "d_z: the mean of the differences divided by their standard deviation"
+            + ("." if all(pair.metric.maximize for pair in comparison.pairs) else "; above 0, A is the better."),
+            f"{wins}: the share of rounds that A wins, ties counting half, with its exact binomial interval.",
             "p: the exact two-sided sign-flip permutation test of the mean difference. "
             f"With {fewest} rounds the smallest possible p is {p_value(smallest)}.",
             "Holm: p with Holm's correction within each of two families, the pairs of models (both tables together) "
-            "and the tuned against the paper's configurations.",
+            f"and the tuned against {of_reference}.",
             "Variance: the variance of the differences relative to that of unpaired rounds; below 1, pairing helped.",
             "Detectable: the true difference that this many rounds would detect with a power of 80% (t test at the "
             "largest p that the sign-flip test can give and Holm's first step accepts, 0.05 divided by the number of "
@@ -52,20 +97,43 @@ def _legend(comparison: Comparison) -> Bullets:
     )
 
 
+def _item_lines(pairs: Sequence[Pair]) -> Iterable[str]:
+    """What the two intervals of pairs with single test items hold for."""
+    yield (
+        f"{_minus(pairs[0])}: the mean difference with Student's t interval over the rounds, that is, for new seeds "
+        "and new training draws, on these test items."
+    )
+    if any(pair.metric.is_relative for pair in pairs):
+        yield "Ratios: geometric means over the rounds; intervals and tests are those of the logarithms."
+    if not any(pair.items is not None for pair in pairs):
+        return
+    same = any(pair.same_items for pair in pairs)
+    yield (
+        "New test items too: a bootstrap interval over the rounds crossed with what the test items were sampled from. "
+        "A difference is called clear only where it is clear over the rounds and this interval agrees; where it does "
+        'not, the sentence says "on these test items".'
+    )
+    if same:
+        yield (
+            "The test items are the same in every round, and no round was trained on them: neither interval says how "
+            "another split into training and test data would come out."
+        )
+
+
 def _pair_cells(pair: Pair) -> tuple[str, ...]:
-    d, out, ratio = pair.difference, pair.outperforming, pair.pairing.variance_ratio
+    d, out, ratio, scale = pair.difference, pair.outperforming, pair.pairing.variance_ratio, Scale(pair.metric)
     return (
         _side(pair.a),
         _side(pair.b),
         str(len(pair.rounds)),
-        signed(100 * d.mean, 2) + ("" if d.interval is None else f" {interval_points(d.interval)}"),
-        interval_points(pair.images),
+        scale.difference(d.mean, d.interval),
+        scale.difference_interval(pair.items),
         NOTHING if d.effect is None else signed(d.effect, 2),
         f"{out.probability:.2f} [{out.interval.low:.2f}, {out.interval.high:.2f}]",
         p_value(pair.test.p),
         p_value(pair.p_holm),
         NOTHING if ratio is None else f"{ratio:.2f}",
-        "none" if pair.detectable is None else f"{100 * pair.detectable:.2f}",
+        "none" if pair.detectable is None else scale.size(pair.detectable),
     )
 
 

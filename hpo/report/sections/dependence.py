@@ -14,23 +14,25 @@ from hpo.analysis.dependence.interactions import (
     PairStrength,
     SampleCounts,
 )
-from hpo.analysis.dependence.one_at_a_time import SAME, CoordinateSearch, Expectation
+from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, Expectation
 from hpo.analysis.dependence.surrogate import GRID
 from hpo.report.charts import dependence as charts
-from hpo.report.formats import MINUS, NOTHING, p_value, percent, signed, value
+from hpo.report.formats import MINUS, NOTHING, Scale, by_metric, p_value, signed, value, values_of
 from hpo.report.html import Bullets, Column, PageTable, Part, numbers, plotly_figure, texts
+from hpo.study.labels import PAPER
 
 TITLE = "Do the hyperparameters depend on each other?"
 R2 = "R\N{SUPERSCRIPT TWO}"
 
 
-def dependence_parts(dependences: Sequence[Dependence]) -> Iterable[Part]:
+def dependence_parts(dependences: Sequence[Dependence], models: Sequence[str] = ()) -> Iterable[Part]:
     """The whole section; nothing where no study has a search."""
     searched = [dependence for dependence in dependences if dependence.counts.random]
     if not searched:
         return
+    tuned = "The paper tuned one hyperparameter at a time, which" if _of_paper(searched) else _TUNING_IN_TURN
     yield (
-        "The paper tuned one hyperparameter at a time, which is right only if the best value of each does not depend "
+        f"{tuned} is right only if the best value of each does not depend "
         "on the others. This is tested on the random start-up trials, which were neither pruned nor chosen by the "
         "results of other trials."
     )
@@ -39,12 +41,22 @@ def dependence_parts(dependences: Sequence[Dependence]) -> Iterable[Part]:
     if not answered:
         return
     yield from _quality_parts(answered)
-    yield from _effect_parts(answered)
+    yield from _effect_parts(answered, models)
     yield from _interaction_parts(answered)
     good = [dependence for dependence in answered if _answer(dependence).quality.good]
     if good:
-        yield from _surface_parts(good)
-        yield from _coordinate_search_parts(good)
+        yield from _surface_parts(good, models)
+        for of_metric in by_metric(good):
+            yield _coordinate_searches(of_metric)
+        yield _coordinate_search_note(good)
+
+
+_TUNING_IN_TURN = "Tuning one hyperparameter at a time"
+
+
+def _of_paper(dependences: Sequence[Dependence]) -> bool:
+    """Whether all of them have a paper as their reference."""
+    return all(dependence.reference_label == PAPER for dependence in dependences)
 
 
 def _quality_parts(answered: Sequence[Dependence]) -> Iterable[Part]:
@@ -54,16 +66,20 @@ def _quality_parts(answered: Sequence[Dependence]) -> Iterable[Part]:
         rows=tuple(row for dependence in answered for row in _quality_rows(dependence)),
         grouped=True,
     )
+    crowd = "where accuracy is high" if all(Scale(d.metric).is_percent for d in answered) else "where values are good"
+    cliff = (
+        ", and trials that learned nothing form a cliff that every fit reproduces, so a high "
+        f"{R2} there says nothing about the region where training works."
+    )
     yield (
         f"{R2}: from 5-fold cross-validation, mean ± standard deviation over {CV_REPEATS} repeats ({CHECK_REPEATS} in "
         "the checks); at 0 the surrogate is no better than the mean of the trials, below 0 it is worse. The rows "
-        "called check fit other sets of trials and give no verdict: adaptive trials crowd where accuracy is high, and "
-        "trials that learned nothing form a cliff that every fit reproduces, so a high "
-        f"{R2} there says nothing about the region where training works."
+        f"called check fit other sets of trials and give no verdict: adaptive trials crowd {crowd}"
+        + (cliff if any(dependence.counts.blank is not None for dependence in answered) else ".")
     )
 
 
-def _effect_parts(answered: Sequence[Dependence]) -> Iterable[Part]:
+def _effect_parts(answered: Sequence[Dependence], models: Sequence[str]) -> Iterable[Part]:
     """The effect of each hyperparameter alone."""
     yield plotly_figure(
         "importance",
@@ -71,14 +87,14 @@ def _effect_parts(answered: Sequence[Dependence]) -> Iterable[Part]:
         "and with interactions. PED-ANOVA (Optuna): how strongly the best trials (a tenth, at least five) differ from "
         "all trials; the vertical mark is the 95th percentile with permuted values, so a bar that ends before it is no "
         "evidence.",
-        charts.importance_chart(answered),
+        charts.importance_chart(answered, models),
     )
     for index, dependence in enumerate(answered):
         yield plotly_figure(
             f"effects-{index}",
             f"{dependence.study}: the effect of each hyperparameter alone, with the fitted trials."
             + ("" if _answer(dependence).quality.good else " The fit is poor: the dashed line is a guess."),
-            charts.effects_chart(dependence),
+            charts.effects_chart(dependence, models),
         )
 
 
@@ -93,13 +109,30 @@ def _interaction_parts(answered: Sequence[Dependence]) -> Iterable[Part]:
         "H (Friedman and Popescu, 2008) is the part of two hyperparameters' joint effect that is not the sum of their "
         "separate effects, from 0 to 1. It is never below 0 and grows with noise, so p compares it with data in which "
         "no pair interacts, or only those detected before: an additive fit with its residuals permuted, refitted up to "
-        f"{NULL_REPEATS} times. Holm: p with Holm's correction over the model's pairs. All fits are to the log-odds of "
-        "the accuracy: near 100% a percentage point is worth more, and every model close to the ceiling would "
-        "otherwise seem to have interactions."
+        f"{NULL_REPEATS} times. Holm: p with Holm's correction over the model's pairs. {_fitted_to(answered)}"
     )
 
 
-def _surface_parts(good: Sequence[Dependence]) -> Iterable[Part]:
+def _fitted_to(answered: Sequence[Dependence]) -> str:
+    """On what scale the fits are."""
+    links = dict.fromkeys((d.link.items is not None, d.link.metric.is_relative) for d in answered)
+    log_odds = (
+        "All fits are to the log-odds of "
+        "the accuracy: near 100% a percentage point is worth more, and every model close to the ceiling would "
+        "otherwise seem to have interactions."
+    )
+    if all(is_log_odds for is_log_odds, _ in links):
+        return log_odds
+    lines = [log_odds.replace("All fits", "Fits of accuracies")] if any(is_log_odds for is_log_odds, _ in links) else []
+    others = [d for d in answered if d.link.items is None]
+    for is_relative, what in ((False, "to the values themselves"), (True, "to the logarithms of the values")):
+        names = dict.fromkeys(Scale(d.metric).name for d in others if d.metric.is_relative == is_relative)
+        if names:
+            lines.append(f"Fits of {' and '.join(names)} are {what}: whether effects add up depends on that scale.")
+    return " ".join(lines)
+
+
+def _surface_parts(good: Sequence[Dependence], models: Sequence[str]) -> Iterable[Part]:
     """Figures of the interactions, for models with a good fit."""
     yield plotly_figure(
         "interactions",
@@ -107,27 +140,40 @@ def _surface_parts(good: Sequence[Dependence]) -> Iterable[Part]:
         "whose fit is too poor are left out.",
         charts.interactions_chart(good),
     )
-    yield plotly_figure(
-        "contours",
-        "The strongest pair: validation accuracy (%) predicted by the surrogate, averaged over the other "
-        "hyperparameters. The marked configurations differ in those too, so their predicted accuracies are in the "
-        "table below, not here.",
-        charts.contours_chart(good),
-    )
+    groups = by_metric(good)
+    for index, of_metric in enumerate(groups):
+        scale = Scale(of_metric[0].metric)
+        accuracies = "accuracies" if scale.is_percent else "values"
+        yield plotly_figure(
+            "contours" if len(groups) == 1 else f"contours-{index}",
+            f"The strongest pair: {scale.axis('validation')} predicted by the surrogate, averaged over the other "
+            f"hyperparameters. The marked configurations differ in those too, so their predicted {accuracies} are in "
+            "the table below, not here.",
+            charts.contours_chart(of_metric, models),
+        )
 
 
-def _coordinate_search_parts(good: Sequence[Dependence]) -> Iterable[Part]:
-    yield PageTable(
-        caption="Tuning one at a time against all at once, on the surrogate: predicted validation accuracy in percent",
+def _coordinate_searches(good: Sequence[Dependence]) -> PageTable:
+    scale = Scale(good[0].metric)
+    what = "accuracy in percent" if scale.is_percent else scale.axis("").strip()
+    return PageTable(
+        caption=f"Tuning one at a time against all at once, on the surrogate: predicted validation {what}",
         columns=(*texts("study", "tuning"), *numbers("predicted", "against joint"), Column(title="values", long=True)),
         rows=tuple(row for dependence in good for row in _coordinate_search_rows(dependence)),
         grouped=True,
     )
-    yield (
-        f"One pass tunes the hyperparameters in the order of the values, each over a grid of {GRID} points with the "
-        "others fixed, as the paper did; repeated passes go on until nothing changes. Both, and the joint optimum, "
-        "stay inside the range of the fitted trials. These are predictions of a fit, whose maximum is optimistic; "
-        "what tuning really gained is in the headline."
+
+
+def _coordinate_search_note(good: Sequence[Dependence]) -> str:
+    number = f"a grid of {GRID} points"
+    if any(c.choices for dependence in good for c in _answer(dependence).coordinates):
+        number += " (a choice over its values)"
+    ratio = " Against joint: the ratio to it." if any(d.metric.is_relative for d in good) else ""
+    return (
+        f"One pass tunes the hyperparameters in the order of the values, each over {number} with the "
+        f"others fixed{', as the paper did' if _of_paper(good) else ''}; repeated passes go on until nothing changes. "
+        "Both, and the joint optimum, stay inside the range of the fitted trials. These are predictions of a fit, "
+        f"whose maximum is optimistic; what tuning really gained is in the headline.{ratio}"
     )
 
 
@@ -138,7 +184,8 @@ def sentences(dependence: Dependence) -> list[str]:
     """What one study's trials show: first the verdict."""
     lines, answer = [_verdict(dependence)], dependence.answer
     if answer is not None and answer.coordinate_search is not None:
-        lines.append(_coordinate_search_sentence(answer.coordinate_search))
+        lines.append(_coordinate_search_sentence(answer.coordinate_search, dependence))
+    lines += _conditional(dependence)
     lines += _left_out(dependence.counts)
     if answer is not None and answer.redundant:
         lines.append(
@@ -151,10 +198,18 @@ def sentences(dependence: Dependence) -> list[str]:
 
 def _verdict(dependence: Dependence) -> str:
     answer = dependence.answer
+    if len(dependence.fitted) < 2:
+        always = dependence.fitted[0] if dependence.fitted else "none"
+        alone = f"there is one hyperparameter, {always}, and no other that it could depend on."
+        return f"only {always} is part of every configuration: no fit." if dependence.conditional else alone
     if answer is None:
+        counts = dependence.counts
+        if counts.learned >= LEAST_TRIALS:
+            return "no answer: all random trials have the same value."
+        completed = "completed" if counts.blank is None else "learned something"
         return (
-            f"no answer, too few trials to fit a surrogate: {dependence.counts.learned} random trials learned "
-            f"something, {LEAST_TRIALS} are needed."
+            f"no answer, too few trials to fit a surrogate: {counts.learned} random trials {completed}, "
+            f"{LEAST_TRIALS} are needed."
         )
     quality = answer.quality
     fit = f"{R2} {_number(quality.r2)} from {quality.n} trials"
@@ -174,26 +229,54 @@ def _verdict(dependence: Dependence) -> str:
     )
 
 
-def _coordinate_search_sentence(search: CoordinateSearch) -> str:
-    once, repeated = 100 * search.lost_once, 100 * search.lost_repeated
-    joint = f"the joint optimum ({percent(search.joint.accuracy, 1)}% predicted)"
-    tuning = "on the surrogate, one-at-a-time tuning from the paper's values"
-    if search.lost_once <= SAME:
+def _coordinate_search_sentence(search: CoordinateSearch, dependence: Dependence) -> str:
+    scale = Scale(dependence.metric)
+    joint = f"the joint optimum ({scale.value(search.joint.value, 1)} predicted)"
+    tuning = f"on the surrogate, one-at-a-time tuning from {values_of(dependence.reference_label)}"
+    once, repeated = (_short_of(scale, lost) for lost in (search.lost_once, search.lost_repeated))
+    if search.lost_once <= search.same:
         outcome = f"{tuning} finds {joint} in one pass"
-    elif search.lost_repeated <= SAME:
-        outcome = f"{tuning} stops {once:.1f} points below {joint} after one pass and finds it in {search.passes}"
+    elif search.lost_repeated <= search.same:
+        outcome = f"{tuning} stops {once} {joint} after one pass and finds it in {search.passes}"
     else:
-        outcome = (
-            f"{tuning} does not find {joint}: one pass stops {once:.1f} points below it, repeated passes {repeated:.1f}"
-        )
-    if search.lost_once > SAME:
-        outcome += f" (the standard deviation of the first difference is {100 * search.unsure:.1f} points)"
+        left = repeated.split(" ")[0] if scale.is_percent else f"{repeated} it"
+        outcome = f"{tuning} does not find {joint}: one pass stops {once} it, repeated passes {left}"
+    if search.lost_once > search.same:
+        outcome += f" (the standard deviation of the first difference is {_deviation(scale, search.unsure)})"
     if search.edges:
         where = ", ".join(_title(name) for name in search.edges)
         outcome += (
             f"; that optimum lies at the edge of the fitted trials' range ({where}), where a fit is least certain"
         )
     return outcome + "."
+
+
+def _short_of(scale: Scale, lost: float) -> str:
+    """By how much something is worse than what follows."""
+    if scale.is_percent:
+        return f"{100 * lost:.1f} points below"
+    amount = scale.in_words([lost], signed=False)[0]
+    return f"a factor of {amount} short of" if scale.metric.is_relative else f"{amount}{scale.apart} short of"
+
+
+def _deviation(scale: Scale, unsure: float) -> str:
+    if scale.is_percent:
+        return f"{100 * unsure:.1f} points"
+    amount = scale.in_words([unsure], signed=False)[0]
+    return f"a factor of {amount}" if scale.metric.is_relative else f"{amount}{scale.apart}"
+
+
+def _conditional(dependence: Dependence) -> Iterable[str]:
+    """Hyperparameters that not every configuration has."""
+    by_parents: dict[tuple[str, ...], list[str]] = {}
+    for name, parents in dependence.conditional:
+        by_parents.setdefault(parents, []).append(name)
+    for parents, names in by_parents.items():
+        verb, noun = ("depend", "are") if len(names) > 1 else ("depends", "is")
+        yield (
+            f"{' and '.join(names)} {verb} on {' and '.join(parents)} by definition, being active under some of its "
+            f"values only, and {noun} left out of the fit."
+        )
 
 
 def _left_out(counts: SampleCounts) -> Iterable[str]:
@@ -216,7 +299,8 @@ def _left_out(counts: SampleCounts) -> Iterable[str]:
 def _quality_rows(dependence: Dependence) -> list[tuple[str, ...]]:
     answer = _answer(dependence)
     top = max(answer.pairs, key=lambda pair: pair.h)
-    fits = [("random start-up trials that learned", answer.quality, f"{_name(top)} {top.h:.2f}")]
+    learned = "" if dependence.counts.blank is None else " that learned"
+    fits = [(f"random start-up trials{learned}", answer.quality, f"{_name(top)} {top.h:.2f}")]
     for check in answer.sensitivity:
         a, b, h = max(check.h, key=lambda pair: pair[2])
         fits.append((f"check: {check.what}", check.quality, f"{_title(a)} and {_title(b)} {h:.2f}"))
@@ -238,14 +322,15 @@ def _pair_cells(dependence: Dependence, pair: PairStrength) -> tuple[str, ...]:
 def _coordinate_search_rows(dependence: Dependence) -> Iterable[tuple[str, ...]]:
     search = _answer(dependence).coordinate_search
     assert search is not None  # there is one wherever the fit is good
+    scale, moved = Scale(dependence.metric), " (moved into the range)" if search.moved else ""
     for label, expected, lost in (
-        ("the paper's values" + (" (moved into the range)" if search.moved else ""), search.paper, None),
+        (f"{values_of(dependence.reference_label)}{moved}", search.reference, None),
         ("one at a time, one pass", search.once, search.lost_once),
         (f"one at a time, {search.passes} passes", search.repeated, search.lost_repeated),
         ("joint optimum", search.joint, None),
     ):
-        below = NOTHING if lost is None else signed(-100 * lost, 2)
-        yield dependence.study, label, percent(expected.accuracy, 1), below, _values(expected)
+        below = NOTHING if lost is None else signed(-100 * lost, 2) if scale.is_percent else scale.difference(-lost)
+        yield dependence.study, label, scale.number(expected.value, 1), below, _values(expected)
 
 
 def _values(expected: Expectation) -> str:

@@ -131,7 +131,7 @@ def _by_pairs(gallery: Gallery) -> Iterable[Part]:
     if not gallery.pairs:
         return
     models = [model for model in MODELS if any(c.model == model for pair in gallery.pairs for c in pair.counts)]
-    order = ", ".join(f"{model} ({theme.COLOUR_NAMES[model]})" for model in models)
+    order = ", ".join(f"{model} ({theme.colour_name(model, models)})" for model in models)
     yield PageImages(
         caption=f"The {len(gallery.pairs)} test pairs that the largest share of trainings answered wrongly, as the "
         "networks see them. "

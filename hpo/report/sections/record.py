@@ -8,10 +8,10 @@ from hpo.report.charts.timeline import timeline_chart
 from hpo.report.formats import NOTHING, counted, time
 from hpo.report.html import Column, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.sentences import data_in_words
-from hpo.results.records import StudyResult
+from hpo.results.records import DIGITS, StudyResult
 
 
-def timeline_parts(timeline: Timeline | None) -> Iterable[Part]:
+def timeline_parts(timeline: Timeline | None, models: Sequence[str] = ()) -> Iterable[Part]:
     """The timeline of the workers, where there is one."""
     if timeline is None:
         return
@@ -29,7 +29,7 @@ def timeline_parts(timeline: Timeline | None) -> Iterable[Part]:
         "other, like the lanes of a population. Pale: search; hatched: confirm; solid: final. A slot is claimed "
         "shortly before its lane is free. Of a slot claimed more than once the database keeps only the last worker, "
         f"and its bar is as long as that worker's training. {' '.join(notes)}".rstrip(),
-        timeline_chart(timeline),
+        timeline_chart(timeline, models),
     )
 
 
@@ -37,7 +37,7 @@ def record_parts(results: Sequence[StudyResult], provenance: Sequence[Provenance
     """What made the results, and how to repeat them."""
     for record in provenance:
         yield PageTable(
-            caption=f"{record.study} ({record.model})",
+            caption=f"{record.study} ({_of(record)})",
             columns=(Column(title="item"), Column(title="value", long=True)),
             rows=tuple(_items(record)),
         )
@@ -49,9 +49,13 @@ def record_parts(results: Sequence[StudyResult], provenance: Sequence[Provenance
     yield from _openings(results)
 
 
+def _of(record: Provenance) -> str:
+    return record.model if record.experiment == DIGITS else f"{record.experiment}: {record.model}"
+
+
 def _items(record: Provenance) -> Iterable[tuple[str, str]]:
     yield "spec digest", record.spec_digest
-    yield "data", data_in_words(record.data_digest)
+    yield "data", data_in_words(record)
     yield "data digest", record.data_digest
     yield "seeds", f"search {record.study_seed}, confirm and final {record.protocol_seed}"
     yield "created", time(record.created_at)

@@ -1,16 +1,15 @@
 """The report's section on repeats of the search: sentences, tables and a figure."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis.repeats import Repeat, RepeatGroup, RepeatPair, Repeats
 from hpo.report.chart_data import repeats_data
-from hpo.report.charts import rounds, theme
-from hpo.report.formats import MINUS, NOTHING, interval_percent, interval_points, p_value, percent, signed, value
+from hpo.report.charts import rounds
+from hpo.report.charts.theme import parameter_title
+from hpo.report.formats import MINUS, NOTHING, Scale, by_metric, p_value, reference, references, value
 from hpo.report.html import Bullets, PageTable, Part, numbers, plotly_figure, texts
-from hpo.report.sentences import repeat_sentences
+from hpo.report.sentences import deviation, repeat_sentences
 from hpo.results.records import StudyResult
-from hpo.study.labels import PAPER
 
 TITLE = "Would another search give the same result?"
 
@@ -26,7 +25,8 @@ def repeats_parts(results: Sequence[StudyResult], repeats: Repeats) -> Iterable[
     yield Bullets(lines=tuple(repeat_sentences(repeats)))
     for group in repeats.groups:
         yield _searches(group)
-    yield _spread(repeats.groups)
+    for groups in by_metric(repeats.groups):
+        yield _spread(groups)
     yield (
         "The test mean of a repeat is that of its tuned configuration over the rounds that all repeats share. The "
         "interval of the mean over repeats is Student's t over the searches, that is, for another search of this kind. "
@@ -36,11 +36,12 @@ def repeats_parts(results: Sequence[StudyResult], repeats: Repeats) -> Iterable[
         "the searches do not differ."
     )
     yield from _pairs(repeats)
-    yield plotly_figure(
-        "repeats",
-        "Test accuracy of every repeat's tuned configuration in every round.",
-        rounds.rounds_chart(repeats_data(repeats, results)),
-    )
+    for place, of_metric in enumerate(by_metric(repeats_data(repeats, results))):
+        yield plotly_figure(
+            f"repeats-{place}" if place else "repeats",
+            f"Test {Scale(of_metric[0].metric).name} of every repeat's tuned configuration in every round.",
+            rounds.rounds_chart(of_metric, models=[result.model for result in results]),
+        )
 
 
 def missing_sentences(searched: Sequence[StudyResult], repeats: Repeats) -> Iterable[str]:
@@ -50,102 +51,122 @@ def missing_sentences(searched: Sequence[StudyResult], repeats: Repeats) -> Iter
     if under_way:
         names = ", ".join(result.name for result in under_way)
         yield f"Repeats without a final round in common with their group yet: {names}."
-    models = {group.model for group in repeats.groups} | {result.model for result in under_way}
-    single = [result for result in searched if result.repeat_group is None and result.model not in models]
+    models = {(group.experiment, group.model) for group in repeats.groups}
+    models |= {(result.experiment, result.model) for result in under_way}
+    single = [
+        result for result in searched if result.repeat_group is None and (result.experiment, result.model) not in models
+    ]
     if single:
         yield (
             f"Only one search was made of {', '.join(dict.fromkeys(r.model for r in single))}: how far the result of "
             "another search would differ is not measured, and no interval of this report includes it; "
-            f"`hpo study create --model {single[0].model} --name {single[0].name}-repeat --repeat 5` would measure it."
+            f"`hpo study create {_experiment(single[0])}--model {single[0].model} --name {single[0].name}-repeat "
+            "--repeat 5` would measure it."
         )
 
 
+def _experiment(result: StudyResult) -> str:
+    return "" if result.is_digits else "--experiment FILE "
+
+
 def _searches(group: RepeatGroup) -> PageTable:
-    names = tuple(group.repeats[0].params)
-    titles = (*(theme.PARAMETER_TITLES.get(name, name) for name in names), "search %", "confirm %", "test %")
+    names, scale, it = group.hyperparameters, Scale(group.metric), references(group.reference_label)
+    titles = (*map(parameter_title, names), *map(scale.column, ("search", "confirm", "test")))
     return PageTable(
         caption=f"{group.group}: results of its {len(group.repeats)} searches",
-        columns=texts("study") + numbers("seed") + texts("tuned") + numbers(*titles, f"tuned {MINUS} paper's"),
+        columns=texts("study") + numbers("seed") + texts("tuned") + numbers(*titles, f"tuned {MINUS} {_short(it)}"),
         rows=tuple(
             (
                 repeat.study,
                 str(repeat.seed),
-                _source(repeat),
+                _source(repeat, group.reference_label),
                 *(value(repeat.params.get(name)) for name in names),
-                percent(repeat.search, 2),
-                percent(repeat.confirm, 2),
-                percent(repeat.test, 2),
-                NOTHING if repeat.paper is None else signed(100 * (repeat.test - repeat.paper), 2),
+                scale.number(repeat.search, 2),
+                scale.number(repeat.confirm, 2),
+                scale.number(repeat.test, 2),
+                _gain(scale, repeat),
             )
             for repeat in group.repeats
         ),
     )
 
 
-def _source(repeat: Repeat) -> str:
+def _short(it: str) -> str:
+    return it.removeprefix("the ")
+
+
+def _gain(scale: Scale, repeat: Repeat) -> str:
+    """The tuned minus the reference configuration's value."""
+    if repeat.reference is None:
+        return NOTHING
+    return scale.difference(float(scale.metric.improvement(repeat.test, repeat.reference)))
+
+
+def _source(repeat: Repeat, label: str) -> str:
     """Where a repeat's tuned configuration comes from."""
     if repeat.source is None:
         return NOTHING
-    return "the paper's" if repeat.source == PAPER else f"trial {repeat.source}"
+    return references(label) if repeat.source == label else f"trial {repeat.source}"
 
 
 def _spread(groups: Sequence[RepeatGroup]) -> PageTable:
-    titles = ("searches", "rounds", "mean test %", "95% interval", "between searches", "95% interval")
+    scale = Scale(groups[0].metric)
+    in_unit = " in percentage points" if scale.is_percent else f" in {scale.metric.unit}" if scale.metric.unit else ""
+    titles = ("searches", "rounds", scale.column("mean test"), "95% interval", "between searches", "95% interval")
     return PageTable(
-        caption="Variation between searches and between rounds: standard deviations in percentage points",
+        caption=f"Variation between searches and between rounds: standard deviations{in_unit}",
         columns=texts("study") + numbers(*titles, "between rounds", "residual", "p"),
-        rows=tuple(_spread_cells(group) for group in groups),
+        rows=tuple(_spread_cells(group, scale) for group in groups),
     )
 
 
-def _spread_cells(group: RepeatGroup) -> tuple[str, ...]:
+def _spread_cells(group: RepeatGroup, scale: Scale) -> tuple[str, ...]:
     c = group.components
     first = (
         group.group,
         str(len(group.repeats)),
         str(len(group.rounds)),
-        percent(group.mean, 2),
-        interval_percent(group.interval),
+        scale.number(group.mean, 2),
+        scale.interval(group.interval),
     )
     if c is None:
         return (*first, *(NOTHING,) * 5)
     return (
         *first,
-        _deviation(c.between),
-        f"{_deviation(c.interval.low)} to {_deviation(c.interval.high)}",
-        _deviation(c.shared),
-        _deviation(c.residual),
+        deviation(c.between, scale),
+        f"{deviation(c.interval.low, scale)} to {deviation(c.interval.high, scale)}",
+        deviation(c.shared, scale),
+        deviation(c.residual, scale),
         p_value(c.p),
     )
 
 
-def _deviation(variance: float) -> str:
-    """The standard deviation of accuracies in points."""
-    return f"{100 * math.sqrt(variance):.2f}"
-
-
 def _pairs(repeats: Repeats) -> Iterable[PageTable]:
-    difference = f"difference in test accuracy, A {MINUS} B, in percentage points, paired by search"
-    for caption, pairs in (
-        (f"Pairs of models, tuned, over repeats: {difference}", repeats.models),
-        (f"Tuned against the paper's configuration, over repeats: {difference}", repeats.tuning),
+    label = repeats.groups[0].reference_label
+    for title, all_pairs in (
+        ("Pairs of models, tuned, over repeats", repeats.models),
+        (f"Tuned against {reference(label)}, over repeats", repeats.tuning),
     ):
-        if pairs:
-            titles = ("searches", f"A {MINUS} B [95%]", "A better in", "p", "smallest possible p", "Holm")
+        for pairs in by_metric(all_pairs):
+            scale = Scale(pairs[0].metric)
+            minus = "A / B" if scale.metric.is_relative else f"A {MINUS} B"
+            unit = "in percentage points" if scale.is_percent else scale.better
+            caption = f"{title}: difference in test {scale.name}, {minus}, {unit}, paired by search"
+            titles = ("searches", f"{minus} [95%]", "A better in", "p", "smallest possible p", "Holm")
             yield PageTable(
                 caption=caption,
                 columns=texts("A", "B") + numbers(*titles),
-                rows=tuple(_pair_cells(pair) for pair in pairs),
+                rows=tuple(_pair_cells(pair, scale) for pair in pairs),
             )
 
 
-def _pair_cells(pair: RepeatPair) -> tuple[str, ...]:
+def _pair_cells(pair: RepeatPair, scale: Scale) -> tuple[str, ...]:
     d = pair.difference
     return (
         pair.a,
         pair.b,
         str(len(pair.seeds)),
-        signed(100 * d.mean, 2) + ("" if d.interval is None else f" {interval_points(d.interval)}"),
+        scale.difference(d.mean, d.interval),
         f"{sum(x > 0 for x in d.values)} of {len(d.values)}",
         p_value(pair.test.p),
         p_value(pair.test.smallest),

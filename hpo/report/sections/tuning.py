@@ -4,8 +4,18 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis.model_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.tuning import Spend, Tuning
-from hpo.report.charts import theme
-from hpo.report.formats import CONFIGURATIONS, MINUS, NOTHING, percent, signed, value
+from hpo.report.charts.theme import parameter_title
+from hpo.report.formats import (
+    MINUS,
+    NOTHING,
+    Scale,
+    by_metric,
+    configuration,
+    decimals,
+    references,
+    signed,
+    value,
+)
 from hpo.report.html import Bullets, PageTable, Part, numbers, texts
 from hpo.report.sentences import tuning_verdict
 
@@ -16,12 +26,15 @@ DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # by torch's names
 def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
     """The whole section."""
     yield Bullets(lines=tuple(f"{tuning.study}: {tuning_verdict(tuning)}" for tuning in tunings))
-    yield _configurations(tunings)
-    yield _stages(tunings)
+    if any(tuning.parameters for tuning in tunings):
+        yield _configurations(tunings)
+    for of_metric in by_metric(tunings):
+        yield _stages(of_metric)
+    good = " or ".join(dict.fromkeys("high" if tuning.metric.maximize else "low" for tuning in tunings))
     yield (
-        "The search value comes from a single training and was selected for being high; the confirm phase repeats the "
-        "training with fresh seeds and draws from pool A; the test uses pool B, which tuning never saw. Only the test "
-        "value is unbiased."
+        f"The search value comes from a single training and was selected for being {good}; the confirm phase repeats "
+        "the training with fresh seeds and draws from pool A; the test uses pool B, which tuning never saw. Only the "
+        "test value is unbiased."
     )
     yield _cost(tunings)
     if latencies is not None:
@@ -34,17 +47,20 @@ def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencie
 
 
 def _configurations(tunings: Sequence[Tuning]) -> PageTable:
+    labels = dict.fromkeys(references(tuning.reference_label).removeprefix("the ") for tuning in tunings)
+    title = next(iter(labels)) if len(labels) == 1 else "reference"
     return PageTable(
-        caption="Configurations side by side",
-        columns=texts("study", "hyperparameter") + numbers("paper's", "search's best", "tuned", "searched"),
+        caption="Configurations side by side"
+        + (f"; {NOTHING}: inactive, or not known" if any(_has_blank(tuning) for tuning in tunings) else ""),
+        columns=texts("study", "hyperparameter") + numbers(title, "search's best", "tuned", "searched"),
         rows=tuple(
             (
                 tuning.study,
-                theme.PARAMETER_TITLES.get(p.name, p.name),
-                value(p.paper),
+                parameter_title(p.name),
+                value(p.reference),
                 value(p.best),
                 value(p.tuned),
-                f"{value(p.low)} to {value(p.high)}{', log' if p.log else ''}",
+                p.range if p.low is None or p.high is None else _range(p.low, p.high, p.log),
             )
             for tuning in tunings
             for p in tuning.parameters
@@ -53,18 +69,30 @@ def _configurations(tunings: Sequence[Tuning]) -> PageTable:
     )
 
 
+def _range(low: float, high: float, log: bool) -> str:
+    return f"{value(low)} to {value(high)}{', log' if log else ''}"
+
+
+def _has_blank(tuning: Tuning) -> bool:
+    """Whether a hyperparameter is inactive in the reference configuration."""
+    return any(p.reference is None for p in tuning.parameters)
+
+
 def _stages(tunings: Sequence[Tuning]) -> PageTable:
+    scale = Scale(tunings[0].metric)
+    what = "accuracy in percent" if scale.is_percent else f"{scale.column('').strip()}, {scale.better}"
+    gap = f"search {MINUS} confirm"
     return PageTable(
-        caption="From search to test: accuracy in percent",
-        columns=texts("study", "configuration") + numbers("search", "confirm", f"search {MINUS} confirm", "test"),
+        caption=f"From search to test: {what}",
+        columns=texts("study", "configuration") + numbers("search", "confirm", gap, "test"),
         rows=tuple(
             (
                 tuning.study,
-                CONFIGURATIONS[stage.label],
-                percent(stage.search, 2),
-                percent(stage.confirm, 2),
-                NOTHING if stage.optimism is None else signed(100 * stage.optimism, 2),
-                percent(stage.test, 2),
+                configuration(stage.label, tuning.experiment),
+                scale.number(stage.search, 2),
+                scale.number(stage.confirm, 2),
+                NOTHING if stage.optimism is None else _gap(scale, stage.optimism),
+                scale.number(stage.test, 2),
             )
             for tuning in tunings
             for stage in tuning.stages
@@ -73,14 +101,21 @@ def _stages(tunings: Sequence[Tuning]) -> PageTable:
     )
 
 
+def _gap(scale: Scale, optimism: float) -> str:
+    """Search minus confirm, in the metric's unit."""
+    change = scale.metric.sign * optimism
+    return signed(100 * change, 2) if scale.is_percent else signed(change, decimals([change], 3))
+
+
 def _cost(tunings: Sequence[Tuning]) -> PageTable:
     kinds = sorted({kind for tuning in tunings for spend in tuning.spend for kind in spend.device_seconds})
+    epochs = any(spend.epochs for tuning in tunings for spend in tuning.spend)
     titles = (
         "search trainings",
-        "search epochs",
+        *(("search epochs",) if epochs else ()),
         "confirm trainings",
         "final trainings",
-        "all epochs",
+        *(("all epochs",) if epochs else ()),
         *([f"{DEVICES.get(kind, kind)} hours" for kind in kinds] or ["CPU or GPU hours"]),
         "lane hours",
     )
@@ -93,7 +128,7 @@ def _cost(tunings: Sequence[Tuning]) -> PageTable:
     return PageTable(
         caption=caption,
         columns=texts("study") + numbers(*titles),
-        rows=tuple((tuning.study, *_spend_cells(tuning, kinds)) for tuning in tunings),
+        rows=tuple((tuning.study, *_spend_cells(tuning, kinds, epochs)) for tuning in tunings),
     )
 
 
@@ -121,14 +156,14 @@ def _models(costs: Sequence[ModelCost], latencies: Latencies) -> PageTable:
     )
 
 
-def _spend_cells(tuning: Tuning, kinds: Sequence[str]) -> tuple[str, ...]:
+def _spend_cells(tuning: Tuning, kinds: Sequence[str], epochs: bool) -> tuple[str, ...]:
     search, confirm, final = tuning.spend
     return (
         f"{search.runs:,}",
-        f"{search.epochs:,}",
+        *((f"{search.epochs:,}",) if epochs else ()),
         f"{confirm.runs:,}",
         f"{final.runs:,}",
-        f"{sum(s.epochs for s in tuning.spend):,}",
+        *((f"{sum(s.epochs for s in tuning.spend):,}",) if epochs else ()),
         *([_device_hours(tuning.spend, kind) for kind in kinds] or [NOTHING]),
         f"{sum(s.seconds for s in tuning.spend) / 3600:.2f}",
     )
