@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.experiment.spaces import Value
-from hpo.results.records import Opening, Run, StudyResult
+from hpo.results.records import Opening, StudyResult, TrainingRecord
 from hpo.text import exception_of
 
 ERROR_LENGTH = 160  # characters shown of what went wrong
@@ -91,7 +91,7 @@ def _count(things: Iterable[str]) -> tuple[tuple[str, int], ...]:
     return tuple(Counter(things).most_common())
 
 
-def _is_foreign(run: Run, result: StudyResult) -> bool:
+def _is_foreign(run: TrainingRecord, result: StudyResult) -> bool:
     return run.spec_digest not in (None, result.spec_digest) or run.data_digest not in (None, result.data_digest)
 
 

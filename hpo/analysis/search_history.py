@@ -7,7 +7,7 @@ from typing import Literal
 from hpo.analysis.stats import expected_maximum
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Hyperparameter, Value
-from hpo.results.records import Run, StudyResult
+from hpo.results.records import StudyResult, TrainingRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ def search_data(result: StudyResult) -> SearchHistory:
     )
 
 
-def _trial(order: int, run: Run, names: Iterable[str], result: StudyResult) -> Trial:
+def _trial(order: int, run: TrainingRecord, names: Iterable[str], result: StudyResult) -> Trial:
     params: Mapping[str, Value] = run.params or (result.spec.reference if run.idx == 0 else {})
     state = run.state
     assert state in ("complete", "pruned", "diverged")

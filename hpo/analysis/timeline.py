@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpo.results.records import Run, RunState, StudyResult
+from hpo.results.records import RunState, StudyResult, TrainingRecord
 
 MOST_WORKERS = 30  # rows of the figure
 LONG_PAUSE = 0.1  # pauses longer than this share of the busy time are cut
@@ -64,7 +64,7 @@ class Timeline:
 
 def timeline_of(results: Iterable[StudyResult], limit: int = MOST_WORKERS) -> Timeline | None:
     """The timeline of all studies and the workers with the most slots; None where no slot has ended."""
-    by_worker: dict[str, list[tuple[StudyResult, Run]]] = {}
+    by_worker: dict[str, list[tuple[StudyResult, TrainingRecord]]] = {}
     running = 0
     for result in results:
         for run in result.runs:
@@ -87,7 +87,7 @@ def timeline_of(results: Iterable[StudyResult], limit: int = MOST_WORKERS) -> Ti
     )
 
 
-def _row(worker: str, runs: Iterable[tuple[StudyResult, Run]]) -> WorkerRow:
+def _row(worker: str, runs: Iterable[tuple[StudyResult, TrainingRecord]]) -> WorkerRow:
     ordered = sorted(((*_interval(run), result, run) for result, run in runs), key=lambda item: item[:2])
     lanes = pack([(start, end) for start, end, _, _ in ordered])
     bars = tuple(
@@ -108,7 +108,7 @@ def _row(worker: str, runs: Iterable[tuple[StudyResult, Run]]) -> WorkerRow:
     return WorkerRow(worker=worker, lanes=1 + max(lanes), bars=bars)
 
 
-def _interval(run: Run) -> tuple[float, float]:
+def _interval(run: TrainingRecord) -> tuple[float, float]:
     assert run.started_at is not None
     assert run.finished_at is not None
     end = max(run.started_at, run.finished_at)
@@ -117,7 +117,7 @@ def _interval(run: Run) -> tuple[float, float]:
     return run.started_at, end
 
 
-def _title(run: Run) -> str:
+def _title(run: TrainingRecord) -> str:
     if run.kind == "search":
         return f"trial {run.idx if run.number is None else run.number}"
     return f"{run.label}, round {run.round}"

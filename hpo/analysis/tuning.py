@@ -9,7 +9,7 @@ from typing import Literal
 
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Float, Hyperparameter, Int, Value
-from hpo.results.records import Run, StudyResult
+from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.labels import TUNED
 
 
@@ -142,7 +142,7 @@ def _test(result: StudyResult, label: str) -> float | None:
 
 
 def _spend(result: StudyResult) -> Iterable[Spend]:
-    phases: tuple[tuple[Literal["search", "confirm", "final"], tuple[Run, ...]], ...] = (
+    phases: tuple[tuple[Literal["search", "confirm", "final"], tuple[TrainingRecord, ...]], ...] = (
         ("search", result.search),
         ("confirm", result.confirm),
         ("final", result.final_runs),
@@ -159,7 +159,7 @@ def _spend(result: StudyResult) -> Iterable[Spend]:
         )
 
 
-def _by_device(done: Iterable[Run]) -> dict[str, float]:
+def _by_device(done: Iterable[TrainingRecord]) -> dict[str, float]:
     """Seconds by kind of device, the beginning of its name: "cpu x86_64, ...", "cuda:0 NVIDIA ..."."""
     seconds: dict[str, float] = {}
     for run in done:

@@ -10,7 +10,7 @@ from hpo.analysis.dependence.interactions import Answer, Dependence
 from hpo.analysis.model_cost import ModelCost
 from hpo.report.contents import Contents
 from hpo.report.sentences import family_title, items_note, kind_title, row_note
-from hpo.results.records import Run, StudyResult, models_of
+from hpo.results.records import StudyResult, TrainingRecord, models_of
 
 Cell = str | int | float | None
 CsvRow = Mapping[str, Cell]
@@ -108,7 +108,7 @@ def _hyperparameters(results: Sequence[StudyResult]) -> list[str]:
     return list(dict.fromkeys(name for result in ordered for name in result.hyperparameters))
 
 
-def _measured(run: Run, result: StudyResult, results: Sequence[StudyResult], what: str) -> CsvRow:
+def _measured(run: TrainingRecord, result: StudyResult, results: Sequence[StudyResult], what: str) -> CsvRow:
     """A run's metrics: a column each, empty where it is another experiment's; the digits' second is called loss."""
     values: dict[str, Cell] = {}
     for other in results:

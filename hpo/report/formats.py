@@ -203,12 +203,12 @@ class _Measured(Protocol):
         """The one that judges it."""
 
 
-Record = TypeVar("Record", bound=_Measured)
+Measured = TypeVar("Measured", bound=_Measured)
 
 
-def by_metric(records: Iterable[Record]) -> list[list[Record]]:
+def by_metric(records: Iterable[Measured]) -> list[list[Measured]]:
     """Records of one metric together, in the order of the first of each."""
-    groups: dict[MetricInfo, list[Record]] = {}
+    groups: dict[MetricInfo, list[Measured]] = {}
     for record in records:
         groups.setdefault(record.metric, []).append(record)
     return list(groups.values())

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from hpo.results.records import Run, StudyResult
+from hpo.results.records import StudyResult, TrainingRecord
 from hpo.storage.claims import MAX_ATTEMPTS
 
 
-def setbacks(run: Run, result: StudyResult) -> list[str]:
+def setbacks(run: TrainingRecord, result: StudyResult) -> list[str]:
     """What went wrong in a study's run and how it was handled, a line each; empty where its first attempt succeeded."""
     lines = []
     failed, out_of_leases = run.state == "failed", run.expiries >= MAX_ATTEMPTS
@@ -32,13 +32,13 @@ def setbacks(run: Run, result: StudyResult) -> list[str]:
     return lines
 
 
-def troubled(result: StudyResult) -> list[Run]:
+def troubled(result: StudyResult) -> list[TrainingRecord]:
     """The runs of all phases that failed, then those that succeeded later; pre-emption does not count."""
     runs = [run for run in result.runs if run.state == "failed" or run.failures or run.expiries or run.error]
     return sorted(runs, key=lambda run: run.state != "failed")
 
 
-def optuna_name(result: StudyResult, run: Run) -> str:
+def optuna_name(result: StudyResult, run: TrainingRecord) -> str:
     """The name of the Optuna study that holds the run's trial, as `hpo trial show` takes it."""
     return result.name if run.kind == "search" else f"{result.name}:{run.kind}"
 

@@ -15,8 +15,8 @@ from hpo.results.records import (
     Best,
     FinalResult,
     Opening,
-    Run,
     StudyResult,
+    TrainingRecord,
     TrialCounts,
     Tuned,
 )
@@ -120,7 +120,7 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
         )
         opened = connection.execute(openings_of_these).all()
         gone = gone_from_optuna(connection, rows)
-    runs: dict[int, list[Run]] = {study_id: [] for study_id in ids}
+    runs: dict[int, list[TrainingRecord]] = {study_id: [] for study_id in ids}
     openings: dict[int, list[Opening]] = {study_id: [] for study_id in ids}
     for slot in read:
         runs[slot.study_id].append(run_of(slot))
@@ -133,7 +133,7 @@ def _opening(row: Row[Any]) -> Opening:
     return Opening(slot_id=row.slot_id, attempt=row.attempt, worker=row.worker, opened_at=row.opened_at)
 
 
-def run_of(slot: Slot) -> Run:
+def run_of(slot: Slot) -> TrainingRecord:
     """A slot as a run."""
     common: dict[str, Any] = {
         "slot_id": slot.id,
@@ -157,8 +157,8 @@ def run_of(slot: Slot) -> Run:
     if outcome is None:
         if slot.state == "done":
             raise SchemaError(f"slot {slot.id} is done but has no outcome; restore the database from a backup")
-        return Run(state=slot.state, epochs=slot.epoch, **common)
-    return Run(
+        return TrainingRecord(state=slot.state, epochs=slot.epoch, **common)
+    return TrainingRecord(
         state=outcome.state,
         value=outcome.value,
         loss=outcome.loss,
@@ -182,12 +182,14 @@ def run_of(slot: Slot) -> Run:
     )
 
 
-def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = (), gone: Sequence[str] = ()) -> StudyResult:
+def result_of(
+    row: Any, runs: Iterable[TrainingRecord], opened: Iterable[Opening] = (), gone: Sequence[str] = ()
+) -> StudyResult:
     """One study from its row (any object with the columns of hpo_studies), its runs and openings.
 
     `gone` are those of Optuna's studies that were deleted.
     """
-    by_kind: dict[str, list[Run]] = {"search": [], "confirm": [], "final": []}
+    by_kind: dict[str, list[TrainingRecord]] = {"search": [], "confirm": [], "final": []}
     for run in runs:
         by_kind[run.kind].append(run)
     spec = spec_of(row)
@@ -228,7 +230,7 @@ def result_of(row: Any, runs: Iterable[Run], opened: Iterable[Opening] = (), gon
 # --- The parts --------------------------------------------------------------------------------------------
 
 
-def _count(runs: Iterable[Run]) -> dict[str, int]:
+def _count(runs: Iterable[TrainingRecord]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for run in runs:
         counts[run.state] = counts.get(run.state, 0) + 1
@@ -241,7 +243,7 @@ def _tuned(stored: Mapping[str, Any] | None) -> Tuned | None:
     return Tuned(params=stored["params"], source=stored["source"], confirm_mean=stored.get("confirm_mean"))
 
 
-def _best(search: Iterable[Run], spec: StudySpec) -> Best | None:
+def _best(search: Iterable[TrainingRecord], spec: StudySpec) -> Best | None:
     complete = [run for run in search if run.state == "complete" and run.value is not None]
     if not complete:
         return None
@@ -252,7 +254,7 @@ def _best(search: Iterable[Run], spec: StudySpec) -> Best | None:
     return Best(number=number, value=float(run.value or 0.0), params=params)
 
 
-def _confirm_round(run: Run) -> ConfirmRound:
+def _confirm_round(run: TrainingRecord) -> ConfirmRound:
     return ConfirmRound(
         label=run.label or "",
         params=run.params or {},
@@ -263,7 +265,7 @@ def _confirm_round(run: Run) -> ConfirmRound:
     )
 
 
-def _final(runs: Iterable[Run], tuned: Tuned | None, reference: str) -> tuple[FinalResult, ...]:
+def _final(runs: Iterable[TrainingRecord], tuned: Tuned | None, reference: str) -> tuple[FinalResult, ...]:
     results = [_final_of(label, group) for label, group in _by_label(runs).items()]
     by_label = {result.label: result for result in results}
     if tuned is not None and tuned.source == reference and reference in by_label and TUNED not in by_label:
@@ -271,7 +273,7 @@ def _final(runs: Iterable[Run], tuned: Tuned | None, reference: str) -> tuple[Fi
     return tuple(sorted(results, key=lambda f: {TUNED: 0, reference: 1}.get(f.label, 2)))
 
 
-def _final_of(label: str, runs: Sequence[Run]) -> FinalResult:
+def _final_of(label: str, runs: Sequence[TrainingRecord]) -> FinalResult:
     done = [run for run in runs if run.done and run.value is not None]
     names = dict.fromkeys(name for run in done for name in run.metrics)
     return FinalResult(
@@ -288,9 +290,9 @@ def _final_of(label: str, runs: Sequence[Run]) -> FinalResult:
     )
 
 
-def _by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
+def _by_label(runs: Iterable[TrainingRecord]) -> dict[str, list[TrainingRecord]]:
     """Runs by label, labels as they first came, runs by round."""
-    by_label: dict[str, list[Run]] = {}
+    by_label: dict[str, list[TrainingRecord]] = {}
     for run in sorted(runs, key=lambda r: r.idx):
         by_label.setdefault(run.label or "", []).append(run)
     return {label: sorted(group, key=lambda r: r.round or 0) for label, group in by_label.items()}
@@ -302,7 +304,7 @@ def _missing(
     ranking: Sequence[ConfirmResult],
     final: Sequence[FinalResult],
     tuned: Tuned | None,
-    final_runs: Sequence[Run],
+    final_runs: Sequence[TrainingRecord],
 ) -> list[str]:
     lines = []
     if row.paused:
@@ -342,7 +344,7 @@ def _of_failed(row: Any, trials: TrialCounts) -> str:
     return "more than a quarter: nothing is concluded from it"
 
 
-def _loss(run: Run, spec: StudySpec) -> float:
+def _loss(run: TrainingRecord, spec: StudySpec) -> float:
     """The second metric, lower is better; infinite where it is not known."""
     if run.loss is None or spec.tie_breaker is None:
         return float("inf")

@@ -21,7 +21,7 @@ RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "fail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class TrainingRecord:
     """One slot and the result of its training; what is not known (yet) is None or empty."""
 
     slot_id: int
@@ -173,9 +173,9 @@ class StudyResult:
     spec_digest: str
     data_digest: str
     created_at: float
-    search: tuple[Run, ...]  # by index
-    confirm: tuple[Run, ...]
-    final_runs: tuple[Run, ...]
+    search: tuple[TrainingRecord, ...]  # by index
+    confirm: tuple[TrainingRecord, ...]
+    final_runs: tuple[TrainingRecord, ...]
     openings: tuple[Opening, ...]
     trials: TrialCounts
     best: Best | None
@@ -222,7 +222,7 @@ class StudyResult:
         return tuple(self.spec.parsed_space.parameters)
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[TrainingRecord, ...]:
         """All runs of all phases."""
         return self.search + self.confirm + self.final_runs
 

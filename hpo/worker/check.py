@@ -16,7 +16,7 @@ from hpo.experiment.description import Description, ModelDescription
 from hpo.experiment.rows import SAME_VALIDATION
 from hpo.experiment.spaces import Space
 from hpo.study.spec import Budget, Protocol
-from hpo.worker.check_training import OTHER_DRAW, OTHER_SEED, Trainer, Trainers, Training, difference, distance
+from hpo.worker.check_training import OTHER_DRAW, OTHER_SEED, FreshProcesses, Trainer, Training, difference, distance
 
 EPOCHS = 2  # of each training
 LEVEL = 0.05  # at which a difference counts as clear
@@ -90,7 +90,7 @@ def check(
 
     def findings() -> Iterator[Finding]:
         yield from _of_experiment(description)
-        trainers = Trainers(description, epochs=epochs, device=device)
+        trainers = FreshProcesses(description, epochs=epochs, device=device)
         try:
             for name in models or description.models:
                 checking = ModelCheck(description, name, trainers)
@@ -132,7 +132,7 @@ def _of_experiment(description: Description) -> Iterator[Finding]:
 class ModelCheck:
     """The checks of one model."""
 
-    def __init__(self, description: Description, name: str, trainers: Trainers) -> None:
+    def __init__(self, description: Description, name: str, trainers: FreshProcesses) -> None:
         self._description, self._name, self._trainers = description, name, trainers
         self._model: ModelDescription = description.models[name]
         self.costs: list[Cost] = []  # one, where it trains

@@ -20,7 +20,7 @@ SEED, OTHER_SEED, DRAW, OTHER_DRAW = 11, 12, 21, 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class StateFolder:
     """A training's state after some epochs, as its process has written it."""
 
     epoch: int
@@ -37,7 +37,7 @@ class Training:
     epochs: tuple[int, ...] = ()  # as they were reported
     memory: int | None = None  # bytes of its process
     keeps_state: bool = False  # it has called run.checkpoint or run.checkpoint_folder
-    checkpoint: Checkpoint | None = None  # with which its process was killed
+    checkpoint: StateFolder | None = None  # with which its process was killed
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -45,7 +45,7 @@ class Training:
         return {name: value for name, value in self.scores.items() if name not in PROBES}
 
 
-class Trainers:
+class FreshProcesses:
     """Fresh processes to train an experiment's models in, and what is written for them."""
 
     def __init__(self, description: Description, *, epochs: int, device: str) -> None:
@@ -105,7 +105,7 @@ class Trainer:
         self._seeds: dict[str, object] = {}
 
     def train(
-        self, *, seed: int = SEED, draw_seed: int = DRAW, kill: bool = False, resume: Checkpoint | None = None
+        self, *, seed: int = SEED, draw_seed: int = DRAW, kill: bool = False, resume: StateFolder | None = None
     ) -> Training:
         """Train; with `kill` until the first checkpoint, with `resume` from one."""
         if not self._is_ready:
@@ -129,7 +129,7 @@ class Trainer:
                 self._child.tell("reply", {"stop": False})
             elif event.kind == "checkpoint" and kill:
                 self._child.kill()
-                return Training(why="killed", checkpoint=Checkpoint(**event.values))
+                return Training(why="killed", checkpoint=StateFolder(**event.values))
             keeps_state = keeps_state or event.kind == "resumable"
         if isinstance(event, str):
             return Training(why=event, epochs=tuple(epochs))

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from hpo.results.queries import result_of
-from hpo.results.records import Run, StudyResult
+from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.spec import StudySpec, builtin_spec
 
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}
 
 
-def run(kind: str, idx: int, **changes: Any) -> Run:
+def run(kind: str, idx: int, **changes: Any) -> TrainingRecord:
     """A complete run, but for the changes."""
     made: dict[str, Any] = {
         "slot_id": idx,
@@ -45,10 +45,10 @@ def run(kind: str, idx: int, **changes: Any) -> Run:
         "started_at": 100.0 + idx,
         "finished_at": 110.0 + idx,
     }
-    return Run(**{**made, **changes})
+    return TrainingRecord(**{**made, **changes})
 
 
-def study(model: str, runs: list[Run], spec: StudySpec | None = None, **changes: Any) -> StudyResult:
+def study(model: str, runs: list[TrainingRecord], spec: StudySpec | None = None, **changes: Any) -> StudyResult:
     """A study with these runs."""
     spec = spec or builtin_spec(model)
     row = {
@@ -68,7 +68,7 @@ def study(model: str, runs: list[Run], spec: StudySpec | None = None, **changes:
     return result_of(SimpleNamespace(**{**row, **changes}), runs)
 
 
-def finals(label: str, values: list[float], first: int = 0) -> list[Run]:
+def finals(label: str, values: list[float], first: int = 0) -> list[TrainingRecord]:
     return [run("final", 100 + i, label=label, round=first + i, value=v) for i, v in enumerate(values)]
 
 

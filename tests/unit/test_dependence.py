@@ -20,7 +20,7 @@ from hpo.analysis.search_history import SearchHistory, Trial, search_data
 from hpo.report.charts import dependence
 from hpo.report.html import PageFigure
 from hpo.report.sections.dependence import dependence_parts, sentences
-from hpo.results.records import Run, StudyResult
+from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.spec import HYPERPARAMETERS, ModelName, builtin_spec
 from tests.support.results import run, study
 
@@ -274,7 +274,7 @@ def test_a_weight_of_zero_has_no_ratio() -> None:
 def searched(model: ModelName = "ws", random: int = 26) -> StudyResult:
     """A study whose accuracy falls with dropout and learning rate times decay; two diverged, three learned nothing."""
     rng, spec = np.random.default_rng(5), builtin_spec(model)
-    runs: list[Run] = [run("search", 0, params=dict(spec.paper), value=0.6)]
+    runs: list[TrainingRecord] = [run("search", 0, params=dict(spec.paper), value=0.6)]
     for i in range(1, random + 11):
         computed, place = {}, {}
         for name in HYPERPARAMETERS[model]:
