@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError
+from hpo.experiment import shipped
 from hpo.experiment.description import Description, ModelDescription
 from hpo.storage.studies import StudyRow
 from hpo.study.spec import StudySpec, spec_of
 
-DIGITS = "digits"  # the experiment that every worker can train
+DIGITS = shipped.NAME  # the experiment that every worker can train
 
 
 class Serving:

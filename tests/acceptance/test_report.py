@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hpo.analysis.answers import pair_draws
 from sqlalchemy import Engine
 
-from hpo.analysis.answers import pair_draws
 from hpo.analysis.dependence import interactions
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.digits.load import load

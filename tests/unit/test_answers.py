@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from hpo.analysis.answers import Answers, RoundAnswers
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hpo.analysis import answers, stats
-from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.comparison import Comparison, compare
 from hpo.report.sentences import items_note, row_note
 from hpo.storage.outcome import UnreadableOutcome, pack_answers, unpack_answers

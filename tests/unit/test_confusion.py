@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-
 from hpo.analysis.answers import RoundAnswers
 from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
-from hpo.report.charts import errors
 from hpo.report.sections.errors import classification_sentences
+
+from hpo.report.charts import errors
 from tests.support.results import PARAMS, finals, run, study
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from hpo.analysis.answers import Answers, RoundAnswers
 from hpo.analysis.hard_pairs import Gallery, Recorded, galleries_of, hardest
+
 from hpo.digits import pools as digits_module
 from hpo.digits.pools import Digits, to_network_images
 from hpo.report.charts import images

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hpo.analysis.answers import RoundAnswers
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
 from hpo.analysis import answers, items, stats
-from hpo.analysis.answers import RoundAnswers
 from hpo.analysis.pairwise import FAMILIES, pairs_of, setting_of
 from tests.support.results import finals, study
 

@@ -3,8 +3,8 @@
 import pytest
 
 from hpo.analysis.tuning import tuning_of
+from hpo.experiment.page import PageTable
 from hpo.report.formats import NOTHING
-from hpo.report.html import PageTable
 from hpo.report.sections.tuning import AT_LEAST, tuning_parts
 from hpo.report.sentences import tuning_verdict
 from hpo.results.records import StudyResult
