@@ -287,6 +287,7 @@ def _final_of(label: str, runs: Sequence[TrainingRecord]) -> FinalResult:
         failed=sum(run.state == "failed" for run in runs),
         metrics={name: tuple(run.metrics.get(name) for run in done) for name in names},
         units=tuple(run.units_digest for run in done),
+        items=tuple(run.items for run in done),
     )
 
 

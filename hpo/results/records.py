@@ -130,6 +130,7 @@ class FinalResult:
     failed: int
     metrics: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)  # on test items, by name
     units: tuple[str | None, ...] = ()  # digests of what the test items were sampled from
+    items: tuple[int | None, ...] = ()  # how many test items there were
     same_as: str | None = None  # the reference's label where it won: both labels have the same rounds
 
     @property

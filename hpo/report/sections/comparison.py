@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis.comparison import Comparison
 from hpo.analysis.pairwise import Pair, PairSide
-from hpo.report.formats import MINUS, NOTHING, Scale, p_value, signed
+from hpo.report.formats import MINUS, NOTHING, Scale, p_value, percent, signed
 from hpo.report.html import Bullets, PageTable, Part, numbers, texts
 from hpo.report.sentences import items_note, kind_title
+
+_FROM_ITEMS = "from items %"
 
 
 def comparison_parts(comparison: Comparison) -> Iterable[Part]:
@@ -22,6 +24,7 @@ def comparison_parts(comparison: Comparison) -> Iterable[Part]:
         titles = (
             f"{minus} [95%]",
             f"new {_items(pairs[0])} too",
+            *((_FROM_ITEMS,) if pairs[0].needs_items else ()),
             "d_z",
             "P(A > B)" if scale.metric.maximize else "P(A better)",
             "p",
@@ -113,6 +116,10 @@ def _item_lines(pairs: Sequence[Pair]) -> Iterable[str]:
         "A difference is called clear only where it is clear over the rounds and this interval agrees; where it does "
         'not, the sentence says "on these test items".'
     )
+    yield (
+        "From items: the share of that interval's variance that comes from which test items there were; the rest comes "
+        "from the rounds, that is, from seeds and training draws. More rounds narrow the second part alone."
+    )
     if same:
         yield (
             "The test items are the same in every round, and no round was trained on them: neither interval says how "
@@ -128,6 +135,7 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
         str(len(pair.rounds)),
         scale.difference(d.mean, d.interval),
         scale.difference_interval(pair.items),
+        *((percent(pair.from_items, 0),) if pair.needs_items else ()),
         NOTHING if d.effect is None else signed(d.effect, 2),
         f"{out.probability:.2f} [{out.interval.low:.2f}, {out.interval.high:.2f}]",
         p_value(pair.test.p),
