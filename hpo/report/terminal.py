@@ -115,7 +115,7 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
             scale.value(None if result.best is None else result.best.value, 2),
             scale.value(None if tuned is None else tuned.confirm_mean, 2),
             f"{done}/{asked}" if asked else NOTHING,
-            _test(result.final_of(TUNED), scale),
+            _test(result.final_of(TUNED), scale) + ("" if percent or result.final_of(TUNED) is None else scale.unit),
         )
     if not count:
         return Text("There are no studies yet; `hpo study create --model ws` makes one.")
@@ -165,12 +165,18 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
     if trial["label"] is not None:
         table.add_row("configuration", f"{escape(trial['label'])}, round {trial['round']}")
     for name in _TRIAL_FIELDS:
-        table.add_row(name.replace("_", " "), NOTHING if trial[name] is None else escape(str(trial[name])))
+        if name in trial:  # some are the digits' alone
+            table.add_row(name.replace("_", " "), NOTHING if trial[name] is None else escape(str(trial[name])))
+    items = "test" if trial["kind"] == "final" else "validation"
+    measured = {f"{items} {name.replace('_', ' ')}": value for name, value in trial["metrics"].items()}
+    reported = {f"reported {name}": value for name, value in trial["numbers"].items()}
+    for name, value in (measured | reported).items():
+        table.add_row(escape(name), NOTHING if value is None else f"{value:.6g}")
     if trial["setbacks"]:
         table.add_row("setbacks", escape("\n".join(trial["setbacks"])))
     for name, value in (trial["params"] or {}).items():
         table.add_row(name, _parameter(value))
-    for name in ("train_loss", "validation_accuracy"):
+    for name in ("train_loss", *(name for name in trial if name.startswith("validation_"))):
         if trial[name]:
             by_epoch = " ".join(NOTHING if x is None else f"{x:.4f}" for x in trial[name])
             table.add_row(name.replace("_", " "), by_epoch)
