@@ -35,9 +35,9 @@ STARTUP = 3  # random trials
 Rounds = Mapping[str, Sequence[float]]  # the first metric's values by label
 
 
-def measured_spec(model: str, metrics: Sequence[MetricInfo], name: str = "exp", **prediction: Any) -> StudySpec:
-    """The spec of a model with two hyperparameters; `prediction` is as a ModelDescription's."""
-    models = {model: described_model(FLAT, {"rate": 0.5, "depth": 3}, **prediction)}
+def measured_spec(model: str, metrics: Sequence[MetricInfo], name: str = "exp", **model_fields: Any) -> StudySpec:
+    """The spec of a model with two hyperparameters; `model_fields` are as a ModelDescription's."""
+    models = {model: described_model(FLAT, {"rate": 0.5, "depth": 3}, **model_fields)}
     about = described(name=name, metrics=tuple(metrics), models=models, options={})
     tree = {"model": model, "budget": {"trials": 6}, "sampler": {"startup_trials": STARTUP + 1}}
     return spec_from(about, tree, "a test")
@@ -50,12 +50,12 @@ def measured(
     *,
     search: Sequence[float] = (),
     name: str = "exp",
-    prediction: Mapping[str, Any] | None = None,
+    model_fields: Mapping[str, Any] | None = None,
     each: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> StudyResult:
     """A study with these values; the other metrics are a tenth of the first. `each` changes its final rounds."""
-    spec = measured_spec(model, metrics, name, **(prediction or {}))
+    spec = measured_spec(model, metrics, name, **(model_fields or {}))
     finals = [
         trained("final", 100 * place + r, metrics, value, label=label, round=r, **(each or {}))
         for place, (label, values) in enumerate(rounds.items())
