@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpo.analysis import stats
-from hpo.analysis.items import ScoredRounds, crossed_intervals, same_units
+from hpo.analysis.items import ScoredRounds, crossed, same_units
 from hpo.analysis.pairwise import (
     Pair,
     PairSide,
@@ -58,7 +58,8 @@ class TableRow:
     experiment: str
     model: str
     label: str  # "published", the reference's, "tuned", or that of `hpo evaluate --label`
-    metric: MetricInfo
+    metric: MetricInfo  # the first of `metrics`, which judges
+    metrics: tuple[MetricInfo, ...]
     study: str | None  # None: published
     setting: int | None  # index into Comparison.settings
     epochs: int | None  # None: the method has none
@@ -75,16 +76,28 @@ class TableRow:
     no_spread: bool = False  # all of its rounds are equal in every test item: they count once
 
 
+def other_metrics(rows: Iterable[TableRow]) -> list[MetricInfo]:
+    """The metrics beside the first that any of the rows has a value of, in the order of their experiments."""
+    return list(dict.fromkeys(m for row in rows for m in row.metrics[1:] if _is_known(row.others.get(m.name))))
+
+
+def _is_known(column: Summary | None) -> bool:
+    return column is not None and column.mean is not None
+
+
 def published_rows(results: Sequence[StudyResult], experiment: str, model: str) -> list[TableRow]:
     """A model's published values, where there are some."""
     if experiment == DIGITS:
         return [published_row(model)]
-    of_model = next(result for result in results if (result.experiment, result.model) == (experiment, model))
-    value = getattr(of_model.spec, "published", {}).get(of_model.metric.name)
-    if value is None:
+    of_model = [result for result in results if (result.experiment, result.model) == (experiment, model)]
+    latest = of_model[-1]  # what it says of others' results, the earlier ones may not know yet
+    values = latest.spec.published
+    if not values:
         return []
+    columns = {name: Summary(n=0, mean=value, std=None) for name, value in values.items()}
     nothing = Summary(n=0, mean=None, std=None)
-    return [_published(experiment, model, of_model.metric, None, 0, nothing, replace(nothing, mean=value))]
+    test = columns.pop(latest.metric.name, nothing)
+    return [replace(_published(experiment, model, latest.metrics, None, 0, nothing, test), others=columns)]
 
 
 def published_row(model: str) -> TableRow:
@@ -94,17 +107,24 @@ def published_row(model: str) -> TableRow:
         Summary(n=PUBLISHED_ROUNDS, mean=mean, std=std)
         for mean, std in ((train_mean, train_std), (test_mean, test_std))
     )
-    return _published(DIGITS, model, METRICS[0], PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
+    return _published(DIGITS, model, METRICS[:1], PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
 
 
 def _published(
-    experiment: str, model: str, metric: MetricInfo, epochs: int | None, rounds: int, train: Summary, test: Summary
+    experiment: str,
+    model: str,
+    metrics: tuple[MetricInfo, ...],
+    epochs: int | None,
+    rounds: int,
+    train: Summary,
+    test: Summary,
 ) -> TableRow:
     return TableRow(
         experiment=experiment,
         model=model,
         label=PUBLISHED,
-        metric=metric,
+        metric=metrics[0],
+        metrics=metrics,
         study=None,
         setting=None,
         epochs=epochs,
@@ -144,6 +164,7 @@ def _row(result: StudyResult, final: FinalResult, setting: int, scores: ScoresOf
         model=result.model,
         label=final.label,
         metric=result.metric,
+        metrics=result.metrics,
         study=result.name,
         setting=setting,
         epochs=result.epochs,
@@ -232,16 +253,17 @@ def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
         if not a and not b:  # the metric has none for single items
             continue
         lacking = [r for r in pair.rounds if r not in a or r not in b]
-        same = len(pair.rounds) > 1 and bool(a) and same_units(list(a.values()))
+        same = len(pair.rounds) + pair.repeated > 1 and bool(a) and same_units(list(a.values()))
         completed[place] = replace(pair, unanswered=len(lacking), same_items=same)
         if not lacking:
             fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
             key = pair.metric, fewest, scores[pair.a.study_id].units
             together.setdefault(key, []).append((place, (a, b)))
     for (metric, fewest, units), group in together.items():  # those over the same items share their draws
-        intervals = crossed_intervals([sides for _, sides in group], metric, fewest=fewest, units=units)
-        for (place, _), interval in zip(group, intervals, strict=True):
-            completed[place] = replace(completed[place], items=interval)
+        intervals = crossed([sides for _, sides in group], metric, fewest=fewest, units=units)
+        for (place, _), resampled in zip(group, intervals, strict=True):
+            if resampled is not None:
+                completed[place] = replace(completed[place], items=resampled.interval, from_items=resampled.from_units)
     return completed
 
 

@@ -28,6 +28,7 @@ from hpo.experiment import pool_files
 from hpo.experiment.checkpoint import TrainingState
 from hpo.experiment.experiment import Experiment
 from hpo.experiment.items import Draw, Items
+from hpo.experiment.jackknife import Blocks, blocks_of, column_of, units_of
 from hpo.experiment.kept_columns import UNIT, KeptColumns
 from hpo.experiment.load import describe, load
 from hpo.experiment.measure import measure
@@ -159,10 +160,17 @@ class Child:
         pool = self._load_pool("b")
         options = self._experiment.options_of(values.get("options", {}))
         items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
+        numbers = None if items.unit is None else unit_numbers(items.unit)
+        units = units_of(numbers, len(items))
+        blocks = None if units is None else blocks_of(units)
         kept = KeptColumns(self._experiment)
-        scores = self._measure(model, predictor, items, values["seed"], "test", kept.add)
-        by_item = {name: score.items for name, score in scores.items() if score is not None and score.items is not None}
-        arrays = by_item if items.unit is None else {**by_item, UNIT: unit_numbers(items.unit)}
+        scores = self._measure(model, predictor, items, values["seed"], "test", blocks, kept.add)
+        arrays: dict[str, NDArray[Any]] = {} if numbers is None else {UNIT: numbers}
+        for name, score in scores.items():
+            if score is not None and score.items is not None:
+                arrays[name] = score.items
+                if score.blocks is not None:
+                    arrays[column_of(name)] = score.blocks
         return Message("tested", {"scores": _values(scores), "items": len(items)}, {**arrays, **kept.joined()})
 
     def _measure(
@@ -172,12 +180,15 @@ class Child:
         items: Items,
         seed: int,
         what: str,
+        blocks: Blocks | None = None,
         on_outputs: Callable[[Any, Items], None] = lambda outputs, part: None,
     ) -> dict[str, Score | None]:
         metrics, chunk = self._experiment.metrics, self._experiment.chunk
         with kept_state():
             seed_all(seed, "predict", what)
-            scores = measure(predictor, items, metrics, predict=model.predict, chunk=chunk, on_outputs=on_outputs)
+            scores = measure(
+                predictor, items, metrics, predict=model.predict, chunk=chunk, blocks=blocks, on_outputs=on_outputs
+            )
         if scores[0] is None:
             raise ExperimentError(f"metric {metrics[0].name} judges, but does not apply to the outputs of this model")
         return {metric.name: score for metric, score in zip(metrics, scores, strict=True)}
