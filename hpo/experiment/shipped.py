@@ -5,10 +5,22 @@ read by its own modules.
 """
 
 import importlib
-from typing import Any
+from typing import Any, Protocol
 
 LOCATOR = "hpo.digits:digits"
 PACKAGE, _, NAME = LOCATOR.partition(":")
+
+
+class ShippedData(Protocol):
+    """Its data on this machine; what more they hold, its own modules know."""
+
+    @property
+    def source(self) -> str:
+        """Where they come from, for people."""
+
+    @property
+    def digest(self) -> str:
+        """Of all that results depend on."""
 
 
 def part(name: str) -> Any:

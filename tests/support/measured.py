@@ -15,9 +15,9 @@ from hpo.analysis.provenance import provenance_of
 from hpo.analysis.timeline import timeline_of
 from hpo.analysis.tuning import tuning_of
 from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.page import Section
 from hpo.report import csv_tables, outline, terminal
 from hpo.report.contents import Contents
-from hpo.report.html import Section
 from hpo.report.sentences import conclusions_of
 from hpo.report.write import as_json
 from hpo.results.records import StudyResult, TrainingRecord
@@ -96,7 +96,7 @@ def scored(result: StudyResult, by_round: Mapping[tuple[str, int], Mapping[str, 
 
 def contents(results: Sequence[StudyResult], scores: Mapping[int, ItemScores] | None = None) -> Contents:
     """All that a report of these studies shows."""
-    comparison = compare(results, {}, scores or {})
+    comparison = compare(results, scores or {})
     return Contents(
         made_at="now",
         database="sqlite:///hpo.db",
@@ -107,13 +107,9 @@ def contents(results: Sequence[StudyResult], scores: Mapping[int, ItemScores] | 
         provenance=tuple(provenance_of(result) for result in results),
         dependence=tuple(dependence_of(result) for result in results),
         scores=scores or {},
-        answers={},
-        without_images=(),
-        confusions=(),
-        galleries=(),
         timeline=timeline_of(results),
-        costs=(),
-        latencies=None,
+        about_data={},
+        contributed={},
     )
 
 

@@ -8,7 +8,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hpo.analysis.answers import ACCURACY
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]  # ships no types
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel  # type: ignore[import-untyped]
 
@@ -21,6 +20,7 @@ from hpo.experiment.page import PageFigure
 from hpo.report.charts import dependence
 from hpo.report.sections.dependence import dependence_parts, sentences
 from hpo.results.records import StudyResult, TrainingRecord
+from hpo.study.digits_spec import METRICS
 from hpo.study.spec import HYPERPARAMETERS, ModelName, builtin_spec
 from tests.support.results import run, study
 
@@ -35,7 +35,7 @@ def _few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
 Law = Callable[[surrogate.Floats], surrogate.Floats]  # points (T, K) to log-odds (T,)
 
 
-LOG_ODDS = Link(metric=ACCURACY, items=2000)
+LOG_ODDS = Link(metric=METRICS[0], items=2000)
 
 
 def cube(n: int, k: int, seed: int = 1) -> surrogate.Floats:

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from hpo.analysis.model_cost import BATCHES, cost_of, latencies_of, multiply_adds
 from torch import nn
 
+from hpo.digits.model_cost import BATCHES, cost_of, latencies_of, multiply_adds
 from hpo.study.spec import MODELS
 
 
