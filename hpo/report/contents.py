@@ -43,6 +43,11 @@ class Contents:
     about_data: Mapping[str, str]  # in words, by digest, as far as that is known
     contributed: Mapping[str, Sequence[Section]]  # the experiments' own, by its name
 
+    @property
+    def has_digits(self) -> bool:
+        """Whether any of the studies is of the digits; a report without studies keeps their tables, empty."""
+        return not self.results or any(result.is_digits for result in self.results)
+
 
 def gather(
     engine: Engine, shipped_report: ShippedReport | None = None, experiments: Sequence[Description] = ()
