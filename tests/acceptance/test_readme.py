@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 
 from tests.support.commandline import PATIENCE, Said, wait_until
 from tests.support.fixtures import Postgres
-from tests.support.readme import README, Command, commands
+from tests.support.readme import README, Command, commands, in_order
 
 ROOT = README.parent
 RIGHTS = ROOT / "worker-role.sql"
@@ -121,15 +121,6 @@ class Tour:
 # --- What to do with a line ---------------------------------------------------------------------------------
 
 Step = Callable[[Tour, Command], None]
-
-
-def in_order(shown: tuple[str, ...], printed: str) -> None:
-    """Every line that the README shows is printed, one after the other, whatever the spaces between words."""
-    rest = " ".join(printed.split())
-    for line in shown:
-        if line != "...":
-            _, actual, rest = rest.partition(" ".join(line.split()))
-            assert actual, f"not printed: {line!r}\nin: {printed}"
 
 
 def ends(where: str, cut: str = "", *, code: int = 0, makes: str | None = None) -> Step:
