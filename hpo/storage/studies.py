@@ -264,6 +264,12 @@ def set_code(engine: Engine, study_id: int, digest: str | None) -> None:
         connection.execute(update(studies).where(studies.c.id == study_id).values(code_digest=digest))
 
 
+def set_spec(engine: Engine, study_id: int, spec: str) -> None:
+    """Store a spec of the same digest: what differs is nothing on which a result depends."""
+    with begin_write(engine) as connection:
+        connection.execute(update(studies).where(studies.c.id == study_id).values(spec=spec))
+
+
 def set_phase(connection: Connection, study_id: int, frm: Phase, to: Phase) -> bool:
     """Move the study from one phase to the next; False where somebody else has.
 

@@ -68,7 +68,7 @@ COMMANDS = {  # every command, in an order in which each finds what it needs
     "doctor": (),
 }
 REFUSED = {"study delete": ("ws", "--yes"), "db new-identity": ()}
-OTHERS = {"dashboard", "data fetch"}  # the first is served, the second has no database
+OTHERS = {"dashboard", "data fetch", "experiment new", "experiment check"}  # served; the others have no database
 
 
 def leaves(group: click.Group, path: str = "") -> Iterator[str]:
