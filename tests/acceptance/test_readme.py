@@ -223,6 +223,13 @@ def on_the_server(tour: Tour, command: Command) -> None:
         tour.postgres.drop(copy)
 
 
+def checks_the_file(tour: Tour, command: Command) -> None:
+    """The experiment that stands above the line is saved under its name, and nothing is wrong with it."""
+    (block,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+    (tour.place("own") / "cancer.py").write_text(block)
+    assert "BAD" not in tour.type(command.text, "own")
+
+
 def elsewhere(reason: str) -> Step:
     """The line is not run here, for a reason."""
 
@@ -233,6 +240,9 @@ def elsewhere(reason: str) -> Step:
 
 
 STEPS: tuple[tuple[str, Step], ...] = (
+    ("hpo experiment check cancer.py", checks_the_file),
+    ("hpo run --experiment cancer.py --trials 40 --rounds 20", ends("own", CUT, makes="report/report.html")),
+    ("hpo run --quick", ends("quick", CUT, makes="report/report.html")),
     ("make demo", demo),
     ("make test", elsewhere("it is what runs this test's folder")),
     ("hpo run --quick", ends("quick", CUT, makes="report/report.html")),

@@ -33,7 +33,8 @@ def commands(text: str) -> list[Command]:
 
 
 def _blocks(text: str) -> Iterator[list[str]]:
-    """The lines of each indented block, without their indentation."""
+    """The lines of each indented block, without their indentation; what stands in a fence is another program's."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     for block in re.findall(r"(?:^(?: {4}.*)?\n)+", text, flags=re.MULTILINE):
         lines = [line.removeprefix("    ") for line in block.strip("\n").splitlines()]
         if lines:
