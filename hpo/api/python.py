@@ -75,13 +75,21 @@ def run(
     return report_of(end.written, end.problems)
 
 
-def report(*, out: AnyPath = "report", db: str | None = None, data: AnyPath | None = None) -> ComparisonReport:
+def report(
+    *experiments: AnyPath | Experiment,
+    out: AnyPath = "report",
+    db: str | None = None,
+    data: AnyPath | None = None,
+) -> ComparisonReport:
     """Write the comparison of all studies in the database, as `hpo report` does; arguments as in `hpo.run`.
+
+    `experiments` are those whose own sections it gets.
 
     Raises HpoError, whose message is one line, where it cannot be done.
     """
+    locators = [locator for experiment in experiments if (locator := _locator(experiment)) is not None]
     with _sources(db, data) as sources:
-        return report_of(write_report(sources, sources.engine(), Path(out)))
+        return report_of(write_report(sources, sources.engine(), Path(out), locators=locators))
 
 
 @contextmanager
