@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import hpo as package
+from bench.examples import kept_report
 from hpo.experiment.prepare import prepared
 from hpo.worker import check as checks
 from tests.support.commandline import Hpo
@@ -18,6 +19,7 @@ SMALL = {  # experiment: options of its run
     "handwriting": ("--trials", "3", "--rounds", "2", "--epochs", "2"),
     "language": ("--trials", "3", "--rounds", "2", "--epochs", "1"),
 }
+MOST_BYTES = 1_500_000  # of a finished report
 METRICS = {"cancer": "accuracy", "diabetes": "rmse", "handwriting": "accuracy", "language": "perplexity"}
 pytestmark = pytest.mark.long
 
@@ -54,3 +56,11 @@ def test_a_reference_that_is_hard_to_beat(hpo: Hpo) -> None:
     assert (
         "did not improve ridge" in line or "Whether tuning changed ridge is not settled" in line or "too small" in line
     )
+
+
+@pytest.mark.parametrize("folder", sorted((FOLDER / "reports").glob("*/")), ids=lambda folder: folder.name)
+def test_a_finished_report_is_of_the_database_beside_it(folder: Path, tmp_path: Path) -> None:
+    """`python -m bench.examples --again` writes text and picture anew where words have changed."""
+    assert str(kept_report(folder.name, tmp_path)) == (folder / "report.txt").read_text().rstrip("\n")
+    assert prepared(str(FOLDER / f"{folder.name}.py")).name == folder.name
+    assert sum(file.stat().st_size for file in folder.iterdir()) < MOST_BYTES

@@ -8,8 +8,8 @@ import pytest
 
 from hpo.analysis.search_history import search_data
 from hpo.experiment.metric_info import MetricInfo
-from hpo.report.charts.search import history_chart
 from hpo.experiment.page import PageFigure, PageTable
+from hpo.report.charts.search import history_chart
 from hpo.report.sections.comparison import comparison_parts
 from hpo.report.sections.tuning import tuning_parts
 from hpo.results.records import StudyResult
