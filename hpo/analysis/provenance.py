@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.experiment.spaces import Value
 from hpo.results.records import Opening, StudyResult, TrainingRecord
+from hpo.storage.studies import CodeChange
 from hpo.text import exception_of
 
 ERROR_LENGTH = 160  # characters shown of what went wrong
@@ -30,6 +31,7 @@ class Provenance:
     commits: tuple[tuple[str, int], ...]
     devices: tuple[tuple[str, int], ...]
     workers: tuple[tuple[str, int], ...]
+    code_changes: tuple[CodeChange, ...]  # of the model's code, accepted while the study went on
     repeated: int  # runs that needed more than one attempt
     attempts: int  # claims of all runs, releases included
     expiries: int  # leases that ended without progress
@@ -62,6 +64,7 @@ def provenance_of(result: StudyResult) -> Provenance:
         commits=_count(run.git_commit or "not known" for run in done),
         devices=_count(run.device or "not known" for run in done),
         workers=_count(run.worker or "not known" for run in done),
+        code_changes=result.code_changes,
         repeated=sum(run.attempt > 1 for run in runs),
         attempts=sum(run.attempt for run in runs),
         expiries=sum(run.expiries for run in runs),

@@ -27,7 +27,7 @@ from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
-from hpo.storage.studies import gone_from_optuna
+from hpo.storage.studies import code_changes_of, gone_from_optuna
 from hpo.study.labels import TUNED
 from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
@@ -209,6 +209,8 @@ def result_of(
         spec=spec,
         spec_digest=row.spec_digest,
         data_digest=row.data_digest,
+        code_digest=row.code_digest,
+        code_changes=code_changes_of(row.code_changes),
         created_at=row.created_at,
         search=tuple(by_kind["search"]),
         confirm=tuple(by_kind["confirm"]),
