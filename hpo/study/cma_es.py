@@ -14,8 +14,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError
 
-_ALLOWED = {
-    ("cmaes._cma", "CMA"),
+_ARRAYS = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -25,7 +24,11 @@ _ALLOWED = {
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) == ("cmaes._cma", "CMA"):
+            from cmaes import CMA  # it takes its time, and few need it
+
+            return CMA
+        if (module, name) not in _ARRAYS:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return super().find_class(module, name)
 

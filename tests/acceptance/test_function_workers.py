@@ -24,12 +24,12 @@ from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
-from tests.support.experiments import create
+from tests.support.experiments import DESCENT, create
 
-CODE = """
-import ctypes, os, pathlib, signal, sys, time
-import hpo
-import numpy as np
+CODE = (
+    DESCENT
+    + """
+import ctypes, pathlib, signal, sys
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -43,27 +43,6 @@ def logistic(run):
     os.write(1, b"not a message\\n")
     time.sleep(float(os.environ.get("SLOWNESS", "0")))
     return fit(run)
-
-class Descent:
-    classes_ = np.array([0, 1])
-    def __init__(self, width): self.weights, self.steps = np.zeros(width), 0
-    def state_dict(self): return {"weights": self.weights, "steps": self.steps}
-    def load_state_dict(self, state): self.weights, self.steps = state["weights"], state["steps"]
-    def predict_proba(self, x):
-        p = 1 / (1 + np.exp(-np.clip(np.log1p(x) @ self.weights, -30, 30)))
-        return np.stack([1 - p, p], 1)
-
-def epochs(run):
-    x, y = run.training
-    model = Descent(x.shape[1])
-    run.checkpoint(model)
-    for epoch in run.epochs():
-        time.sleep(float(os.environ.get("SLOWNESS", "0")))
-        for i in np.random.permutation(len(x)):
-            model.weights = model.weights - 0.01 * (model.predict_proba(x[i:i + 1])[0, 1] - y[i]) * np.log1p(x[i])
-            model.steps += 1
-        run.report(model, loss=float(abs(model.weights).sum()), steps=model.steps)
-    return model
 
 def goes_wrong(act):
     def train(run):
@@ -101,6 +80,7 @@ cancer = hpo.Experiment(
         "logistic": logistic, "epochs": epochs, "forks": forks, "sleeps": sleeps, **wrong}.items()},
 )
 """
+)
 Study = Callable[..., None]
 
 
