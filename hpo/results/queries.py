@@ -29,7 +29,7 @@ from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
 from hpo.storage.studies import code_changes_of, gone_from_optuna
 from hpo.study.labels import TUNED
-from hpo.study.phases import too_many_failed
+from hpo.study.phases import NOTHING_CONFIRMED, too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
 from hpo.study.spec import StudySpec, spec_of
@@ -326,6 +326,8 @@ def _missing(
             )
         elif not result.whole:
             lines.append(f"confirm: {result.label} has {len(result.values)} of {result.rounds} rounds")
+    if row.phase == "confirm" and ranking and all(result.failed for result in ranking):
+        lines.append(f"confirm: {NOTHING_CONFIRMED.format(name=row.name)}")
     if tuned is None and trials.total == 0 and all(one.label != TUNED for one in final):
         lines.append("nothing was searched: there is no tuned configuration")
     if not final_runs:

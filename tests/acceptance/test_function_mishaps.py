@@ -1,10 +1,12 @@
 """What users' functions do to a worker, and what becomes of it: the training's affair, told in a line, nothing lost."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from hpo.experiment.child import can_fork
 from hpo.storage import slots, studies
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
@@ -133,7 +135,7 @@ def test_what_is_no_prediction_fails_with_its_reason(hpo: Hpo, file: Path) -> No
         create(hpo, file, model, trials=1, rounds=1)
     create(hpo, file, "line", trials=2, rounds=1)
     _, err = finish(hpo.start(*DRAIN, "--experiment", file), 1)
-    for model, why in (("long", "predict gave 41 outputs for 40 items"), ("wide", "rmse")):
+    for model, why in (("long", "predict gave 41 outputs for 40 items"), ("wide", "outputs of the shape (40, 2)")):
         (trial,) = slots_of(hpo, model)
         assert trial.state != "done"
         assert trial.failures >= 2
@@ -154,10 +156,18 @@ def test_what_is_tested_is_trained_apart(hpo: Hpo, file: Path) -> None:
     assert not notes(file, f"remembers {first + 1}")
 
 
+def test_copies_are_made_where_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not can_fork("cuda")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not can_fork("cpu")
+
+
 @pytest.mark.long
 def test_where_no_copy_can_be_made_of_a_process(hpo: Hpo, file: Path) -> None:
-    """As on macOS: who has tested ends, and the next one is started meanwhile."""
-    file.write_text(CODE + "\nimport sys\nsys.platform = 'darwin'\n")
+    """For it has a second thread, or on macOS: who has tested ends, and the next one is started meanwhile."""
+    file.write_text(
+        CODE + "\nimport threading\nthreading.Thread(target=time.sleep, args=[1000], daemon=True).start()\n"
+    )
     create(hpo, file, "remembers", trials=1, rounds=3)
     finish(hpo.start(*DRAIN, "--experiment", file))
     check_exact(hpo.url, "remembers", search=1, confirm=2, rounds=3)
@@ -218,11 +228,12 @@ def test_where_all_diverge_in_confirm_the_study_says_so(hpo: Hpo, file: Path, mo
     finish(hpo.start(*DRAIN, "--max-trials", "2", "--experiment", file))
     monkeypatch.setenv("BAD", "1")
     _, err = finish(hpo.start(*DRAIN, "--experiment", file), 1)
-    assert "explodes has failures in phase confirm (`hpo study resume explodes`)" in err
+    assert "explodes: no configuration is left, for in confirm each failed or diverged" in err
     confirm = [slot for slot in slots_of(hpo, "explodes") if slot.kind == "confirm"]
     assert {(slot.state, slot.failures) for slot in confirm} == {("failed", 1)}
     assert "it diverged in a confirm round: too steep" in (confirm[0].error or "")
     shown = " ".join(hpo("study", "show", "explodes").stdout.split())
+    assert "no configuration is left" in shown
     assert "hpo study resume explodes" in shown
     monkeypatch.delenv("BAD")
     hpo("study", "resume", "explodes")

@@ -155,6 +155,7 @@ def test_from_search_to_done(both: Hpo, file: Path, description: Description, tm
     wait_until(lambda: no_children(file))
 
 
+@pytest.mark.long
 def test_killed_anywhere_it_ends_as_if_undisturbed(
     hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +194,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.long
 def test_a_training_that_goes_wrong_is_nobody_elses_failure(hpo: Hpo, file: Path) -> None:
     """It is tried twice, the second time in a fresh process, and fails with its code's last words.
 
@@ -271,6 +273,7 @@ def test_an_experiment_needs_no_images(hpo: Hpo, file: Path) -> None:
     check_exact(hpo.url, "logistic", search=1, confirm=2, rounds=1)
 
 
+@pytest.mark.long
 def test_what_a_worker_was_not_started_with_is_left_to_others(hpo: Hpo, file: Path, tmp_path: Path) -> None:
     """One line for each study, and each experiment that cannot be described; what can be trained is trained."""
     create(hpo, file, "logistic")
