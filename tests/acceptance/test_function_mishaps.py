@@ -44,9 +44,11 @@ class Wide(Line):
 
 class Moody(Line):
     def predict(self, x):
-        noted("predicted")
-        if len(x) == 60 and not (HERE / "mended").exists():
-            raise OSError("a file of the test is away")
+        while len(x) == 60 and not (HERE / "mended").exists():
+            noted("testing")
+            if not (HERE / "waits").exists():
+                raise OSError("a file of the test is away")
+            time.sleep(0.1)
         return super().predict(x)
 
 def moody(run):
@@ -174,19 +176,29 @@ def test_where_no_copy_can_be_made_of_a_process(hpo: Hpo, file: Path) -> None:
     assert len(set(notes(file, "remembers 1"))) == 3, "a process for each test, the first of them for all before too"
 
 
-def test_a_test_that_fails_is_made_again_and_its_training_is_not(hpo: Hpo, file: Path) -> None:
-    """Its state after the last epoch is kept until the outcome is stored."""
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_test_that_fails_is_made_again_and_its_training_is_not(hpo: Hpo, file: Path, is_killed: bool) -> None:
+    """Its state after the last epoch is kept until the outcome is stored; so too where the worker is killed by then."""
     create(hpo, file, "moody", trials=1, rounds=1, epochs=3)
-    worker = hpo.start(*DRAIN, "--experiment", file, "--checkpoint", "60")
-    wait_until(lambda: worker.poll() is not None or any(slot.failures for slot in slots_of(hpo, "moody")))
+    if is_killed:
+        (file.parent / "waits").touch()
+    worker = hpo.start(*DRAIN, "--experiment", file, "--checkpoint", "60", "--lease", "2")
+    if is_killed:
+        wait_until(lambda: notes(file, "testing"))
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    else:
+        wait_until(lambda: worker.poll() is not None or any(slot.failures for slot in slots_of(hpo, "moody")))
     (file.parent / "mended").touch()
-    _, err = finish(worker)
-    assert "OSError: a file of the test is away" in err
+    if is_killed:
+        finish(hpo.start(*DRAIN, "--experiment", file))
+    else:
+        assert "OSError: a file of the test is away" in finish(worker)[1]
     actual = check_exact(hpo.url, "moody", search=1, confirm=2, rounds=1)
     assert len(notes(file, "trained")) == 3 * (1 + 2 + 1)
     (final,) = actual["final"]
     assert final.outcome is not None
-    assert (final.failures, final.outcome.epochs, final.outcome.resumed_at) == (1, 3, (3,))
+    assert (final.failures, final.outcome.epochs, final.outcome.resumed_at) == (not is_killed, 3, (3,))
     assert not list((hpo.folder / "hpo.artifacts" / "checkpoints").glob("*"))
 
 

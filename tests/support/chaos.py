@@ -48,7 +48,14 @@ WEIGHTS = (6, 2, 2, 0)
 
 # Random search without pruning: the whole study is a function of its seed, whoever trains what and in which order.
 # One step an epoch: what is tested is between the steps.
-STUDY = {"model": "simple", "training_pairs": 5, "epochs": 60, "sampler": "random", "pruner": "none"}
+EPOCHS = 60  # of the digits' trainings
+STUDY: dict[str, Any] = {
+    "model": "simple",
+    "training_pairs": 5,
+    "epochs": EPOCHS,
+    "sampler": "random",
+    "pruner": "none",
+}
 SHORT = {"search": 4, "confirm": 2, "rounds": 1}
 LONG = {"search": 8, "confirm": 4, "rounds": 3}
 FUNCTION = """
@@ -85,7 +92,7 @@ def digits() -> Subject:
         rounds = {"confirm_rounds": exact["confirm"] // 2, "rounds": exact["rounds"]}
         hpo.create(**STUDY, trials=exact["search"], **rounds)
 
-    return Subject(study="ws", epochs=STUDY["epochs"], create=create)
+    return Subject(study="ws", epochs=EPOCHS, create=create)
 
 
 def function(folder: Path) -> Subject:
@@ -94,7 +101,7 @@ def function(folder: Path) -> Subject:
     file.write_text(DESCENT + FUNCTION)
 
     def create(hpo: Hpo, exact: dict[str, int]) -> None:
-        rounds = {"confirm_rounds": exact["confirm"] // 2, "rounds": exact["rounds"]}
+        rounds: dict[str, Any] = {"confirm_rounds": exact["confirm"] // 2, "rounds": exact["rounds"]}
         create_small(hpo, file, "epochs", trials=exact["search"], epochs=epochs, candidates=1, **rounds)
 
     words = ("--experiment", str(file))
