@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from hpo.analysis import stats
 from hpo.analysis.answers import ACCURACY, Answers, AnswersByRound
 from hpo.analysis.answers import crossed_intervals as image_intervals
-from hpo.analysis.items import ScoredRounds, crossed_intervals, same_units
+from hpo.analysis.items import ScoredRounds, crossed, same_units
 from hpo.analysis.pairwise import (
     Pair,
     PairSide,
@@ -59,7 +59,8 @@ class TableRow:
     experiment: str
     model: str
     label: str  # "published", the reference's, "tuned", or that of `hpo evaluate --label`
-    metric: MetricInfo
+    metric: MetricInfo  # the first of `metrics`, which judges
+    metrics: tuple[MetricInfo, ...]
     study: str | None  # None: published
     setting: int | None  # index into Comparison.settings
     epochs: int | None  # None: the method has none
@@ -76,16 +77,28 @@ class TableRow:
     no_spread: bool = False  # all of its rounds are equal in every test item: they count once
 
 
+def other_metrics(rows: Iterable[TableRow]) -> list[MetricInfo]:
+    """The metrics beside the first that any of the rows has a value of, in the order of their experiments."""
+    return list(dict.fromkeys(m for row in rows for m in row.metrics[1:] if _is_known(row.others.get(m.name))))
+
+
+def _is_known(column: Summary | None) -> bool:
+    return column is not None and column.mean is not None
+
+
 def published_rows(results: Sequence[StudyResult], experiment: str, model: str) -> list[TableRow]:
     """A model's published values, where there are some."""
     if experiment == DIGITS:
         return [published_row(model)]
-    of_model = next(result for result in results if (result.experiment, result.model) == (experiment, model))
-    value = getattr(of_model.spec, "published", {}).get(of_model.metric.name)
-    if value is None:
+    of_model = [result for result in results if (result.experiment, result.model) == (experiment, model)]
+    latest = of_model[-1]  # what it says of others' results, the earlier ones may not know yet
+    values = latest.spec.published
+    if not values:
         return []
+    columns = {name: Summary(n=0, mean=value, std=None) for name, value in values.items()}
     nothing = Summary(n=0, mean=None, std=None)
-    return [_published(experiment, model, of_model.metric, None, 0, nothing, replace(nothing, mean=value))]
+    test = columns.pop(latest.metric.name, nothing)
+    return [replace(_published(experiment, model, latest.metrics, None, 0, nothing, test), others=columns)]
 
 
 def published_row(model: str) -> TableRow:
@@ -95,17 +108,24 @@ def published_row(model: str) -> TableRow:
         Summary(n=PUBLISHED_ROUNDS, mean=mean, std=std)
         for mean, std in ((train_mean, train_std), (test_mean, test_std))
     )
-    return _published(DIGITS, model, ACCURACY, PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
+    return _published(DIGITS, model, (ACCURACY,), PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
 
 
 def _published(
-    experiment: str, model: str, metric: MetricInfo, epochs: int | None, rounds: int, train: Summary, test: Summary
+    experiment: str,
+    model: str,
+    metrics: tuple[MetricInfo, ...],
+    epochs: int | None,
+    rounds: int,
+    train: Summary,
+    test: Summary,
 ) -> TableRow:
     return TableRow(
         experiment=experiment,
         model=model,
         label=PUBLISHED,
-        metric=metric,
+        metric=metrics[0],
+        metrics=metrics,
         study=None,
         setting=None,
         epochs=epochs,
@@ -145,6 +165,7 @@ def _row(result: StudyResult, final: FinalResult, setting: int, scores: ScoresOf
         model=result.model,
         label=final.label,
         metric=result.metric,
+        metrics=result.metrics,
         study=result.name,
         setting=setting,
         epochs=result.epochs,
@@ -254,9 +275,10 @@ def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
             continue
         lacking = [r for r in pair.rounds if r not in a or r not in b]
         fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
-        interval = None if lacking else crossed_intervals([(a, b)], pair.metric, fewest=fewest)[0]
-        same = len(pair.rounds) > 1 and same_units(list(a.values()))
-        completed.append(replace(pair, items=interval, unanswered=len(lacking), same_items=same))
+        resampled = None if lacking else crossed([(a, b)], pair.metric, fewest=fewest)[0]
+        interval, share = (None, None) if resampled is None else (resampled.interval, resampled.from_units)
+        same = len(pair.rounds) + pair.repeated > 1 and same_units(list(a.values()))
+        completed.append(replace(pair, items=interval, from_items=share, unanswered=len(lacking), same_items=same))
     return completed
 
 

@@ -132,6 +132,7 @@ class Pair:
     pairing: stats.Pairing
     detectable: float | None  # true difference that would be clear 4 times in 5; None: so few rounds detect none
     items: stats.Interval | None = None  # of the difference for new seeds and new test items; needs all rounds' scores
+    from_items: float | None = None  # share of that interval's variance that comes from the items, not from the rounds
     unanswered: int = 0  # rounds without single scores although others have them: one prevents that interval
     same_items: bool = False  # every round was tested on the same items
     repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
@@ -213,8 +214,8 @@ def _pair(
     kind: PairKind, setting: int, a: tuple[StudyResult, str], b: tuple[StudyResult, str], scores: ScoresOf
 ) -> Pair | None:
     by_round_a, by_round_b = _by_round(*a), _by_round(*b)
-    units_a, units_b = _units(*a), _units(*b)
-    paired = [r for r in sorted(by_round_a.keys() & by_round_b.keys()) if units_a[r] == units_b[r]]
+    tested_a, tested_b = _tested_on(*a), _tested_on(*b)
+    paired = [r for r in sorted(by_round_a.keys() & by_round_b.keys()) if tested_a[r] == tested_b[r]]
     common = distinct_rounds(paired, a, b, scores)
     if not common:
         return None
@@ -282,9 +283,12 @@ def _by_round(result: StudyResult, label: str) -> dict[int, float]:
     return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
 
 
-def _units(result: StudyResult, label: str) -> dict[int, str | None]:
+def _tested_on(result: StudyResult, label: str) -> dict[int, tuple[str | None, int | None]]:
+    """For each round what its test items are known by: the digest of their units in order, and how many they are."""
     final = result.final_of(label)
-    return {} if final is None else dict(zip(final.round_numbers, final.units, strict=True))
+    if final is None:
+        return {}
+    return dict(zip(final.round_numbers, zip(final.units, final.items, strict=True), strict=True))
 
 
 def _side(result: StudyResult, label: str, mean: float) -> PairSide:

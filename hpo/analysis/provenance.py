@@ -28,7 +28,8 @@ class Provenance:
     created_at: float  # seconds since 1970
     finished_at: float | None  # the last run's end
     versions: tuple[tuple[str, int], ...]  # "torch 2.13.0", runs
-    commits: tuple[tuple[str, int], ...]
+    commits: tuple[tuple[str, int], ...]  # of hpo
+    codes: tuple[tuple[str, int], ...]  # digests of the user's code; the digits have none
     devices: tuple[tuple[str, int], ...]
     workers: tuple[tuple[str, int], ...]
     code_changes: tuple[CodeChange, ...]  # of the model's code, accepted while the study went on
@@ -62,6 +63,7 @@ def provenance_of(result: StudyResult) -> Provenance:
         finished_at=max(ends, default=None),
         versions=_count(f"{name} {version}" for run in done for name, version in sorted(run.versions.items())),
         commits=_count(run.git_commit or "not known" for run in done),
+        codes=_count(run.code_digest or "not known" for run in done if not result.is_digits),
         devices=_count(run.device or "not known" for run in done),
         workers=_count(run.worker or "not known" for run in done),
         code_changes=result.code_changes,

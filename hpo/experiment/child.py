@@ -30,6 +30,7 @@ from hpo.experiment import pool_files
 from hpo.experiment.checkpoint import TrainingState
 from hpo.experiment.experiment import Experiment
 from hpo.experiment.items import Draw, Items
+from hpo.experiment.jackknife import Blocks, blocks_of, column_of, units_of
 from hpo.experiment.load import describe, load
 from hpo.experiment.measure import measure
 from hpo.experiment.messages import Message, receive, send
@@ -180,17 +181,28 @@ class Child:
         pool = self._load_pool("b")
         options = self._experiment.options_of(values.get("options", {}))
         items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
-        scores = self._measure(model, predictor, items, values["seed"], "test")
-        by_item = {name: score.items for name, score in scores.items() if score is not None and score.items is not None}
-        arrays = by_item if items.unit is None else {**by_item, "unit": unit_numbers(items.unit)}
+        numbers = None if items.unit is None else unit_numbers(items.unit)
+        units = units_of(numbers, len(items))
+        blocks = None if units is None else blocks_of(units)
+        scores = self._measure(model, predictor, items, values["seed"], "test", blocks)
+        arrays: dict[str, NDArray[Any]] = {} if numbers is None else {"unit": numbers}
+        for name, score in scores.items():
+            if score is not None and score.items is not None:
+                arrays[name] = score.items
+                if score.blocks is not None:
+                    arrays[column_of(name)] = score.blocks
         self._close()
         return Message("tested", {"scores": _values(scores), "items": len(items)}, arrays)
 
-    def _measure(self, model: Model, predictor: Any, items: Items, seed: int, what: str) -> dict[str, Score | None]:
+    def _measure(
+        self, model: Model, predictor: Any, items: Items, seed: int, what: str, blocks: Blocks | None = None
+    ) -> dict[str, Score | None]:
         metrics = self._experiment.metrics
         with kept_state():
             seed_all(seed, "predict", what)
-            scores = measure(predictor, items, metrics, predict=model.predict, chunk=self._experiment.chunk)
+            scores = measure(
+                predictor, items, metrics, predict=model.predict, chunk=self._experiment.chunk, blocks=blocks
+            )
         if scores[0] is None:
             raise ExperimentError(f"metric {metrics[0].name} judges, but does not apply to the outputs of this model")
         return {metric.name: score for metric, score in zip(metrics, scores, strict=True)}

@@ -146,6 +146,7 @@ def _pairs(report: Contents) -> list[CsvRow]:
                 "difference_high": None if interval is None else interval.high,
                 f"new_{'items' if measured else 'images'}_low": None if items is None else items.low,
                 f"new_{'items' if measured else 'images'}_high": None if items is None else items.high,
+                **({"variance_from_items": pair.from_items} if measured else {}),
                 "effect_dz": pair.difference.effect,
                 "p_a_better": pair.outperforming.probability,
                 "p_a_better_low": pair.outperforming.interval.low,

@@ -21,6 +21,13 @@ if TYPE_CHECKING:  # they load scipy, which takes a second
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+_WORDS = {  # of shipped metrics, by name, where they are not the name itself
+    "auc": "AUC",
+    "brier": "Brier score",
+    "macro_f1": "macro F1",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
 CONFIGURATIONS = {
     PUBLISHED: "paper, as published",
     PAPER: "paper's, re-run",
@@ -70,7 +77,7 @@ class Scale:
     @property
     def name(self) -> str:
         """The metric's in words."""
-        return self.metric.name.replace("_", " ")
+        return _WORDS.get(self.metric.name, self.metric.name.replace("_", " "))
 
     @property
     def unit(self) -> str:
@@ -87,8 +94,13 @@ class Scale:
         """The unit of a difference in a sentence, with the blank before it."""
         return " points" if self.is_percent else "" if self.metric.is_relative else self.unit
 
+    @property
+    def title(self) -> str:
+        """The metric with its unit, where it is named alone."""
+        return self.axis("").strip()
+
     def column(self, what: str) -> str:
-        """The title of a column of numbers."""
+        """The title of a column of numbers; `title` where there is nothing to say before it."""
         return f"{what} %" if self.is_percent else f"{what} {self.name}{_in_brackets(self.metric.unit)}"
 
     def axis(self, what: str) -> str:

@@ -70,7 +70,18 @@ def trial(engine: Engine, name: str, number: int) -> dict[str, Any]:
         known = sorted(run.number for run in runs if run.number is not None)
         there = f"there are {known[0]} to {known[-1]}" if known else "none has begun yet"
         raise TrialNotFound(f"study {name} has no trial {number}; {there}")
-    return {"study": name, "model": result.model, **asdict(run), "setbacks": setbacks(run, result)}
+    return {"study": name, "model": result.model, **_fields(run, result), "setbacks": setbacks(run, result)}
+
+
+def _fields(run: TrainingRecord, result: StudyResult) -> dict[str, Any]:
+    """A run's fields; where they are named for an accuracy that is the digits' alone, by another metric's name."""
+    fields = asdict(run)
+    if result.is_digits:
+        return fields
+    curve = fields.pop("validation_accuracy")
+    for name in ("train_accuracy", "loss"):  # not measured; among the metrics
+        del fields[name]
+    return {**fields, f"validation_{result.metric.name}": curve}
 
 
 def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]:
@@ -168,6 +179,7 @@ def run_of(slot: Slot) -> TrainingRecord:
         validation_accuracy=outcome.validation_accuracy,
         metrics=outcome.metrics,
         numbers=outcome.numbers,
+        memory=outcome.memory,
         items=outcome.items,
         units_digest=outcome.units_digest,
         seconds=outcome.seconds,
@@ -175,6 +187,7 @@ def run_of(slot: Slot) -> TrainingRecord:
         device=outcome.device,
         versions=outcome.versions,
         git_commit=outcome.git_commit,
+        code_digest=outcome.code_digest,
         spec_digest=outcome.spec_digest,
         data_digest=outcome.data_digest,
         draw_seed=outcome.seeds.draw,
@@ -289,6 +302,7 @@ def _final_of(label: str, runs: Sequence[TrainingRecord]) -> FinalResult:
         failed=sum(run.state == "failed" for run in runs),
         metrics={name: tuple(run.metrics.get(name) for run in done) for name in names},
         units=tuple(run.units_digest for run in done),
+        items=tuple(run.items for run in done),
     )
 
 

@@ -42,6 +42,7 @@ class TrainingRecord:
     validation_accuracy: tuple[float, ...] = ()  # by epoch, of the first metric; empty in final rounds
     metrics: Mapping[str, float | None] = field(default_factory=dict)  # all of them; the first format has none
     numbers: Mapping[str, float | None] = field(default_factory=dict)  # that the training reported last
+    memory: int | None = None  # bytes that the training's process had at its end
     items: int | None = None  # that it was measured on
     units_digest: str | None = None  # final: of what the test items were sampled from, in order
     seconds: float | None = None  # in a lane; lanes of one device train side by side
@@ -52,7 +53,8 @@ class TrainingRecord:
     worker: str | None
     device: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    git_commit: str | None = None
+    git_commit: str | None = None  # of hpo
+    code_digest: str | None = None  # of the user's code that trained
     spec_digest: str | None = None
     data_digest: str | None = None
     slot_seed: int
@@ -131,6 +133,7 @@ class FinalResult:
     failed: int
     metrics: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)  # on test items, by name
     units: tuple[str | None, ...] = ()  # digests of what the test items were sampled from
+    items: tuple[int | None, ...] = ()  # how many test items there were
     same_as: str | None = None  # the reference's label where it won: both labels have the same rounds
 
     @property

@@ -286,6 +286,12 @@ def code_changes_of(text: str | None) -> tuple[CodeChange, ...]:
     return tuple(CodeChange(**change) for change in json.loads(text or "[]"))
 
 
+def set_spec(engine: Engine, study_id: int, spec: str) -> None:
+    """Store a spec of the same digest: what differs is nothing on which a result depends."""
+    with begin_write(engine) as connection:
+        connection.execute(update(studies).where(studies.c.id == study_id).values(spec=spec))
+
+
 def set_phase(connection: Connection, study_id: int, frm: Phase, to: Phase) -> bool:
     """Move the study from one phase to the next; False where somebody else has.
 

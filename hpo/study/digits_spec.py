@@ -122,6 +122,7 @@ class DigitsSpec(StudySpec):
     reference: dict[str, float] = Field(alias="paper")
     reference_label: str = Field(default="paper", exclude=True)
     tuned: dict[str, float] | None = None
+    published: dict[str, float] = Field(default={}, exclude=True)
 
     @field_validator("space")
     @classmethod

@@ -397,6 +397,7 @@ class Children:
             scores=values["scores"],
             items=values["items"],
             numbers=values.get("numbers") or before.numbers,  # none where no epoch was left to train
+            memory=values.get("memory", before.memory),
             epochs=values.get("epochs", before.epochs),
             seconds=values.get("seconds", before.seconds),
             device=values.get("device", before.device),

@@ -61,7 +61,11 @@ def _items(record: Provenance) -> Iterable[tuple[str, str]]:
     yield "created", time(record.created_at)
     yield "last result", time(record.finished_at)
     yield "versions", counted(record.versions)
-    yield "code (git)", counted(record.commits)
+    if record.experiment == DIGITS:
+        yield "code (git)", counted(record.commits)
+    else:
+        yield "code of the model", counted(record.codes)
+        yield "code of hpo (git)", counted(record.commits)
     yield "devices", counted(record.devices)
     yield "workers", f"{len(record.workers)}: {counted(record.workers[:5])}" if record.workers else NOTHING
     yield (
