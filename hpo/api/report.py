@@ -34,15 +34,26 @@ class WrittenReport:
         return comparison_table(self.results, self.comparison, self.conclusions)
 
 
-def write_report(sources: Sources, engine: "Engine", out: Path, names: Collection[str] | None = None) -> WrittenReport:
-    """Write the whole report; what is returned is of the named studies alone, by default of all."""
+def write_report(
+    sources: Sources,
+    engine: "Engine",
+    out: Path,
+    names: Collection[str] | None = None,
+    locators: Sequence[str] = (),
+) -> WrittenReport:
+    """Write the whole report; what is returned is of the named studies alone, by default of all.
+
+    `locators` are of the experiments whose own sections it gets.
+    """
     from hpo.analysis.comparison import compare
+    from hpo.experiment.prepare import prepared
     from hpo.report import write as reports
-    from hpo.report.contents import gather
+    from hpo.report.contents import gather, shipped_report_of
     from hpo.report.sentences import conclusions_of
     from hpo.server import notes
 
-    contents = gather(engine, sources.digits)
+    experiments = [prepared(locator) for locator in locators]
+    contents = gather(engine, shipped_report_of(sources.digits), experiments)
     files = reports.write(contents, out)
     results: Sequence[StudyResult] = contents.results
     comparison, conclusions = contents.comparison, contents.conclusions

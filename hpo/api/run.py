@@ -72,18 +72,19 @@ def run(sources: Sources, options: RunOptions, progress: ShowsProgress) -> RunEn
         progress.message(_budget(spec, small=options.budget != "full"))
     names = [spec.name for spec in specs]
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
+    locators = [place for place in dict.fromkeys(p.data.locator for p in plan) if place is not None]
     crew = local.LocalWorkers(
         0 if done else options.workers or local.workers_here(),
         url=sources.url_to_pass,
         data_dir=sources.data_dir,
         studies=names,
-        experiments=[place for place in dict.fromkeys(p.data.locator for p in plan) if place is not None],
+        experiments=locators,
         logs=options.out / "logs",
         options=options.log_options,
     )
     if caught := _watch(engine, names, crew, progress):
         return RunEnd(caught=caught[0], written=None)
-    written = write_report(sources, engine, options.out, names)
+    written = write_report(sources, engine, options.out, names, locators)
     return RunEnd(caught=None, written=written, problems=_problems(engine, names, crew))
 
 

@@ -12,7 +12,7 @@ from hpo.files import read_bounded
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from hpo.digits.pools import Digits
+    from hpo.experiment.shipped import ShippedData
     from hpo.study.requests import Requests
 
 DATABASE = "sqlite:///hpo.db"  # where nothing else is said
@@ -77,11 +77,12 @@ class Sources:
             self.opened.dispose()
 
     @functools.cached_property
-    def digits(self) -> "Digits":
+    def digits(self) -> "ShippedData":
         """The images: bundled, or from the data folder."""
-        from hpo.digits import load
+        from hpo.experiment import shipped
 
-        return load.load(self.data_dir)
+        images: ShippedData = shipped.part("load").load(self.data_dir)
+        return images
 
     @functools.cached_property
     def requests(self) -> "Requests":

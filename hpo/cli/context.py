@@ -93,6 +93,13 @@ experiment_option = click.option(
     metavar="FILE[:NAME]",
     help="An experiment of your own: FILE.py, FILE.py:NAME where it holds several, or MODULE:NAME.",
 )
+experiments_option = click.option(
+    "--experiment",
+    "locators",
+    metavar="FILE[:NAME]",
+    multiple=True,
+    help="An experiment whose own sections to add: FILE.py, FILE.py:NAME or MODULE:NAME; may be repeated.",
+)
 accept_option = click.option(
     "--accept-changes", is_flag=True, help="Go on with a study though the experiment's code has changed."
 )

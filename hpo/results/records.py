@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Literal
 
+from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
 from hpo.storage.studies import CodeChange
@@ -16,7 +17,7 @@ from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult
 from hpo.study.spec import MODELS, StudySpec
 
-DIGITS = "digits"  # the experiment of this name has answers, images and published accuracies; others have none
+DIGITS = shipped.NAME  # the experiment of this name has answers, images and published accuracies; others have none
 
 RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
 
@@ -226,6 +227,11 @@ class StudyResult:
     def hyperparameters(self) -> tuple[str, ...]:
         """What is tuned, in the order of every table and file."""
         return tuple(self.spec.parsed_space.parameters)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is nothing to tune: its reference configuration is all that there is."""
+        return not self.hyperparameters
 
     @property
     def runs(self) -> tuple[TrainingRecord, ...]:

@@ -106,6 +106,20 @@ def test_training_imports_torch_alone() -> None:
     assert [str(one) for one in inside if one.target not in (None, "training")] == []
 
 
+def test_nothing_but_one_default_names_the_digits() -> None:
+    """And the command `hpo data`, which is theirs; both as text, so that no import leads to them."""
+    named = {
+        str(path.relative_to(PACKAGE)): lines
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.is_relative_to(PACKAGE / "digits")
+        if (lines := [line.strip() for line in path.read_text().splitlines() if "hpo.digits" in line])
+    }
+    assert named == {
+        "cli/root.py": ['"data": "hpo.digits.command:data",'],
+        "experiment/shipped.py": ['LOCATOR = "hpo.digits:digits"'],
+    }
+
+
 def test_packages_hold_only_their_docstring() -> None:
     """Nothing happens when a folder is imported; `hpo` itself has its version and its public names."""
     for path in PACKAGE.rglob("__init__.py"):
@@ -120,7 +134,11 @@ def test_packages_hold_only_their_docstring() -> None:
 # --- Printing -----------------------------------------------------------------------------------------------
 
 
-PRINTS = {Path("api/console.py"), Path("api/progress.py")}  # of the Python functions, beside the command line
+PRINTS = {  # of the Python functions, and the command of the digits
+    Path("api/console.py"),
+    Path("api/progress.py"),
+    Path("digits/command.py"),
+}
 
 
 def printing(code: str) -> list[int]:
