@@ -81,6 +81,7 @@ def leaves(group: click.Group, path: str = "") -> Iterator[str]:
             yield path + name
 
 
+@pytest.mark.long
 def test_every_command_but_two(hpo: Hpo) -> None:
     """A whole study, from its creation to the report and the dashboard, with all that people may do to it meanwhile."""
     assert {*COMMANDS, *REFUSED, *OTHERS} == set(leaves(root))
