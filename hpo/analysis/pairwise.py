@@ -57,6 +57,9 @@ class Setting:
         return replace(self, epochs=None) == replace(other, epochs=None) and (any_epochs or self.epochs == other.epochs)
 
 
+SIZES = ("batch_size", "training_pairs", "test_pairs")  # of the digits' draws: no other setting has them
+
+
 def setting_of(result: StudyResult) -> Setting:
     """The setting of a study's final rounds."""
     spec, protocol = result.spec, result.spec.protocol
@@ -183,6 +186,18 @@ def representatives(
     return chosen
 
 
+def _at_their_best(results: Sequence[StudyResult], setting: Setting) -> list[tuple[StudyResult, str]]:
+    """Each model's study and label: tuned, or the reference configuration where there is nothing to tune."""
+    tuned = {(r.experiment, r.model): (r, TUNED) for r in representatives(results, setting, "tuned")}
+    fixed = {
+        (r.experiment, r.model): (r, r.reference_label)
+        for r in representatives(results, setting, "reference")
+        if r.is_fixed
+    }
+    best = fixed | tuned
+    return [best[key] for key in models_of(results) if key in best]
+
+
 ScoresOf = Mapping[int, ItemScores]  # by study id
 
 
@@ -191,15 +206,13 @@ def pairs_of(
 ) -> list[Pair]:
     """All pairs of one setting, with p-values corrected within their families."""
     setting, scores = settings[index], scores or {}
-    kinds: tuple[tuple[PairKind, Literal["tuned", "reference"]], ...] = (
-        (BETWEEN_TUNED, "tuned"),
-        (BETWEEN_REFERENCE, "reference"),
-    )
+    references = [(result, result.reference_label) for result in representatives(results, setting, "reference")]
     between = [
         pair
-        for kind, which in kinds
-        for worse, better in combinations(representatives(results, setting, which), 2)  # the later should be better
-        if (pair := _pair(kind, index, (better, label_of(better, which)), (worse, label_of(worse, which)), scores))
+        for kind, configurations in ((BETWEEN_TUNED, _at_their_best(results, setting)), (BETWEEN_REFERENCE, references))
+        for worse, better in combinations(configurations, 2)  # the later should be better
+        if kind == BETWEEN_REFERENCE or TUNED in (worse[1], better[1])
+        if (pair := _pair(kind, index, better, worse, scores))
     ]
     tuning = [
         pair

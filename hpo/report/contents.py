@@ -48,6 +48,11 @@ class Contents:
     costs: tuple[ModelCost, ...]  # of the digits' models
     latencies: Latencies | None  # None where there are none of these
 
+    @property
+    def has_digits(self) -> bool:
+        """Whether any of the studies is of the digits; a report without studies keeps their tables, empty."""
+        return not self.results or any(result.is_digits for result in self.results)
+
 
 def gather(engine: Engine, digits: Digits | None = None) -> Contents:
     """Read the database once and compute everything.

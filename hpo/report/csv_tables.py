@@ -26,8 +26,7 @@ def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
         "trials": _trials(report.results),
         "importance": _importance(report.dependence),
         "interactions": _interactions(report.dependence),
-        "confusion": _confusion(report.confusions),
-        "models": _models(report.costs),
+        **({"confusion": _confusion(report.confusions), "models": _models(report.costs)} if report.has_digits else {}),
     }
 
 
@@ -54,8 +53,7 @@ def _comparison(report: Contents) -> list[CsvRow]:
                 "trials": row.trials,
                 "rounds": row.rounds,
                 "planned_rounds": row.planned,
-                "train_mean": row.train.mean,
-                "train_std": row.train.std,
+                **({"train_mean": row.train.mean, "train_std": row.train.std} if report.has_digits else {}),
                 "test_mean": test.mean,
                 "test_std": test.std,
                 "test_mean_low": None if test.interval is None else test.interval.low,
@@ -122,6 +120,20 @@ def _measured(run: TrainingRecord, result: StudyResult, results: Sequence[StudyR
     return values
 
 
+def _numbers(results: Sequence[StudyResult]) -> list[str] | None:
+    """The names of what the users' trainings report; None where all are the digits', which report nothing."""
+    if all(result.is_digits for result in results):
+        return None
+    return sorted({name for result in results for run in result.runs for name in run.numbers})
+
+
+def _reported(run: TrainingRecord, names: Sequence[str] | None) -> CsvRow:
+    """What a training reported last, a column each, and its memory in bytes."""
+    if names is None:
+        return {}
+    return {"memory": run.memory, **{f"reported_{name}": run.numbers.get(name) for name in names}}
+
+
 def _column(result: StudyResult, metric: str, what: str) -> str:
     return f"{what}_loss" if result.is_digits and metric == "cross_entropy" else f"{what}_{metric}"
 
@@ -164,6 +176,7 @@ def _pairs(report: Contents) -> list[CsvRow]:
 
 
 def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
+    reported = _numbers(results)
     return [
         {
             **_experiment(results, result.experiment),
@@ -177,6 +190,7 @@ def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
             **_measured(run, result, results, "test"),
             "seconds": run.seconds,
             "device_seconds": run.device_seconds,
+            **_reported(run, reported),
             "seed": run.slot_seed,
             "worker": run.worker,
             "device": run.device,
@@ -189,7 +203,7 @@ def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
 
 
 def _trials(results: Sequence[StudyResult]) -> list[CsvRow]:
-    names = _hyperparameters(results)
+    names, reported = _hyperparameters(results), _numbers(results)
     return [
         {
             **_experiment(results, result.experiment),
@@ -206,6 +220,7 @@ def _trials(results: Sequence[StudyResult]) -> list[CsvRow]:
             "epochs": run.epochs,
             "seconds": run.seconds,
             "device_seconds": run.device_seconds,
+            **_reported(run, reported),
             "seed": run.slot_seed,
             "attempts": run.attempt,
             "worker": run.worker,

@@ -62,13 +62,16 @@ def budget_warning(results: Iterable[StudyResult]) -> str | None:
     for result in results:
         budget = result.spec.budget
         asked = {"trials": budget.trials, "rounds": result.spec.protocol.final_rounds}
+        if result.is_fixed:
+            del asked["trials"]
         if result.is_digits:  # of another experiment nobody knows how many epochs are enough
             asked["epochs"] = budget.epochs
         # Without a search only what is measured counts.
         shares = [n / defaults[what] for what, n in asked.items() if n or what != "trials"]
         if min(shares) < 1:
             counts = {what: f"{asked[what]} {what}" for what in defaults if what in asked}
-            small.append(", ".join((counts | ({} if budget.trials else {"trials": "no search"})).values()))
+            unsearched = {"trials": "no search"} if asked.get("trials") == 0 else {}
+            small.append(", ".join((counts | unsearched).values()))
             tiny = tiny or min(shares) < TINY
             named |= asked.keys()
     if not small:
@@ -76,7 +79,9 @@ def budget_warning(results: Iterable[StudyResult]) -> str | None:
     verdict = (
         "enough to see how it works, too small for conclusions" if tiny else "a rough version of the full protocol"
     )
-    budgets = "; ".join(dict.fromkeys(small))
+    distinct = dict.fromkeys(small)
+    # What has nothing to tune has rounds alone, which another study's budget says as well.
+    budgets = "; ".join(b for b in distinct if not any(other != b and other.endswith(b) for other in distinct))
     usual = ", ".join(f"{n} {what}" for what, n in defaults.items() if what in named)
     return f"Small budget ({budgets}; the defaults are {usual}): {verdict}."
 
@@ -127,7 +132,7 @@ def _tuned_studies(pair: Pair) -> set[int]:
 def between_sentence(pair: Pair) -> str:
     """How two models compare."""
     a, b = (pair.a, pair.b) if pair.difference.mean >= 0 else (pair.b, pair.a)
-    how = "both tuned" if pair.kind == BETWEEN_TUNED else f"both with {reference(a.label)}"
+    how = _how(pair)
     if pair.is_immaterial:
         verdict = f"{a.model} and {b.model} are equal in practice ({_margin(pair.metric)})"
     elif pair.clear:
@@ -144,6 +149,17 @@ def between_sentence(pair: Pair) -> str:
     else:
         means = f"their test {scale.name} is {scale.value(a.mean)} and {scale.value(b.mean)}"
     return f"{verdict}: {how}, {means}, {_difference(pair)}."
+
+
+def _how(pair: Pair) -> str:
+    """Which configurations of the two models are compared."""
+    if pair.kind == BETWEEN_REFERENCE:
+        return f"both with {reference(pair.a.label)}"
+    fixed = [side.model for side in (pair.a, pair.b) if side.label != TUNED]
+    if not fixed:
+        return "both tuned"
+    (tuned,) = (side.model for side in (pair.a, pair.b) if side.label == TUNED)
+    return f"{tuned} tuned, {fixed[0]} with nothing to tune"
 
 
 def tuning_sentence(pair: Pair) -> str:
@@ -456,6 +472,8 @@ def tuning_verdict(tuning: Tuning) -> str:
     """Who won the confirm phase of one study."""
     it = reference(tuning.reference_label)
     if tuning.source is None:
+        if not tuning.parameters:
+            return "There is nothing to tune: it is measured as it is."
         if tuning.trials == 0:
             return (
                 f"Nothing was searched: only {it.removesuffix(' configuration')} or a given configuration is measured."

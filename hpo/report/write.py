@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from hpo.analysis.dependence.interactions import Dependence
 from hpo.analysis.hard_pairs import Gallery
-from hpo.analysis.pairwise import Pair
+from hpo.analysis.pairwise import SIZES, Pair, Setting
 from hpo.digits.pools import Digits
 from hpo.errors import HpoError
 from hpo.files import write_atomically
@@ -86,7 +86,7 @@ def as_json(report: Contents) -> dict[str, Any]:
         "budget": report.conclusions.budget,
         "cautions": list(report.conclusions.cautions),
         "table": [{**_plain(row), "note": row_note(row)} for row in report.comparison.rows],
-        "settings": [_plain(setting) for setting in report.comparison.settings],
+        "settings": [_setting(setting) for setting in report.comparison.settings],
         "pairs": [_pair(pair) for pair in report.comparison.pairs],
         "repeats": _plain(report.comparison.repeats),
         "studies": [
@@ -100,6 +100,12 @@ def as_json(report: Contents) -> dict[str, Any]:
                 report.results, report.tuning, report.dependence, report.provenance, strict=True
             )
         ],
+        **(_of_the_digits(report) if report.has_digits else {}),
+    }
+
+
+def _of_the_digits(report: Contents) -> dict[str, Any]:
+    return {
         "naming": [{"sentences": list(classification_sentences(c)), **_plain(c)} for c in report.confusions],
         "hardest_pairs": [_hardest(gallery) for gallery in report.galleries],
         "models": [_plain(cost) for cost in report.costs],
@@ -107,11 +113,18 @@ def as_json(report: Contents) -> dict[str, Any]:
     }
 
 
+def _setting(setting: Setting) -> dict[str, Any]:
+    """A setting; the sizes of the digits' draws are theirs alone."""
+    plain: dict[str, Any] = _plain(setting)
+    return {name: value for name, value in plain.items() if value is not None or name not in SIZES}
+
+
 def _pair(pair: Pair) -> dict[str, Any]:
-    """A pair with its kind and family in words; `images` is what earlier versions called the interval over items."""
+    """A pair with its kind and family in words; of the digits the interval over items is called `images` too."""
     label = pair.b.label
     words = {"kind": kind_title(pair.kind, label), "family": family_title(pair.family, label)}
-    return {**_plain(pair), **words, "images": _plain(pair.items), "note": items_note(pair)}
+    images = {} if pair.needs_items else {"images": _plain(pair.items)}
+    return {**_plain(pair), **words, **images, "note": items_note(pair)}
 
 
 def _dependence(dependence: Dependence) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def result_of(
         gone=tuple(gone),
         missing=(
             *([str(StudyBroken(row.name, gone))] if gone else []),
-            *_missing(row, trials, ranking, final, tuned, by_kind["final"]),
+            *_missing(row, spec, trials, ranking, final, tuned, by_kind["final"]),
         ),
     )
 
@@ -314,6 +314,7 @@ def _by_label(runs: Iterable[TrainingRecord]) -> dict[str, list[TrainingRecord]]
 
 def _missing(
     row: Any,
+    spec: StudySpec,
     trials: TrialCounts,
     ranking: Sequence[ConfirmResult],
     final: Sequence[FinalResult],
@@ -338,7 +339,8 @@ def _missing(
             )
         elif not result.whole:
             lines.append(f"confirm: {result.label} has {len(result.values)} of {result.rounds} rounds")
-    if tuned is None and trials.total == 0 and all(one.label != TUNED for one in final):
+    searchable = bool(spec.parsed_space.parameters)
+    if searchable and tuned is None and trials.total == 0 and all(one.label != TUNED for one in final):
         lines.append("nothing was searched: there is no tuned configuration")
     if not final_runs:
         lines.append("final: no rounds have been asked for yet")

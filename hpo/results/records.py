@@ -225,6 +225,11 @@ class StudyResult:
         return tuple(self.spec.parsed_space.parameters)
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether there is nothing to tune: its reference configuration is all that there is."""
+        return not self.hyperparameters
+
+    @property
     def runs(self) -> tuple[TrainingRecord, ...]:
         """All runs of all phases."""
         return self.search + self.confirm + self.final_runs

@@ -1,8 +1,7 @@
 """Studies of a user's experiment made by hand, and all that a report shows of studies."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from hpo.analysis.tuning import tuning_of
 from hpo.experiment.metric_info import MetricInfo
 from hpo.report import csv_tables, outline, terminal
 from hpo.report.contents import Contents
-from hpo.report.html import Section
+from hpo.report.html import PageFigure, Section
 from hpo.report.sentences import conclusions_of
 from hpo.report.write import as_json
 from hpo.results.records import StudyResult, TrainingRecord
@@ -126,16 +125,31 @@ def texts_of(report: Contents) -> dict[str, str]:
         for result in report.results:
             console.print(terminal.study_detail(result))
     return {
-        "page": "\n".join(str(part) for section in sections(report) for part in (section.title, *section.parts)),
+        "page": "\n".join(_text(part) for section in sections(report) for part in (section.title, *section.parts)),
         "json": json.dumps(as_json(report), allow_nan=False),
         "csv": "\n".join(str(row) for rows in csv_tables.tables_of(report).values() for row in rows),
         "terminal": captured.get(),
     }
 
 
+def _text(part: object) -> str:
+    """What a reader sees of a part of the page; of a figure its caption, titles, names and labels."""
+    return f"{part.caption} {' '.join(_labels(part.spec))}" if isinstance(part, PageFigure) else str(part)
+
+
+def _labels(tree: object) -> Iterable[str]:
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            if isinstance(value, str) and key in ("text", "name", "hovertemplate"):
+                yield value
+            elif key in ("ticktext", "categoryarray"):
+                yield from map(str, value)
+            else:
+                yield from _labels(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _labels(value)
+
+
 def sections(report: Contents) -> list[Section]:
     return outline.sections_of(report)
-
-
-def with_phase(result: StudyResult, phase: Any) -> StudyResult:
-    return replace(result, phase=phase)
