@@ -143,9 +143,6 @@ def test_perplexities_are_compared_by_their_ratio() -> None:
         (1.0, "trees and ridge are equal in practice (a difference below 1.00 mmHg counts as none): "),
         (0.2, "trees is better than ridge: "),
         (0.301, "trees is better than ridge, by less than what matters (a difference below 0.301 mmHg counts as none"),
-            0.301,
-            "trees is better than ridge, by less than what matters (a difference below 0.301 mmHg counts as none): ",
-        ),
     ],
 )
 def test_a_margin_decides_whether_a_difference_matters(margin: float, says: str) -> None:
