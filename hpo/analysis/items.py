@@ -45,10 +45,11 @@ class ItemScores:
 
     by_label: Mapping[str, ScoredRounds]
     fingerprints: Mapping[str, Mapping[int, str]]  # label -> round -> digest of all that was stored of its items
+    units: str = "units"  # what items were sampled from, in words
 
 
 def item_scores_of(
-    result: StudyResult, columns: Mapping[tuple[str, int], Mapping[str, NDArray[Any]]]
+    result: StudyResult, columns: Mapping[tuple[str, int], Mapping[str, NDArray[Any]]], *, units: str = "units"
 ) -> ItemScores | None:
     """A study's item scores from its final rounds' columns (`queries.final_columns`); None where none are stored.
 
@@ -62,8 +63,8 @@ def item_scores_of(
         scores = stored.get(result.metric.name)
         if scores is not None:
             blocks = column_of(result.metric.name)  # where single items have no scores
-            units = next((stored[c] for c in (blocks, UNIT) if c in stored), np.arange(len(scores)))
-            scored = ScoredRound(scores=scores.astype(np.float64), units=units.reshape(len(scores), -1))
+            sampled = next((stored[c] for c in (blocks, UNIT) if c in stored), np.arange(len(scores)))
+            scored = ScoredRound(scores=scores.astype(np.float64), units=sampled.reshape(len(scores), -1))
             by_label.setdefault(label, {})[number] = scored
     tuned = result.final_of(TUNED)
     if tuned is not None and tuned.same_as is not None:
@@ -71,7 +72,7 @@ def item_scores_of(
             by_label[TUNED] = by_label[tuned.same_as]
         if tuned.same_as in fingerprints:
             fingerprints[TUNED] = fingerprints[tuned.same_as]
-    return ItemScores(by_label=by_label, fingerprints=fingerprints) if fingerprints else None
+    return ItemScores(by_label=by_label, fingerprints=fingerprints, units=units) if fingerprints else None
 
 
 def _fingerprint(columns: Mapping[str, NDArray[Any]]) -> str:

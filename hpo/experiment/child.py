@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,7 @@ from hpo.experiment.checkpoint import TrainingState
 from hpo.experiment.experiment import Experiment
 from hpo.experiment.items import Draw, Items
 from hpo.experiment.jackknife import Blocks, blocks_of, column_of, units_of
+from hpo.experiment.kept_columns import UNIT, KeptColumns
 from hpo.experiment.load import describe, load
 from hpo.experiment.measure import measure
 from hpo.experiment.messages import Message, receive, send
@@ -162,23 +163,31 @@ class Child:
         numbers = None if items.unit is None else unit_numbers(items.unit)
         units = units_of(numbers, len(items))
         blocks = None if units is None else blocks_of(units)
-        scores = self._measure(model, predictor, items, values["seed"], "test", blocks)
-        arrays: dict[str, NDArray[Any]] = {} if numbers is None else {"unit": numbers}
+        kept = KeptColumns(self._experiment)
+        scores = self._measure(model, predictor, items, values["seed"], "test", blocks, kept.add)
+        arrays: dict[str, NDArray[Any]] = {} if numbers is None else {UNIT: numbers}
         for name, score in scores.items():
             if score is not None and score.items is not None:
                 arrays[name] = score.items
                 if score.blocks is not None:
                     arrays[column_of(name)] = score.blocks
-        return Message("tested", {"scores": _values(scores), "items": len(items)}, arrays)
+        return Message("tested", {"scores": _values(scores), "items": len(items)}, {**arrays, **kept.joined()})
 
     def _measure(
-        self, model: Model, predictor: Any, items: Items, seed: int, what: str, blocks: Blocks | None = None
+        self,
+        model: Model,
+        predictor: Any,
+        items: Items,
+        seed: int,
+        what: str,
+        blocks: Blocks | None = None,
+        on_outputs: Callable[[Any, Items], None] = lambda outputs, part: None,
     ) -> dict[str, Score | None]:
-        metrics = self._experiment.metrics
+        metrics, chunk = self._experiment.metrics, self._experiment.chunk
         with kept_state():
             seed_all(seed, "predict", what)
             scores = measure(
-                predictor, items, metrics, predict=model.predict, chunk=self._experiment.chunk, blocks=blocks
+                predictor, items, metrics, predict=model.predict, chunk=chunk, blocks=blocks, on_outputs=on_outputs
             )
         if scores[0] is None:
             raise ExperimentError(f"metric {metrics[0].name} judges, but does not apply to the outputs of this model")

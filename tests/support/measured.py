@@ -14,9 +14,9 @@ from hpo.analysis.provenance import provenance_of
 from hpo.analysis.timeline import timeline_of
 from hpo.analysis.tuning import tuning_of
 from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.page import PageFigure, Section
 from hpo.report import csv_tables, outline, terminal
 from hpo.report.contents import Contents
-from hpo.report.html import PageFigure, Section
 from hpo.report.sentences import conclusions_of
 from hpo.report.write import as_json
 from hpo.results.records import StudyResult, TrainingRecord
@@ -34,9 +34,9 @@ STARTUP = 3  # random trials
 Rounds = Mapping[str, Sequence[float]]  # the first metric's values by label
 
 
-def measured_spec(model: str, metrics: Sequence[MetricInfo], name: str = "exp", **model_says: Any) -> StudySpec:
-    """The spec of a model with two hyperparameters; `model_says` is as a ModelDescription's."""
-    models = {model: described_model(FLAT, {"rate": 0.5, "depth": 3}, **model_says)}
+def measured_spec(model: str, metrics: Sequence[MetricInfo], name: str = "exp", **model_fields: Any) -> StudySpec:
+    """The spec of a model with two hyperparameters; `model_fields` are as a ModelDescription's."""
+    models = {model: described_model(FLAT, {"rate": 0.5, "depth": 3}, **model_fields)}
     about = described(name=name, metrics=tuple(metrics), models=models, options={})
     tree = {"model": model, "budget": {"trials": 6}, "sampler": {"startup_trials": STARTUP + 1}}
     return spec_from(about, tree, "a test")
@@ -49,12 +49,12 @@ def measured(
     *,
     search: Sequence[float] = (),
     name: str = "exp",
-    model_says: Mapping[str, Any] | None = None,
+    model_fields: Mapping[str, Any] | None = None,
     each: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> StudyResult:
     """A study with these values; the other metrics are a tenth of the first. `each` changes its final rounds."""
-    spec = measured_spec(model, metrics, name, **(model_says or {}))
+    spec = measured_spec(model, metrics, name, **(model_fields or {}))
     finals = [
         trained("final", 100 * place + r, metrics, value, label=label, round=r, **(each or {}))
         for place, (label, values) in enumerate(rounds.items())
@@ -95,7 +95,7 @@ def scored(result: StudyResult, by_round: Mapping[tuple[str, int], Mapping[str, 
 
 def contents(results: Sequence[StudyResult], scores: Mapping[int, ItemScores] | None = None) -> Contents:
     """All that a report of these studies shows."""
-    comparison = compare(results, {}, scores or {})
+    comparison = compare(results, scores or {})
     return Contents(
         made_at="now",
         database="sqlite:///hpo.db",
@@ -106,13 +106,9 @@ def contents(results: Sequence[StudyResult], scores: Mapping[int, ItemScores] | 
         provenance=tuple(provenance_of(result) for result in results),
         dependence=tuple(dependence_of(result) for result in results),
         scores=scores or {},
-        answers={},
-        without_images=(),
-        confusions=(),
-        galleries=(),
         timeline=timeline_of(results),
-        costs=(),
-        latencies=None,
+        about_data={},
+        contributed={},
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from hpo.analysis.search_history import search_data
 from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.page import PageFigure, PageTable
 from hpo.report.charts.search import history_chart
-from hpo.report.html import PageFigure, PageTable
 from hpo.report.sections.comparison import comparison_parts
 from hpo.report.sections.tuning import tuning_parts
 from hpo.results.records import StudyResult
@@ -138,14 +138,14 @@ def test_perplexities_are_compared_by_their_ratio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("margin", "says"),
+    ("margin", "beginning"),
     [
         (1.0, "trees and ridge are equal in practice (a difference below 1.00 mmHg counts as none): "),
         (0.2, "trees is better than ridge: "),
         (0.301, "trees is better than ridge, by less than what matters (a difference below 0.301 mmHg counts as none"),
     ],
 )
-def test_a_margin_decides_whether_a_difference_matters(margin: float, says: str) -> None:
+def test_a_margin_decides_whether_a_difference_matters(margin: float, beginning: str) -> None:
     """Within it as far as the intervals go, two models are equal in practice; a clear one below it is called small."""
     metric = MetricInfo(name="loss", maximize=False, diverged=1e9, unit="mmHg", margin=margin)
     spread = np.linspace(-0.05, 0.05, 40)
@@ -155,7 +155,7 @@ def test_a_margin_decides_whether_a_difference_matters(margin: float, says: str)
         results.append(measured(model, {"tuned": [float(i.mean()) for i in rounds]}, (metric,), id=number))
         scores[number] = scored(results[-1], {("tuned", r): {"loss": items} for r, items in enumerate(rounds)})
     (line,) = contents(results, scores).conclusions.headlines
-    assert line.startswith(says)
+    assert line.startswith(beginning)
 
 
 def test_notes_say_it_in_the_unit() -> None:
@@ -171,7 +171,7 @@ def test_notes_say_it_in_the_unit() -> None:
 
 def test_stages_and_cost_are_in_their_units() -> None:
     report = contents(studies(PRESSURE))
-    parts = list(tuning_parts(report.tuning, (), None))
+    parts = list(tuning_parts(report.tuning))
     by_caption = {table.caption.partition(":")[0]: table for table in tables(parts)}
     assert by_caption["From search to test"].rows[1][:3] == ("exp-ridge", "tuned", "9.100")
     assert "selected for being low" in "".join(part for part in parts if isinstance(part, str))

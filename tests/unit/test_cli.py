@@ -249,6 +249,12 @@ for words in {lines!r}:
     assert not loaded(code) & set(SLOW)
 
 
+def test_importing_hpo_loads_nothing_slow() -> None:
+    """All that a user's file writes, `hpo.run` and `hpo.report` included."""
+    code = "import hpo; [getattr(hpo, name) for name in hpo.__all__]"
+    assert not loaded(code) & {"torch", "optuna", "sqlalchemy", "pydantic", "rich", "click", "plotly", "sklearn"}
+
+
 def test_training_loads_no_service() -> None:
     """`hpo.training` and `bench.gpu` run where there is torch and nothing beside it, not even numpy."""
     code = f"""

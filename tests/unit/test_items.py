@@ -36,7 +36,7 @@ def test_equal_rounds_count_once() -> None:
     """Twenty copies of one difference would give p = 0.0000019; they are one observation, with a spread of nothing."""
     a, of_a = study("a", [hits(0.90, 1)] * 20)
     b, of_b = study("b", [hits(0.95, 2)] * 20, id=2)
-    comparison = compare([a, b], {}, {1: of_a, 2: of_b})
+    comparison = compare([a, b], {1: of_a, 2: of_b})
     (pair,) = comparison.pairs
     assert (pair.rounds, pair.repeated, pair.test.p) == ((0,), 19, 1.0)
     assert not pair.clear_on_these_items
@@ -53,7 +53,7 @@ def test_rounds_count_where_one_side_differs() -> None:
     """A deterministic model against one that draws: each round is an observation."""
     a, of_a = study("a", [hits(0.90, 1)] * 6)
     b, of_b = study("b", [hits(0.95, 2 + r) for r in range(6)], id=2)
-    (pair,) = compare([a, b], {}, {1: of_a, 2: of_b}).pairs
+    (pair,) = compare([a, b], {1: of_a, 2: of_b}).pairs
     assert (len(pair.rounds), pair.repeated) == (6, 0)
 
 
@@ -72,7 +72,7 @@ def test_a_difference_on_few_items_is_not_clear_for_new_ones() -> None:
         better.append(list(second))
     a, of_a = study("a", worse)
     b, of_b = study("b", better, id=2)
-    (pair,) = compare([a, b], {}, {1: of_a, 2: of_b}).pairs
+    (pair,) = compare([a, b], {1: of_a, 2: of_b}).pairs
     assert pair.clear_on_these_items
     assert not pair.clear
     assert pair.same_items
@@ -88,7 +88,7 @@ def test_a_difference_on_few_items_is_not_clear_for_new_ones() -> None:
 def test_a_difference_on_many_items_is_clear() -> None:
     a, of_a = study("a", [hits(0.70, 1 + r) for r in range(10)])
     b, of_b = study("b", [hits(0.95, 50 + r) for r in range(10)], id=2)
-    (pair,) = compare([a, b], {}, {1: of_a, 2: of_b}).pairs
+    (pair,) = compare([a, b], {1: of_a, 2: of_b}).pairs
     assert pair.clear
     assert contents([a, b], {1: of_a, 2: of_b}).conclusions.headlines[0].startswith("b is better than a: ")
 
@@ -133,7 +133,7 @@ def test_another_metric_or_unit_is_another_setting() -> None:
 
 
 def test_what_has_nothing_to_tune_is_compared_with_what_is_tuned() -> None:
-    """A baseline takes part with its reference; nothing is said to be missing of it."""
+    """A baseline takes part with its reference; nothing is reported to be missing of it."""
     from hpo.study.experiment_spec import spec_from
     from tests.support.described import described, described_model
 
@@ -227,7 +227,7 @@ def test_pairs_of_a_metric_without_items_have_an_interval_for_new_ones() -> None
         }
         results.append(result)
         scores[number] = scored(result, stored)
-    (pair,) = compare(results, {}, scores).pairs
+    (pair,) = compare(results, scores).pairs
     assert pair.items is not None
     assert pair.clear_on_these_items
 
@@ -237,12 +237,12 @@ def test_pairs_of_a_metric_without_items_have_an_interval_for_new_ones() -> None
 
 def test_published_values_stand_beside_the_results() -> None:
     """In the table and the figure, of the first metric and the others; no part of what the study is."""
-    said = {"rmse": 8.5, "mae": 7.25}
-    result = measured("trees", {"tuned": [9.0, 9.1, 9.3]}, model_says={"published": said})
+    reported = {"rmse": 8.5, "mae": 7.25}
+    result = measured("trees", {"tuned": [9.0, 9.1, 9.3]}, model_fields={"published": reported})
     rows = [row for row in compare([result]).rows if row.label == "published"]
     assert [(row.test.mean, row.others["mae"].mean, row.study) for row in rows] == [(8.5, 7.25, None)]
-    with_it, without = (measured_spec("trees", result.metrics, published=values) for values in (said, {}))
+    with_it, without = (measured_spec("trees", result.metrics, published=values) for values in (reported, {}))
     assert with_it.digest == without.digest
     assert "published" not in without.canonical()
-    assert type(with_it).from_canonical(with_it.canonical()).published == said
+    assert type(with_it).from_canonical(with_it.canonical()).published == reported
     assert "Grey: the published value." in texts_of(contents([result]))["page"]

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpo.analysis.model_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.tuning import Spend, Tuning
+from hpo.experiment.page import Bullets, PageTable, Part, numbers, texts
 from hpo.report.charts.theme import parameter_title
 from hpo.report.formats import (
     MINUS,
@@ -17,7 +17,6 @@ from hpo.report.formats import (
     signed,
     value,
 )
-from hpo.report.html import Bullets, PageTable, Part, numbers, texts
 from hpo.report.sentences import tuning_verdict
 from hpo.results.records import DIGITS
 
@@ -25,7 +24,7 @@ AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # by torch's names
 
 
-def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
+def tuning_parts(tunings: Sequence[Tuning]) -> Iterable[Part]:
     """The whole section."""
     yield Bullets(lines=tuple(f"{tuning.study}: {tuning_verdict(tuning)}" for tuning in tunings))
     if any(tuning.parameters for tuning in tunings):
@@ -44,13 +43,6 @@ def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencie
             yield _cost(of_kind, lanes=trains_by_lanes)
     if any(tuning.reported for tuning in tunings):
         yield _reported(tunings)
-    if latencies is not None:
-        yield _models(costs, latencies)
-        yield (
-            "Multiply-adds count the convolutions and linear layers. Latency is the median of a few forward passes of "
-            f"the plain network ({latencies.device}), measured when this report was made, so it differs from report to "
-            "report."
-        )
 
 
 def _configurations(tunings: Sequence[Tuning]) -> PageTable:
@@ -145,30 +137,6 @@ def _cost(tunings: Sequence[Tuning], *, lanes: bool) -> PageTable:
         caption=caption,
         columns=texts("study") + numbers(*titles),
         rows=tuple((tuning.study, *_spend_cells(tuning, kinds, epochs, seconds)) for tuning in tunings),
-    )
-
-
-def _models(costs: Sequence[ModelCost], latencies: Latencies) -> PageTable:
-    single, many = BATCHES
-    titles = (
-        "parameters",
-        "multiply-adds per pair",
-        "latency of one pair, ms",
-        f"per pair in a batch of {many:,}, \N{MICRO SIGN}s",
-    )
-    return PageTable(
-        caption="Cost of inference",
-        columns=texts("model") + numbers(*titles),
-        rows=tuple(
-            (
-                cost.model,
-                f"{cost.parameters:,}",
-                f"{cost.multiply_adds:,}",
-                f"{1e3 * latencies.of(cost.model, single).a_pair:.2f}",
-                f"{1e6 * latencies.of(cost.model, many).a_pair:.0f}",
-            )
-            for cost in costs
-        ),
     )
 
 
