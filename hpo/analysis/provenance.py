@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hpo.experiment.spaces import Value
 from hpo.results.records import Opening, StudyResult, TrainingRecord
+from hpo.storage.studies import CodeChange
 from hpo.text import exception_of
 
 ERROR_LENGTH = 160  # characters shown of what went wrong
@@ -30,6 +31,7 @@ class Provenance:
     codes: tuple[tuple[str, int], ...]  # digests of the user's code; the digits have none
     devices: tuple[tuple[str, int], ...]
     workers: tuple[tuple[str, int], ...]
+    code_changes: tuple[CodeChange, ...]  # of the model's code, accepted while the study went on
     repeated: int  # runs that needed more than one attempt
     attempts: int  # claims of all runs, releases included
     expiries: int  # leases that ended without progress
@@ -63,6 +65,7 @@ def provenance_of(result: StudyResult, bundled: Collection[str] = ()) -> Provena
         codes=_count(run.code_digest or "not known" for run in done if not result.is_digits),
         devices=_count(run.device or "not known" for run in done),
         workers=_count(run.worker or "not known" for run in done),
+        code_changes=result.code_changes,
         repeated=sum(run.attempt > 1 for run in runs),
         attempts=sum(run.attempt for run in runs),
         expiries=sum(run.expiries for run in runs),

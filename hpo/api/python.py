@@ -49,8 +49,7 @@ def run(
     Raises HpoError, whose message is one line, where it cannot be done. Ctrl-C stops the workers, which give back what
     they train, and raises KeyboardInterrupt.
     """
-    if is_importing():
-        raise UsageError("hpo.run is called where this file is imported; put it below `if __name__ == '__main__':`")
+    _refuse_in_import("hpo.run")
     options = RunOptions(
         experiment=_locator(experiment),
         models=_several("models", models),
@@ -87,9 +86,16 @@ def report(
 
     Raises HpoError, whose message is one line, where it cannot be done.
     """
+    _refuse_in_import("hpo.report")
     locators = [locator for experiment in experiments if (locator := _locator(experiment)) is not None]
     with _sources(db, data) as sources:
         return report_of(write_report(sources, sources.engine(), Path(out), locators=locators))
+
+
+def _refuse_in_import(name: str) -> None:
+    """Else each process that imports the file to describe it would start another one."""
+    if is_importing():
+        raise UsageError(f"{name} is called where this file is imported; put it below `if __name__ == '__main__':`")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
 from hpo.results.records import DIGITS
+from hpo.storage.studies import CodeChange
 from hpo.study.labels import PAPER, PUBLISHED, TUNED
 
 if TYPE_CHECKING:  # they load scipy, which takes a second
@@ -272,6 +273,15 @@ def value(x: Value | None) -> str:
 def counted(things: Sequence[tuple[str, int]]) -> str:
     """Things, each with how often it occurs."""
     return ", ".join(f"{thing} ({count})" for thing, count in things) or NOTHING
+
+
+def code_changes_in_words(changes: Iterable[CodeChange]) -> list[str]:
+    """A sentence for each time that a study went on with other code."""
+    return [
+        f"went on with changed code of its model on {time(change.at)} (--accept-changes), "
+        f"{(change.before or 'none')[:12]} before, {(change.after or 'none')[:12]} after"
+        for change in changes
+    ]
 
 
 def time(seconds: float | None, unit: Literal["minutes", "seconds"] = "minutes") -> str:

@@ -14,7 +14,7 @@ from hpo.analysis.pairwise import setting_of
 from hpo.analysis.provenance import reason
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
-from hpo.report.formats import NOTHING, Scale, configuration, references, time
+from hpo.report.formats import NOTHING, Scale, code_changes_in_words, configuration, references, time
 from hpo.report.formats import value as shown_value
 from hpo.report.sentences import Conclusions
 from hpo.results.failures import optuna_name, setbacks, troubled
@@ -152,6 +152,7 @@ def study_detail(result: StudyResult) -> RenderableType:
         parts += [_final(result), ""]
     parts += _failures(result)
     parts += [Text(line, style="yellow") for line in result.missing]
+    parts += [Text(line, style="yellow") for line in code_changes_in_words(result.code_changes)]
     setting = setting_of(result)
     parts.append(Text(f"spec {result.spec_digest[:12]}, data {setting.data_digest[:12]}", style="dim"))
     return Group(*parts)

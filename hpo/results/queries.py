@@ -27,9 +27,9 @@ from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
-from hpo.storage.studies import gone_from_optuna
+from hpo.storage.studies import code_changes_of, gone_from_optuna
 from hpo.study.labels import TUNED
-from hpo.study.phases import too_many_failed
+from hpo.study.phases import NOTHING_CONFIRMED, too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
 from hpo.study.spec import StudySpec, spec_of
@@ -222,6 +222,8 @@ def result_of(
         spec=spec,
         spec_digest=row.spec_digest,
         data_digest=row.data_digest,
+        code_digest=row.code_digest,
+        code_changes=code_changes_of(row.code_changes),
         created_at=row.created_at,
         search=tuple(by_kind["search"]),
         confirm=tuple(by_kind["confirm"]),
@@ -339,6 +341,8 @@ def _missing(
             )
         elif not result.whole:
             lines.append(f"confirm: {result.label} has {len(result.values)} of {result.rounds} rounds")
+    if row.phase == "confirm" and ranking and all(result.failed for result in ranking):
+        lines.append(f"confirm: {NOTHING_CONFIRMED.format(name=row.name)}")
     searchable = bool(spec.parsed_space.parameters)
     if searchable and tuned is None and trials.total == 0 and all(one.label != TUNED for one in final):
         lines.append("nothing was searched: there is no tuned configuration")

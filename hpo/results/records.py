@@ -12,6 +12,7 @@ from typing import Literal
 from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
+from hpo.storage.studies import CodeChange
 from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult
 from hpo.study.spec import MODELS, StudySpec
@@ -176,6 +177,8 @@ class StudyResult:
     spec: StudySpec
     spec_digest: str
     data_digest: str
+    code_digest: str | None = None  # of the user's code that trains
+    code_changes: tuple[CodeChange, ...] = ()  # accepted since the study was made, in order
     created_at: float
     search: tuple[TrainingRecord, ...]  # by index
     confirm: tuple[TrainingRecord, ...]

@@ -6,7 +6,7 @@ from hpo.analysis.provenance import Provenance
 from hpo.analysis.timeline import Timeline
 from hpo.experiment.page import Column, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.charts.timeline import timeline_chart
-from hpo.report.formats import NOTHING, counted, time
+from hpo.report.formats import NOTHING, code_changes_in_words, counted, time
 from hpo.report.sentences import data_in_words
 from hpo.results.records import DIGITS, StudyResult
 
@@ -78,6 +78,8 @@ def _items(record: Provenance, about: Mapping[str, str]) -> Iterable[tuple[str, 
     yield "failures", counted(record.failures) if record.failures else "none"
     yield "diverged", str(record.diverged)
     yield "openings of pool B", f"{len(record.openings)}, each by a final round; listed below"
+    if record.code_changes:
+        yield "changes of the code", "; ".join(code_changes_in_words(record.code_changes))
     if record.foreign:
         yield "other digests", f"{record.foreign} results have another spec or data digest than the study"
     for what, command in record.commands:
