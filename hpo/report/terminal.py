@@ -63,10 +63,10 @@ def _rows_table(rows: Sequence[TableRow], comparison: Comparison, *, named: bool
     scale, train = Scale(rows[0].metric), any(row.train.n for row in rows)
     epochs = any(row.epochs is not None for row in rows)
     what = f"{'Train and test' if train else 'Test'} {scale.name}"
-    unit = "" if scale.is_percent else f" in {scale.metric.unit}" if scale.metric.unit else ""
-    direction = "" if scale.is_percent else f" ({scale.better})"
+    unit = "" if scale.is_percent or not scale.metric.unit else f"{scale.metric.unit}, "
+    direction = "" if scale.is_percent else f" ({unit}{scale.better})"
     name = f"{rows[0].experiment}: " if named else ""
-    table = _table(f"{name}{what}{unit}{direction}, mean ± std over the rounds")
+    table = _table(f"{name}{what}{direction}, mean ± std over the rounds")
     several = len({row.setting for row in rows} - {None}) > 1 or comparison.repeated
     _words(table, "model", "configuration")
     _numbers(table, *(("epochs",) if epochs else ()), "trials", "rounds", *(("train %",) if train else ()))

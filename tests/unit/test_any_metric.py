@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 
 from hpo.analysis.search_history import search_data
@@ -14,7 +15,7 @@ from hpo.report.sections.comparison import comparison_parts
 from hpo.report.sections.tuning import tuning_parts
 from hpo.results.records import StudyResult
 from hpo.server import notes
-from tests.support.measured import MAE, PERPLEXITY, PRESSURE, contents, measured, sections, texts_of
+from tests.support.measured import MAE, PERPLEXITY, PRESSURE, contents, measured, scored, sections, texts_of
 
 COURSE = [0.2 * math.sin(3 * r) for r in range(20)]  # that all configurations share
 WORSE, BETTER = [12 + x for x in COURSE], [9 + x + 0.01 * math.sin(7 * r) for r, x in enumerate(COURSE)]
@@ -53,9 +54,9 @@ def test_of_an_error_the_lower_is_the_better() -> None:
     assert third.startswith("Tuning improved trees")
     row = tables(comparison_parts(report.comparison))[0].rows[0]
     assert row[:3] == ("trees tuned", "ridge tuned", "20")
-    assert row[3].startswith("\N{MINUS SIGN}2.00 [\N{MINUS SIGN}2.00, \N{MINUS SIGN}2.00]")
+    assert row[3] == "\N{MINUS SIGN}2.00 [\N{MINUS SIGN}2.00, \N{MINUS SIGN}2.00]"
     caption = tables(comparison_parts(report.comparison))[0].caption
-    assert "in mmHg (lower is better: below 0, A is the better)" in caption
+    assert "test RMSE (mmHg), A \N{MINUS SIGN} B (lower is better: below 0, A is the better)" in caption
 
 
 def test_the_same_values_maximised_are_judged_the_other_way_round() -> None:
@@ -136,22 +137,25 @@ def test_perplexities_are_compared_by_their_ratio() -> None:
     assert "ratio of test perplexity, A / B (lower is better: below 1, A is the better)" in table.caption
 
 
-def test_a_margin_decides_whether_a_difference_matters() -> None:
-    """Below it two models are equal in practice; a clear difference below it is said to be too small."""
-    near = [value + 0.3 for value in BETTER]
-    wide, narrow = (
-        MetricInfo(name="rmse", maximize=False, diverged=1e9, combine="root", unit="mmHg", margin=m) for m in (1.0, 0.2)
-    )
-    for metric, start in (
-        (
-            wide,
-            "ridge is better than trees on these test items, by less than what matters (a difference below 1.00 mmHg ",
-        ),
-        (narrow, "ridge is better than trees on these test items: "),
-    ):
-        pair = [measured("trees", {"tuned": near}, (metric,)), measured("ridge", {"tuned": BETTER}, (metric,), id=2)]
-        (line,) = contents(pair).conclusions.headlines
-        assert line.startswith(start)
+@pytest.mark.parametrize(
+    ("margin", "beginning"),
+    [
+        (1.0, "trees and ridge are equal in practice (a difference below 1.00 mmHg counts as none): "),
+        (0.2, "trees is better than ridge: "),
+        (0.301, "trees is better than ridge, by less than what matters (a difference below 0.301 mmHg counts as none"),
+    ],
+)
+def test_a_margin_decides_whether_a_difference_matters(margin: float, beginning: str) -> None:
+    """Within it as far as the intervals go, two models are equal in practice; a clear one below it is called small."""
+    metric = MetricInfo(name="loss", maximize=False, diverged=1e9, unit="mmHg", margin=margin)
+    spread = np.linspace(-0.05, 0.05, 40)
+    results, scores = [], {}
+    for number, (model, level) in enumerate((("ridge", 9.3), ("trees", 9.0)), start=1):
+        rounds = [level + x + 0.001 * math.sin(number * r) + spread * (number == 1) for r, x in enumerate(COURSE)]
+        results.append(measured(model, {"tuned": [float(i.mean()) for i in rounds]}, (metric,), id=number))
+        scores[number] = scored(results[-1], {("tuned", r): {"loss": items} for r, items in enumerate(rounds)})
+    (line,) = contents(results, scores).conclusions.headlines
+    assert line.startswith(beginning)
 
 
 def test_notes_say_it_in_the_unit() -> None:

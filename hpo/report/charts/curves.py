@@ -42,6 +42,7 @@ def curves_chart(curves: Sequence[Curve], models: Sequence[str] = ()) -> go.Figu
             go.Scatter(
                 x=epochs + epochs[::-1],
                 y=band,
+                mode="lines",
                 fill="toself",
                 fillcolor=translucent(colour if curve.label == TUNED else GREY, 0.18),
                 line={"width": 0},
@@ -66,7 +67,9 @@ def curves_chart(curves: Sequence[Curve], models: Sequence[str] = ()) -> go.Figu
         )
         shown.add(curve.label)
         if curve.metric is None and min(curve.low) > 0:
-            figure.update_yaxes(type="log", tickvals=_LOSS_TICKS, ticktext=[f"{x:g}" for x in _LOSS_TICKS], **at)
+            figure.update_yaxes(type="log", **at)
+            if max(curve.high) < 2 * max(_LOSS_TICKS):  # a cross entropy's, not a sum of squares
+                figure.update_yaxes(tickvals=_LOSS_TICKS, ticktext=[f"{x:g}" for x in _LOSS_TICKS], **at)
     figure.update_xaxes(title="epoch")
     return with_legend(figure)
 

@@ -20,6 +20,7 @@ from hpo.report.charts.theme import (
     panels,
     parameter_title,
     safe,
+    two_lines,
     with_legend,
 )
 from hpo.report.formats import Scale, references
@@ -194,9 +195,8 @@ def parallel_chart(search: SearchHistory) -> go.Figure:
         figure.add_annotation(x=last, y=height, text=text, showarrow=False, font={"size": 11})
     for place in range(last + 1):
         figure.add_vline(x=place, line={"color": GREY, "width": 1})
-    figure.update_xaxes(
-        tickvals=list(range(last + 1)), ticktext=[*names, scale.axis("validation")], showgrid=False, zeroline=False
-    )
+    titles = [*names, two_lines(scale.axis("validation"))]
+    figure.update_xaxes(tickvals=list(range(last + 1)), ticktext=titles, showgrid=False, zeroline=False)
     blanks = any(value is None for trial in complete for value in trial.params)
     figure.update_yaxes(visible=False, range=[_BLANK - 0.12 if blanks else -0.12, 1.12])
     figure.update_xaxes(showline=False)

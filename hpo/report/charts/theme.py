@@ -29,6 +29,7 @@ _COLOURS = {
 _ORDER: dict[str, int] = {
     model: place for place, model in enumerate(MODELS)
 }  # the digits' keep their colours in every report
+_LONG_TITLE = 28  # characters
 PARAMETER_TITLES = {
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",
@@ -111,10 +112,15 @@ def _themed(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
+def two_lines(title: str) -> str:
+    """A long title of an axis with its unit below it: a small panel has no room for one line."""
+    return title.replace(" (", "<br>(") if len(title) > _LONG_TITLE else title
+
+
 def left_axes(figure: go.Figure, panels: int, title: str, across: int = ACROSS) -> None:
     """Title the y axes of the leftmost panels only."""
     for index in range(0, panels, across):
-        figure.update_yaxes(title=title, **cell(index))
+        figure.update_yaxes(title=two_lines(title), **cell(index))
 
 
 def percents(values: Iterable[float]) -> list[float]:

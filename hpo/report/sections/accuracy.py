@@ -59,11 +59,7 @@ def _table_parts(rows: Sequence[TableRow], comparison: Comparison, name: str) ->
         *(numbers("train %") if train else ()),
         *numbers(scale.column("test"), "95% interval", "median", "IQM", *(Scale(other).title for other in others)),
     )
-    if scale.is_percent:
-        what = "Accuracy in percent"
-    else:
-        unit = f" in {scale.metric.unit}" if scale.metric.unit else ""
-        what = f"Test {scale.name}{unit} ({scale.better})"
+    what = "Accuracy in percent" if scale.is_percent else f"{scale.axis('Test')}, {scale.better}"
     yield PageTable(
         caption=f"{name}{what}, mean ± standard deviation (n - 1) over the rounds",
         columns=columns,
@@ -156,9 +152,9 @@ def _every_round(results: Sequence[StudyResult], name: str) -> Iterable[PageTabl
         return
     scale = Scale(results[0].metric)
     by_round = [dict(zip(final.round_numbers, final.test_values, strict=True)) for _, final in finals]
-    in_unit = ", in percent" if scale.is_percent else f" in {scale.metric.unit}" if scale.metric.unit else ""
+    what = "Test accuracy in every round, in percent" if scale.is_percent else f"{scale.axis('Test')} in every round"
     yield PageTable(
-        caption=f"{name}Test {scale.name} in every round{in_unit}; rounds with the same number share seeds and draws",
+        caption=f"{name}{what}; rounds with the same number share seeds and draws",
         columns=numbers("round", *(f"{result.name} {final.label}" for result, final in finals)),
         rows=tuple((str(number), *(scale.number(values.get(number), 2) for values in by_round)) for number in numbered),
     )

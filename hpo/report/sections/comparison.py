@@ -46,9 +46,8 @@ def _what(scale: Scale, minus: str) -> str:
         return f"ratio of test {scale.name}, {minus} ({scale.better}: {_side_of_better(scale)} 1, A is the better)"
     if scale.is_percent:
         return f"difference in test {scale.name}, {minus}, in percentage points"
-    unit = f", in {scale.metric.unit}" if scale.metric.unit else ""
-    direction = f" ({scale.better}: {_side_of_better(scale)} 0, A is the better)"
-    return f"difference in test {scale.name}, {minus}{unit}{direction}"
+    direction = f"({scale.better}: {_side_of_better(scale)} 0, A is the better)"
+    return f"difference in {scale.axis('test')}, {minus} {direction}"
 
 
 def _side_of_better(scale: Scale) -> str:

@@ -111,7 +111,7 @@ def _source(repeat: Repeat, label: str) -> str:
 
 def _spread(groups: Sequence[RepeatGroup]) -> PageTable:
     scale = Scale(groups[0].metric)
-    in_unit = " in percentage points" if scale.is_percent else f" in {scale.metric.unit}" if scale.metric.unit else ""
+    in_unit = " in percentage points" if scale.is_percent else f" of {scale.title}"
     titles = ("searches", "rounds", scale.column("mean test"), "95% interval", "between searches", "95% interval")
     return PageTable(
         caption=f"Variation between searches and between rounds: standard deviations{in_unit}",
