@@ -27,39 +27,46 @@ if TYPE_CHECKING:
     from hpo.experiment.rows import rows
     from hpo.experiment.run import Diverged, Run
     from hpo.experiment.spaces import Choice, Float, Int
+    from hpo.training.recipe import Adam, Inputs, Recipe, Tensors, dropout
 
 __version__ = "0.1.0"
 
 _METRICS = ("accuracy", "auc", "brier", "cross_entropy", "log_loss", "macro_f1", "mae", "perplexity", "rmse")
 _HOMES = {
-    "experiment": ("Data", "Experiment", "NoOptions"),
-    "items": ("Draw", "Items"),
-    "metrics": ("Metric", "Probabilities", *_METRICS),
-    "model": ("Model",),
-    "rows": ("rows",),
-    "run": ("Diverged", "Run"),
-    "spaces": ("Choice", "Float", "Int"),
+    "experiment.experiment": ("Data", "Experiment", "NoOptions"),
+    "experiment.items": ("Draw", "Items"),
+    "experiment.metrics": ("Metric", "Probabilities", *_METRICS),
+    "experiment.model": ("Model",),
+    "experiment.rows": ("rows",),
+    "experiment.run": ("Diverged", "Run"),
+    "experiment.spaces": ("Choice", "Float", "Int"),
+    "training.recipe": ("Adam", "Inputs", "Recipe", "Tensors", "dropout"),
 }
-_HOME = {name: f"hpo.experiment.{module}" for module, names in _HOMES.items() for name in names}
+_HOME = {name: f"hpo.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Adam",
     "Choice",
     "Data",
     "Diverged",
     "Draw",
     "Experiment",
     "Float",
+    "Inputs",
     "Int",
     "Items",
     "Metric",
     "Model",
     "NoOptions",
     "Probabilities",
+    "Recipe",
     "Run",
+    "Tensors",
     "accuracy",
     "auc",
     "brier",
     "cross_entropy",
+    "dropout",
     "log_loss",
     "macro_f1",
     "mae",

@@ -100,7 +100,7 @@ class Child:
         begun = time.monotonic()
         try:
             seed_all(values["seed"], "train")
-            predictor = model.train(run)
+            predictor = model.fit(run, self._pool)
             if state is not None and values["checkpoints"]["keep_last"]:
                 state.save(run.epochs_trained)
         except BaseException:
@@ -156,6 +156,8 @@ class Child:
         assert self._trained is not None
         model, _, predictor = self._trained
         pool = self._load_pool("b")
+        if hasattr(predictor, "reading"):  # a recipe's
+            predictor = predictor.reading(pool)
         options = self._experiment.options_of(values.get("options", {}))
         items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
         scores = self._measure(model, predictor, items, values["seed"], "test")
