@@ -1,0 +1,69 @@
+"""A recipe as a model of an experiment: what is refused, in a line, before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+import hpo
+from hpo.errors import ExperimentError
+from hpo.experiment.prepare import prepared
+
+SPACE = {"learning_rate": hpo.Float(1e-4, 1e-1, log=True), "weight_decay": 0.0, "batch_size": 32}
+REFERENCE = {"learning_rate": 1e-3}
+FILE = """
+import hpo
+from torch import nn
+
+mine = hpo.Experiment(
+    "mine",
+    data=hpo.rows(lambda: ([[float(i)] for i in range(60)], [i % 2 for i in range(60)]), test=0.3),
+    metrics=[hpo.accuracy],
+    models={"net": hpo.Model(
+        hpo.Recipe(lambda: nn.Sequential(nn.Linear(1, 4), nn.LAYER, nn.Linear(4, 2)), hpo.Tensors,
+                   lambda items: {"y": items.y}, None, lambda out: out, batch=8),
+        space={"learning_rate": hpo.Float(0.1, 1.0), "weight_decay": 0.0},
+        reference={"learning_rate": 0.5},
+    )},
+)
+"""
+
+
+def recipe(**options: object) -> hpo.Recipe:
+    def part(*_: object) -> None:
+        raise AssertionError("nothing is trained here")
+
+    return hpo.Recipe(part, part, part, part, part, **options)  # type: ignore[arg-type]  # parts that are not called
+
+
+def test_what_it_needs_stands_in_the_space() -> None:
+    hpo.Model(recipe(), space=SPACE, reference=REFERENCE)
+    hpo.Model(recipe(batch=10, optimizer=hpo.Adam(decay=None)), space={"learning_rate": 1e-3})
+    with pytest.raises(ExperimentError, match="the recipe needs 'batch_size', which is not in the space; add it"):
+        hpo.Model(recipe(), space={"learning_rate": 1e-3, "weight_decay": 0.0})
+    with pytest.raises(ExperimentError, match="the recipe needs 'lr'"):
+        hpo.Model(recipe(optimizer=hpo.Adam(rate="lr")), space=SPACE, reference=REFERENCE)
+
+
+def test_its_hyperparameters_are_numbers() -> None:
+    hpo.Model(recipe(), space={**SPACE, "weight": hpo.Choice(0, 1)}, reference={**REFERENCE, "weight": 0})
+    for space in ({**SPACE, "kind": hpo.Choice("a", "b")}, {**SPACE, "kind": "a"}):
+        with pytest.raises(ExperimentError, match="a recipe's hyperparameters are numbers, but 'kind' has texts"):
+            hpo.Model(recipe(), space=space, reference={**REFERENCE, "kind": "a"})
+
+
+def test_its_outputs_are_what_is_measured() -> None:
+    with pytest.raises(ExperimentError, match="leave predict out"):
+        hpo.Model(recipe(), space=SPACE, reference=REFERENCE, predict=lambda predictor, x: x)
+
+
+def test_a_module_without_lanes_is_refused_when_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that names the model and the layer; the same with another layer is described."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "mine.py"
+    file.write_text(FILE.replace("LAYER", "BatchNorm1d(4)"))
+    with pytest.raises(ExperimentError, match="model net: the recipe's module cannot be trained by lane: BatchNorm1d"):
+        prepared(str(file))
+    file.write_text(FILE.replace("LAYER", "GELU()"))
+    before = prepared(str(file)).models["net"].code_digest
+    file.write_text(FILE.replace("LAYER", "ReLU()"))
+    assert prepared(str(file)).models["net"].code_digest != before
