@@ -13,7 +13,7 @@ from hpo.experiment.measure import measure
 from hpo.experiment.prepare import prepared
 from hpo.experiment.recipes import train_alone
 from hpo.experiment.rows import Rows
-from hpo.experiment.run import Run
+from hpo.experiment.run import Report, Run
 from hpo.storage import migrate, slots, studies
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
@@ -126,6 +126,11 @@ def check_equal_to_training_alone(slot: Slot, file: Path) -> None:
     pool = data.split().a
     training, validation = experiment.drawn(pool, Draw(seed=slot.outcome.seeds.draw))
     losses: list[float] = []
+
+    def keep(report: Report) -> bool:
+        losses.append(report.numbers["loss"])
+        return False
+
     run = Run(
         params=model.parsed_space.complete(slot.params),
         training=training,
@@ -133,7 +138,7 @@ def check_equal_to_training_alone(slot: Slot, file: Path) -> None:
         device="cpu",
         threads=1,
         max_epochs=6,
-        on_report=lambda report: bool(losses.append(report.numbers["loss"])),
+        on_report=keep,
     )
     scores = measure(train_alone(model.train, run, pool), validation, experiment.metrics)
     assert slot.outcome.train_loss == pytest.approx(losses, rel=1e-5)

@@ -3,6 +3,8 @@
 Shapes: P lanes, S items, D features, C classes.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,7 +86,7 @@ def plain_training(task: Task, epochs: int) -> nn.Module:
         key = streams.step_keys(torch.tensor([streams.key(task.seed, "order")]), torch.tensor([epoch]))
         for batch in streams.permutations(key, streams.counters(ITEMS))[0].split(BATCH):
             adam.zero_grad()
-            loss(model(x[batch]), {"y": y[batch]}, hyper)[1].backward()  # type: ignore[no-untyped-call]
+            loss(model(x[batch]), {"y": y[batch]}, hyper)[1].backward()
             adam.step()
     return model
 
@@ -137,7 +139,7 @@ def test_a_hyperparameter_that_is_missing_is_named() -> None:
 
 def test_without_decay_there_is_none() -> None:
     """Adam(decay=None) is Adam with a decay of 0."""
-    recipe = hpo.Recipe(*RECIPE.parts, batch=BATCH, optimizer=hpo.Adam(rate="rate", decay=None))
+    recipe = replace(RECIPE, optimizer=hpo.Adam(rate="rate", decay=None))
     without = population(task_of(CONFIGURATIONS[1], 1), recipe=recipe)
     with_zero = population(task_of(CONFIGURATIONS[1], 1))
     assert without.train_epoch() == with_zero.train_epoch()

@@ -7,9 +7,14 @@ import pytest
 import hpo
 from hpo.errors import ExperimentError
 from hpo.experiment.prepare import prepared
+from hpo.experiment.spaces import Hyperparameter, Value
 
-SPACE = {"learning_rate": hpo.Float(1e-4, 1e-1, log=True), "weight_decay": 0.0, "batch_size": 32}
-REFERENCE = {"learning_rate": 1e-3}
+SPACE: dict[str, Hyperparameter | Value] = {
+    "learning_rate": hpo.Float(1e-4, 1e-1, log=True),
+    "weight_decay": 0.0,
+    "batch_size": 32,
+}
+REFERENCE: dict[str, Value] = {"learning_rate": 1e-3}
 FILE = """
 import hpo
 from torch import nn
