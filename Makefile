@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-worker bench-learning bench-queue bench-report
+	bench-training bench-gpu bench-worker bench-learning bench-queue bench-report bench-functions bench-examples
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,12 @@ bench-worker: $(READY)  ## share of a worker's time in training, SQLite and Post
 
 bench-queue: $(READY)  ## claims a second, a trial's coordination, SQLite and PostgreSQL (half an hour; QUICK=--quick: less)
 	$(BIN)/python -m bench.queue $(QUICK)
+
+bench-functions: $(READY)  ## what users' functions cost in child processes, and their checkpoints (10 minutes)
+	$(BIN)/python -m bench.functions
+
+bench-examples: $(READY)  ## the examples' finished reports, run again (an hour)
+	$(BIN)/python -m bench.examples $(ARGS)
 
 bench-report: $(READY)  ## time and size of `hpo report` on 3 x 200 trials and 120 final rounds (3 minutes)
 	$(BIN)/python -m bench.report

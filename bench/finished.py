@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import Engine
 
-from hpo.analysis.answers import DrawPairs, pair_draws
+from hpo.digits.answers import DrawPairs, pair_draws
 from hpo.digits.pools import Digits
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage

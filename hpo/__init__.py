@@ -1,13 +1,19 @@
 """hpo: a fair comparison of models, each tuned jointly, confirmed without luck, tested once.
 
-What a user's experiment is made of is here: `hpo.Experiment`, `hpo.Model`, `hpo.rows`, ... It is loaded when it is
-first used, and loads neither torch nor Optuna nor a database.
+What a user's experiment is made of is here: `hpo.Experiment`, `hpo.Model`, `hpo.rows`, ..., and `hpo.run` and
+`hpo.report`, which do what the commands of these names do. All of it is loaded when it is first used, and loads neither
+torch nor Optuna nor a database before it needs them.
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpo.api.comparison_report import ComparisonReport
+    from hpo.api.python import report, run
+    from hpo.errors import HpoError
     from hpo.experiment.experiment import Data, Experiment, NoOptions
     from hpo.experiment.items import Draw, Items
     from hpo.experiment.metrics import (
@@ -33,6 +39,9 @@ __version__ = "0.1.0"
 
 _METRICS = ("accuracy", "auc", "brier", "cross_entropy", "log_loss", "macro_f1", "mae", "perplexity", "rmse")
 _HOMES = {
+    "api.comparison_report": ("ComparisonReport",),
+    "api.python": ("report", "run"),
+    "errors": ("HpoError",),
     "experiment.experiment": ("Data", "Experiment", "NoOptions"),
     "experiment.items": ("Draw", "Items"),
     "experiment.metrics": ("Metric", "Probabilities", *_METRICS),
@@ -47,11 +56,13 @@ _HOME = {name: f"hpo.{module}" for module, names in _HOMES.items() for name in n
 __all__ = [
     "Adam",
     "Choice",
+    "ComparisonReport",
     "Data",
     "Diverged",
     "Draw",
     "Experiment",
     "Float",
+    "HpoError",
     "Inputs",
     "Int",
     "Items",
@@ -71,8 +82,10 @@ __all__ = [
     "macro_f1",
     "mae",
     "perplexity",
+    "report",
     "rmse",
     "rows",
+    "run",
 ]
 
 
@@ -84,3 +97,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+class _Package(ModuleType):
+    """This module, of which `report` is the function: the import of a module from the folder report leaves it so."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "report":
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

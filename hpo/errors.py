@@ -8,6 +8,10 @@ class HpoError(Exception):
 
     exit_code = 1  # 1: cannot, 2: wrong usage
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message, and nothing of where in hpo it came from."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UsageError(HpoError):
     """The command cannot be carried out as it was given: an unknown name, an invalid value, a wrong file."""

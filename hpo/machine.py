@@ -6,6 +6,8 @@ The kernel's documentation has the files: admin-guide/cgroup-v2.
 
 import os
 import re
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +17,25 @@ _ROOT = Path("/")  # where /proc and /sys lie
 
 def cores(root: Path = _ROOT) -> float:
     """The cores that may be kept busy: those that the process may run on, or fewer by the tightest quota."""
-    allowed = float(len(os.sched_getaffinity(0)))
+    allowed = float(_may_run_on())
     for group in _groups(root):
         quota, _, period = _text(group / "cpu.max").partition(" ")
         if quota.isdecimal() and int(quota) and period.isdecimal() and int(period):
             allowed = min(allowed, int(quota) / int(period))
     return allowed
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has had at its most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _may_run_on() -> int:
+    """Cores that the process may run on; all, where the system has no such choice (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def free_memory(root: Path = _ROOT) -> int | None:

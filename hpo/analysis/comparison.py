@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpo.analysis import stats
-from hpo.analysis.answers import ACCURACY, Answers, AnswersByRound
-from hpo.analysis.answers import crossed_intervals as image_intervals
-from hpo.analysis.items import ScoredRounds, crossed_intervals, same_units
+from hpo.analysis.items import ScoredRounds, crossed, same_units
 from hpo.analysis.pairwise import (
     Pair,
     PairSide,
@@ -23,6 +21,7 @@ from hpo.analysis.pairwise import (
 from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import DIGITS, FinalResult, StudyResult, models_of
+from hpo.study.digits_spec import METRICS
 from hpo.study.labels import PUBLISHED, TUNED
 
 PUBLISHED_EPOCHS, PUBLISHED_ROUNDS = 40, 20
@@ -59,7 +58,8 @@ class TableRow:
     experiment: str
     model: str
     label: str  # "published", the reference's, "tuned", or that of `hpo evaluate --label`
-    metric: MetricInfo
+    metric: MetricInfo  # the first of `metrics`, which judges
+    metrics: tuple[MetricInfo, ...]
     study: str | None  # None: published
     setting: int | None  # index into Comparison.settings
     epochs: int | None  # None: the method has none
@@ -76,16 +76,28 @@ class TableRow:
     no_spread: bool = False  # all of its rounds are equal in every test item: they count once
 
 
+def other_metrics(rows: Iterable[TableRow]) -> list[MetricInfo]:
+    """The metrics beside the first that any of the rows has a value of, in the order of their experiments."""
+    return list(dict.fromkeys(m for row in rows for m in row.metrics[1:] if _is_known(row.others.get(m.name))))
+
+
+def _is_known(column: Summary | None) -> bool:
+    return column is not None and column.mean is not None
+
+
 def published_rows(results: Sequence[StudyResult], experiment: str, model: str) -> list[TableRow]:
     """A model's published values, where there are some."""
     if experiment == DIGITS:
         return [published_row(model)]
-    of_model = next(result for result in results if (result.experiment, result.model) == (experiment, model))
-    value = getattr(of_model.spec, "published", {}).get(of_model.metric.name)
-    if value is None:
+    of_model = [result for result in results if (result.experiment, result.model) == (experiment, model)]
+    latest = of_model[-1]  # what it says of others' results, the earlier ones may not know yet
+    values = latest.spec.published
+    if not values:
         return []
+    columns = {name: Summary(n=0, mean=value, std=None) for name, value in values.items()}
     nothing = Summary(n=0, mean=None, std=None)
-    return [_published(experiment, model, of_model.metric, None, 0, nothing, replace(nothing, mean=value))]
+    test = columns.pop(latest.metric.name, nothing)
+    return [replace(_published(experiment, model, latest.metrics, None, 0, nothing, test), others=columns)]
 
 
 def published_row(model: str) -> TableRow:
@@ -95,17 +107,24 @@ def published_row(model: str) -> TableRow:
         Summary(n=PUBLISHED_ROUNDS, mean=mean, std=std)
         for mean, std in ((train_mean, train_std), (test_mean, test_std))
     )
-    return _published(DIGITS, model, ACCURACY, PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
+    return _published(DIGITS, model, METRICS[:1], PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
 
 
 def _published(
-    experiment: str, model: str, metric: MetricInfo, epochs: int | None, rounds: int, train: Summary, test: Summary
+    experiment: str,
+    model: str,
+    metrics: tuple[MetricInfo, ...],
+    epochs: int | None,
+    rounds: int,
+    train: Summary,
+    test: Summary,
 ) -> TableRow:
     return TableRow(
         experiment=experiment,
         model=model,
         label=PUBLISHED,
-        metric=metric,
+        metric=metrics[0],
+        metrics=metrics,
         study=None,
         setting=None,
         epochs=epochs,
@@ -145,6 +164,7 @@ def _row(result: StudyResult, final: FinalResult, setting: int, scores: ScoresOf
         model=result.model,
         label=final.label,
         metric=result.metric,
+        metrics=result.metrics,
         study=result.name,
         setting=setting,
         epochs=result.epochs,
@@ -203,60 +223,47 @@ def paired_of(results: Sequence[StudyResult], scores: ScoresOf | None = None) ->
     return Paired(settings=tuple(settings), pairs=tuple(_with_items(pairs, scores or {})))
 
 
-def compare(
-    results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None, scores: ScoresOf | None = None
-) -> Comparison:
+def compare(results: Sequence[StudyResult], scores: ScoresOf | None = None) -> Comparison:
     """Compare all final rounds that may be compared.
 
-    `answers` and `scores`, by study id, add the uncertainty that comes from the choice of images and of test items.
+    `scores`, by study id, add the uncertainty that comes from the choice of test items.
     """
     paired = paired_of(results, scores)
-    settings, pairs, repeats = paired.settings, paired.pairs, repeats_of(results, paired.settings)
-    if answers:
-        pairs = tuple(_with_images(pairs, answers))
     return Comparison(
-        rows=tuple(_rows(results, settings, scores or {})),
-        settings=settings,
-        pairs=pairs,
-        repeats=repeats,
+        rows=tuple(_rows(results, paired.settings, scores or {})),
+        settings=paired.settings,
+        pairs=paired.pairs,
+        repeats=repeats_of(results, paired.settings),
     )
-
-
-def _with_images(pairs: Sequence[Pair], answers: Mapping[int, Answers]) -> list[Pair]:
-    """The pairs with intervals for new images, where the answers of all their rounds are at hand."""
-
-    def rounds(side: PairSide) -> AnswersByRound:
-        return answers[side.study_id].by_label.get(side.label, {}) if side.study_id in answers else {}
-
-    sides = [(rounds(pair.a), rounds(pair.b)) for pair in pairs]
-    missing = [[r for r in p.rounds if r not in a or r not in b] for p, (a, b) in zip(pairs, sides, strict=True)]
-    complete = [({}, {}) if lacking else side for side, lacking in zip(sides, missing, strict=True)]
-    return [
-        replace(pair, items=interval, unanswered=len(lacking)) if _at_hand(pair, answers) else pair
-        for pair, interval, lacking in zip(pairs, image_intervals(complete), missing, strict=True)
-    ]
 
 
 def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
     """The pairs with intervals for new test items, where the scores of all their rounds are stored."""
 
-    def rounds(side: PairSide) -> ScoredRounds:
-        return scores[side.study_id].by_label.get(side.label, {})
+    def rounds(pair: Pair, side: PairSide) -> ScoredRounds:
+        scored = scores[side.study_id].by_label.get(side.label, {})
+        return {r: scored[r] for r in pair.rounds if r in scored}
 
-    completed = []
-    for pair in pairs:
+    completed = list(pairs)
+    together: dict[tuple[MetricInfo, int, str], list[tuple[int, tuple[ScoredRounds, ScoredRounds]]]] = {}
+    for place, pair in enumerate(pairs):
         if not _at_hand(pair, scores):
-            completed.append(pair)
             continue
-        a, b = ({r: side[r] for r in pair.rounds if r in side} for side in (rounds(pair.a), rounds(pair.b)))
-        if not a or not b:  # the metric has none for single items
-            completed.append(pair)
+        a, b = rounds(pair, pair.a), rounds(pair, pair.b)
+        if not a and not b:  # the metric has none for single items
             continue
         lacking = [r for r in pair.rounds if r not in a or r not in b]
-        fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
-        interval = None if lacking else crossed_intervals([(a, b)], pair.metric, fewest=fewest)[0]
-        same = len(pair.rounds) > 1 and same_units(list(a.values()))
-        completed.append(replace(pair, items=interval, unanswered=len(lacking), same_items=same))
+        same = len(pair.rounds) + pair.repeated > 1 and bool(a) and same_units(list(a.values()))
+        completed[place] = replace(pair, unanswered=len(lacking), same_items=same)
+        if not lacking:
+            fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
+            key = pair.metric, fewest, scores[pair.a.study_id].units
+            together.setdefault(key, []).append((place, (a, b)))
+    for (metric, fewest, units), group in together.items():  # those over the same items share their draws
+        intervals = crossed([sides for _, sides in group], metric, fewest=fewest, units=units)
+        for (place, _), resampled in zip(group, intervals, strict=True):
+            if resampled is not None:
+                completed[place] = replace(completed[place], items=resampled.interval, from_items=resampled.from_units)
     return completed
 
 

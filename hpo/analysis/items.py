@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.analysis.stats import LEVEL, Interval
+from hpo.experiment.jackknife import column_of
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import StudyResult
 from hpo.study.labels import TUNED
@@ -44,14 +45,16 @@ class ItemScores:
 
     by_label: Mapping[str, ScoredRounds]
     fingerprints: Mapping[str, Mapping[int, str]]  # label -> round -> digest of all that was stored of its items
+    units: str = "units"  # what items were sampled from, in words
 
 
 def item_scores_of(
-    result: StudyResult, columns: Mapping[tuple[str, int], Mapping[str, NDArray[Any]]]
+    result: StudyResult, columns: Mapping[tuple[str, int], Mapping[str, NDArray[Any]]], *, units: str = "units"
 ) -> ItemScores | None:
     """A study's item scores from its final rounds' columns (`queries.final_columns`); None where none are stored.
 
-    Without a column of units each item is one of its own, the same in every round as far as there are as many.
+    Without a column of units each item is one of its own, the same in every round as far as there are as many. Where
+    single items have no scores, blocks of units are the units, and have pseudo-values.
     """
     by_label: dict[str, dict[int, ScoredRound]] = {}
     fingerprints: dict[str, dict[int, str]] = {}
@@ -59,8 +62,9 @@ def item_scores_of(
         fingerprints.setdefault(label, {})[number] = _fingerprint(stored)
         scores = stored.get(result.metric.name)
         if scores is not None:
-            units = stored[UNIT] if UNIT in stored else np.arange(len(scores))
-            scored = ScoredRound(scores=scores.astype(np.float64), units=units.reshape(len(scores), -1))
+            blocks = column_of(result.metric.name)  # where single items have no scores
+            sampled = next((stored[c] for c in (blocks, UNIT) if c in stored), np.arange(len(scores)))
+            scored = ScoredRound(scores=scores.astype(np.float64), units=sampled.reshape(len(scores), -1))
             by_label.setdefault(label, {})[number] = scored
     tuned = result.final_of(TUNED)
     if tuned is not None and tuned.same_as is not None:
@@ -68,7 +72,7 @@ def item_scores_of(
             by_label[TUNED] = by_label[tuned.same_as]
         if tuned.same_as in fingerprints:
             fingerprints[TUNED] = fingerprints[tuned.same_as]
-    return ItemScores(by_label=by_label, fingerprints=fingerprints) if fingerprints else None
+    return ItemScores(by_label=by_label, fingerprints=fingerprints, units=units) if fingerprints else None
 
 
 def _fingerprint(columns: Mapping[str, NDArray[Any]]) -> str:
@@ -84,7 +88,28 @@ def same_units(rounds: Sequence[ScoredRound]) -> bool:
     return all(np.array_equal(rounds[0].units, scored.units) for scored in rounds[1:])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crossed:
+    """An interval for new seeds and new units, and where its width comes from."""
+
+    interval: Interval
+    from_units: float | None  # share of the variance; the rest comes from the rounds. None: there is no variance
+
+
 def crossed_intervals(
+    sides: Sequence[tuple[ScoredRounds, ScoredRounds]],
+    metric: MetricInfo,
+    seed: int = 0,
+    level: float = LEVEL,
+    *,
+    units: str = "units",
+) -> list[Interval | None]:
+    """The intervals of `crossed` alone."""
+    both = crossed(sides, metric, seed, level, units=units)
+    return [None if resampled is None else resampled.interval for resampled in both]
+
+
+def crossed(
     sides: Sequence[tuple[ScoredRounds, ScoredRounds]],
     metric: MetricInfo,
     seed: int = 0,
@@ -92,7 +117,7 @@ def crossed_intervals(
     *,
     fewest: int = 2,
     units: str = "units",
-) -> list[Interval | None]:
+) -> list[Crossed | None]:
     """Intervals of the mean improvements of a over b for new seeds AND new units; None below `fewest` common rounds.
 
     Bootstrap over rounds and, crossed, over units (not items: a unit may be part of many). A draw weights each unit by
@@ -105,15 +130,17 @@ def crossed_intervals(
         common = tuple(sorted(a.keys() & b.keys()))
         if len(common) >= fewest and all(np.array_equal(a[r].units, b[r].units) for r in common):
             groups.setdefault(common, []).append(index)
-    intervals: list[Interval | None] = [None] * len(sides)
+    intervals: list[Crossed | None] = [None] * len(sides)
     tail = (1 - level) / 2
     for common, members in groups.items():
         rng = np.random.default_rng(seed)
         means = _crossed_means([sides[index] for index in members], common, metric, rng)
-        for index, resampled in zip(members, means, strict=True):
+        for index, (resampled, by_units, by_rounds) in zip(members, means, strict=True):
             low, high = np.quantile(resampled, [tail, 1 - tail])
             method = f"bootstrap over rounds and {units}"
-            intervals[index] = Interval(low=float(low), high=float(high), level=level, method=method)
+            interval = Interval(low=float(low), high=float(high), level=level, method=method)
+            total = by_units + by_rounds
+            intervals[index] = Crossed(interval=interval, from_units=by_units / total if total > 0 else None)
     return intervals
 
 
@@ -122,8 +149,8 @@ def _crossed_means(
     common: Sequence[int],
     metric: MetricInfo,
     rng: np.random.Generator,
-) -> list[ItemArray]:
-    """The mean improvement in every draw, (D,) for each comparison."""
+) -> list[tuple[ItemArray, float, float]]:
+    """For each comparison the mean improvement in every draw (D,), and its variance by units alone and rounds alone."""
     first = [sides[0][0][r] for r in common]
     units = first[0].units[None] if same_units(first) else np.stack([scored.units for scored in first])
     distinct, index = np.unique(units, return_inverse=True)
@@ -131,6 +158,7 @@ def _crossed_means(
     compared = [_Compared(a, b, common, metric) for a, b in sides]
     chunk = max(1, min(_CHUNK, _MOST_CELLS // max(1, units[..., 0].size)))
     means: list[list[ItemArray]] = [[] for _ in sides]
+    of_units: list[list[ItemArray]] = [[] for _ in sides]  # the same with every round drawn once
     for start in range(0, DRAWS, chunk):
         draws = min(chunk, DRAWS - start)
         of_unit = _times_drawn(rng, draws, len(distinct))  # (D, N)
@@ -138,10 +166,14 @@ def _crossed_means(
         for j in range(1, units.shape[-1]):
             weights = weights * of_unit[:, index[..., j]]  # (D, R or 1, n)
         rounds = _times_drawn(rng, draws, len(common))  # (D, R)
-        for resampled, comparison in zip(means, compared, strict=True):
+        for resampled, alone, comparison in zip(means, of_units, compared, strict=True):
             by_round = comparison.improvements(weights)
             resampled.append((rounds * by_round).sum(axis=-1) / len(common))
-    return [np.concatenate(parts) for parts in means]
+            alone.append(by_round.mean(axis=-1))
+    as_tested = np.ones((1, *units.shape[:2]))  # each item once
+    by_rounds = [float(c.improvements(as_tested).var()) / len(common) for c in compared]
+    by_units = [float(np.concatenate(parts).var()) for parts in of_units]
+    return [(np.concatenate(m), u, r) for m, u, r in zip(means, by_units, by_rounds, strict=True)]
 
 
 class _Compared:

@@ -57,6 +57,9 @@ class Setting:
         return replace(self, epochs=None) == replace(other, epochs=None) and (any_epochs or self.epochs == other.epochs)
 
 
+SIZES = ("batch_size", "training_pairs", "test_pairs")  # of the digits' draws: no other setting has them
+
+
 def setting_of(result: StudyResult) -> Setting:
     """The setting of a study's final rounds."""
     spec, protocol = result.spec, result.spec.protocol
@@ -132,6 +135,7 @@ class Pair:
     pairing: stats.Pairing
     detectable: float | None  # true difference that would be clear 4 times in 5; None: so few rounds detect none
     items: stats.Interval | None = None  # of the difference for new seeds and new test items; needs all rounds' scores
+    from_items: float | None = None  # share of that interval's variance that comes from the items, not from the rounds
     unanswered: int = 0  # rounds without single scores although others have them: one prevents that interval
     same_items: bool = False  # every round was tested on the same items
     repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
@@ -182,6 +186,18 @@ def representatives(
     return chosen
 
 
+def _at_their_best(results: Sequence[StudyResult], setting: Setting) -> list[tuple[StudyResult, str]]:
+    """Each model's study and label: tuned, or the reference configuration where there is nothing to tune."""
+    tuned = {(r.experiment, r.model): (r, TUNED) for r in representatives(results, setting, "tuned")}
+    fixed = {
+        (r.experiment, r.model): (r, r.reference_label)
+        for r in representatives(results, setting, "reference")
+        if r.is_fixed
+    }
+    best = fixed | tuned
+    return [best[key] for key in models_of(results) if key in best]
+
+
 ScoresOf = Mapping[int, ItemScores]  # by study id
 
 
@@ -190,15 +206,13 @@ def pairs_of(
 ) -> list[Pair]:
     """All pairs of one setting, with p-values corrected within their families."""
     setting, scores = settings[index], scores or {}
-    kinds: tuple[tuple[PairKind, Literal["tuned", "reference"]], ...] = (
-        (BETWEEN_TUNED, "tuned"),
-        (BETWEEN_REFERENCE, "reference"),
-    )
+    references = [(result, result.reference_label) for result in representatives(results, setting, "reference")]
     between = [
         pair
-        for kind, which in kinds
-        for worse, better in combinations(representatives(results, setting, which), 2)  # the later should be better
-        if (pair := _pair(kind, index, (better, label_of(better, which)), (worse, label_of(worse, which)), scores))
+        for kind, configurations in ((BETWEEN_TUNED, _at_their_best(results, setting)), (BETWEEN_REFERENCE, references))
+        for worse, better in combinations(configurations, 2)  # the later should be better
+        if kind == BETWEEN_REFERENCE or TUNED in (worse[1], better[1])
+        if (pair := _pair(kind, index, better, worse, scores))
     ]
     tuning = [
         pair
@@ -213,8 +227,8 @@ def _pair(
     kind: PairKind, setting: int, a: tuple[StudyResult, str], b: tuple[StudyResult, str], scores: ScoresOf
 ) -> Pair | None:
     by_round_a, by_round_b = _by_round(*a), _by_round(*b)
-    units_a, units_b = _units(*a), _units(*b)
-    paired = [r for r in sorted(by_round_a.keys() & by_round_b.keys()) if units_a[r] == units_b[r]]
+    tested_a, tested_b = _tested_on(*a), _tested_on(*b)
+    paired = [r for r in sorted(by_round_a.keys() & by_round_b.keys()) if tested_a[r] == tested_b[r]]
     common = distinct_rounds(paired, a, b, scores)
     if not common:
         return None
@@ -282,9 +296,12 @@ def _by_round(result: StudyResult, label: str) -> dict[int, float]:
     return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
 
 
-def _units(result: StudyResult, label: str) -> dict[int, str | None]:
+def _tested_on(result: StudyResult, label: str) -> dict[int, tuple[str | None, int | None]]:
+    """For each round what its test items are known by: the digest of their units in order, and how many they are."""
     final = result.final_of(label)
-    return {} if final is None else dict(zip(final.round_numbers, final.units, strict=True))
+    if final is None:
+        return {}
+    return dict(zip(final.round_numbers, zip(final.units, final.items, strict=True), strict=True))
 
 
 def _side(result: StudyResult, label: str, mean: float) -> PairSide:

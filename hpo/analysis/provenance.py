@@ -2,12 +2,12 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.experiment.spaces import Value
 from hpo.results.records import Opening, StudyResult, TrainingRecord
+from hpo.storage.studies import CodeChange
 from hpo.text import exception_of
 
 ERROR_LENGTH = 160  # characters shown of what went wrong
@@ -27,9 +27,11 @@ class Provenance:
     created_at: float  # seconds since 1970
     finished_at: float | None  # the last run's end
     versions: tuple[tuple[str, int], ...]  # "torch 2.13.0", runs
-    commits: tuple[tuple[str, int], ...]
+    commits: tuple[tuple[str, int], ...]  # of hpo
+    codes: tuple[tuple[str, int], ...]  # digests of the user's code; the digits have none
     devices: tuple[tuple[str, int], ...]
     workers: tuple[tuple[str, int], ...]
+    code_changes: tuple[CodeChange, ...]  # of the model's code, accepted while the study went on
     repeated: int  # runs that needed more than one attempt
     attempts: int  # claims of all runs, releases included
     expiries: int  # leases that ended without progress
@@ -43,8 +45,8 @@ class Provenance:
     commands: tuple[tuple[str, str], ...]  # what it reproduces, the command
 
 
-def provenance_of(result: StudyResult) -> Provenance:
-    """The record of one study."""
+def provenance_of(result: StudyResult, bundled: Collection[str] = ()) -> Provenance:
+    """The record of one study; data of the digests `bundled` are in every installation."""
     runs = result.runs
     done = [run for run in runs if run.done]
     ends = [run.finished_at for run in runs if run.finished_at is not None]
@@ -60,8 +62,10 @@ def provenance_of(result: StudyResult) -> Provenance:
         finished_at=max(ends, default=None),
         versions=_count(f"{name} {version}" for run in done for name, version in sorted(run.versions.items())),
         commits=_count(run.git_commit or "not known" for run in done),
+        codes=_count(run.code_digest or "not known" for run in done if not result.is_digits),
         devices=_count(run.device or "not known" for run in done),
         workers=_count(run.worker or "not known" for run in done),
+        code_changes=result.code_changes,
         repeated=sum(run.attempt > 1 for run in runs),
         attempts=sum(run.attempt for run in runs),
         expiries=sum(run.expiries for run in runs),
@@ -72,7 +76,7 @@ def provenance_of(result: StudyResult) -> Provenance:
         foreign=sum(_is_foreign(run, result) for run in done),
         options=tuple(sorted(result.spec.data.items())),
         test_items=_range(run.items for run in result.final_runs),
-        commands=tuple(_commands(result)),
+        commands=tuple(_commands(result, bundled)),
     )
 
 
@@ -95,10 +99,10 @@ def _is_foreign(run: TrainingRecord, result: StudyResult) -> bool:
     return run.spec_digest not in (None, result.spec_digest) or run.data_digest not in (None, result.data_digest)
 
 
-def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
+def _commands(result: StudyResult, bundled: Collection[str]) -> Iterable[tuple[str, str]]:
     """Lines for a shell: every name in them is quoted, or set apart where it looks like an option."""
     name, file = result.name, _file(result.name)
-    search, rounds = (_elsewhere(result, database) for database in ("again.db", "rounds.db"))
+    search, rounds = (_elsewhere(result, bundled, database) for database in ("again.db", "rounds.db"))
     experiment = () if result.is_digits else ("--experiment", "FILE")  # whose place is not stored
     spec, extended = result.spec, result.trials.total - result.spec.budget.trials
     export = ("hpo", "study", "export")
@@ -127,9 +131,9 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
     yield "all that is stored about it", _line("hpo", "study", "show", "--format", "json", name=name)
 
 
-def _elsewhere(result: StudyResult, database: str) -> list[str]:
+def _elsewhere(result: StudyResult, bundled: Collection[str], database: str) -> list[str]:
     """`hpo` with another database and the study's images; the folder of images that are not bundled is not stored."""
-    data = [] if result.data_digest == BUNDLED_DIGEST or not result.is_digits else ["--data", "FOLDER"]
+    data = [] if result.data_digest in bundled or not result.is_digits else ["--data", "FOLDER"]
     return ["hpo", "--db", f"sqlite:///{database}", *data]
 
 

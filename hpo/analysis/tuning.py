@@ -9,7 +9,7 @@ from typing import Literal
 
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Float, Hyperparameter, Int, Value
-from hpo.results.records import StudyResult, TrainingRecord
+from hpo.results.records import StudyResult, TrainingRecord, mean
 from hpo.study.labels import TUNED
 
 
@@ -58,6 +58,17 @@ class Spend:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reported:
+    """What the trainings of one configuration's final rounds were like, unjudged: means over the rounds that say so."""
+
+    label: str
+    rounds: int
+    seconds: float | None  # in the training function
+    memory: float | None  # bytes that its process had at the training's end
+    numbers: Mapping[str, float]  # the last that were reported, by name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tuning:
     """What tuning did to one model."""
 
@@ -73,6 +84,7 @@ class Tuning:
     parameters: tuple[Parameter, ...]
     stages: tuple[Stage, ...]  # the reference's, then the tuned one where it differs
     spend: tuple[Spend, ...]  # search, confirm, final
+    reported: tuple[Reported, ...] = ()  # by configuration; empty for the digits, whose trainings report nothing
 
 
 def tuning_of(result: StudyResult) -> Tuning:
@@ -90,6 +102,7 @@ def tuning_of(result: StudyResult) -> Tuning:
         parameters=tuple(_parameters(result)),
         stages=tuple(_stages(result)),
         spend=tuple(_spend(result)),
+        reported=() if result.is_digits else tuple(_reported(result)),
     )
 
 
@@ -139,6 +152,22 @@ def _stages(result: StudyResult) -> Iterable[Stage]:
 def _test(result: StudyResult, label: str) -> float | None:
     final = result.final_of(label)
     return None if final is None else final.test_mean
+
+
+def _reported(result: StudyResult) -> Iterable[Reported]:
+    for final in result.final:
+        rounds = [run for run in result.final_runs if run.label == final.label and run.done]
+        if not rounds:  # those of the reference, which won
+            continue
+        names = dict.fromkeys(name for run in rounds for name in sorted(run.numbers))
+        means = {name: mean(run.numbers.get(name) for run in rounds) for name in names}
+        yield Reported(
+            label=final.label,
+            rounds=len(rounds),
+            seconds=mean(run.device_seconds for run in rounds),
+            memory=mean(run.memory for run in rounds),
+            numbers={name: value for name, value in means.items() if value is not None},
+        )
 
 
 def _spend(result: StudyResult) -> Iterable[Spend]:

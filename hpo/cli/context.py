@@ -1,33 +1,26 @@
 """What the commands share: the database, the data, how data is printed."""
 
-import functools
 import json
 import math
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpo.api.console import console
+from hpo.api.sources import Sources
 from hpo.cli import logs
 from hpo.text import visible
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.segment import Segment
-    from rich.text import Text
+    from rich.console import RenderableType
     from sqlalchemy import Engine
 
-    from hpo.digits.pools import Digits
-    from hpo.study.requests import Requests
 
-PIPE_WIDTH = 140  # columns where the output is no terminal
-
-
-class Context:
-    """The global options, opened on demand."""
+class Context(Sources):
+    """The global options: where things are, opened on demand, and how to log."""
 
     def __init__(
         self,
@@ -39,16 +32,8 @@ class Context:
         log_format: logs.LogFormat = "auto",
         verbosity: int = 0,
     ) -> None:
-        self.url, self.data_dir = url, Path(data_dir) if data_dir else None
-        self.reread_url = reread_url  # where the URL is in a file: what it holds by now
-        self.url_file = url_file  # that holds the URL: HPO_DATABASE_URL_FILE
+        super().__init__(url, data_dir, reread_url=reread_url, url_file=url_file)
         self.log_format, self.verbosity = log_format, verbosity
-        self.opened: Engine | None = None  # for the words of an error
-
-    @property
-    def url_to_pass(self) -> str | None:
-        """What other processes must be given to open this database; None where HPO_DATABASE_URL_FILE says it."""
-        return None if self.url_file else self.url
 
     @property
     def log_options(self) -> list[str]:
@@ -62,49 +47,9 @@ class Context:
 
     def connect(self) -> "Engine":
         """The database as it is, its schema unchecked; closed when the command ends."""
-        from hpo.storage.engine import open_engine
-
-        self.opened = open_engine(self.url, reread=self.reread_url)
-        click.get_current_context().call_on_close(self.opened.dispose)
-        return self.opened
-
-    def engine(self, *, create: bool = False) -> "Engine":
-        """The database, its schema checked, and held to it; with `create`, a brand-new one gets its tables."""
-        from hpo.storage import identity, migrate
-
-        engine = self.connect()
-        if create:
-            migrate.create_or_check(engine)
-        else:
-            migrate.check(engine)
-        identity.hold(engine)
+        engine = super().connect()
+        click.get_current_context().call_on_close(engine.dispose)
         return engine
-
-    def engine_if_made(self) -> "Engine | None":
-        """The database, its schema checked, or None where there are no tables yet; makes nothing."""
-        from hpo.storage import identity, migrate
-        from hpo.storage.engine import is_missing
-
-        engine = self.connect()
-        if is_missing(engine) or all(version is None for version, _ in migrate.versions(engine).values()):
-            return None
-        migrate.check(engine)
-        identity.hold(engine)
-        return engine
-
-    @functools.cached_property
-    def digits(self) -> "Digits":
-        """The images: bundled, or from --data."""
-        from hpo.digits import load
-
-        return load.load(self.data_dir)
-
-    @functools.cached_property
-    def requests(self) -> "Requests":
-        """What turns models, files and experiments into studies."""
-        from hpo.study.requests import Requests
-
-        return Requests(lambda: self.digits)
 
 
 class FiniteRange(click.FloatRange):
@@ -148,6 +93,13 @@ experiment_option = click.option(
     metavar="FILE[:NAME]",
     help="An experiment of your own: FILE.py, FILE.py:NAME where it holds several, or MODULE:NAME.",
 )
+experiments_option = click.option(
+    "--experiment",
+    "locators",
+    metavar="FILE[:NAME]",
+    multiple=True,
+    help="An experiment whose own sections to add: FILE.py, FILE.py:NAME or MODULE:NAME; may be repeated.",
+)
 accept_option = click.option(
     "--accept-changes", is_flag=True, help="Go on with a study though the experiment's code has changed."
 )
@@ -161,24 +113,6 @@ def print_message(text: str) -> None:
 def print_json(data: object) -> None:
     """JSON alone on stdout."""
     click.echo(json.dumps(data, indent=2, allow_nan=False))
-
-
-def console(*, err: bool = False) -> "Console":
-    """Where tables (stdout) and progress (stderr) are drawn; a pipe gets wide lines without colours."""
-    from rich.console import Console
-
-    class VisibleConsole(Console):
-        """A console that shows what is in its tables, and obeys none of it."""
-
-        def render_str(self, text: str, **options: Any) -> "Text":
-            return super().render_str(visible(text), **options)  # here, so that columns are wide enough
-
-        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
-            for segment in super().render(renderable, options):
-                yield segment if segment.control else segment._replace(text=visible(segment.text))
-
-    terminal = os.isatty(2 if err else 1) or os.environ.get("COLUMNS")
-    return VisibleConsole(stderr=err, width=None if terminal else PIPE_WIDTH, highlight=False)
 
 
 def print_table(table: "RenderableType") -> None:

@@ -15,10 +15,11 @@ import click
 from click.core import ParameterSource
 
 import hpo
+from hpo.api.known_errors import known_error, system_error
+from hpo.api.sources import url_in
 from hpo.cli import logs
 from hpo.cli.context import Context, print_message
-from hpo.errors import HpoError, UsageError
-from hpo.files import read_bounded
+from hpo.errors import HpoError
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ COMMANDS = {  # name -> module and function; read on use alone
     "report": "hpo.cli.report:report",
     "trial": "hpo.cli.trial:trial",
     "dashboard": "hpo.cli.dashboard:dashboard",
-    "data": "hpo.cli.data:data",
+    "data": "hpo.digits.command:data",
     "db": "hpo.cli.db:db",
     "doctor": "hpo.cli.doctor:doctor",
 }
@@ -80,7 +81,7 @@ class Root(click.Group):
             print_message("hpo: interrupted")
             sys.exit(INTERRUPTED)
         except OSError as error:  # help, which click prints before it invokes anything, did not fit
-            print_message(f"hpo: {_system_error(error)}")
+            print_message(f"hpo: {system_error(error)}")
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -96,9 +97,7 @@ class Root(click.Group):
         except HpoError:
             raise
         except Exception as error:
-            known = _database_error(error, ctx.obj)
-            if known is None and isinstance(error, OSError) and error.strerror:
-                known = HpoError(_system_error(error))
+            known = known_error(error, None if ctx.obj is None else ctx.obj.opened)
             if known is None:
                 raise
             raise known from error
@@ -106,32 +105,6 @@ class Root(click.Group):
 
 def _in_a_line(message: str) -> str:
     return " ".join(message.split()).removesuffix(".")
-
-
-def _system_error(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-
-
-def _database_error(error: BaseException, context: Context | None) -> HpoError | None:
-    """What a database's error, perhaps wrapped by Optuna, is in our words; None where it is none."""
-    if context is None or context.opened is None:
-        return None  # then neither SQLAlchemy nor a driver need be loaded
-    from sqlalchemy.exc import DBAPIError, TimeoutError
-
-    from hpo.storage.engine import translated
-
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, DBAPIError | TimeoutError):
-        cause = cause.__cause__
-    if cause is None:
-        return None
-    try:
-        with translated(context.opened):
-            raise cause
-    except HpoError as known:
-        return known
-    except (DBAPIError, TimeoutError):
-        return None
 
 
 @click.group(cls=Root, name="hpo", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -180,7 +153,7 @@ def root(
     url_file, reread = None, None
     if ctx.get_parameter_source("db") is ParameterSource.DEFAULT and (file := os.environ.get("HPO_DATABASE_URL_FILE")):
         url_file = Path(file)
-        reread = functools.partial(_url_in, url_file)
+        reread = functools.partial(url_in, url_file)
         db = reread()
     ctx.obj = Context(
         db, data_dir, reread_url=reread, url_file=url_file, log_format=log_format, verbosity=verbose - quiet
@@ -188,15 +161,3 @@ def root(
     ctx.obj.log()
     if url_file is not None and url_file.stat().st_mode & stat.S_IROTH and _PASSWORD.search(db):
         logger.warning("HPO_DATABASE_URL_FILE=%s: every user of this machine may read it; `chmod 600` it", url_file)
-
-
-def _url_in(file: Path) -> str:
-    """The database URL that a file holds, so that no password need stand in the environment."""
-    try:
-        url = read_bounded(file).decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UsageError(f"HPO_DATABASE_URL_FILE={file}: {reason}; write the database URL into it") from error
-    if not url:
-        raise UsageError(f"HPO_DATABASE_URL_FILE={file}: the file is empty; write the database URL into it")
-    return url

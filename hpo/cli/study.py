@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpo.api.run import trials_text
 from hpo.cli.context import (
     Context,
     accept_option,
@@ -121,14 +122,6 @@ def create(
         places = dict.fromkeys(place for planned in plan if (place := planned.data.locator) is not None)
         options = "".join(f" --experiment {place}" for place in places)
         print_message(f"next: `hpo worker{options} --drain` trains them; `hpo study list` shows how far they are")
-
-
-def trials_text(spec: "StudySpec") -> str:
-    """How much a study searches, for people; epochs where its trainings are known to have them."""
-    if not spec.parsed_space.parameters:
-        return "nothing to search"
-    epochs = f" of {spec.budget.epochs} epochs" if spec.goes_by_epochs else ""
-    return f"{spec.budget.trials} trials{epochs}"
 
 
 def _described(spec: "StudySpec", state: str) -> dict[str, object]:

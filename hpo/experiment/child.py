@@ -1,7 +1,9 @@
 """A process that runs a user's code for a worker: `python -m hpo.experiment.child LOCATOR FOLDER IN OUT`.
 
 It trains what it is told to, one training after another, and answers on a descriptor of its own; what the user's code
-prints goes where the worker's log is. It ends after a test, when the worker closes its pipe, and when the worker dies.
+prints goes where the worker's log is. What is to be tested is trained in a fork of this process where one can be made,
+for who has seen pool B trains no more; else this process ends after the test. It ends too when the worker closes its
+pipe, and when the worker dies.
 """
 
 import faulthandler
@@ -14,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +30,8 @@ from hpo.experiment import pool_files
 from hpo.experiment.checkpoint import TrainingState
 from hpo.experiment.experiment import Experiment
 from hpo.experiment.items import Draw, Items
+from hpo.experiment.jackknife import Blocks, blocks_of, column_of, units_of
+from hpo.experiment.kept_columns import UNIT, KeptColumns
 from hpo.experiment.load import describe, load
 from hpo.experiment.measure import measure
 from hpo.experiment.messages import Message, receive, send
@@ -37,6 +41,8 @@ from hpo.experiment.prepare import code_digests
 from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Diverged, Report, Run, Stopped
+from hpo.machine import peak_memory
+from hpo.training.recipe import Recipe
 
 WATCH_MILLISECONDS = 1000  # between two looks whether this process, and not only the worker, is gone
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "skimage": "scikit-image", "cv2": "opencv-python"}
@@ -54,17 +60,36 @@ class Child:
         self._trained: tuple[Model, Run, Any] | None = None
         self._checkpoints: TrainingState | None = None  # of the present training
         self._given_back = False  # the worker wants the training back
+        self._is_fork = False
 
     def serve(self) -> None:
         """Do what messages say until the stream ends, or a test has been made."""
         while (message := receive(self._incoming)) is not None:
             if message.kind == "train":
                 self._close()
-                self._answer(self._train, message.values)
+                if message.values.get("tested") and not self._is_fork and can_fork(message.values["device"]):
+                    self._fork(message.values)
+                else:
+                    self._answer(self._train, message.values)
             elif message.kind == "test":
                 self._answer(self._test, message.values)
-                self._close()
                 return
+
+    def _fork(self, values: Mapping[str, Any]) -> None:
+        """Train, and test, in a copy of this process, which learns nothing of it; it ends as the copy does."""
+        process = os.fork()
+        if process:
+            _, status = os.waitpid(process, 0)
+            end_alike(os.waitstatus_to_exitcode(status))
+            return
+        try:
+            self._is_fork = True
+            self._answer(self._train, values)
+            self.serve()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
 
     def _answer(self, act: Any, values: Mapping[str, Any]) -> None:
         """Send what comes of it: an answer, that it diverged, or how it failed."""
@@ -111,7 +136,7 @@ class Child:
         self._trained = (model, run, predictor)
         answer = {"scores": _values(scores), "items": len(validation), "numbers": run.last_numbers}
         about = {"seconds": seconds, "epochs": run.epochs_trained, "memory": memory(), "device": device_name(run)}
-        return Message("trained", {**answer, **about})
+        return Message("trained", {**answer, **about, "fork": self._is_fork, "forks": can_fork(values["device"])})
 
     def _report(self, model: Model, validation: Items, report: Report) -> bool:
         """Measure, tell the worker, and learn whether the training is to stop."""
@@ -156,20 +181,40 @@ class Child:
         assert self._trained is not None
         model, _, predictor = self._trained
         pool = self._load_pool("b")
-        if hasattr(predictor, "reading"):  # a recipe's
+        if isinstance(model.train, Recipe):
             predictor = predictor.reading(pool)
         options = self._experiment.options_of(values.get("options", {}))
         items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
-        scores = self._measure(model, predictor, items, values["seed"], "test")
-        by_item = {name: score.items for name, score in scores.items() if score is not None and score.items is not None}
-        arrays = by_item if items.unit is None else {**by_item, "unit": unit_numbers(items.unit)}
-        return Message("tested", {"scores": _values(scores), "items": len(items)}, arrays)
+        numbers = None if items.unit is None else unit_numbers(items.unit)
+        units = units_of(numbers, len(items))
+        blocks = None if units is None else blocks_of(units)
+        kept = KeptColumns(self._experiment)
+        scores = self._measure(model, predictor, items, values["seed"], "test", blocks, kept.add)
+        arrays: dict[str, NDArray[Any]] = {} if numbers is None else {UNIT: numbers}
+        for name, score in scores.items():
+            if score is not None and score.items is not None:
+                arrays[name] = score.items
+                if score.blocks is not None:
+                    arrays[column_of(name)] = score.blocks
+        self._close()
+        return Message("tested", {"scores": _values(scores), "items": len(items)}, {**arrays, **kept.joined()})
 
-    def _measure(self, model: Model, predictor: Any, items: Items, seed: int, what: str) -> dict[str, Score | None]:
-        metrics = self._experiment.metrics
+    def _measure(
+        self,
+        model: Model,
+        predictor: Any,
+        items: Items,
+        seed: int,
+        what: str,
+        blocks: Blocks | None = None,
+        on_outputs: Callable[[Any, Items], None] = lambda outputs, part: None,
+    ) -> dict[str, Score | None]:
+        metrics, chunk = self._experiment.metrics, self._experiment.chunk
         with kept_state():
             seed_all(seed, "predict", what)
-            scores = measure(predictor, items, metrics, predict=model.predict, chunk=self._experiment.chunk)
+            scores = measure(
+                predictor, items, metrics, predict=model.predict, chunk=chunk, blocks=blocks, on_outputs=on_outputs
+            )
         if scores[0] is None:
             raise ExperimentError(f"metric {metrics[0].name} judges, but does not apply to the outputs of this model")
         return {metric.name: score for metric, score in zip(metrics, scores, strict=True)}
@@ -224,7 +269,27 @@ def memory() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+        return peak_memory()
+
+
+def can_fork(device: str) -> bool:
+    """Whether a copy of this process would work as this one does: on Linux, with one thread, and no GPU in use."""
+    if device != "cpu" or not sys.platform.startswith("linux"):
+        return False
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
+
+
+def end_alike(code: int) -> None:
+    """End this process as another has ended, by exit code or signal; one that ended well lets it go on."""
+    if code < 0:
+        faulthandler.disable()  # the other has told where
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    if code:
+        os._exit(code)
 
 
 def device_name(run: Run) -> str:
@@ -291,6 +356,7 @@ def main(arguments: Sequence[str]) -> int:
         "code": code_digests(experiment, locator),
         "new_process": [name for name, model in experiment.models.items() if model.new_process],
         "versions": versions(),
+        "forks": can_fork("cpu"),
     }
     send(outgoing, Message("ready", about))
     Child(experiment, Path(folder), incoming, outgoing).serve()

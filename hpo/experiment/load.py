@@ -10,6 +10,13 @@ from types import ModuleType
 from hpo.errors import ExperimentError
 from hpo.experiment.experiment import Experiment
 
+_importing: list[str] = []  # modules of users, while they are imported
+
+
+def is_importing() -> bool:
+    """Whether a user's file is being imported by `load`, so that what it calls runs in a process of hpo's."""
+    return bool(_importing)
+
 
 def load(locator: str, folder: Path | None = None) -> Experiment:
     """The experiment at a locator; a relative file is looked for in `folder`, by default the working directory.
@@ -37,11 +44,26 @@ def _from_file(place: str, folder: Path) -> ModuleType:
 
 
 def _import(module: str, place: str) -> ModuleType:
+    _importing.append(module)
     try:
         return importlib.import_module(module)
     except Exception as error:  # whatever the user's own code raises
         sys.modules.pop(module, None)
         raise ExperimentError(f"experiment {place} cannot be imported: {describe(error)}") from error
+    finally:
+        _importing.remove(module)
+
+
+def locator_of(experiment: Experiment) -> str | None:
+    """Where other processes find an experiment that was imported here; None: it is no file's, but a notebook's."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name == "__main__" or file is None or not file.endswith(".py"):
+            continue
+        for variable, value in vars(module).items():
+            if value is experiment:
+                return f"{Path(file).resolve()}:{variable}" if "." not in name else f"{name}:{variable}"
+    return None
 
 
 def describe(error: BaseException) -> str:

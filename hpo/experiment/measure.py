@@ -1,14 +1,17 @@
 """Measuring a predictor: outputs chunk by chunk, scored by every metric."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpo.errors import ExperimentError
-from hpo.experiment.items import Items, length
+from hpo.experiment.items import Items, length, take
+from hpo.experiment.jackknife import Blocks, pseudo_values
 from hpo.experiment.metrics import Metric, Probabilities, Score
 from hpo.experiment.model import Predict
 
@@ -37,9 +40,19 @@ def predict_by_default(predictor: Any, x: Any) -> Any:
 
 
 def measure(
-    predictor: Any, items: Items, metrics: Sequence[Metric], *, predict: Predict | None = None, chunk: int = 1000
+    predictor: Any,
+    items: Items,
+    metrics: Sequence[Metric],
+    *,
+    predict: Predict | None = None,
+    chunk: int = 1000,
+    blocks: Blocks | None = None,
+    on_outputs: Callable[[Any, Items], None] = lambda outputs, part: None,
 ) -> list[Score | None]:
     """The predictor's score by each metric; None where a metric does not apply to its outputs.
+
+    With `blocks` (n,) of units, a first metric that has no scores of single items is scored without each of them too.
+    `on_outputs` is called with the outputs for each chunk of the items, and that chunk.
 
     Raises ExperimentError where the outputs are as many as the items are not, or scores have a wrong shape.
     """
@@ -52,8 +65,9 @@ def measure(
         outputs = (predict or predict_by_default)(predictor, part.x)
         if length(outputs) != len(part):
             raise ExperimentError(f"predict gave {length(outputs)} outputs for {len(part)} items")
+        on_outputs(outputs, part)
         parts.append([metric.evaluate(outputs, part.y, len(part)) for metric in metrics])
-        if not whole and any(score is None or score.items is None for score in parts[0]):
+        if (not whole or blocks is not None) and any(score is None or score.items is None for score in parts[0]):
             kept.append(outputs)
     if not parts:
         raise ExperimentError("there is no item to measure a predictor on")
@@ -66,7 +80,28 @@ def measure(
             scores.append(Score(value=metric.combined(joined), items=joined))
         else:
             scores.append(of_metric[0] if whole or not kept else metric.evaluate(_joined(kept), items.y, n))
+    judged = scores[0] if scores else None
+    if blocks is not None and judged is not None and judged.items is None and np.isfinite(judged.value):
+        scores[0] = _by_block(judged, metrics[0], _joined(kept), items.y, blocks)
     return scores
+
+
+def _by_block(score: Score, metric: Metric, outputs: Any, y: Any, blocks: Blocks) -> Score:
+    """A score with a jackknife's pseudo-values in the place of items' scores."""
+
+    def without(rest: NDArray[np.bool_]) -> float | None:
+        index = np.flatnonzero(rest)
+        left = metric.evaluate(_taken(outputs, index), None if y is None else take(y, index), len(index))
+        return None if left is None else left.value
+
+    pseudo = pseudo_values(score.value, without, blocks, metric.info)
+    return score if pseudo is None else replace(score, items=pseudo, blocks=blocks)
+
+
+def _taken(outputs: Any, index: NDArray[np.intp]) -> Any:
+    if isinstance(outputs, Probabilities):
+        return replace(outputs, values=outputs.values[index])
+    return take(outputs, index)
 
 
 def _joined(outputs: Sequence[Any]) -> Any:

@@ -59,6 +59,17 @@ class MetricInfo:
         numerators, denominators = self.sums(items)
         return float(self.of_sums(numerators.sum(), denominators.sum()))
 
+    def added_up(self, value: float) -> float:
+        """What the mean over items is of which the metric is this value: the inverse of `of_sums`."""
+        with np.errstate(all="ignore"):
+            return float(value**2 if self.combine == "root" else np.log(value) if self.is_relative else value)
+
+    def items_of(self, means: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores (n,) or (n, 2) of items that contribute so much (n,) to that mean."""
+        if self.combine in ("ratio", "exp_ratio"):
+            return np.stack([means, np.ones(len(means))], axis=1)
+        return np.exp(means) if self.combine == "geometric" else means
+
     def improvement(self, a: Any, b: Any) -> Any:
         """By how much a is better than b: a difference in the metric's unit, or of logarithms where `is_relative`."""
         with np.errstate(all="ignore"):

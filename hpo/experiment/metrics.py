@@ -47,6 +47,7 @@ class Score:
 
     value: float  # NaN or infinite: the training has diverged
     items: Array | None  # (n,), or (n, 2) numerators and denominators; None: there is none for single items
+    blocks: NDArray[np.int64] | None = None  # (n,) of which the items are pseudo-values: single ones have no scores
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from hpo.errors import ExperimentError
 from hpo.experiment import cache, pool_files
-from hpo.experiment.checked import fitted_globals
+from hpo.experiment.checked import fitted_globals, long_globals
 from hpo.experiment.code import code_digest, count_as_users, fixed_seeds, users_files, users_modules
 from hpo.experiment.description import Description, ModelDescription
 from hpo.experiment.experiment import Data, Experiment
@@ -96,6 +96,9 @@ def prepare(locator: str, folder: Path) -> Description:
     return description
 
 
+_READ = "trainings that read such globals see what judges them"
+
+
 def _data(locator: str, experiment: Experiment, folder: Path) -> Mapping[str, Any]:
     """What the description says of the data; pools of rows are written."""
     data = experiment.data
@@ -110,12 +113,19 @@ def _data(locator: str, experiment: Experiment, folder: Path) -> Mapping[str, An
     for name, pool in (("a", split.a), ("b", split.b)):
         pool_files.save(pool, folder / name)
     sizes = {name: len(pool.items) for name, pool in (("a", split.a), ("b", split.b))}
-    fitted = [
-        f"{name} in {module.__name__}.py was fitted when the file was imported, to rows that judge; fit it in train"
-        for module in users_modules()
-        for name in fitted_globals(module)
-    ]
-    return {"data_digest": split.digest, "remarks": (*split.remarks, *fitted), "sizes": sizes}
+    lengths = {sum(sizes.values()), *sizes.values()}
+    seen = []  # in the user's modules, what may hold rows that judge
+    for module in users_modules():
+        where = f"in {module.__name__}.py"
+        if names := long_globals(module, lengths):
+            seen.append(
+                f"{', '.join(names)} {where}: as long as the data; a training that reads it sees what judges it"
+            )
+        seen += [
+            f"{name} {where} was fitted when the file was imported, to rows that judge; fit it in train"
+            for name in fitted_globals(module)
+        ]
+    return {"data_digest": split.digest, "remarks": (*split.remarks, *seen), "sizes": sizes}
 
 
 def _described_models(experiment: Experiment, locator: str) -> dict[str, ModelDescription]:

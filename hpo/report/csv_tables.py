@@ -3,17 +3,13 @@
 Values are in the unit of their metric, accuracies as fractions. Differences above 0 are those in which A is better.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.dependence.interactions import Answer, Dependence
-from hpo.analysis.model_cost import ModelCost
+from hpo.experiment.page import Cell, CsvRow
 from hpo.report.contents import Contents
 from hpo.report.sentences import family_title, items_note, kind_title, row_note
 from hpo.results.records import StudyResult, TrainingRecord, models_of
-
-Cell = str | int | float | None
-CsvRow = Mapping[str, Cell]
 
 
 def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
@@ -26,8 +22,6 @@ def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
         "trials": _trials(report.results),
         "importance": _importance(report.dependence),
         "interactions": _interactions(report.dependence),
-        "confusion": _confusion(report.confusions),
-        "models": _models(report.costs),
     }
 
 
@@ -54,8 +48,7 @@ def _comparison(report: Contents) -> list[CsvRow]:
                 "trials": row.trials,
                 "rounds": row.rounds,
                 "planned_rounds": row.planned,
-                "train_mean": row.train.mean,
-                "train_std": row.train.std,
+                **({"train_mean": row.train.mean, "train_std": row.train.std} if report.has_digits else {}),
                 "test_mean": test.mean,
                 "test_std": test.std,
                 "test_mean_low": None if test.interval is None else test.interval.low,
@@ -122,6 +115,20 @@ def _measured(run: TrainingRecord, result: StudyResult, results: Sequence[StudyR
     return values
 
 
+def _numbers(results: Sequence[StudyResult]) -> list[str] | None:
+    """The names of what the users' trainings report; None where all are the digits', which report nothing."""
+    if all(result.is_digits for result in results):
+        return None
+    return sorted({name for result in results for run in result.runs for name in run.numbers})
+
+
+def _reported(run: TrainingRecord, names: Sequence[str] | None) -> CsvRow:
+    """What a training reported last, a column each, and its memory in bytes."""
+    if names is None:
+        return {}
+    return {"memory": run.memory, **{f"reported_{name}": run.numbers.get(name) for name in names}}
+
+
 def _column(result: StudyResult, metric: str, what: str) -> str:
     return f"{what}_loss" if result.is_digits and metric == "cross_entropy" else f"{what}_{metric}"
 
@@ -146,6 +153,7 @@ def _pairs(report: Contents) -> list[CsvRow]:
                 "difference_high": None if interval is None else interval.high,
                 f"new_{'items' if measured else 'images'}_low": None if items is None else items.low,
                 f"new_{'items' if measured else 'images'}_high": None if items is None else items.high,
+                **({"variance_from_items": pair.from_items} if measured else {}),
                 "effect_dz": pair.difference.effect,
                 "p_a_better": pair.outperforming.probability,
                 "p_a_better_low": pair.outperforming.interval.low,
@@ -163,6 +171,7 @@ def _pairs(report: Contents) -> list[CsvRow]:
 
 
 def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
+    reported = _numbers(results)
     return [
         {
             **_experiment(results, result.experiment),
@@ -176,6 +185,7 @@ def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
             **_measured(run, result, results, "test"),
             "seconds": run.seconds,
             "device_seconds": run.device_seconds,
+            **_reported(run, reported),
             "seed": run.slot_seed,
             "worker": run.worker,
             "device": run.device,
@@ -188,7 +198,7 @@ def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
 
 
 def _trials(results: Sequence[StudyResult]) -> list[CsvRow]:
-    names = _hyperparameters(results)
+    names, reported = _hyperparameters(results), _numbers(results)
     return [
         {
             **_experiment(results, result.experiment),
@@ -205,6 +215,7 @@ def _trials(results: Sequence[StudyResult]) -> list[CsvRow]:
             "epochs": run.epochs,
             "seconds": run.seconds,
             "device_seconds": run.device_seconds,
+            **_reported(run, reported),
             "seed": run.slot_seed,
             "attempts": run.attempt,
             "worker": run.worker,
@@ -260,27 +271,3 @@ def _interactions(dependences: Sequence[Dependence]) -> list[CsvRow]:
 def _answered(dependences: Sequence[Dependence]) -> Iterable[tuple[Dependence, Answer]]:
     """The studies with enough trials for an answer."""
     return ((dependence, dependence.answer) for dependence in dependences if dependence.answer is not None)
-
-
-def _confusion(confusions: Sequence[DigitConfusion]) -> list[CsvRow]:
-    return [
-        {
-            "study": confusion.study,
-            "model": confusion.model,
-            "configuration": confusion.label,
-            "digit": digit,
-            "named": named,
-            "images": images,
-        }
-        for confusion in confusions
-        for digit, row in enumerate(confusion.said)
-        for named, images in enumerate(row)
-    ]
-
-
-def _models(costs: Sequence[ModelCost]) -> list[CsvRow]:
-    """What does not depend on the machine; the latencies are on the page and in the JSON file."""
-    return [
-        {"model": cost.model, "parameters": cost.parameters, "multiply_adds_a_pair": cost.multiply_adds}
-        for cost in costs
-    ]

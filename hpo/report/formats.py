@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
 from hpo.results.records import DIGITS
+from hpo.storage.studies import CodeChange
 from hpo.study.labels import PAPER, PUBLISHED, TUNED
 
 if TYPE_CHECKING:  # they load scipy, which takes a second
@@ -20,6 +21,13 @@ if TYPE_CHECKING:  # they load scipy, which takes a second
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+_WORDS = {  # of shipped metrics, by name, where they are not the name itself
+    "auc": "AUC",
+    "brier": "Brier score",
+    "macro_f1": "macro F1",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
 CONFIGURATIONS = {
     PUBLISHED: "paper, as published",
     PAPER: "paper's, re-run",
@@ -69,7 +77,7 @@ class Scale:
     @property
     def name(self) -> str:
         """The metric's in words."""
-        return self.metric.name.replace("_", " ")
+        return _WORDS.get(self.metric.name, self.metric.name.replace("_", " "))
 
     @property
     def unit(self) -> str:
@@ -86,8 +94,13 @@ class Scale:
         """The unit of a difference in a sentence, with the blank before it."""
         return " points" if self.is_percent else "" if self.metric.is_relative else self.unit
 
+    @property
+    def title(self) -> str:
+        """The metric with its unit, where it is named alone."""
+        return self.axis("").strip()
+
     def column(self, what: str) -> str:
-        """The title of a column of numbers."""
+        """The title of a column of numbers; `title` where there is nothing to say before it."""
         return f"{what} %" if self.is_percent else f"{what} {self.name}{_in_brackets(self.metric.unit)}"
 
     def axis(self, what: str) -> str:
@@ -260,6 +273,15 @@ def value(x: Value | None) -> str:
 def counted(things: Sequence[tuple[str, int]]) -> str:
     """Things, each with how often it occurs."""
     return ", ".join(f"{thing} ({count})" for thing, count in things) or NOTHING
+
+
+def code_changes_in_words(changes: Iterable[CodeChange]) -> list[str]:
+    """A sentence for each time that a study went on with other code."""
+    return [
+        f"went on with changed code of its model on {time(change.at)} (--accept-changes), "
+        f"{(change.before or 'none')[:12]} before, {(change.after or 'none')[:12]} after"
+        for change in changes
+    ]
 
 
 def time(seconds: float | None, unit: Literal["minutes", "seconds"] = "minutes") -> str:

@@ -1,7 +1,7 @@
 """Sentences: what the comparison comes to, for readers who skip the tables."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,6 @@ from hpo.analysis.pairwise import (
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.repeats import RepeatPair, Repeats
 from hpo.analysis.tuning import Tuning
-from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.experiment.metric_info import MetricInfo
 from hpo.report.formats import Scale, figures, reference
 from hpo.results.records import DIGITS, StudyResult
@@ -62,13 +61,16 @@ def budget_warning(results: Iterable[StudyResult]) -> str | None:
     for result in results:
         budget = result.spec.budget
         asked = {"trials": budget.trials, "rounds": result.spec.protocol.final_rounds}
+        if result.is_fixed:
+            del asked["trials"]
         if result.is_digits:  # of another experiment nobody knows how many epochs are enough
             asked["epochs"] = budget.epochs
         # Without a search only what is measured counts.
         shares = [n / defaults[what] for what, n in asked.items() if n or what != "trials"]
         if min(shares) < 1:
             counts = {what: f"{asked[what]} {what}" for what in defaults if what in asked}
-            small.append(", ".join((counts | ({} if budget.trials else {"trials": "no search"})).values()))
+            unsearched = {"trials": "no search"} if asked.get("trials") == 0 else {}
+            small.append(", ".join((counts | unsearched).values()))
             tiny = tiny or min(shares) < TINY
             named |= asked.keys()
     if not small:
@@ -76,7 +78,9 @@ def budget_warning(results: Iterable[StudyResult]) -> str | None:
     verdict = (
         "enough to see how it works, too small for conclusions" if tiny else "a rough version of the full protocol"
     )
-    budgets = "; ".join(dict.fromkeys(small))
+    distinct = dict.fromkeys(small)
+    # What has nothing to tune has rounds alone, which another study's budget says as well.
+    budgets = "; ".join(b for b in distinct if not any(other != b and other.endswith(b) for other in distinct))
     usual = ", ".join(f"{n} {what}" for what, n in defaults.items() if what in named)
     return f"Small budget ({budgets}; the defaults are {usual}): {verdict}."
 
@@ -127,7 +131,7 @@ def _tuned_studies(pair: Pair) -> set[int]:
 def between_sentence(pair: Pair) -> str:
     """How two models compare."""
     a, b = (pair.a, pair.b) if pair.difference.mean >= 0 else (pair.b, pair.a)
-    how = "both tuned" if pair.kind == BETWEEN_TUNED else f"both with {reference(a.label)}"
+    how = _how(pair)
     if pair.is_immaterial:
         verdict = f"{a.model} and {b.model} are equal in practice ({_margin(pair.metric)})"
     elif pair.clear:
@@ -144,6 +148,17 @@ def between_sentence(pair: Pair) -> str:
     else:
         means = f"their test {scale.name} is {scale.value(a.mean)} and {scale.value(b.mean)}"
     return f"{verdict}: {how}, {means}, {_difference(pair)}."
+
+
+def _how(pair: Pair) -> str:
+    """Which configurations of the two models are compared."""
+    if pair.kind == BETWEEN_REFERENCE:
+        return f"both with {reference(pair.a.label)}"
+    fixed = [side.model for side in (pair.a, pair.b) if side.label != TUNED]
+    if not fixed:
+        return "both tuned"
+    (tuned,) = (side.model for side in (pair.a, pair.b) if side.label == TUNED)
+    return f"{tuned} tuned, {fixed[0]} with nothing to tune"
 
 
 def tuning_sentence(pair: Pair) -> str:
@@ -456,6 +471,8 @@ def tuning_verdict(tuning: Tuning) -> str:
     """Who won the confirm phase of one study."""
     it = reference(tuning.reference_label)
     if tuning.source is None:
+        if not tuning.parameters:
+            return "There is nothing to tune: it is measured as it is."
         if tuning.trials == 0:
             return (
                 f"Nothing was searched: only {it.removesuffix(' configuration')} or a given configuration is measured."
@@ -468,16 +485,10 @@ def tuning_verdict(tuning: Tuning) -> str:
     return f"Trial {tuning.source} of the search won the confirm phase."
 
 
-def data_in_words(record: Provenance) -> str:
-    """Which data these are, as far as is known."""
-    if record.data_digest == BUNDLED_DIGEST:
-        return (
-            "the bundled 5,000 MNIST digits (pool A 3,000, pool B 2,000): every test draw uses all of B, "
-            "re-paired, and training draws share two thirds of their images, so all intervals are "
-            "conditional on these pools"
-        )
-    if record.experiment == DIGITS:
-        return "images given with --data"
+def data_in_words(record: Provenance, about: Mapping[str, str]) -> str:
+    """Which data these are, as far as is known; `about` has sentences by digest."""
+    if record.data_digest in about:
+        return about[record.data_digest]
     parts = [f"of experiment {record.experiment}"]
     if record.test_items:
         parts.append(f"{record.test_items} test items in a final round")

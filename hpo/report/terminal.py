@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis.comparison import Comparison, TableRow
+from hpo.analysis.comparison import Comparison, TableRow, other_metrics
 from hpo.analysis.pairwise import setting_of
 from hpo.analysis.provenance import reason
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
-from hpo.report.formats import NOTHING, Scale, configuration, references, time
+from hpo.report.formats import NOTHING, Scale, code_changes_in_words, configuration, references, time
 from hpo.report.formats import value as shown_value
 from hpo.report.sentences import Conclusions
 from hpo.results.failures import optuna_name, setbacks, troubled
@@ -43,9 +43,12 @@ def comparison_table(
     if not results:
         return Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything.")
     parts: list[RenderableType] = []
-    for experiment in dict.fromkeys(row.experiment for row in comparison.rows):
-        rows = [row for row in comparison.rows if row.experiment == experiment]
-        parts += [_rows_table(rows, comparison, named=len({row.experiment for row in comparison.rows}) > 1), ""]
+    named = len({row.experiment for row in comparison.rows}) > 1
+    for measured in dict.fromkeys((row.experiment, row.metric) for row in comparison.rows):
+        rows = [row for row in comparison.rows if (row.experiment, row.metric) == measured]
+        parts += [_rows_table(rows, comparison, named=named), ""]
+        if others := other_metrics(rows):
+            parts += [_others_table(rows, others), ""]
     if not parts:
         parts += [Text("No final round is done yet.", style="dim"), ""]
     parts += [Text(line) for line in conclusions.headlines]
@@ -79,6 +82,18 @@ def _rows_table(rows: Sequence[TableRow], comparison: Comparison, *, named: bool
     return table
 
 
+def _others_table(rows: Sequence[TableRow], others: Sequence[MetricInfo]) -> Table:
+    """The metrics that do not decide, on the same test items."""
+    table = _table("Also measured on the test items, mean ± std over the rounds")
+    _words(table, "model", "configuration")
+    _numbers(table, *(f"{scale.title}\n{scale.better}" for scale in map(Scale, others)))
+    for row in rows:
+        columns = [row.others.get(metric.name) for metric in others]
+        cells = (NOTHING if c is None else Scale(m).summary(c) for m, c in zip(others, columns, strict=True))
+        table.add_row(escape(row.model), escape(configuration(row.label, row.experiment)), *cells)
+    return table
+
+
 def study_table(results: Iterable[StudyResult]) -> RenderableType:
     """`hpo study list`: a line for each study."""
     table = _table(None)
@@ -100,7 +115,7 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
             scale.value(None if result.best is None else result.best.value, 2),
             scale.value(None if tuned is None else tuned.confirm_mean, 2),
             f"{done}/{asked}" if asked else NOTHING,
-            _test(result.final_of(TUNED), scale),
+            _test(result.final_of(TUNED), scale) + ("" if percent or result.final_of(TUNED) is None else scale.unit),
         )
     if not count:
         return Text("There are no studies yet; `hpo study create --model ws` makes one.")
@@ -137,6 +152,7 @@ def study_detail(result: StudyResult) -> RenderableType:
         parts += [_final(result), ""]
     parts += _failures(result)
     parts += [Text(line, style="yellow") for line in result.missing]
+    parts += [Text(line, style="yellow") for line in code_changes_in_words(result.code_changes)]
     setting = setting_of(result)
     parts.append(Text(f"spec {result.spec_digest[:12]}, data {setting.data_digest[:12]}", style="dim"))
     return Group(*parts)
@@ -150,12 +166,18 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
     if trial["label"] is not None:
         table.add_row("configuration", f"{escape(trial['label'])}, round {trial['round']}")
     for name in _TRIAL_FIELDS:
-        table.add_row(name.replace("_", " "), NOTHING if trial[name] is None else escape(str(trial[name])))
+        if name in trial:  # some are the digits' alone
+            table.add_row(name.replace("_", " "), NOTHING if trial[name] is None else escape(str(trial[name])))
+    items = "test" if trial["kind"] == "final" else "validation"
+    measured = {f"{items} {name.replace('_', ' ')}": value for name, value in trial["metrics"].items()}
+    reported = {f"reported {name}": value for name, value in trial["numbers"].items()}
+    for name, value in (measured | reported).items():
+        table.add_row(escape(name), NOTHING if value is None else f"{value:.6g}")
     if trial["setbacks"]:
         table.add_row("setbacks", escape("\n".join(trial["setbacks"])))
     for name, value in (trial["params"] or {}).items():
         table.add_row(name, _parameter(value))
-    for name in ("train_loss", "validation_accuracy"):
+    for name in ("train_loss", *(name for name in trial if name.startswith("validation_"))):
         if trial[name]:
             by_epoch = " ".join(NOTHING if x is None else f"{x:.4f}" for x in trial[name])
             table.add_row(name.replace("_", " "), by_epoch)
@@ -249,12 +271,11 @@ def _ranking(result: StudyResult) -> Table:
 
 def _final(result: StudyResult) -> Table:
     scale, train = Scale(result.metric), any(final.train_mean is not None for final in result.final)
-    measured = dict.fromkeys(name for final in result.final for name in final.metrics)
-    others = [name for name in measured if name != result.metric.name]
+    others = [m for m in result.metrics[1:] if any(_known(final.metrics.get(m.name)) for final in result.final)]
     what = "accuracy % on pool B" if scale.is_percent else f"{scale.column('').strip()} on pool B"
     table = _table(f"Final: {what}")
     _words(table, "configuration")
-    _numbers(table, "rounds", *(("train",) if train else ()), "test", *(name.replace("_", " ") for name in others))
+    _numbers(table, "rounds", *(("train",) if train else ()), "test", *(Scale(metric).title for metric in others))
     for final in result.final:
         if final.rounds:
             same = f" ({references(final.same_as)} won)" if final.same_as else ""
@@ -263,14 +284,18 @@ def _final(result: StudyResult) -> Table:
                 f"{final.rounds}/{final.planned}",
                 *((scale.mean_std(final.train_mean, final.train_std),) if train else ()),
                 scale.mean_std(final.test_mean, final.test_std),
-                *(_other(final, name) for name in others),
+                *(_other(final, metric) for metric in others),
             )
     return table
 
 
-def _other(final: FinalResult, name: str) -> str:
-    values = final.metrics.get(name, ())
-    return Scale(MetricInfo(name=name)).mean_std(mean(values), std(values))
+def _other(final: FinalResult, metric: MetricInfo) -> str:
+    values = final.metrics.get(metric.name, ())
+    return Scale(metric).mean_std(mean(values), std(values))
+
+
+def _known(values: Sequence[float | None] | None) -> bool:
+    return any(value is not None for value in values or ())
 
 
 def _failures(result: StudyResult) -> list[RenderableType]:

@@ -27,9 +27,9 @@ from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.slots import Slot
-from hpo.storage.studies import gone_from_optuna
+from hpo.storage.studies import code_changes_of, gone_from_optuna
 from hpo.study.labels import TUNED
-from hpo.study.phases import too_many_failed
+from hpo.study.phases import NOTHING_CONFIRMED, too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
 from hpo.study.spec import StudySpec, spec_of
@@ -70,7 +70,18 @@ def trial(engine: Engine, name: str, number: int) -> dict[str, Any]:
         known = sorted(run.number for run in runs if run.number is not None)
         there = f"there are {known[0]} to {known[-1]}" if known else "none has begun yet"
         raise TrialNotFound(f"study {name} has no trial {number}; {there}")
-    return {"study": name, "model": result.model, **asdict(run), "setbacks": setbacks(run, result)}
+    return {"study": name, "model": result.model, **_fields(run, result), "setbacks": setbacks(run, result)}
+
+
+def _fields(run: TrainingRecord, result: StudyResult) -> dict[str, Any]:
+    """A run's fields; where they are named for an accuracy that is the digits' alone, by another metric's name."""
+    fields = asdict(run)
+    if result.is_digits:
+        return fields
+    curve = fields.pop("validation_accuracy")
+    for name in ("train_accuracy", "loss"):  # not measured; among the metrics
+        del fields[name]
+    return {**fields, f"validation_{result.metric.name}": curve}
 
 
 def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]:
@@ -168,6 +179,7 @@ def run_of(slot: Slot) -> TrainingRecord:
         validation_accuracy=outcome.validation_accuracy,
         metrics=outcome.metrics,
         numbers=outcome.numbers,
+        memory=outcome.memory,
         items=outcome.items,
         units_digest=outcome.units_digest,
         seconds=outcome.seconds,
@@ -175,6 +187,7 @@ def run_of(slot: Slot) -> TrainingRecord:
         device=outcome.device,
         versions=outcome.versions,
         git_commit=outcome.git_commit,
+        code_digest=outcome.code_digest,
         spec_digest=outcome.spec_digest,
         data_digest=outcome.data_digest,
         draw_seed=outcome.seeds.draw,
@@ -209,6 +222,8 @@ def result_of(
         spec=spec,
         spec_digest=row.spec_digest,
         data_digest=row.data_digest,
+        code_digest=row.code_digest,
+        code_changes=code_changes_of(row.code_changes),
         created_at=row.created_at,
         search=tuple(by_kind["search"]),
         confirm=tuple(by_kind["confirm"]),
@@ -222,7 +237,7 @@ def result_of(
         gone=tuple(gone),
         missing=(
             *([str(StudyBroken(row.name, gone))] if gone else []),
-            *_missing(row, trials, ranking, final, tuned, by_kind["final"]),
+            *_missing(row, spec, trials, ranking, final, tuned, by_kind["final"]),
         ),
     )
 
@@ -287,6 +302,7 @@ def _final_of(label: str, runs: Sequence[TrainingRecord]) -> FinalResult:
         failed=sum(run.state == "failed" for run in runs),
         metrics={name: tuple(run.metrics.get(name) for run in done) for name in names},
         units=tuple(run.units_digest for run in done),
+        items=tuple(run.items for run in done),
     )
 
 
@@ -300,6 +316,7 @@ def _by_label(runs: Iterable[TrainingRecord]) -> dict[str, list[TrainingRecord]]
 
 def _missing(
     row: Any,
+    spec: StudySpec,
     trials: TrialCounts,
     ranking: Sequence[ConfirmResult],
     final: Sequence[FinalResult],
@@ -324,7 +341,10 @@ def _missing(
             )
         elif not result.whole:
             lines.append(f"confirm: {result.label} has {len(result.values)} of {result.rounds} rounds")
-    if tuned is None and trials.total == 0 and all(one.label != TUNED for one in final):
+    if row.phase == "confirm" and ranking and all(result.failed for result in ranking):
+        lines.append(f"confirm: {NOTHING_CONFIRMED.format(name=row.name)}")
+    searchable = bool(spec.parsed_space.parameters)
+    if searchable and tuned is None and trials.total == 0 and all(one.label != TUNED for one in final):
         lines.append("nothing was searched: there is no tuned configuration")
     if not final_runs:
         lines.append("final: no rounds have been asked for yet")

@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Literal
 
+from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
+from hpo.storage.studies import CodeChange
 from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult
 from hpo.study.spec import MODELS, StudySpec
 
-DIGITS = "digits"  # the experiment of this name has answers, images and published accuracies; others have none
+DIGITS = shipped.NAME  # the experiment of this name has answers, images and published accuracies; others have none
 
 RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
 
@@ -41,6 +43,7 @@ class TrainingRecord:
     validation_accuracy: tuple[float, ...] = ()  # by epoch, of the first metric; empty in final rounds
     metrics: Mapping[str, float | None] = field(default_factory=dict)  # all of them; the first format has none
     numbers: Mapping[str, float | None] = field(default_factory=dict)  # that the training reported last
+    memory: int | None = None  # bytes that the training's process had at its end
     items: int | None = None  # that it was measured on
     units_digest: str | None = None  # final: of what the test items were sampled from, in order
     seconds: float | None = None  # in a lane; lanes of one device train side by side
@@ -51,7 +54,8 @@ class TrainingRecord:
     worker: str | None
     device: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    git_commit: str | None = None
+    git_commit: str | None = None  # of hpo
+    code_digest: str | None = None  # of the user's code that trained
     spec_digest: str | None = None
     data_digest: str | None = None
     slot_seed: int
@@ -130,6 +134,7 @@ class FinalResult:
     failed: int
     metrics: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)  # on test items, by name
     units: tuple[str | None, ...] = ()  # digests of what the test items were sampled from
+    items: tuple[int | None, ...] = ()  # how many test items there were
     same_as: str | None = None  # the reference's label where it won: both labels have the same rounds
 
     @property
@@ -172,6 +177,8 @@ class StudyResult:
     spec: StudySpec
     spec_digest: str
     data_digest: str
+    code_digest: str | None = None  # of the user's code that trains
+    code_changes: tuple[CodeChange, ...] = ()  # accepted since the study was made, in order
     created_at: float
     search: tuple[TrainingRecord, ...]  # by index
     confirm: tuple[TrainingRecord, ...]
@@ -220,6 +227,11 @@ class StudyResult:
     def hyperparameters(self) -> tuple[str, ...]:
         """What is tuned, in the order of every table and file."""
         return tuple(self.spec.parsed_space.parameters)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is nothing to tune: its reference configuration is all that there is."""
+        return not self.hyperparameters
 
     @property
     def runs(self) -> tuple[TrainingRecord, ...]:

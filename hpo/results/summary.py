@@ -24,6 +24,8 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "repeat_group": result.repeat_group,
         "spec_digest": result.spec_digest,
         "data_digest": result.data_digest,
+        "code_digest": result.code_digest,
+        "code_changes": [asdict(change) for change in result.code_changes],
         "epochs": result.spec.budget.epochs,
         "trials": {**asdict(result.trials), "total": result.trials.total},
         "best": None if best is None else _plain(best),

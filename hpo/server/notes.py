@@ -155,14 +155,19 @@ def is_ours(note: str) -> bool:
 def note_of(result: StudyResult, paired: "Paired | None") -> str:
     """The note of a study's search: phase, budget, configurations, comparison, what is missing."""
     protocol, epochs = result.spec.protocol, result.epochs
-    trials = f"{result.trials.total} trials" + ("" if epochs is None else f" of {epochs} epochs")
+    of_epochs = "" if epochs is None else f" of {epochs} epochs"
+    search = (
+        f"{result.trials.total} trials{of_epochs}, confirm {protocol.confirm_configurations} and "
+        f"{references(result.reference_label)} x {protocol.confirm_rounds} rounds, "
+        if result.trials.total
+        else "no search, "
+    )
     lines = [
         f"## {_safe(result.name)}: {_phase(result)}",
         "",
         *_table(("phase", "done"), _progress(result)),
-        f"Budget: {trials}, confirm {protocol.confirm_configurations} and {references(result.reference_label)} x "
-        f"{protocol.confirm_rounds} rounds, final "
-        f"{protocol.final_rounds} rounds of each configuration. {_as_of(result)}",
+        f"Budget: {search}final {protocol.final_rounds} rounds{of_epochs if not result.trials.total else ''} of each "
+        f"configuration. {_as_of(result)}",
         "",
         *_table(*_configurations(result)),
     ]

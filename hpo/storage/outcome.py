@@ -56,6 +56,7 @@ class Outcome(BaseModel):
     validation_accuracy: tuple[float, ...]  # by epoch, of the first metric; empty in final rounds
     metrics: Mapping[str, float | None] = {}  # by name, all of them; format 1 has none. None: not for such outputs
     numbers: Mapping[str, float | None] = {}  # the last that the training reported, unjudged
+    memory: Whole | None = None  # bytes that the training's process had at its end
     items: Whole | None = None  # how many it was measured on
     units_digest: str | None = None  # final: of what the test items were sampled from, in order
     code_digest: str | None = None  # of the code that trained
@@ -131,7 +132,7 @@ class _FirstFormat(BaseModel):
     validation_accuracy: tuple[Accuracy, ...]
 
 
-_SINCE_2 = ("metrics", "numbers", "items", "units_digest", "code_digest")
+_SINCE_2 = ("metrics", "numbers", "memory", "items", "units_digest", "code_digest")
 
 
 def first_problem(error: ValidationError) -> str:

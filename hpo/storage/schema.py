@@ -46,6 +46,7 @@ studies = Table(
     Column("experiment", String(40), nullable=False, server_default="digits"),  # its name
     Column("model", String(32), nullable=False),
     Column("code_digest", String(64)),  # of the user's code that trains; null: hpo's own
+    Column("code_changes", Text),  # JSON list of CodeChange: what was accepted since the study was made; null: nothing
     Column("spec", Text, nullable=False),  # canonical JSON of StudySpec
     Column("spec_digest", String(64), nullable=False),
     Column("data_digest", String(64), nullable=False),  # of the data and their split into pools

@@ -5,7 +5,7 @@ Making and deleting a study is one transaction over both, so nothing is ever lef
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from optuna.storages._rdb import models
@@ -28,6 +28,15 @@ OPTUNA_NAMES = ("{name}", "{name}:confirm", "{name}:final")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CodeChange:
+    """A study went on with other code of its model, as somebody accepted."""
+
+    at: float  # seconds since 1970
+    before: str | None  # digests
+    after: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudyRow:
     """A study as it was when read."""
 
@@ -36,6 +45,7 @@ class StudyRow:
     experiment: str = "digits"  # its name
     model: str
     code_digest: str | None = None  # of the user's code that trains
+    code_changes: tuple[CodeChange, ...] = ()  # accepted since the study was made, in order
     spec: str  # canonical JSON of the StudySpec
     spec_digest: str
     data_digest: str  # of the data and their split into pools
@@ -259,9 +269,27 @@ def set_paused(engine: Engine, study_id: int, paused: bool) -> bool:
 
 
 def set_code(engine: Engine, study_id: int, digest: str | None) -> None:
-    """Record that the study goes on with other code."""
+    """Let the study go on with other code; that it has changed, and when, is on record."""
     with begin_write(engine) as connection:
-        connection.execute(update(studies).where(studies.c.id == study_id).values(code_digest=digest))
+        row = lock_study(connection, study_id)
+        if row is None or row.code_digest == digest:
+            return
+        at = float(connection.scalar(select(now())) or 0.0)
+        changes = [*row.code_changes, CodeChange(at=at, before=row.code_digest, after=digest)]
+        text = json.dumps([asdict(change) for change in changes])
+        changed = update(studies).where(studies.c.id == study_id)
+        connection.execute(changed.values(code_digest=digest, code_changes=text))
+
+
+def code_changes_of(text: str | None) -> tuple[CodeChange, ...]:
+    """What the column `code_changes` says."""
+    return tuple(CodeChange(**change) for change in json.loads(text or "[]"))
+
+
+def set_spec(engine: Engine, study_id: int, spec: str) -> None:
+    """Store a spec of the same digest: what differs is nothing on which a result depends."""
+    with begin_write(engine) as connection:
+        connection.execute(update(studies).where(studies.c.id == study_id).values(spec=spec))
 
 
 def set_phase(connection: Connection, study_id: int, frm: Phase, to: Phase) -> bool:
@@ -285,6 +313,7 @@ def set_tuned(connection: Connection, study_id: int, tuned: Mapping[str, Any]) -
 def _study(row: Row[*tuple[Any, ...]]) -> StudyRow:
     values = {field.name: getattr(row, field.name) for field in fields(StudyRow)}
     values["tuned"] = None if values["tuned"] is None else json.loads(values["tuned"])
+    values["code_changes"] = code_changes_of(values["code_changes"])
     return StudyRow(**values)
 
 

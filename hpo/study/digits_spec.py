@@ -5,16 +5,15 @@ Stored results carry its digests, so what it reads and writes is as it always wa
 
 import functools
 import math
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from hpo.digits import pools
-from hpo.digits.pools import Digits
 from hpo.errors import SpecError
+from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.shipped import ShippedData
 from hpo.experiment.spaces import Float, Space, Value
 from hpo.study.spec_errors import near
 from hpo.study.study_spec import (
@@ -30,7 +29,7 @@ from hpo.study.study_spec import (
 )
 from hpo.training.augmentation import SAMPLES_PER_PAIR
 
-EXPERIMENT: typing.Final = "digits"
+EXPERIMENT = shipped.NAME
 ModelName = Literal["simple", "ws", "ws-aux"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
 _ALL_MODELS = ("learning_rate", "weight_decay", "dropout")
@@ -122,6 +121,7 @@ class DigitsSpec(StudySpec):
     reference: dict[str, float] = Field(alias="paper")
     reference_label: str = Field(default="paper", exclude=True)
     tuned: dict[str, float] | None = None
+    published: dict[str, float] = Field(default={}, exclude=True)
 
     @field_validator("space")
     @classmethod
@@ -177,7 +177,7 @@ class DigitsData:
 
     locator: None = None  # every worker has them
 
-    def __init__(self, load: Callable[[], Digits]) -> None:
+    def __init__(self, load: Callable[[], ShippedData]) -> None:
         """`load` gives the images."""
         self._load = functools.cache(load)
 
@@ -209,7 +209,8 @@ class DigitsData:
         ):
             if value > most:
                 raise SpecError(f"study {spec.name}: protocol.{key}: must be at most {most} ({why}), not {value}")
-        pools.check_enough(self._load(), protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs)
+        pairs = protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs
+        shipped.part("pools").check_enough(self._load(), *pairs)
 
     def code_digest(self, model: str) -> str | None:
         """None: hpo's own code trains them."""

@@ -60,6 +60,7 @@ def _resolved(description: Description, model: ModelDescription) -> dict[str, An
         "metrics": description.metrics,
         "model_epochs": model.epochs,
         "reference_label": model.label,
+        "published": model.published,
     }
 
 

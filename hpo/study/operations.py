@@ -99,6 +99,8 @@ def _create(engine: Engine, planned: Planned, skip: bool, accept: bool) -> bool:
     code = planned.data.code_digest(planned.spec.model)
     if existing.code_digest != code:
         studies.set_code(engine, existing.id, code)
+    if spec_of(existing).published != planned.spec.published:
+        studies.set_spec(engine, existing.id, planned.spec.canonical())
     return False
 
 

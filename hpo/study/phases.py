@@ -23,6 +23,12 @@ from hpo.training.seeds import derive
 MOST_FAILED = 0.25  # of a search's trials; where more failed it chooses nothing, and waits for `hpo study resume`
 
 
+NOTHING_CONFIRMED = (
+    "no configuration is left, for in confirm each failed or diverged: `hpo study resume {name}` trains them again, "
+    "and a study of another --name may have another space or more trials"
+)
+
+
 class ConfigurationDiffers(HpoError):
     """A label stands for one configuration within a study."""
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpo.digits.pools import Digits
 from hpo.errors import SpecError, UsageError
 from hpo.experiment.description import Description
 from hpo.experiment.prepare import prepared
+from hpo.experiment.shipped import ShippedData
 from hpo.study.digits_spec import DigitsData
 from hpo.study.experiment_spec import is_locator, spec_from
 from hpo.study.search import check_sampler
@@ -70,7 +70,7 @@ class Requested:
 class Requests:
     """Turns what is asked for into specs; the images and the experiments are loaded when they are needed, once."""
 
-    def __init__(self, digits: Callable[[], Digits]) -> None:
+    def __init__(self, digits: Callable[[], ShippedData]) -> None:
         """`digits` loads the images."""
         self._digits = digits
         self._described: dict[str, DescribedData] = {}

@@ -27,6 +27,7 @@ from hpo.experiment.spaces import Choice, Float, Hyperparameter, Int, Space, Val
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
+from hpo.study.cma_es import SafeCmaEsSampler
 from hpo.study.spec import StudySpec, spec_of
 from hpo.study.spec_errors import near, shown
 from hpo.training.seeds import derive
@@ -136,7 +137,7 @@ def _adaptive_sampler(spec: StudySpec, seed: int) -> BaseSampler:
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=few)
         case "cmaes":
-            return CmaEsSampler(seed=seed, n_startup_trials=few)
+            return SafeCmaEsSampler(seed=seed, n_startup_trials=few)
     kind: Callable[..., BaseSampler] = _OTHERS[spec.sampler.name]
     if kind is QMCSampler:  # its trials are places of one sequence
         return QMCSampler(seed=derive(spec.seed, "sampler") % 2**32, scramble=True)
@@ -168,6 +169,8 @@ def check_sampler(spec: StudySpec) -> None:
         problem = "it cannot search a space with conditions (`when`); take tpe or random"
     elif name == "cmaes" and choices:
         problem = "it cannot search a space with choices; take tpe, gp or random"
+    elif name == "cmaes" and len(spec.parsed_space.parameters) == 1:
+        problem = "it cannot search one hyperparameter alone; take tpe, gp or random"
     elif name == "cmaes" and find_spec("cmaes") is None:
         problem = "it needs the package cmaes, which is not installed: `pip install cmaes`"
     elif name in _OTHERS:

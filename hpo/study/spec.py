@@ -16,7 +16,7 @@ from hpo.errors import SpecError
 from hpo.files import read_bounded
 from hpo.study.digits_spec import HYPERPARAMETERS, MODELS, DigitsSpec, ModelName, Range
 from hpo.study.spec_errors import explain, near, shown
-from hpo.study.study_spec import Budget, Protocol, Pruner, Sampler, StudySpec, format_of
+from hpo.study.study_spec import UNCOUNTED, Budget, Protocol, Pruner, Sampler, StudySpec, format_of
 
 __all__ = [
     "HYPERPARAMETERS",
@@ -136,10 +136,10 @@ def _parsed(text: str) -> StudySpec:
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
-    """List the differences between a stored and a requested spec, a line each; names do not count."""
+    """List the differences between a stored and a requested spec, a line each; what no result depends on counts not."""
     if old.experiment != new.experiment:
         return [f"experiment: {old.experiment} in the database, {new.experiment} requested"]
-    stored, requested = (_flat(spec.model_dump(exclude={"name"})) for spec in (old, new))
+    stored, requested = (_flat(spec.model_dump(exclude=UNCOUNTED)) for spec in (old, new))
     return [
         f"{key}: {shown(stored.get(key))} in the database, {shown(requested.get(key))} requested"
         for key in [*stored, *(key for key in requested if key not in stored)]

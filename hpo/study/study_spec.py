@@ -110,6 +110,9 @@ class Protocol(Record):
         def samples(self) -> int: ...
 
 
+UNCOUNTED = {"name", "published"}  # fields of a spec on which no result depends
+
+
 def startup_trials(trials: int) -> int:
     """How many of a search's trials are random unless a study says otherwise."""
     return min(STARTUP_TRIALS, trials // 2)
@@ -138,6 +141,8 @@ class StudySpec(Record):
     reference: Values = Field(validation_alias=AliasChoices("reference", "paper"))
     reference_label: str = "reference"  # what slots and reports call it
     tuned: Values | None = None  # from an earlier search: `evaluate` measures it, a search tries it
+    # By metric, what others have reported of the model: shown beside the results, which do not depend on it.
+    published: Mapping[str, float] = Field(default={}, exclude_if=lambda values: not values)
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -253,8 +258,8 @@ class StudySpec(Record):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the sorted text without the name: the same science, whatever it is called."""
-        return hashlib.sha256(compact_json(self.model_dump(mode="json", exclude={"name"})).encode()).hexdigest()
+        """SHA-256 (hex) of the sorted text without what is `UNCOUNTED`: the same science, whatever it is called."""
+        return hashlib.sha256(compact_json(self.model_dump(mode="json", exclude=UNCOUNTED)).encode()).hexdigest()
 
     @classmethod
     def from_canonical(cls, text: str) -> Self:

@@ -5,6 +5,7 @@ another, killed and resumed, disturbed by what must change nothing, and what the
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ EPOCHS = 2  # of each training
 LEVEL = 0.05  # at which a difference counts as clear
 BATCH_ROUNDING = 1e-4  # of outputs, in parts of their size, that predicting other items with them may change
 TRAININGS = 6  # of each model, where nothing is wrong
+PROCESSES = 3  # for them
 CHECKS = (  # in the order of the table
     "loads",
     "data",
@@ -140,16 +142,18 @@ class ModelCheck:
     def findings(self) -> Iterator[Finding]:
         """What its trainings show; stops at the first that fails."""
         yield self._finding("space", "ok", _space(self._model))
+        began = time.monotonic()
         with self._fresh() as trainer:
             first = trainer.train()
+            rest = (PROCESSES - 1) * (time.monotonic() - began) + (TRAININGS - PROCESSES) * first.seconds
             if first.why:
                 yield self._finding("trains", "BAD", first.why)
                 return
+            yield self._finding("trains", "ok", f"{_scores(first)}; the other checks take about {rest:.0f} s")
             other_seed = trainer.train(seed=OTHER_SEED)
             other_round = trainer.train(seed=OTHER_SEED, draw_seed=OTHER_DRAW)
             again = trainer.train()
         self.costs.append(self._cost(first))
-        yield self._finding("trains", "ok", _scores(first))
         if first.epochs:
             problem = _epochs_problem(first.epochs, self._trainers.epochs_of(self._model))
             fine = f"{len(first.epochs)}, each reported once"

@@ -27,8 +27,14 @@ class WarmChild:
     log: Path
     number: int  # of its log
     about: Mapping[str, Any] | None = None  # what it says when it is ready
+    forks: bool = False  # what is tested is trained in a copy of it, and it lives on
     first_memory: int | None = None  # bytes, after its first training
     is_reusable: bool = True
+
+    def is_ready(self, about: Mapping[str, Any], device: str) -> None:
+        """It says so, and what it is."""
+        self.about = about
+        self.forks = device == "cpu" and bool(about["forks"])
 
     def watch_memory(self, memory: int) -> None:
         """So many bytes it has after a training; grown much since the first, it is replaced."""
@@ -100,7 +106,7 @@ class ChildPool:
         for child in list(self._idle):
             answer = child.process.poll()
             if isinstance(answer, Message) and answer.kind == "ready":
-                child.about = answer.values
+                child.is_ready(answer.values, self._device)
             elif answer is not None:
                 self._idle.remove(child)
                 self.end(child)

@@ -1,7 +1,8 @@
 """Trainings by a user's functions, in child processes: the other kind of `Trainers`.
 
-A child is warm between trainings. It is replaced after a test, for it has seen pool B; after a failure; where it
-ignores that it is to stop; and where its memory has grown much. What the user's code prints goes to logs.
+A child is warm between trainings. It is replaced after a test, for it has seen pool B, unless a copy of it was trained
+and tested; after a failure; where it ignores that it is to stop; and where its memory has grown much. What the user's
+code prints goes to logs.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from hpo.worker.child import Ended
 from hpo.worker.child_pool import ChildPool, WarmChild
 from hpo.worker.claim import Claim
 from hpo.worker.fetcher import Group
+from hpo.worker.folds import TrainedFold, over_folds
 from hpo.worker.function_checkpoints import Curves, FunctionCheckpoints, Resumed, storable
 from hpo.worker.job import CheckpointRecord, Job
 from hpo.worker.outcomes import FunctionResult, outcome_of_function
@@ -54,7 +56,8 @@ class ChildTraining:
     stop_by: float = math.inf  # when a training that is to stop must have ended
     log_start: int = 0  # bytes of the log when it began
     folds: int = 1  # that are trained one after another
-    fold_values: list[Mapping[str, Any]] = field(default_factory=list)  # of those trained: what the child said
+    trained_folds: list[TrainedFold] = field(default_factory=list)
+    is_fork: bool = False  # a copy of the child has it, which ends with its test
     result: FunctionResult = field(default_factory=FunctionResult)
     outputs: bytes | None = None
     is_resumable: bool = False  # it keeps checkpoints
@@ -130,7 +133,7 @@ class Children:
             job.validation_accuracy = list(curves.values)
             job.seconds_before, job.device_seconds = record.seconds, record.device_seconds
             job.resumed_at = [*record.resumed_at, record.epoch]
-            logger.info("%s: resumes after epoch %d", job.title, record.epoch)
+            logger.info("%s: resumes after %s %d", job.title, "fold" if curves.folds else "epoch", record.epoch)
 
     def start(self, job: Job) -> None:
         """Give a training to a child that waits, or to a new one."""
@@ -142,8 +145,6 @@ class Children:
         self._trainings.append(training)
         if child.about is not None:
             self._begin(training)
-        # Those that will take the places of children which end with their training.
-        self._pool.keep_ready(description, sum(self._uses_up(training) for training in self._trainings))
 
     def poll(self, stop: Callable[[], bool]) -> list[TrainingEvent]:
         """Wait until a child answers or one of them is late, a moment at most."""
@@ -174,7 +175,7 @@ class Children:
         if how == "complete" and job.claim.slot.kind == "final" and training.stage == "trained":
             training.stage = "testing"
             training.deadline = _deadline(job)
-            training.child.is_reusable = False  # it sees pool B
+            training.child.is_reusable = training.child.is_reusable and training.is_fork  # else it sees pool B
             training.child.process.tell("test", _draw(job.claim))
             return None
         return Conclusion(outcome=outcome_of_function(job, training.result, how), outputs=training.outputs)
@@ -186,7 +187,7 @@ class Children:
             return
         self._trainings.remove(training)
         self._clean(training)
-        if training.stage == "trained":
+        if training.stage == ("tested" if training.is_fork else "trained"):
             self._pool.put(training.child, most=self._places - len(self._trainings))
         else:
             self._pool.end(training.child)
@@ -218,8 +219,10 @@ class Children:
 
     def _uses_up(self, training: ChildTraining) -> bool:
         """Whether its child ends with it: after a test, or because the model wants a process for each."""
-        claim, about = training.job.claim, training.child.about
-        return claim.slot.kind == "final" or (about is not None and claim.spec.model in about["new_process"])
+        claim, child = training.job.claim, training.child
+        assert child.about is not None
+        wants_new = claim.spec.model in child.about["new_process"]
+        return wants_new or (claim.slot.kind == "final" and not child.forks)
 
     def _patience(self) -> float:
         """Seconds to wait for an answer: none of the children is late before."""
@@ -243,11 +246,14 @@ class Children:
         if (resumed := training.resumed) is not None:
             curves = resumed.curves
             numbers = {name: math.nan if value is None else value for name, value in curves.numbers.items()}
-            training.result = replace(
-                training.result, scores=curves.scores, numbers=numbers, epochs=resumed.record.epoch
-            )
+            epochs = 0 if curves.folds else resumed.record.epoch
+            training.result = replace(training.result, scores=curves.scores, numbers=numbers, epochs=epochs)
+            training.trained_folds = list(curves.folds)
         training.deadline = _deadline(job) - job.seconds_before
         self._tell_train(training)
+        # Those that will take the places of children which end with their training.
+        begun = [training for training in self._trainings if training.child.about is not None]
+        self._pool.keep_ready(training.child.description, sum(self._uses_up(training) for training in begun))
 
     def _tell_train(self, training: ChildTraining) -> None:
         """Have the next fold trained; a training without folds has one."""
@@ -263,7 +269,7 @@ class Children:
         }
         values = {
             **_draw(claim),
-            "fold": len(training.fold_values),
+            "fold": len(training.trained_folds),
             "folds": training.folds,
             "model": claim.spec.model,
             "params": claim.spec.parsed_space.complete(job.params),
@@ -271,6 +277,7 @@ class Children:
             "device": self._device.type,
             "threads": self._threads,
             "checkpoints": None if training.folds > 1 else checkpoints,
+            "tested": claim.slot.kind == "final" and not self._uses_up(training),
         }
         training.child.process.tell("train", values)
 
@@ -287,7 +294,7 @@ class Children:
         values = answer.values
         match answer.kind:
             case "ready":
-                training.child.about = values
+                training.child.is_ready(values, self._device.type)
                 self._begin(training)
                 return None
             case "refused":
@@ -298,7 +305,9 @@ class Children:
                 training.is_resumable = True
                 return None
             case "checkpoint":
-                self._keep(training, values["epoch"], Path(values["folder"]))
+                folder = Path(values["folder"])
+                if folder.parent == self._checkpoints.place(training.job):  # else it is the user's code that says so
+                    self._keep(training, values["epoch"], folder)
                 return None
             case "given back":  # as `close` asked
                 self._trainings.remove(training)
@@ -342,18 +351,22 @@ class Children:
         """The training is over, and its predictor measured on the validation items."""
         job = training.job
         pruned = training.stop_by < math.inf
-        training.fold_values.append(values)
-        training.result = self._result(training, _over_folds(training.fold_values))
+        training.trained_folds.append(TrainedFold.of(values))
+        training.result = self._result(training, over_folds(training.trained_folds))
+        training.is_fork = values["fork"]
+        if not training.is_fork:
+            training.child.forks = values["forks"]
         job.device_seconds += values["seconds"]
         self.training_seconds += values["seconds"] / self._places
         training.child.watch_memory(values["memory"])
         if self._uses_up(training):
             training.child.is_reusable = False
-        name, folds = job.claim.spec.metric.name, len(training.fold_values)
+        name, folds = job.claim.spec.metric.name, len(training.trained_folds)
         value = training.result.scores[name]
         if value is None or not math.isfinite(value):
             return self._diverged(training, f"{name} on the validation items is {value}")
         if folds < training.folds and not self._stopped(job.claim):
+            self._keep(training, folds, None)
             self._tell_train(training)
             return TrainingEvent(job=job, epoch=folds, value=value)
         training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
@@ -384,6 +397,7 @@ class Children:
             scores=values["scores"],
             items=values["items"],
             numbers=values.get("numbers") or before.numbers,  # none where no epoch was left to train
+            memory=values.get("memory", before.memory),
             epochs=values.get("epochs", before.epochs),
             seconds=values.get("seconds", before.seconds),
             device=values.get("device", before.device),
@@ -397,17 +411,16 @@ class Children:
         spec = job.claim.spec
         return self._serving.experiments[spec.experiment].models[spec.model].code_digest
 
-    def _keep(self, training: ChildTraining, epoch: int, folder: Path) -> None:
-        """Keep what a child has written; it writes no other before its folder is gone."""
+    def _keep(self, training: ChildTraining, epoch: int, folder: Path | None) -> None:
+        """Keep what a child has written by an epoch, or without a folder what so many folds gave; one after another."""
         job = training.job
-        if folder.parent != self._checkpoints.place(job):
-            return  # it is the user's code that says so
         curves = Curves(
             train_loss=[loss if math.isfinite(loss) else None for loss in job.train_loss[:epoch]],
             values=job.validation_accuracy[:epoch],
             numbers=storable(training.result.numbers),
             scores=storable(training.result.scores),
             epoch=epoch,
+            folds=training.trained_folds if training.folds > 1 else [],
         )
         record = CheckpointRecord(
             epoch=epoch,
@@ -415,8 +428,14 @@ class Children:
             device_seconds=job.device_seconds,
             resumed_at=tuple(job.resumed_at),
         )
-        code = self._code(job)
-        self._keeping[job.claim.token] = in_thread(lambda: self._checkpoints.keep(job, code, folder, curves, record))
+        code, before = self._code(job), self._keeping.get(job.claim.token)
+
+        def keep() -> None:
+            if before is not None:
+                wait([before])
+            self._checkpoints.keep(job, code, folder, curves, record)
+
+        self._keeping[job.claim.token] = in_thread(keep)
 
     def _settle(self, job: Job) -> None:
         """Wait until none of a training's checkpoints is on its way."""
@@ -477,16 +496,6 @@ def _draw(claim: Claim) -> dict[str, Any]:
     """The seeds of a training and of its items."""
     options = dict(claim.spec.data)
     return {"seed": claim.slot.seed, "draw_seed": claim.draw_seed, "options": options}
-
-
-def _over_folds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a child said of each fold, as one: scores are averaged, a metric that does not apply to one has none."""
-    scores = {}
-    for name in values[0]["scores"]:
-        of_folds = [fold["scores"][name] for fold in values]
-        scores[name] = None if None in of_folds else math.fsum(of_folds) / len(of_folds)
-    items, seconds = (sum(fold[name] for fold in values) for name in ("items", "seconds"))
-    return {**values[-1], "scores": scores, "items": items, "seconds": seconds}
 
 
 def _max_seconds(job: Job) -> float:

@@ -97,7 +97,9 @@ class Fetcher:
         for row in studies.list_studies(self._engine):
             if row.phase == "done" or row in self._aside or (self._names and row.name not in self._names):
                 continue
-            if phases.is_blocked(self._engine, row):
+            if row.phase == "confirm" and phases.is_blocked(self._engine, row):
+                reasons.append(f"{row.name}: {phases.NOTHING_CONFIRMED.format(name=row.name)}")
+            elif phases.is_blocked(self._engine, row):
                 reasons.append(f"{row.name} has failures in phase {row.phase} (`hpo study resume {row.name}`)")
             elif not self._names:
                 continue

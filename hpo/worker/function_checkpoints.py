@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpo.files import open_regular
 from hpo.storage.outcome import first_problem
+from hpo.worker.folds import TrainedFold
 from hpo.worker.job import CheckpointRecord, Job
 from hpo.worker.manifests import Manifest, SignedFolders
 from hpo.worker.signing import Damaged, Signer
@@ -40,7 +41,8 @@ class Curves(BaseModel):
     values: list[float]  # of the first metric
     numbers: dict[str, float | None]
     scores: dict[str, float | None]
-    epoch: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=1)]  # of a trial's folds, how many are trained
+    folds: list[TrainedFold] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +72,18 @@ class FunctionCheckpoints:
             place.mkdir(mode=0o700, exist_ok=True)
         return place
 
-    def keep(self, job: Job, code: str, folder: Path, curves: Curves, record: CheckpointRecord) -> None:
-        """Keep what a child has written, and delete its folder; what goes wrong is logged, the training goes on."""
+    def keep(self, job: Job, code: str, folder: Path | None, curves: Curves, record: CheckpointRecord) -> None:
+        """Keep curves and what a child has written, and delete its folder; what goes wrong is logged, no more."""
         try:
-            files: dict[str, Iterator[bytes | memoryview]] = {path.name: _chunks(path) for path in folder.iterdir()}
+            written = () if folder is None else folder.iterdir()
+            files: dict[str, Iterator[bytes | memoryview]] = {path.name: _chunks(path) for path in written}
             files[_CURVES] = iter([curves.model_dump_json().encode()])
             self._folders.save(self._name(job, code), record.model_dump(mode="json"), files)
         except Exception as error:  # a full disk, a bucket that does not answer
             logger.warning("%s: no checkpoint: %s", job.title, error)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):
                 os.utime(self._scratch)  # it is in use
 

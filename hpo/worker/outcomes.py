@@ -71,6 +71,7 @@ class FunctionResult:
     items: int | None = None  # that they were measured on
     units_digest: str | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)  # the last that were reported
+    memory: int | None = None  # bytes of its process, at the training's end
     epochs: int = 0
     seconds: float = 0.0  # in the user's function
     device: str = ""
@@ -97,6 +98,7 @@ def outcome_of_function(job: Job, result: FunctionResult, state: OutcomeState) -
         validation_accuracy=tuple(job.validation_accuracy),
         metrics=metrics,
         numbers={name: _finite(number) for name, number in result.numbers.items()},
+        memory=result.memory,
         items=result.items,
         units_digest=result.units_digest,
         code_digest=result.code_digest,

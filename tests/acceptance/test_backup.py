@@ -17,6 +17,7 @@ from hpo.storage.schema import slots
 from tests.support.commandline import DRAIN, PATIENCE, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
 from tests.support.fixtures import Postgres
+from tests.support.long import too_long
 
 STUDY = {"trials": 3, "epochs": 40, "training_pairs": 5, "sampler": "random", "pruner": "none"}
 EXACT = {"search": 3, "confirm": 2, "rounds": 1}
@@ -90,7 +91,7 @@ def back_up_and_restore(hpo: Hpo, target: str, back_up: Callable[[str, str], Non
     assert results(there) == results(here)
 
 
-@pytest.mark.parametrize("back_up", [by_shell, by_vacuum])
+@pytest.mark.parametrize("back_up", [*too_long(by_shell), by_vacuum])
 def test_a_backup_of_sqlite(hpo: Hpo, back_up: Callable[[str, str], None]) -> None:
     """`.backup` and `VACUUM INTO`."""
     back_up_and_restore(hpo, f"sqlite:///{hpo.folder / 'restored.db'}", back_up)

@@ -14,6 +14,7 @@ from hpo.training.population import Task
 from hpo.worker.job import Draws, Job
 from tests.support.commandline import DRAIN, Hpo, Said, finish, train, wait_until
 from tests.support.exact import check_exact
+from tests.support.long import too_long
 from tests.support.open_slots import any_running
 
 DATABASES = ["hpo", pytest.param("hpo_on_postgres", marks=pytest.mark.long)]
@@ -54,7 +55,7 @@ def raise_in(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[Job], bool]) ->
 
 
 @pytest.mark.parametrize("on", DATABASES, indirect=True)
-@pytest.mark.parametrize("lanes", ["1", "4"])
+@pytest.mark.parametrize("lanes", ["1", *too_long("4")])
 def test_its_failures_do_not_count(on: Hpo, engine: Engine, lanes: str) -> None:
     """It stops with a reason and code 1; no trial has paid for it, and another machine does them all."""
     on.create(trials=6, startup=6)

@@ -22,6 +22,7 @@ from hpo.worker.stores import Folder
 from tests.support.checkpoints import files_in, manifest_in
 from tests.support.commandline import DRAIN, Hpo, finish, on_this_machine, train, wait_until
 from tests.support.exact import check_exact
+from tests.support.long import too_long
 
 STUDY = {"trials": 1, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
 
@@ -91,7 +92,7 @@ def interrupt(hpo: Hpo, number: signal.Signals) -> None:
     finish(worker, -number if number == signal.SIGKILL else 128 + number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [*too_long(signal.SIGTERM), signal.SIGKILL])
 def test_an_interrupted_training_equals_the_undisturbed_one(hpo: Hpo, number: signal.Signals) -> None:
     """On one thread and with one lane bit for bit: losses, accuracies, seeds; and it says where it went on."""
     interrupt(hpo, number)

@@ -48,6 +48,7 @@ def attempts(url: str) -> set[int]:
     return column(url, "SELECT attempt FROM hpo_slots")
 
 
+@pytest.mark.long
 def test_postgresql_stopped_and_started_again(server: Server, lab: Hpo) -> None:
     """Trials are trained to their end while it is away; afterwards every slot has its one result, at first attempt."""
     lab.create(trials=4, epochs=40, training_pairs=50, pruner="none", confirm_rounds=1, rounds=1)
@@ -105,6 +106,7 @@ def test_a_signal_ends_a_worker_whose_database_is_away(server: Server, lab: Hpo)
     check_exact(lab.url, "ws", search=2, confirm=2, rounds=1)
 
 
+@pytest.mark.long
 def test_connections_cut_again_and_again(lab: Hpo) -> None:
     """An administrator ends every connection of the worker ten times: it makes new ones and goes on."""
     lab.create(trials=6, epochs=3, training_pairs=50, confirm_rounds=1, rounds=1)

@@ -1,6 +1,7 @@
 """`hpo experiment check`: it finds what would cost a week, and passes what is right; with real processes throughout."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,7 @@ def test_what_is_right_passes(write: Write) -> None:
     assert net == [check for check in checks.CHECKS if check in net]
     assert len(net) == 13
     texts = {(line.model, line.check): line.text for line in lines}
+    assert re.search(r" s; the other checks take about \d+ s$", texts["net", "trains"])
     assert texts["net", "same seed"] == "equal in every output"
     assert texts["net", "another seed"] == "differs, as it should"
     assert texts["net", "epochs"] == "2, each reported once"
@@ -215,6 +217,16 @@ def test_a_planted_fault_is_found(write: Write, fault: str) -> None:
     lines = before_trainings(file) if check == "data" else findings(file)
     assert text in " ".join(line.text for line in lines if line.check == check and line.level != "ok"), lines
     assert {line.check for line in lines if line.level == "BAD"} <= {check}
+
+
+def test_globals_as_long_as_the_data_are_told(write: Write) -> None:
+    """Before any training; one that is read by none is no fault."""
+    file = write(("mine = ", "X, Y = load()\nmine = "))
+    (line,) = [line for line in before_trainings(file) if line.check == "data"]
+    assert (line.level, line.text) == (
+        "note",
+        "X, Y in mine.py: as long as the data; trainings that read such globals see what judges them",
+    )
 
 
 def test_a_training_whose_state_is_kept_passes(write: Write) -> None:

@@ -119,7 +119,15 @@ def test_code_that_changed_is_refused_until_it_is_accepted(hpo: Hpo, file: Path)
         assert "--accept-changes goes on all the same" in line
     assert "study sugar-ridge: exists" in hpo(*create, "--accept-changes").stderr
     finish(hpo.start(*DRAIN, "--experiment", file))
-    assert hpo.json("study", "show", "sugar-ridge")["phase"] == "done"
+    show = hpo.json("study", "show", "sugar-ridge")
+    assert show["phase"] == "done"
+    (change,) = show["code_changes"]
+    assert change["before"] != change["after"] == show["code_digest"]
+    assert change["at"] > 1e9
+    words = f"{change['before'][:12]} before, {change['after'][:12]} after"
+    assert words in " ".join(hpo("study", "show", "sugar-ridge").stdout.split())
+    hpo("report", "--out", "report")
+    assert words in (file.parent / "report" / "report.html").read_text()
 
 
 def test_data_that_changed_are_never_mixed(hpo: Hpo, file: Path) -> None:

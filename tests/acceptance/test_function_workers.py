@@ -5,63 +5,44 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 from sklearn.datasets import load_breast_cancer  # type: ignore[import-untyped]  # ships no types
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # ships no types
+from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]  # ships no types
+from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]  # ships no types
 
 from hpo.experiment import pool_files
 from hpo.experiment.description import Description
 from hpo.experiment.items import Draw
 from hpo.experiment.prepare import prepared
 from hpo.experiment.rows import Rows, rows
-from hpo.storage import migrate, slots, studies
+from hpo.storage import slots, studies
 from hpo.storage.columns import unpack_columns
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
-from tests.support import function_studies
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
+from tests.support.experiments import DESCENT, create
 
-CODE = """
-import ctypes, os, pathlib, signal, sys, time
-import hpo
-import numpy as np
+CODE = (
+    DESCENT
+    + """
+import ctypes, pathlib, signal, sys
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 def fit(run):
-    x, y = run.training
-    return LogisticRegression(max_iter=200, C=run.params["C"]).fit(x, y)
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=run.params["C"])).fit(*run.training)
 
 def logistic(run):
     print("what a user prints", flush=True)
     os.write(1, b"not a message\\n")
     time.sleep(float(os.environ.get("SLOWNESS", "0")))
     return fit(run)
-
-class Descent:
-    classes_ = np.array([0, 1])
-    def __init__(self, width): self.weights, self.steps = np.zeros(width), 0
-    def state_dict(self): return {"weights": self.weights, "steps": self.steps}
-    def load_state_dict(self, state): self.weights, self.steps = state["weights"], state["steps"]
-    def predict_proba(self, x):
-        p = 1 / (1 + np.exp(-np.clip(np.log1p(x) @ self.weights, -30, 30)))
-        return np.stack([1 - p, p], 1)
-
-def epochs(run):
-    x, y = run.training
-    model = Descent(x.shape[1])
-    run.checkpoint(model)
-    for epoch in run.epochs():
-        time.sleep(float(os.environ.get("SLOWNESS", "0")))
-        for i in np.random.permutation(len(x)):
-            model.weights = model.weights - 0.01 * (model.predict_proba(x[i:i + 1])[0, 1] - y[i]) * np.log1p(x[i])
-            model.steps += 1
-        run.report(model, loss=float(abs(model.weights).sum()), steps=model.steps)
-    return model
 
 def goes_wrong(act):
     def train(run):
@@ -99,6 +80,7 @@ cancer = hpo.Experiment(
         "logistic": logistic, "epochs": epochs, "forks": forks, "sleeps": sleeps, **wrong}.items()},
 )
 """
+)
 Study = Callable[..., None]
 
 
@@ -113,14 +95,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def description(file: Path) -> Description:
     return prepared(str(file))
-
-
-def create(hpo: Hpo, description: Description, model: str, **options: Any) -> None:
-    """Create a study called like its model."""
-    engine = open_engine(hpo.url)
-    migrate.create_or_check(engine)
-    function_studies.create_study(engine, description, model, **options)
-    engine.dispose()
 
 
 def start(hpo: Hpo, file: Path, *words: str) -> subprocess.Popen[str]:
@@ -158,7 +132,7 @@ def both(request: pytest.FixtureRequest) -> Iterator[Hpo]:
 
 def test_from_search_to_done(both: Hpo, file: Path, description: Description, tmp_path: Path) -> None:
     """Exact counts; the test items' scores one by one; what the code prints is in a log and nowhere else."""
-    create(both, description, "logistic")
+    create(both, file, "logistic")
     out, err = finish(start(both, file, "--artifacts", "kept"))
     actual = check_exact(both.url, "logistic", search=4, confirm=6, rounds=2)
     assert "prints" not in out + err
@@ -181,15 +155,16 @@ def test_from_search_to_done(both: Hpo, file: Path, description: Description, tm
     wait_until(lambda: no_children(file))
 
 
+@pytest.mark.long
 def test_killed_anywhere_it_ends_as_if_undisturbed(
-    hpo: Hpo, file: Path, description: Description, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL of a child and of two workers, SIGTERM of a third: the same results, gone on with where they were."""
-    create(hpo, description, "epochs", trials=2, epochs=8)
+    create(hpo, file, "epochs", trials=2, epochs=8)
     finish(start(hpo, file))
     undisturbed = results(check_exact(hpo.url, "epochs", search=2, confirm=4, rounds=2))
     again = Hpo(tmp_path, f"sqlite:///{tmp_path / 'again.db'}")
-    create(again, description, "epochs", trials=2, epochs=8)
+    create(again, file, "epochs", trials=2, epochs=8)
     monkeypatch.setenv("SLOWNESS", "0.2")
     for victim, number in (("child", signal.SIGKILL), ("worker", signal.SIGKILL), ("worker", signal.SIGTERM)):
         worker = start(again, file, "--checkpoint", "0", "--lease", "2")
@@ -219,13 +194,14 @@ FAILURES = {
 }
 
 
-def test_a_training_that_goes_wrong_is_nobody_elses_failure(hpo: Hpo, file: Path, description: Description) -> None:
+@pytest.mark.long
+def test_a_training_that_goes_wrong_is_nobody_elses_failure(hpo: Hpo, file: Path) -> None:
     """It is tried twice, the second time in a fresh process, and fails with its code's last words.
 
     To diverge, or in a search to hang, is a result; what ignores SIGTERM, or is left running, ends all the same.
     """
     for model in (*FAILURES, "diverges", "hangs", "forks"):
-        create(hpo, description, model, rounds=1, max_seconds=5.0)
+        create(hpo, file, model, rounds=1, max_seconds=5.0)
     _, err = finish(start(hpo, file))
     for model, error in FAILURES.items():
         *others, failed = (slot for slot in slots_of(hpo, model) if slot.kind == "search")
@@ -246,9 +222,9 @@ def test_a_training_that_goes_wrong_is_nobody_elses_failure(hpo: Hpo, file: Path
     wait_until(lambda: no_children(file))
 
 
-def test_a_worker_that_is_stopped_gives_its_slot_back_at_once(hpo: Hpo, file: Path, description: Description) -> None:
+def test_a_worker_that_is_stopped_gives_its_slot_back_at_once(hpo: Hpo, file: Path) -> None:
     """Though its child ignores SIGTERM and would sleep for hours."""
-    create(hpo, description, "sleeps")
+    create(hpo, file, "sleeps")
     worker = start(hpo, file)
     wait_until(lambda: hpo.running() and children_of(worker))
     worker.send_signal(signal.SIGTERM)
@@ -263,7 +239,7 @@ def test_several_train_at_once_fold_by_fold(
     hpo: Hpo, file: Path, description: Description, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trial's value is the mean of its folds'; a final round has the search's share of the items and no folds."""
-    create(hpo, description, "logistic", trials=6, rounds=1, folds=3)
+    create(hpo, file, "logistic", trials=6, rounds=1, folds=3)
     monkeypatch.setenv("SLOWNESS", "0.5")
     worker = start(hpo, file, "--population", "2")
     wait_until(lambda: worker.poll() is not None or len(hpo.running()) == len(children_of(worker)) == 2)
@@ -278,28 +254,32 @@ def test_several_train_at_once_fold_by_fold(
     assert isinstance(data, Rows)
     folds = [data.draw(pool, Draw(seed=reference.seeds.draw, fold=fold, folds=3)) for fold in range(3)]
     assert reference.items == len(pool.items) == sum(len(validation) for _, validation in folds)
-    scores = [LogisticRegression(max_iter=200, C=1.0).fit(*training).score(*held) for training, held in folds]
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=1.0))
+    scores = [model.fit(*training).score(*held) for training, held in folds]
     assert reference.value == pytest.approx(fmean(scores), abs=1e-12)
 
 
-def test_one_worker_serves_the_digits_and_an_experiment(hpo: Hpo, file: Path, description: Description) -> None:
-    create(hpo, description, "logistic", trials=2, rounds=1)
+def test_one_worker_serves_the_digits_and_an_experiment(hpo: Hpo, file: Path) -> None:
+    create(hpo, file, "logistic", trials=2, rounds=1)
     hpo.create(trials=2)
     finish(start(hpo, file))
     check_exact(hpo.url, "logistic", search=2, confirm=4, rounds=1)
     check_exact(hpo.url, "ws", search=2, confirm=4, rounds=2)
 
 
-def test_an_experiment_needs_no_images(hpo: Hpo, file: Path, description: Description) -> None:
-    create(hpo, description, "logistic", trials=1, rounds=1)
+def test_an_experiment_needs_no_images(hpo: Hpo, file: Path) -> None:
+    create(hpo, file, "logistic", trials=1, rounds=1)
     finish(hpo.start("--data", "/nowhere", *DRAIN, "--experiment", file))
     check_exact(hpo.url, "logistic", search=1, confirm=2, rounds=1)
 
 
-def test_what_a_worker_was_not_started_with_is_left_to_others(hpo: Hpo, file: Path, description: Description) -> None:
+@pytest.mark.long
+def test_what_a_worker_was_not_started_with_is_left_to_others(hpo: Hpo, file: Path, tmp_path: Path) -> None:
     """One line for each study, and each experiment that cannot be described; what can be trained is trained."""
-    create(hpo, description, "logistic")
-    create(hpo, description, "epochs", data_digest="d" * 64)
+    create(hpo, file, "logistic")
+    other_data = tmp_path / file.name
+    other_data.write_text(CODE.replace("test=0.3", "test=0.4"))
+    create(hpo, other_data, "epochs")
     hpo.create(trials=1)
     broken = file.with_name("broken_of_workers.py")
     broken.write_text("import nothing_of_this_name\n")

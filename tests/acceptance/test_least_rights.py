@@ -68,7 +68,7 @@ COMMANDS = {  # every command, in an order in which each finds what it needs
     "doctor": (),
 }
 REFUSED = {"study delete": ("ws", "--yes"), "db new-identity": ()}
-OTHERS = {"dashboard", "data fetch"}  # the first is served, the second has no database
+OTHERS = {"dashboard", "data fetch", "experiment new", "experiment check"}  # served; the others have no database
 
 
 def leaves(group: click.Group, path: str = "") -> Iterator[str]:
@@ -81,6 +81,7 @@ def leaves(group: click.Group, path: str = "") -> Iterator[str]:
             yield path + name
 
 
+@pytest.mark.long
 def test_every_command_but_two(hpo: Hpo) -> None:
     """A whole study, from its creation to the report and the dashboard, with all that people may do to it meanwhile."""
     assert {*COMMANDS, *REFUSED, *OTHERS} == set(leaves(root))

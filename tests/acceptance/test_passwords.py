@@ -84,6 +84,7 @@ def test_a_changed_password_ends_a_worker(server: Server, rotate: Alter, lab: Hp
     check_exact(lab.url, "ws", search=3, confirm=2, rounds=1)
 
 
+@pytest.mark.long
 def test_a_changed_password_is_read_from_the_file(
     server: Server, rotate: Alter, lab: Hpo, monkeypatch: pytest.MonkeyPatch
 ) -> None:

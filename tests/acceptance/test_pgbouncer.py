@@ -6,6 +6,7 @@ from sqlalchemy.engine import make_url
 
 from tests.support.commandline import DRAIN, Hpo, finish
 from tests.support.exact import check_exact
+from tests.support.long import too_long
 from tests.support.pgbouncer import PROGRAM, pgbouncer
 
 SERVER_CONNECTIONS = {"session": 20, "transaction": 2}  # a session keeps its own; two workers share two otherwise
@@ -13,7 +14,7 @@ SERVER_CONNECTIONS = {"session": 20, "transaction": 2}  # a session keeps its ow
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
 
 
-@pytest.mark.parametrize("mode", SERVER_CONNECTIONS)
+@pytest.mark.parametrize("mode", [*too_long("session"), "transaction"])
 def test_a_study_behind_pgbouncer(mode: str, hpo_on_postgres: Hpo) -> None:
     """Two workers train it to its end, exactly; what one transaction sets is gone for the next client."""
     hpo, direct = hpo_on_postgres, hpo_on_postgres.url

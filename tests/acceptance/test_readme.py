@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 
 from tests.support.commandline import PATIENCE, Said, wait_until
 from tests.support.fixtures import Postgres
-from tests.support.readme import README, Command, commands
+from tests.support.readme import README, Command, commands, in_order
 
 ROOT = README.parent
 RIGHTS = ROOT / "worker-role.sql"
@@ -121,15 +121,6 @@ class Tour:
 # --- What to do with a line ---------------------------------------------------------------------------------
 
 Step = Callable[[Tour, Command], None]
-
-
-def in_order(shown: tuple[str, ...], printed: str) -> None:
-    """Every line that the README shows is printed, one after the other, whatever the spaces between words."""
-    rest = " ".join(printed.split())
-    for line in shown:
-        if line != "...":
-            _, actual, rest = rest.partition(" ".join(line.split()))
-            assert actual, f"not printed: {line!r}\nin: {printed}"
 
 
 def ends(where: str, cut: str = "", *, code: int = 0, makes: str | None = None) -> Step:
@@ -232,6 +223,13 @@ def on_the_server(tour: Tour, command: Command) -> None:
         tour.postgres.drop(copy)
 
 
+def checks_the_file(tour: Tour, command: Command) -> None:
+    """The experiment that stands above the line is saved under its name, and nothing is wrong with it."""
+    (block,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+    (tour.place("own") / "cancer.py").write_text(block)
+    assert "BAD" not in tour.type(command.text, "own")
+
+
 def elsewhere(reason: str) -> Step:
     """The line is not run here, for a reason."""
 
@@ -242,6 +240,9 @@ def elsewhere(reason: str) -> Step:
 
 
 STEPS: tuple[tuple[str, Step], ...] = (
+    ("hpo experiment check cancer.py", checks_the_file),
+    ("hpo run --experiment cancer.py --trials 40 --rounds 20", ends("own", CUT, makes="report/report.html")),
+    ("hpo run --quick", ends("quick", CUT, makes="report/report.html")),
     ("make demo", demo),
     ("make test", elsewhere("it is what runs this test's folder")),
     ("hpo run --quick", ends("quick", CUT, makes="report/report.html")),

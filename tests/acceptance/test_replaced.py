@@ -16,6 +16,7 @@ from hpo.storage.schema import metadata
 from tests.support.commandline import DRAIN, Hpo, finish, is_stopped, wait_until
 from tests.support.exact import check_exact, results
 from tests.support.fixtures import Postgres
+from tests.support.long import too_long
 
 STUDY = {"trials": 3, "epochs": 2, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
 EXACT = {"search": 3, "confirm": 2, "rounds": 1}
@@ -96,7 +97,7 @@ def the_line(err: str) -> str:
     return last
 
 
-@pytest.mark.parametrize("replace", [made_anew, restored, removed, restored_in_place])
+@pytest.mark.parametrize("replace", [restored, *too_long(made_anew, removed, restored_in_place)])
 def test_a_worker_in_training(hpo: Hpo, replace: Callable[[Hpo, Path], Path]) -> None:
     """It ends; what is in the place now is as it was, and the result that it had then is stored in its own database."""
     hpo.create(**STUDY)
@@ -127,7 +128,7 @@ def test_a_worker_in_training(hpo: Hpo, replace: Callable[[Hpo, Path], Path]) ->
         assert results(check_exact(hpo.url, "ws", **EXACT)) == results(actual)
 
 
-@pytest.mark.parametrize("replace", [restored_as_it_was, removed, restored_in_place])
+@pytest.mark.parametrize("replace", [removed, *too_long(restored_as_it_was, restored_in_place)])
 def test_a_worker_that_waits(hpo: Hpo, replace: Callable[[Hpo, Path], Path]) -> None:
     """It asks for work, and finds another database."""
     hpo.create(**STUDY)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from hpo.analysis.answers import pair_draws
 from hpo.analysis.dependence import interactions
+from hpo.digits.answers import pair_draws
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.digits.load import load
 from hpo.report.write import ReportNotWritable, write_report
@@ -261,8 +261,8 @@ def test_dependence_stands_in_all_forms(searched: Path) -> None:
         names = [row["hyperparameter"] for row in csv.DictReader(file)]
     assert names == ["learning_rate", "relative_decay", "dropout", "weight_ratio"]
     assert (
-        dependence["answer"]["coordinate_search"]["paper"]["accuracy"]
-        <= dependence["answer"]["coordinate_search"]["joint"]["accuracy"]
+        dependence["answer"]["coordinate_search"]["reference"]["value"]
+        <= dependence["answer"]["coordinate_search"]["joint"]["value"]
     )
 
 
@@ -394,7 +394,7 @@ def test_a_paper_without_one_of_the_losses(
     report, text = _report(sqlite_engine, tmp_path)
     answer = report["studies"][0]["dependence"]["answer"]
     ratio = answer["coordinates"][3]
-    assert (ratio["name"], ratio["paper"]) == ("weight_ratio", 0.0 if "aux_weight" not in weights else None)
+    assert (ratio["name"], ratio["reference"]) == ("weight_ratio", 0.0 if "aux_weight" not in weights else None)
     assert answer["coordinate_search"]["moved"]
     assert "the paper's values (moved into the range)" in text
 

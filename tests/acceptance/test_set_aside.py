@@ -92,7 +92,7 @@ def test_list_and_show_tell_it_and_nothing_is_added(two_studies: Hpo) -> None:
 def test_a_study_deleted_while_it_trains(two_studies: Hpo, engine: Engine) -> None:
     """What has begun may end, then the study is left alone, and the other one is served to its end."""
     two_studies("study", "delete", "broken", "--yes")
-    two_studies.create(name="long", model="simple", trials=2, epochs=40)
+    two_studies.create(name="long", model="simple", trials=200, epochs=40)  # deleted long before its end
     worker = two_studies.start(*DRAIN)
     row = studies.get_study(engine, "long")
     wait_until(lambda: [slot for slot in slots.list_slots(engine, row.id) if slot.epoch > 0])

@@ -1,9 +1,11 @@
 """Searching spaces of all kinds, in both directions, on both databases: what Optuna keeps is what the slot holds."""
 
 import math
+import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -13,13 +15,14 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import Engine
 
-from hpo.errors import SpecError
+from hpo.errors import HpoError, SpecError
 from hpo.experiment.spaces import Choice, Value
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
 from hpo.study import operations
+from hpo.study.cma_es import read_state
 from hpo.study.operations import Planned
 from hpo.study.projection import project
 from hpo.study.requests import DescribedData
@@ -176,6 +179,31 @@ def test_cmaes_cannot_search_choices() -> None:
     spec = described_spec("svm", space=space, reference=reference, sampler={"name": "cmaes"})
     with pytest.raises(SpecError, match="it cannot search a space with choices"):
         check_sampler(spec)
+
+
+def test_cmaes_cannot_search_one_hyperparameter() -> None:
+    spec = described_spec("flat", space={"depth": 3}, reference={"rate": 0.5}, sampler={"name": "cmaes"})
+    with pytest.raises(SpecError, match="it cannot search one hyperparameter alone"):
+        check_sampler(spec)
+
+
+def test_cmaes_learns_and_believes_no_database(sqlite_engine: Engine) -> None:
+    """Each ask goes on from the state that is stored; one that names anything else is refused."""
+    pytest.importorskip("cmaes", reason="CMA-ES needs the package cmaes")
+    spec = described_spec("flat", sampler={"name": "cmaes", "startup_trials": 4}, budget={"trials": 40})
+    check_sampler(spec)
+    search = Search(open_optuna(sqlite_engine), make(sqlite_engine, spec))
+    values = []
+    for _ in range(40):
+        slot, params = take(sqlite_engine, search)
+        check_kinds(spec, params)
+        values.append(abs(math.log10(float(params["rate"])) + 1))
+        end(sqlite_engine, search, slot, values[-1])
+    assert fmean(values[-10:]) < 0.75 * fmean(values[:10])
+    trials = search._study(slot).get_trials(deepcopy=False)
+    assert any(name.startswith("cma:optimizer") for trial in trials for name in trial.system_attrs)
+    with pytest.raises(HpoError, match=r"CMA-ES in trial 3 cannot be read: it names builtins\.eval"):
+        read_state(pickle.dumps(eval).hex(), 3)
 
 
 @pytest.mark.parametrize("sampler", ["qmc", "nsgaii"])

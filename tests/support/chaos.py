@@ -2,9 +2,9 @@
 
     python -m tests.support.chaos [--kills 200] [--seed 1] [--workers 3]
 
-Campaigns, by turns on SQLite and on PostgreSQL, each with the next seed, until so many workers have been killed
-(SIGKILL). A seed decides who is struck, by what, how long after what and whether in a training; the machine decides the
-rest.
+Campaigns, by turns on SQLite and on PostgreSQL, of the digits and of a user's function, each with the next seed, until
+so many workers have been killed (SIGKILL). A seed decides who is struck, by what, how long after what and whether in a
+training; the machine decides the rest.
 """
 
 import argparse
@@ -16,13 +16,14 @@ import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil  # type: ignore[import-untyped]  # ships no types
 from sqlalchemy import Engine, Row, create_engine, select, text
 from sqlalchemy.engine import make_url
 
@@ -34,22 +35,77 @@ from hpo.storage.schema import slots
 from hpo.storage.slots import Slot
 from tests.support.commandline import DRAIN, PATIENCE, POLL, Hpo, Said, finish, wait_until
 from tests.support.exact import check_exact, results
+from tests.support.experiments import DESCENT
+from tests.support.experiments import create as create_small
 from tests.support.server import Server
 
 LEASE = 2.0  # seconds
 LONGEST_PAUSE = 1.5  # seconds between the choice of a victim and the stroke
 IN_TRAINING = 0.5  # of the strokes: the victim is past an epoch of its lease, however long it took to get there
 FREEZE = (1.1, 2.0)  # leases
-STROKES = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
-WEIGHTS = (6, 2, 2)
+STROKES = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGCHLD)  # the last: its child is killed
+WEIGHTS = (6, 2, 2, 0)
 
 # Random search without pruning: the whole study is a function of its seed, whoever trains what and in which order.
 # One step an epoch: what is tested is between the steps.
-STUDY = {"model": "simple", "training_pairs": 5, "epochs": 60, "sampler": "random", "pruner": "none"}
+EPOCHS = 60  # of the digits' trainings
+STUDY: dict[str, Any] = {
+    "model": "simple",
+    "training_pairs": 5,
+    "epochs": EPOCHS,
+    "sampler": "random",
+    "pruner": "none",
+}
 SHORT = {"search": 4, "confirm": 2, "rounds": 1}
 LONG = {"search": 8, "confirm": 4, "rounds": 3}
+FUNCTION = """
+from sklearn.datasets import load_breast_cancer
+
+cancer = hpo.Experiment(
+    "cancer",
+    data=hpo.rows(lambda: load_breast_cancer(return_X_y=True), test=0.3),
+    metrics=[hpo.accuracy, hpo.log_loss],
+    models={"epochs": hpo.Model(epochs, space={"C": hpo.Float(1e-4, 1e4, log=True)}, reference={"C": 1.0})},
+)
+"""
+SLOWNESS = "0.05"  # seconds an epoch of the function, while workers are struck
 
 Results = list[list[tuple[Any, ...]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A study that is trained while its workers are struck."""
+
+    study: str
+    epochs: int
+    create: Callable[[Hpo, dict[str, int]], None]
+    words: tuple[str, ...] = ()  # for its workers
+    weights: tuple[int, ...] = WEIGHTS
+    failures: int = 0  # that a slot may have: of a child that was killed
+
+
+def digits() -> Subject:
+    """Of the images, in lanes."""
+
+    def create(hpo: Hpo, exact: dict[str, int]) -> None:
+        rounds = {"confirm_rounds": exact["confirm"] // 2, "rounds": exact["rounds"]}
+        hpo.create(**STUDY, trials=exact["search"], **rounds)
+
+    return Subject(study="ws", epochs=EPOCHS, create=create)
+
+
+def function(folder: Path) -> Subject:
+    """Of a user's function, whose file is written into the folder: its child processes are killed too."""
+    file, epochs = folder / "cancer_of_chaos.py", 20
+    file.write_text(DESCENT + FUNCTION)
+
+    def create(hpo: Hpo, exact: dict[str, int]) -> None:
+        rounds: dict[str, Any] = {"confirm_rounds": exact["confirm"] // 2, "rounds": exact["rounds"]}
+        create_small(hpo, file, "epochs", trials=exact["search"], epochs=epochs, candidates=1, **rounds)
+
+    words = ("--experiment", str(file))
+    return Subject(study="epochs", epochs=epochs, create=create, words=words, weights=(4, 2, 2, 4), failures=1)
 
 
 @dataclass
@@ -71,8 +127,9 @@ class Tally:
 class Watch:
     """Looks at the queue again and again: what must never go back does not."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, failures: int) -> None:
+        """A slot may have so many failures."""
+        self._engine, self._failures = engine, failures
         self._seen: dict[int, Row[Any]] = {}
 
     def read_slots(self) -> list[Row[Any]]:
@@ -82,16 +139,16 @@ class Watch:
         now = {row.id: row for row in rows}
         assert now.keys() >= self._seen.keys(), "a slot is gone"
         for slot_id, before in self._seen.items():
-            _check_step(before, now[slot_id])
+            _check_step(before, now[slot_id], self._failures)
         self._seen = now
         return list(rows)
 
 
-def _check_step(before: Row[Any], after: Row[Any]) -> None:
+def _check_step(before: Row[Any], after: Row[Any], failures: int) -> None:
     where = f"slot {after.id}: {before} became {after}"
     assert after.epoch >= before.epoch, where
     assert after.attempt >= before.attempt, where
-    assert after.failures == 0, where
+    assert before.failures <= after.failures <= failures, where
     assert after.state != "failed", where
     for once in ("trial_id", "trial_number", "params"):
         assert getattr(before, once) in (None, getattr(after, once)), where
@@ -104,11 +161,11 @@ def _check_step(before: Row[Any], after: Row[Any]) -> None:
 class Crew:
     """Workers on one study, and the driver that strikes them."""
 
-    def __init__(self, hpo: Hpo, seed: int, workers: int) -> None:
+    def __init__(self, hpo: Hpo, seed: int, workers: int, subject: Subject) -> None:
         self.tally = Tally(seed)
-        self._hpo, self._random = hpo, random.Random(seed)
+        self._hpo, self._random, self._subject = hpo, random.Random(seed), subject
         self._engine = open_engine(hpo.url)
-        self._watch = Watch(self._engine)
+        self._watch = Watch(self._engine, subject.failures)
         self._frozen: dict[int, float] = {}  # until when, by process
         self._said: dict[int, Said] = {}
         self._workers = [self._start() for _ in range(workers)]
@@ -118,11 +175,11 @@ class Crew:
         while len(self.tally.strokes) < times and not self._done():
             ready = self._wait_for_ready_ones()
             victim = ready[int(self._random.random() * len(ready))]
-            number = self._random.choices(STROKES, WEIGHTS)[0]
+            number = self._random.choices(STROKES, self._subject.weights)[0]
             self._wait(self._random.uniform(0, LONGEST_PAUSE))
             if self._random.random() < IN_TRAINING:
                 self._wait_until_it_trains(victim)
-            self._wait_until_it_may(victim)
+            self._wait_until_it_may(victim, number)
             if victim.poll() is None:
                 self._strike(victim, number)
             else:
@@ -149,12 +206,16 @@ class Crew:
         self._engine.dispose()
 
     def _start(self) -> subprocess.Popen[str]:
-        worker = self._hpo.start(*DRAIN, "--lease", str(LEASE), "--checkpoint", "0")
+        worker = self._hpo.start(*DRAIN, *self._subject.words, "--lease", str(LEASE), "--checkpoint", "0")
         self._said[worker.pid] = Said(worker)
         return worker
 
     def _strike(self, victim: subprocess.Popen[str], number: signal.Signals) -> None:
         self.tally.strokes.append((number, [row.id for row in self._held(victim)]))
+        if number == signal.SIGCHLD:
+            for child in psutil.Process(victim.pid).children()[:1]:
+                child.kill()
+            return
         victim.send_signal(number)
         if number == signal.SIGSTOP:
             self._frozen[victim.pid] = time.monotonic() + LEASE * self._random.uniform(*FREEZE)
@@ -183,7 +244,7 @@ class Crew:
         return [row for row in self._read_slots() if row.state == "running" and f":{worker.pid}:" in row.worker]
 
     def _done(self) -> bool:
-        return studies.get_study(self._engine, "ws").phase == "done"
+        return studies.get_study(self._engine, self._subject.study).phase == "done"
 
     def _wait(self, seconds: float) -> None:
         """Let them work until a random moment."""
@@ -212,37 +273,43 @@ class Crew:
             )
         )
 
-    def _wait_until_it_may(self, victim: subprocess.Popen[str]) -> None:
+    def _wait_until_it_may(self, victim: subprocess.Popen[str], number: signal.Signals) -> None:
         """Until the stroke cannot use up a slot's attempts.
 
         Three leases that end without a new epoch fail a slot, and rightly so. So a worker is spared while it holds
         one that has had such an end and no new epoch since it was claimed: by the driver's hand a slot has one, and
-        what is left is for a machine so slow that a lease ends by itself.
+        what is left is for a machine so slow that a lease ends by itself. A second failure fails a slot too, so the
+        child is spared that has one which failed before.
         """
 
         def may() -> bool:
             return victim.poll() is not None or all(
-                row.epoch > row.lease_epoch or row.expiries == 0 for row in self._held(victim)
+                row.failures == 0 if number == signal.SIGCHLD else row.epoch > row.lease_epoch or row.expiries == 0
+                for row in self._held(victim)
             )
 
         wait_until(may)
 
 
-def campaign(hpo: Hpo, seed: int, *, workers: int, strokes: int, exact: dict[str, int], undisturbed: Results) -> Tally:
+def campaign(
+    hpo: Hpo, seed: int, subject: Subject, *, workers: int, strokes: int, exact: dict[str, int], undisturbed: Results
+) -> Tally:
     """Strike the workers of a new study, let it be done, and check all that was promised."""
-    create(hpo, exact)
-    crew = Crew(hpo, seed, workers)
+    subject.create(hpo, exact)
+    os.environ["SLOWNESS"] = SLOWNESS
+    crew = Crew(hpo, seed, workers, subject)
     tally = crew.tally
     try:
         crew.strike(strokes)
         crew.end()
-        actual = check(hpo, exact)
+        actual = check(hpo, subject, exact)
         assert results(actual) == undisturbed, "the study is another one than undisturbed"
     except BaseException as error:
         error.add_note(f"seed {seed}, {workers} workers; {crew.story()}")
         raise
     finally:
         crew.close()
+        del os.environ["SLOWNESS"]
     everybody = [slot for of_kind in actual.values() for slot in of_kind]
     tally.attempts = sum(slot.attempt for slot in everybody)
     tally.expiries = sum(slot.expiries for slot in everybody)
@@ -250,15 +317,9 @@ def campaign(hpo: Hpo, seed: int, *, workers: int, strokes: int, exact: dict[str
     return tally
 
 
-def create(hpo: Hpo, exact: dict[str, int]) -> None:
-    """Create the study, which has so many slots."""
-    rounds = {"confirm_rounds": exact["confirm"] // 2, "rounds": exact["rounds"]}
-    hpo.create(**STUDY, trials=exact["search"], **rounds)
-
-
-def check(hpo: Hpo, exact: dict[str, int]) -> dict[str, list[Slot]]:
+def check(hpo: Hpo, subject: Subject, exact: dict[str, int]) -> dict[str, list[Slot]]:
     """Exact counts, each slot one result and told, each epoch once, no trial left running, no result left on disk."""
-    actual = check_exact(hpo.url, "ws", **exact)
+    actual = check_exact(hpo.url, subject.study, **exact)
     engine = open_engine(hpo.url)
     try:
         storage = make_storage(engine)
@@ -267,7 +328,7 @@ def check(hpo: Hpo, exact: dict[str, int]) -> dict[str, list[Slot]]:
             trials = optuna.load_study(study_name=study.study_name, storage=storage).get_trials(deepcopy=False)
             assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
         for slot in (slot for of_kind in actual.values() for slot in of_kind):
-            _check_epochs(slot)
+            _check_epochs(slot, subject.epochs)
     finally:
         engine.dispose()
     left = [path for path in hpo.folder.rglob("results/*/*.json*") if not path.name.startswith(".")]
@@ -275,9 +336,8 @@ def check(hpo: Hpo, exact: dict[str, int]) -> dict[str, list[Slot]]:
     return actual
 
 
-def _check_epochs(slot: Slot) -> None:
+def _check_epochs(slot: Slot, epochs: int) -> None:
     """All of them, none twice; `check_exact` has compared them with Optuna's."""
-    epochs = STUDY["epochs"]
     assert slot.outcome is not None
     assert slot.outcome.epochs == epochs
     assert len(slot.outcome.validation_accuracy) == (0 if slot.kind == "final" else epochs)
@@ -287,24 +347,26 @@ def _check_epochs(slot: Slot) -> None:
     assert len(resumed) < slot.attempt
 
 
-def undisturbed(folder: Path, exact: dict[str, int]) -> Results:
+def undisturbed(folder: Path, subject: Subject, exact: dict[str, int]) -> Results:
     """The same study when nothing happens, trained in one go in a database of its own."""
     folder.mkdir()
     hpo = Hpo(folder, f"sqlite:///{folder / 'hpo.db'}")
-    create(hpo, exact)
-    finish(hpo.start(*DRAIN))
-    return results(check(hpo, exact))
+    subject.create(hpo, exact)
+    finish(hpo.start(*DRAIN, *subject.words))
+    return results(check(hpo, subject, exact))
 
 
 # --- The long matrix ----------------------------------------------------------------------------------------
 
 HEAD = (
     "database",
+    "trains",
     "seed",
     "workers",
     "SIGKILL",
     "SIGTERM",
     "SIGSTOP past the lease",
+    "SIGKILL of the child",
     "slots",
     "attempts",
     "leases ended without a new epoch",
@@ -337,7 +399,9 @@ def database(folder: Path, server: Server | None) -> Iterator[Hpo]:
 
 def matrix(folder: Path, server: Server, first_seed: int, kills: int, workers: int) -> int:
     """Campaigns until so many kills; prints a line for each and the sum; returns how many went wrong."""
-    expected = undisturbed(folder / "undisturbed", LONG)
+    subjects = {"digits": digits(), "a function": function(folder)}
+    expected = {name: undisturbed(folder / f"whole_{of.study}", of, LONG) for name, of in subjects.items()}
+    slots_ = 0
     tallies: list[Tally] = []
     wrong = 0
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|", flush=True)
@@ -346,23 +410,27 @@ def matrix(folder: Path, server: Server, first_seed: int, kills: int, workers: i
         if left <= 0 or wrong > 2:
             break
         on_postgresql = (seed - first_seed) % 2 == 1
+        trains = list(subjects)[(seed - first_seed) // 2 % 2]
         kind, verdict = ("PostgreSQL" if on_postgresql else "SQLite"), "exact"
         with database(folder / f"chaos_{seed}", server if on_postgresql else None) as hpo:
             try:
-                tally = campaign(hpo, seed, workers=workers, strokes=24, exact=LONG, undisturbed=expected)
+                subject, whole = subjects[trains], expected[trains]
+                tally = campaign(hpo, seed, subject, workers=workers, strokes=24, exact=LONG, undisturbed=whole)
             except Exception as error:
                 tally, wrong = Tally(seed), wrong + 1
                 traceback.print_exc()
                 verdict = f"WRONG: {type(error).__name__}"
         tallies.append(tally)
-        _print_row(kind, str(seed), str(workers), [tally], len(expected[0] + expected[1] + expected[2]), verdict)
+        there = sum(map(len, expected[trains]))
+        slots_ += there
+        _print_row([kind, trains, str(seed), str(workers)], [tally], there, verdict)
     total = f"{len(tallies) - wrong} of {len(tallies)} exact"
-    _print_row("all", "", "", tallies, len(tallies) * len(expected[0] + expected[1] + expected[2]), total)
+    _print_row(["all", "", "", ""], tallies, slots_, total)
     return wrong
 
 
-def _print_row(kind: str, seed: str, workers: str, tallies: list[Tally], slots_: int, verdict: str) -> None:
-    cells = [kind, seed, workers, *(sum(tally.count(sent) for tally in tallies) for sent in STROKES), slots_]
+def _print_row(campaign: list[str], tallies: list[Tally], slots_: int, verdict: str) -> None:
+    cells = [*campaign, *(sum(tally.count(sent) for tally in tallies) for sent in STROKES), slots_]
     cells += [sum(getattr(tally, name) for tally in tallies) for name in ("attempts", "expiries", "resumed")]
     cells += [f"{max(tally.slowest_exit for tally in tallies):.1f}", verdict]
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)

@@ -1,7 +1,7 @@
-"""The commands of README.md: which lines are commands, and what is printed below them."""
+"""The commands of README.md and of other pages: which lines are commands, and what is printed below them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,8 @@ def commands(text: str) -> list[Command]:
 
 
 def _blocks(text: str) -> Iterator[list[str]]:
-    """The lines of each indented block, without their indentation."""
+    """The lines of each indented block, without their indentation; what stands in a fence is another program's."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     for block in re.findall(r"(?:^(?: {4}.*)?\n)+", text, flags=re.MULTILINE):
         lines = [line.removeprefix("    ") for line in block.strip("\n").splitlines()]
         if lines:
@@ -43,3 +44,19 @@ def _blocks(text: str) -> Iterator[list[str]]:
 def _plain(line: str) -> str:
     """A line without its comment."""
     return re.split(r"\s+#\s", line)[0].strip()
+
+
+def in_order(shown: Sequence[str], printed: str, *, any_numbers: bool = False) -> None:
+    """Every line that a page shows is printed, one after the other, whatever the spaces between words.
+
+    With `any_numbers` each number may be another one.
+    """
+
+    def words(text: str) -> str:
+        return " ".join((re.sub(r"\d+(\.\d+)?(e-\d+)?", "#", text) if any_numbers else text).split())
+
+    rest = words(printed)
+    for line in shown:
+        if line != "...":
+            _, actual, rest = rest.partition(words(line))
+            assert actual, f"not printed: {line!r}\nin: {printed}"

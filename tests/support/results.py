@@ -62,6 +62,8 @@ def study(model: str, runs: list[TrainingRecord], spec: StudySpec | None = None,
         "spec": spec.canonical(),
         "spec_digest": "s",
         "data_digest": "d",
+        "code_digest": None,
+        "code_changes": None,
         "created_at": 0.0,
         "tuned": {"params": PARAMS, "source": 7, "confirm_mean": 0.9},
     }

@@ -115,6 +115,14 @@ def test_summaries_are_whole_sentences(path: str) -> None:
             assert "..." not in below.get_short_help_str(65)
 
 
+def test_windows_is_refused_in_a_line() -> None:
+    """Before anything is imported that is not there."""
+    code = "import sys; sys.platform = 'win32'; from hpo.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "hpo: does not run on Windows itself; install it in WSL (`wsl --install`), where it does\n"
+
+
 def test_no_arguments_show_the_help(hpo: Hpo) -> None:
     """`hpo` alone is wrong usage that helps."""
     result = hpo()
@@ -247,6 +255,12 @@ for words in {lines!r}:
         assert end.code == 0, words
 """
     assert not loaded(code) & set(SLOW)
+
+
+def test_importing_hpo_loads_nothing_slow() -> None:
+    """All that a user's file writes, `hpo.run` and `hpo.report` included."""
+    code = "import hpo; [getattr(hpo, name) for name in hpo.__all__]"
+    assert not loaded(code) & {"torch", "optuna", "sqlalchemy", "pydantic", "rich", "click", "plotly", "sklearn"}
 
 
 def test_training_loads_no_service() -> None:

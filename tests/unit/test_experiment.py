@@ -85,6 +85,8 @@ def test_what_cannot_be_loaded_is_one_line(file: Path, tmp_path: Path) -> None:
     assert refused(file) == (
         f"experiment {file} cannot be imported: ZeroDivisionError: division by zero (look at {file}:2)"
     )
+    file.write_text("import json\n\n\ndef settings():\n    return json.loads('{')\n\n\nsettings()\n")
+    assert refused(file).endswith(f"(look at {file}:5)"), "not at the library's line"
     file.write_text("x = (\n")
     assert "SyntaxError: '(' was never closed" in refused(file)
     assert f"(look at {file}:1)" in refused(file)

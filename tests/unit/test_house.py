@@ -106,6 +106,20 @@ def test_training_imports_torch_alone() -> None:
     assert [str(one) for one in inside if one.target not in (None, "training")] == []
 
 
+def test_nothing_but_one_default_names_the_digits() -> None:
+    """And the command `hpo data`, which is theirs; both as text, so that no import leads to them."""
+    named = {
+        str(path.relative_to(PACKAGE)): lines
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.is_relative_to(PACKAGE / "digits")
+        if (lines := [line.strip() for line in path.read_text().splitlines() if "hpo.digits" in line])
+    }
+    assert named == {
+        "cli/root.py": ['"data": "hpo.digits.command:data",'],
+        "experiment/shipped.py": ['LOCATOR = "hpo.digits:digits"'],
+    }
+
+
 def test_packages_hold_only_their_docstring() -> None:
     """Nothing happens when a folder is imported; `hpo` itself has its version and its public names."""
     for path in PACKAGE.rglob("__init__.py"):
@@ -118,6 +132,13 @@ def test_packages_hold_only_their_docstring() -> None:
 
 
 # --- Printing -----------------------------------------------------------------------------------------------
+
+
+PRINTS = {  # of the Python functions, and the command of the digits
+    Path("api/console.py"),
+    Path("api/progress.py"),
+    Path("digits/command.py"),
+}
 
 
 def printing(code: str) -> list[int]:
@@ -143,10 +164,11 @@ def printing(code: str) -> list[int]:
 
 
 def test_only_the_command_line_prints() -> None:
-    """Everything else returns what it has to tell, raises it, or logs it."""
+    """And progress from Python; everything else returns what it has to tell, raises it, or logs it."""
     actual = {
         path.relative_to(ROOT): lines
         for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE) not in PRINTS
         if not path.is_relative_to(PACKAGE / "cli") and (lines := printing(path.read_text()))
     }
     assert actual == {}
@@ -182,6 +204,8 @@ NOT_IMPORTED = {  # of development: what runs as a command, or is imported by ot
     "mypy": "a command",
     "ruff": "a command",
     "hatchling": "the build backend",
+    "ipykernel": "a process",
+    "nbclient": "imported by name, where a test needs it",
     "flask": "moto's S3 server",
     "flask-cors": "moto's S3 server",
 }

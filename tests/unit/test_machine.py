@@ -1,6 +1,7 @@
 """What a process may use of its machine, read from trees of files as the kernel lays them out."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,3 +74,18 @@ def test_this_machine() -> None:
 def test_workers(cores: float, memory: int | None, workers: int) -> None:
     """One for each whole core that memory suffices for, never none."""
     assert _workers_for(cores, memory) == workers
+
+
+def test_without_a_choice_of_cores_all_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on macOS, which has neither control groups nor /proc."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.cores(tmp_path) == os.cpu_count()
+    assert machine.free_memory(tmp_path) is None
+
+
+def test_the_peak_of_memory_is_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system says kilobytes on Linux and bytes on macOS."""
+    here = machine.peak_memory()
+    assert 10 * MEGABYTE < here < 1 << 40
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machine.peak_memory() <= here // 512

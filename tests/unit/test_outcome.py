@@ -73,7 +73,7 @@ def test_what_is_invalid_is_refused(change: dict[str, Any], problem: str) -> Non
     assert "\n" not in str(error.value)
 
 
-LATER = ("metrics", "numbers", "items", "units_digest", "code_digest")  # than format 1
+LATER = ("metrics", "numbers", "memory", "items", "units_digest", "code_digest")  # than format 1
 
 
 def first_format(**changes: Any) -> str:
@@ -143,8 +143,8 @@ def test_what_is_no_record_is_refused(text: str) -> None:
 def test_the_format_has_these_fields() -> None:
     """Whoever adds one raises FORMAT, so that older readers refuse it by name; earlier formats go on being read."""
     fields = {
-        2: "state value loss train_accuracy epochs train_loss validation_accuracy metrics numbers items units_digest "
-        "code_digest seconds device_seconds resumed_at attempt worker device versions git_commit spec_digest "
-        "data_digest seeds"
+        2: "state value loss train_accuracy epochs train_loss validation_accuracy metrics numbers memory items "
+        "units_digest code_digest seconds device_seconds resumed_at attempt worker device versions git_commit "
+        "spec_digest data_digest seeds"
     }
     assert list(Outcome.model_fields) == fields[FORMAT].split()

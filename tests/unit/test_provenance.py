@@ -34,7 +34,9 @@ def test_provenance_counts_what_went_wrong() -> None:
 def test_the_commands_name_what_they_need() -> None:
     """Images that are not bundled, trials that were added, a line for each configuration; nothing where nothing is."""
     runs = [*(run("search", i) for i in range(102)), *finals("paper", around(0.9)), *finals("x", around(0.9)[:3])]
-    given, bundled = (provenance_of(study("ws", runs, data_digest=d)).commands for d in ("d", BUNDLED_DIGEST))
+    given, bundled = (
+        provenance_of(study("ws", runs, data_digest=d), [BUNDLED_DIGEST]).commands for d in ("d", BUNDLED_DIGEST)
+    )
     there = "hpo --db sqlite:///again.db --data FOLDER"
     assert given[1][0] == "a study like it elsewhere"  # the search is adaptive
     assert given[1][1] == (

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
+from hpo.api.console import console
 from hpo.cli import logs
-from hpo.cli.context import console, print_message, print_table
+from hpo.cli.context import print_message, print_table
 from hpo.text import exception_of, visible, without_credentials
 
 HOSTILE = "ws\x1b[31mred\x07\x9b2J\u202egnp.\x08"

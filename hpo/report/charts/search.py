@@ -114,10 +114,14 @@ def _trials(
             "size": 11 if symbol == "star" else 7,
             "color": colour,
         },
-        customdata=[[t.number, scale.value(t.value, 2), t.state, t.epochs] for t in trials],
-        hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{customdata[2]} after "
-        "%{customdata[3]} epochs<extra></extra>",
+        customdata=[[t.number, scale.value(t.value, 2), _ending(t)] for t in trials],
+        hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
     )
+
+
+def _ending(trial: Trial) -> str:
+    """How a trial ended, and after how many epochs where it has any."""
+    return f"{trial.state} after {trial.epochs} epochs" if trial.epochs else trial.state
 
 
 def budget_chart(curves: Sequence[BudgetCurve], models: Sequence[str] = ()) -> go.Figure:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpo.analysis.comparison import Comparison, TableRow
+from hpo.analysis.comparison import Comparison, TableRow, other_metrics
 from hpo.analysis.stats import BCA_LEAST
 from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.page import Bullets, Callout, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report import chart_data
 from hpo.report.charts import rounds
 from hpo.report.formats import NOTHING, Scale, configuration
-from hpo.report.html import Bullets, Callout, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.sentences import Conclusions, row_note
 from hpo.results.records import DIGITS, StudyResult
 
@@ -37,11 +37,11 @@ def title_of(results: Sequence[StudyResult]) -> str:
 
 def accuracy_parts(results: Sequence[StudyResult], comparison: Comparison) -> Iterable[Part]:
     """For each experiment the table of its values, and every round."""
-    experiments = list(dict.fromkeys(row.experiment for row in comparison.rows))
-    for place, experiment in enumerate(experiments):
-        rows = [row for row in comparison.rows if row.experiment == experiment]
-        of_experiment = [result for result in results if result.experiment == experiment]
-        name = f"{experiment}: " if len(experiments) > 1 else ""
+    measured = list(dict.fromkeys((row.experiment, row.metric) for row in comparison.rows))
+    for place, (experiment, metric) in enumerate(measured):
+        rows = [row for row in comparison.rows if (row.experiment, row.metric) == (experiment, metric)]
+        of_experiment = [r for r in results if (r.experiment, r.metric) == (experiment, metric)]
+        name = f"{experiment}: " if len({name for name, _ in measured}) > 1 else ""
         yield from _table_parts(rows, comparison, name)
         yield from _rounds_parts(of_experiment, results, comparison, name, f"-{place}" if place else "")
 
@@ -50,14 +50,14 @@ def _table_parts(rows: Sequence[TableRow], comparison: Comparison, name: str) ->
     scale, digits = Scale(rows[0].metric), rows[0].experiment == DIGITS
     several, studies = len({row.setting for row in rows} - {None}) > 1, comparison.repeated
     train, epochs = any(row.train.n for row in rows), any(row.epochs is not None for row in rows)
-    others = list(dict.fromkeys(name for row in rows for name in row.others))
+    others = other_metrics(rows)
     columns = (
         *texts("model", *(("study",) if studies else ()), "configuration"),
         *(numbers("setting") if several else ()),
         *(numbers("epochs") if epochs else ()),
         *numbers("trials", "rounds"),
         *(numbers("train %") if train else ()),
-        *numbers(scale.column("test"), "95% interval", "median", "IQM", *(title.replace("_", " ") for title in others)),
+        *numbers(scale.column("test"), "95% interval", "median", "IQM", *(Scale(other).title for other in others)),
     )
     if scale.is_percent:
         what = "Accuracy in percent"
@@ -70,6 +70,8 @@ def _table_parts(rows: Sequence[TableRow], comparison: Comparison, name: str) ->
         rows=tuple(_cells(row, several, studies, train, epochs, others) for row in rows),
         grouped=True,
     )
+    if others:
+        yield _directions(scale, others)
     notes = tuple(
         f"{row.study}, {configuration(row.label, row.experiment)}: {note}" for row in rows if (note := row_note(row))
     )
@@ -109,7 +111,7 @@ def _rounds_parts(
 
 
 def _cells(
-    row: TableRow, several: bool, studies: bool, train: bool, epochs: bool, others: Sequence[str]
+    row: TableRow, several: bool, studies: bool, train: bool, epochs: bool, others: Sequence[MetricInfo]
 ) -> tuple[str, ...]:
     scale, setting = Scale(row.metric), NOTHING if row.setting is None else str(row.setting + 1)
     return (
@@ -125,7 +127,7 @@ def _cells(
         scale.interval(row.test.interval),
         scale.with_interval(row.test.median, row.test.median_interval),
         scale.with_interval(row.test.iqm, row.test.iqm_interval),
-        *(_other(row, name) for name in others),
+        *(_other(row, metric) for metric in others),
     )
 
 
@@ -135,10 +137,16 @@ def _rounds_of(row: TableRow) -> str:
     return str(row.rounds) if row.rounds == row.planned else f"{row.rounds} of {row.planned}"
 
 
-def _other(row: TableRow, name: str) -> str:
+def _directions(judge: Scale, others: Sequence[MetricInfo]) -> str:
+    """Which values of the other metrics are the better, and that they do not decide."""
+    words = ", ".join(f"{scale.name} ({scale.better})" for scale in map(Scale, others))
+    return f"Measured on the same test items: {words}. The comparison is decided by {judge.name} alone."
+
+
+def _other(row: TableRow, metric: MetricInfo) -> str:
     """Another metric's mean ± standard deviation; a dash where it does not apply."""
-    column = row.others.get(name)
-    return NOTHING if column is None else Scale(MetricInfo(name=name)).summary(column)
+    column = row.others.get(metric.name)
+    return NOTHING if column is None else Scale(metric).summary(column)
 
 
 def _every_round(results: Sequence[StudyResult], name: str) -> Iterable[PageTable]:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis.comparison import Comparison
 from hpo.analysis.pairwise import Pair, PairSide
-from hpo.report.formats import MINUS, NOTHING, Scale, p_value, signed
-from hpo.report.html import Bullets, PageTable, Part, numbers, texts
+from hpo.experiment.page import Bullets, PageTable, Part, numbers, texts
+from hpo.report.formats import MINUS, NOTHING, Scale, as_percent, p_value, signed
 from hpo.report.sentences import items_note, kind_title
 
 
@@ -113,6 +113,10 @@ def _item_lines(pairs: Sequence[Pair]) -> Iterable[str]:
         "A difference is called clear only where it is clear over the rounds and this interval agrees; where it does "
         'not, the sentence says "on these test items".'
     )
+    yield (
+        "Behind it in brackets: the share of that interval's variance that comes from which test items there were; the "
+        "rest comes from the rounds, that is, from seeds and training draws. More rounds narrow the second part alone."
+    )
     if same:
         yield (
             "The test items are the same in every round, and no round was trained on them: neither interval says how "
@@ -127,7 +131,7 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
         _side(pair.b),
         str(len(pair.rounds)),
         scale.difference(d.mean, d.interval),
-        scale.difference_interval(pair.items),
+        _items_cell(pair, scale),
         NOTHING if d.effect is None else signed(d.effect, 2),
         f"{out.probability:.2f} [{out.interval.low:.2f}, {out.interval.high:.2f}]",
         p_value(pair.test.p),
@@ -135,6 +139,12 @@ def _pair_cells(pair: Pair) -> tuple[str, ...]:
         NOTHING if ratio is None else f"{ratio:.2f}",
         "none" if pair.detectable is None else scale.size(pair.detectable),
     )
+
+
+def _items_cell(pair: Pair, scale: Scale) -> str:
+    """The interval for new test items, and which share of its variance comes from them."""
+    share = "" if pair.from_items is None else f" ({as_percent(pair.from_items, 0)})"
+    return scale.difference_interval(pair.items) + share
 
 
 def _side(side: PairSide) -> str:

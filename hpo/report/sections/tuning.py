@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpo.analysis.model_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.tuning import Spend, Tuning
+from hpo.experiment.page import Bullets, PageTable, Part, numbers, texts
 from hpo.report.charts.theme import parameter_title
 from hpo.report.formats import (
     MINUS,
@@ -12,18 +12,19 @@ from hpo.report.formats import (
     by_metric,
     configuration,
     decimals,
+    figures,
     references,
     signed,
     value,
 )
-from hpo.report.html import Bullets, PageTable, Part, numbers, texts
 from hpo.report.sentences import tuning_verdict
+from hpo.results.records import DIGITS
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # by torch's names
 
 
-def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
+def tuning_parts(tunings: Sequence[Tuning]) -> Iterable[Part]:
     """The whole section."""
     yield Bullets(lines=tuple(f"{tuning.study}: {tuning_verdict(tuning)}" for tuning in tunings))
     if any(tuning.parameters for tuning in tunings):
@@ -36,14 +37,12 @@ def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencie
         "the training with fresh seeds and draws from pool A; the test uses pool B, which tuning never saw. Only the "
         "test value is unbiased."
     )
-    yield _cost(tunings)
-    if latencies is not None:
-        yield _models(costs, latencies)
-        yield (
-            "Multiply-adds count the convolutions and linear layers. Latency is the median of a few forward passes of "
-            f"the plain network ({latencies.device}), measured when this report was made, so it differs from report to "
-            "report."
-        )
+    for trains_by_lanes in (True, False):
+        of_kind = [tuning for tuning in tunings if (tuning.experiment == DIGITS) == trains_by_lanes]
+        if of_kind:
+            yield _cost(of_kind, lanes=trains_by_lanes)
+    if any(tuning.reported for tuning in tunings):
+        yield _reported(tunings)
 
 
 def _configurations(tunings: Sequence[Tuning]) -> PageTable:
@@ -107,56 +106,42 @@ def _gap(scale: Scale, optimism: float) -> str:
     return signed(100 * change, 2) if scale.is_percent else signed(change, decimals([change], 3))
 
 
-def _cost(tunings: Sequence[Tuning]) -> PageTable:
+def _cost(tunings: Sequence[Tuning], *, lanes: bool) -> PageTable:
+    """What was spent; functions train in processes of their own, and often for minutes only."""
     kinds = sorted({kind for tuning in tunings for spend in tuning.spend for kind in spend.device_seconds})
     epochs = any(spend.epochs for tuning in tunings for spend in tuning.spend)
+    longest = max(sum(spend.seconds for spend in tuning.spend) for tuning in tunings)
+    unit, seconds = ("minutes", 60) if not lanes and longest < 3600 else ("hours", 3600)
     titles = (
         "search trainings",
         *(("search epochs",) if epochs else ()),
         "confirm trainings",
         "final trainings",
         *(("all epochs",) if epochs else ()),
-        *([f"{DEVICES.get(kind, kind)} hours" for kind in kinds] or ["CPU or GPU hours"]),
-        "lane hours",
+        *([f"{DEVICES.get(kind, kind)} {unit}" for kind in kinds] or [f"CPU or GPU {unit}"]),
+        f"lane {unit}" if lanes else f"{unit} in all",
     )
-    caption = (
-        "What it cost: CPU or GPU hours divide the time of each epoch among the lanes that trained in it, "
-        "lane hours count it in full for every lane"
-    )
+    if lanes:
+        caption = (
+            "What it cost: CPU or GPU hours divide the time of each epoch among the lanes that trained in it, "
+            "lane hours count it in full for every lane"
+        )
+    else:
+        caption = (
+            f"What it cost: CPU or GPU {unit} are those in the training functions, {unit} in all count drawing, "
+            "measuring and waiting too"
+        )
     if any(spend.untimed for tuning in tunings for spend in tuning.spend):
         caption += f" ({NOTHING} or {AT_LEAST}: not measured by earlier versions)"
     return PageTable(
         caption=caption,
         columns=texts("study") + numbers(*titles),
-        rows=tuple((tuning.study, *_spend_cells(tuning, kinds, epochs)) for tuning in tunings),
+        rows=tuple((tuning.study, *_spend_cells(tuning, kinds, epochs, seconds)) for tuning in tunings),
     )
 
 
-def _models(costs: Sequence[ModelCost], latencies: Latencies) -> PageTable:
-    single, many = BATCHES
-    titles = (
-        "parameters",
-        "multiply-adds per pair",
-        "latency of one pair, ms",
-        f"per pair in a batch of {many:,}, \N{MICRO SIGN}s",
-    )
-    return PageTable(
-        caption="Cost of inference",
-        columns=texts("model") + numbers(*titles),
-        rows=tuple(
-            (
-                cost.model,
-                f"{cost.parameters:,}",
-                f"{cost.multiply_adds:,}",
-                f"{1e3 * latencies.of(cost.model, single).a_pair:.2f}",
-                f"{1e6 * latencies.of(cost.model, many).a_pair:.0f}",
-            )
-            for cost in costs
-        ),
-    )
-
-
-def _spend_cells(tuning: Tuning, kinds: Sequence[str], epochs: bool) -> tuple[str, ...]:
+def _spend_cells(tuning: Tuning, kinds: Sequence[str], epochs: bool, seconds: int) -> tuple[str, ...]:
+    """A study's row; times are in units of so many seconds."""
     search, confirm, final = tuning.spend
     return (
         f"{search.runs:,}",
@@ -164,14 +149,42 @@ def _spend_cells(tuning: Tuning, kinds: Sequence[str], epochs: bool) -> tuple[st
         f"{confirm.runs:,}",
         f"{final.runs:,}",
         *((f"{sum(s.epochs for s in tuning.spend):,}",) if epochs else ()),
-        *([_device_hours(tuning.spend, kind) for kind in kinds] or [NOTHING]),
-        f"{sum(s.seconds for s in tuning.spend) / 3600:.2f}",
+        *([_device_time(tuning.spend, kind, seconds) for kind in kinds] or [NOTHING]),
+        f"{sum(s.seconds for s in tuning.spend) / seconds:.2f}",
     )
 
 
-def _device_hours(spend: Sequence[Spend], kind: str) -> str:
+def _device_time(spend: Sequence[Spend], kind: str, unit: int) -> str:
     untimed = any(s.untimed for s in spend)
     seconds = sum(s.device_seconds.get(kind, 0.0) for s in spend)
     if untimed and not seconds:
         return NOTHING
-    return f"{AT_LEAST} " * untimed + f"{seconds / 3600:.2f}"
+    return f"{AT_LEAST} " * untimed + f"{seconds / unit:.2f}"
+
+
+def _reported(tunings: Sequence[Tuning]) -> PageTable:
+    """What the trainings of the final rounds reported themselves."""
+    rows = [(tuning, reported) for tuning in tunings for reported in tuning.reported]
+    names = list(dict.fromkeys(name for _, reported in rows for name in reported.numbers))
+    what = "the last of each number that they reported, " if names else ""
+    return PageTable(
+        caption=f"The trainings of the final rounds: {what}seconds in the training function, memory of their process; "
+        "means over the rounds, which judge nothing",
+        columns=texts("study", "configuration") + numbers("rounds", "seconds", "memory, MB", *names),
+        rows=tuple(
+            (
+                tuning.study,
+                configuration(reported.label, tuning.experiment),
+                str(reported.rounds),
+                _figures(reported.seconds),
+                NOTHING if reported.memory is None else f"{reported.memory / 1e6:,.0f}",
+                *(_figures(reported.numbers.get(name)) for name in names),
+            )
+            for tuning, reported in rows
+        ),
+        grouped=True,
+    )
+
+
+def _figures(x: float | None) -> str:
+    return NOTHING if x is None else figures(x, 3)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.context import Context, console, format_option, pass_context, print_json, print_message, print_table
+from hpo.api.console import console
+from hpo.cli.context import Context, format_option, pass_context, print_json, print_message, print_table
 
 if TYPE_CHECKING:
     from hpo.digits.download import Progress
