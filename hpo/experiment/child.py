@@ -42,7 +42,6 @@ from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Diverged, Report, Run, Stopped
 from hpo.machine import peak_memory
-from hpo.training.recipe import Recipe
 
 WATCH_MILLISECONDS = 1000  # between two looks whether this process, and not only the worker, is gone
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "skimage": "scikit-image", "cv2": "opencv-python"}
@@ -125,7 +124,7 @@ class Child:
         begun = time.monotonic()
         try:
             seed_all(values["seed"], "train")
-            predictor = model.fit(run, self._pool)
+            predictor = model.fit(run)
             if state is not None and values["checkpoints"]["keep_last"]:
                 state.save(run.epochs_trained)
         except BaseException:
@@ -181,8 +180,6 @@ class Child:
         assert self._trained is not None
         model, _, predictor = self._trained
         pool = self._load_pool("b")
-        if isinstance(model.train, Recipe):
-            predictor = predictor.reading(pool)
         options = self._experiment.options_of(values.get("options", {}))
         items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
         numbers = None if items.unit is None else unit_numbers(items.unit)

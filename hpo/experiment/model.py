@@ -55,12 +55,12 @@ class Model:
         if self.predict is not None:
             raise ExperimentError("predict: a recipe says by its outputs what is measured; leave predict out")
 
-    def fit(self, run: Any, pool: Any) -> Any:
-        """Train in this process: a predictor. `pool` is what the run's items were drawn from."""
+    def fit(self, run: Any) -> Any:
+        """Train in this process; returns the predictor."""
         if isinstance(self.train, Recipe):
             from hpo.experiment.recipes import train_alone
 
-            return train_alone(self.train, run, pool)
+            return train_alone(self.train, run)
         return self.train(run)
 
     @property

@@ -13,25 +13,22 @@ from hpo.errors import ExperimentError
 from hpo.experiment.items import Items
 from hpo.experiment.run import Diverged, Run
 from hpo.experiment.spaces import Value
-from hpo.training.population import LaneState, Population, Task
-from hpo.training.recipe import Inputs, Recipe
+from hpo.training.population import LanesFailed, LaneState, Population, Task
+from hpo.training.recipe import Recipe
 from hpo.training.stacked import CannotStack, stack
 
 
 class RecipePredictor:
     """What a recipe has trained: called with features, it gives the recipe's outputs."""
 
-    def __init__(self, population: Population, inputs: Inputs | None = None) -> None:
-        """`inputs` are those of a pool, None: of the one that was trained on."""
-        self._population, self._inputs = population, inputs
+    def __init__(self, population: Population) -> None:
+        self._population = population
 
     def __call__(self, x: Any) -> Any:
         """Outputs (n, ...) for the features of n items, on the device."""
-        return self._population.predict(self._population.parameters[0], Items(x), self._inputs).outputs
-
-    def reading(self, pool: Any) -> "RecipePredictor":
-        """The same for items of another pool."""
-        return RecipePredictor(self._population, self._population.inputs_of(pool))
+        items = Items(x)
+        inputs = self._population.inputs_of(items)
+        return self._population.predict(self._population.parameters[0], items, inputs).outputs
 
 
 class RecipeTraining:
@@ -51,15 +48,22 @@ class RecipeTraining:
         self._population.start(0, self._task, LaneState(**state))
 
     def train_epoch(self) -> float:
-        """The loss of an epoch; Diverged where it or the objective is not finite."""
-        (report,) = self._population.train_epoch()
+        """The loss of an epoch; Diverged where it or the objective is not finite, ExperimentError where it raises."""
+        try:
+            (report,) = self._population.train_epoch()
+        except LanesFailed as failed:
+            last = failed.errors[0].strip().splitlines()[-1]
+            raise ExperimentError(f"a step of the recipe raised {last}") from failed
         if report.diverged:
             raise Diverged(f"the loss of epoch {report.epoch} is {report.train_loss}")
         return report.train_loss
 
 
-def train_alone(recipe: Recipe, run: Run, pool: Any) -> RecipePredictor:
-    """Train by a recipe as a function would: report every epoch, keep checkpoints, stop where the run says so."""
+def train_alone(recipe: Recipe, run: Run) -> RecipePredictor:
+    """Train by a recipe as a function would: report every epoch, keep checkpoints, stop where the run says so.
+
+    The training items are all of the pool that the recipe is handed: those that judge it are in no reach of its code.
+    """
     task = Task(
         key=0,
         params=_numbers(run.params),
@@ -70,7 +74,7 @@ def train_alone(recipe: Recipe, run: Run, pool: Any) -> RecipePredictor:
     )
     torch.set_num_threads(run.threads)
     batch = _batch_size(recipe, run.params)
-    population = Population(recipe, 1, pool, samples=len(run.training), batch=batch, device=run.device)
+    population = Population(recipe, 1, run.training, samples=len(run.training), batch=batch, device=run.device)
     training, predictor = RecipeTraining(population, task), RecipePredictor(population)
     run.checkpoint(training)
     for _ in run.epochs():

@@ -102,7 +102,8 @@ class Recipe:
     """How a model is trained, for one lane and for many.
 
     `module()` is a new network whose `forward` counts dimensions from the right. `inputs(pool)` are what it reads,
-    `columns(table)` what the loss needs of each item of a table (S, ...), made once at the draw.
+    `columns(table)` what the loss needs of each item of a table (S, ...), made once at the draw. A user's recipe gets
+    the items of its training, or those to be predicted, for pool and table alike.
     `loss(out, columns, hyper)` is (P,) twice: the loss that is shown, and the objective whose gradient is followed.
     `outputs(out)` is what is measured of items: a tensor (P, B, ...), or several by name.
     """

@@ -140,7 +140,7 @@ def check_equal_to_training_alone(slot: Slot, file: Path) -> None:
         max_epochs=6,
         on_report=keep,
     )
-    scores = measure(train_alone(model.train, run, pool), validation, experiment.metrics)
+    scores = measure(train_alone(model.train, run), validation, experiment.metrics)
     assert slot.outcome.train_loss == pytest.approx(losses, rel=1e-5)
     assert slot.outcome.value == pytest.approx(scores[0].value if scores[0] else None, abs=0.02)
     assert slot.outcome.loss == pytest.approx(scores[1].value if scores[1] else None, rel=1e-4)

@@ -51,7 +51,7 @@ def trained(experiment: Experiment, model: Model) -> float:
         max_epochs=2,
         on_report=lambda report: False,
     )
-    (score,) = measure(model.fit(run, pool), validation, experiment.metrics[:1], predict=model.predict)
+    (score,) = measure(model.fit(run), validation, experiment.metrics[:1], predict=model.predict)
     run.close()
     assert score is not None
     return score.value

@@ -1,12 +1,19 @@
 """A recipe as a model of an experiment: what is refused, in a line, before anything is trained."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 import hpo
 from hpo.errors import ExperimentError
+from hpo.experiment.items import Items
 from hpo.experiment.prepare import prepared
+from hpo.experiment.recipes import train_alone
+from hpo.experiment.run import Run
 from hpo.experiment.spaces import Hyperparameter, Value
 
 SPACE: dict[str, Hyperparameter | Value] = {
@@ -72,3 +79,61 @@ def test_a_module_without_lanes_is_refused_when_it_is_loaded(tmp_path: Path, mon
     before = prepared(str(file)).models["net"].code_digest
     file.write_text(FILE.replace("LAYER", "ReLU()"))
     assert prepared(str(file)).models["net"].code_digest != before
+
+
+def run_of(training: Items) -> Run:
+    """A training of two epochs."""
+    return Run(
+        params={"learning_rate": 1e-2},
+        training=training,
+        seed=1,
+        device="cpu",
+        threads=torch.get_num_threads(),
+        max_epochs=2,
+        on_report=lambda report: False,
+    )
+
+
+def small_recipe(seen: list[Any], loss: Any) -> hpo.Recipe:
+    """A linear model that keeps what its parts are handed."""
+
+    def inputs(pool: Any) -> hpo.Inputs:
+        seen.append(pool)
+        return hpo.Tensors(pool)
+
+    def columns(table: Any) -> dict[str, Any]:
+        seen.append(table)
+        return {"y": table.y}
+
+    module, outputs = (lambda: nn.Linear(2, 1)), (lambda out: out)
+    return hpo.Recipe(module, inputs, columns, loss, outputs, batch=4, optimizer=hpo.Adam(decay=None))
+
+
+def squared(out: Tensor, columns: dict[str, Tensor], hyper: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    loss = ((out[..., 0] - columns["y"]) ** 2).mean(-1)
+    return loss, loss
+
+
+def test_its_parts_are_handed_nothing_that_judges() -> None:
+    """Only the training items, and to predict, features alone."""
+    rng = np.random.default_rng(0)
+    training, x = Items(rng.normal(size=(10, 2)), rng.normal(size=10)), rng.normal(size=(3, 2))
+    seen: list[Any] = []
+    predictor = train_alone(small_recipe(seen, squared), run_of(training))
+    assert seen
+    assert all(given is training for given in seen)
+    seen.clear()
+    assert predictor(x).shape == (3, 1)
+    assert [(given.y, len(given)) for given in seen] == [(None, 3)]
+
+
+def test_a_step_that_raises_says_so_in_a_line() -> None:
+    """The cause has the whole traceback, with the user's own line."""
+
+    def wrong(out: Tensor, columns: dict[str, Tensor], hyper: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return columns["z"], out
+
+    training = Items(np.zeros((10, 2)), np.zeros(10))
+    with pytest.raises(ExperimentError, match=r"^a step of the recipe raised KeyError: 'z'$") as raised:
+        train_alone(small_recipe([], wrong), run_of(training))
+    assert 'return columns["z"], out' in str(raised.value.__cause__)
