@@ -24,6 +24,7 @@ from bench import measure
 from bench.plain import PAPER, PlainLoop
 from bench.training import flops, pool, population, products
 from hpo.training import draws, models
+from hpo.training.digit_recipes import METRICS, RECIPES
 from hpo.training.population import Population, Task
 
 EPOCHS, PAIRS, BATCH, VALIDATION = 40, 1000, 100, 2000
@@ -74,7 +75,7 @@ def full(model: str, lanes: int, images: draws.ImagePool, device: torch.device) 
     """A population with validation, as in a search."""
     training, left = draws.draw_training(images, 0, PAIRS)
     validation = draws.draw_validation(images, left, 0, VALIDATION)
-    made = Population(model, lanes, images.images, samples=18 * PAIRS, batch=BATCH, device=device)
+    made = Population(RECIPES[model], lanes, images, samples=18 * PAIRS, batch=BATCH, metrics=METRICS, device=device)
     for lane in range(lanes):
         task = Task(key=lane, params=PAPER, seed=lane, epochs=10**9, training=training, validation=validation)
         made.start(lane, task)

@@ -21,6 +21,7 @@ from hpo.analysis import stats
 from hpo.digits import load
 from hpo.digits.pools import to_network_images
 from hpo.training import draws, models
+from hpo.training.digit_recipes import METRICS, RECIPES, PairAnswers
 from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
 from hpo.training.seeds import derive
@@ -50,7 +51,7 @@ def population(
     model: str, pool: draws.ImagePool, rounds: list[int], epochs: int, lanes: int, device: str
 ) -> dict[int, float]:
     """Test accuracies of rounds in a population."""
-    made = Population(model, lanes, pool.images, samples=18 * PAIRS, batch=BATCH, device=device)
+    made = Population(RECIPES[model], lanes, pool, samples=18 * PAIRS, batch=BATCH, metrics=METRICS, device=device)
     actual: dict[int, float] = {}
     waiting = list(rounds)
     while waiting or made.busy:
@@ -62,7 +63,8 @@ def population(
             made.start(made.free[0], task)
         for report in made.train_epoch():
             if report.last:
-                actual[report.key] = made.predict(made.parameters[report.lane], draw(pool, report.key)[1]).accuracy
+                tested = made.predict(made.parameters[report.lane], draw(pool, report.key)[1])
+                actual[report.key] = PairAnswers.of(tested).accuracy
                 made.stop(report.lane)
     return actual
 

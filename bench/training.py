@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import measure
 from bench.plain import PAPER, PlainLoop
 from hpo.training import draws, models
+from hpo.training.digit_recipes import RECIPES
 from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
 
@@ -37,7 +38,7 @@ def pool() -> draws.ImagePool:
 def population(model: str, lanes: int, pool: draws.ImagePool, device: str = "cpu", pairs: int = PAIRS) -> Population:
     """A full population with the paper's configuration on every lane."""
     training, _ = draws.draw_training(pool, 0, pairs)
-    full = Population(model, lanes, pool.images, samples=18 * pairs, batch=BATCH, device=device)
+    full = Population(RECIPES[model], lanes, pool, samples=18 * pairs, batch=BATCH, device=device)
     for lane in range(lanes):
         full.start(lane, Task(key=lane, params=PAPER, seed=lane, epochs=10**9, training=training, validation=None))
     return full

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hpo.experiment.rows import rows
     from hpo.experiment.run import Diverged, Run
     from hpo.experiment.spaces import Choice, Float, Int
+    from hpo.training.recipe import Adam, Inputs, Recipe, Tensors, dropout
 
 __version__ = "0.1.0"
 
@@ -48,10 +49,12 @@ _HOMES = {
     "experiment.rows": ("rows",),
     "experiment.run": ("Diverged", "Run"),
     "experiment.spaces": ("Choice", "Float", "Int"),
+    "training.recipe": ("Adam", "Inputs", "Recipe", "Tensors", "dropout"),
 }
 _HOME = {name: f"hpo.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Adam",
     "Choice",
     "ComparisonReport",
     "Data",
@@ -60,17 +63,21 @@ __all__ = [
     "Experiment",
     "Float",
     "HpoError",
+    "Inputs",
     "Int",
     "Items",
     "Metric",
     "Model",
     "NoOptions",
     "Probabilities",
+    "Recipe",
     "Run",
+    "Tensors",
     "accuracy",
     "auc",
     "brier",
     "cross_entropy",
+    "dropout",
     "log_loss",
     "macro_f1",
     "mae",

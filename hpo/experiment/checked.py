@@ -26,6 +26,7 @@ from hpo.experiment.metrics import Metric, Probabilities, array_of
 from hpo.experiment.model import Model
 from hpo.experiment.rows import Rows
 from hpo.experiment.tables import row_hashes
+from hpo.training.recipe import Recipe
 
 OUTPUTS, SCALE = "hpo_outputs", "hpo_scale"
 SHARED_ITEMS, SHARED_UNITS, TEST_ITEMS = "hpo_shared_items", "hpo_shared_units", "hpo_test_items"
@@ -119,12 +120,14 @@ def _shared_units(some: Items, others: Items, experiment: Experiment) -> float:
 
 
 def _without_measuring(model: Model) -> Model:
-    """The model, its reports without a predictor to measure."""
+    """The model, its reports without a predictor to measure; those of a recipe are hpo's and change nothing."""
+    if isinstance(function := model.train, Recipe):
+        return model
 
     def train(run: Any) -> Any:
         report = run.report
         run.report = lambda predictor=None, **numbers: report(**numbers)
-        return model.train(run)
+        return function(run)
 
     return replace(model, train=train)
 

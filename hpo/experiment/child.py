@@ -124,7 +124,7 @@ class Child:
         begun = time.monotonic()
         try:
             seed_all(values["seed"], "train")
-            predictor = model.train(run)
+            predictor = model.fit(run)
             if state is not None and values["checkpoints"]["keep_last"]:
                 state.save(run.epochs_trained)
         except BaseException:

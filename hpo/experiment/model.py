@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpo.errors import ExperimentError
-from hpo.experiment.spaces import Hyperparameter, Space, Value
+from hpo.experiment.spaces import Choice, Hyperparameter, Space, Value
+from hpo.training.recipe import Recipe
 
-Train = Callable[[Any], Any]  # (run) -> predictor
+Train = Callable[[Any], Any] | Recipe  # (run) -> predictor
 Predict = Callable[[Any, Any], Any]  # (predictor, x) -> outputs
 
 
@@ -15,9 +16,10 @@ Predict = Callable[[Any, Any], Any]  # (predictor, x) -> outputs
 class Model:
     """How one of the compared models is trained, and what of it is tuned.
 
-    `train` gets a run (its parameters, its training items, its seed) and returns a predictor; `predict` gives the
-    predictor's outputs for items that it has not seen. `reference` is the configuration that would be used without
-    tuning: it is tried first, confirmed, and tested beside the winner. With nothing in the space there is no search.
+    `train` gets a run (its parameters, its training items, its seed) and returns a predictor, or is a recipe by which
+    hpo trains a torch module; `predict` gives the predictor's outputs for items that it has not seen. `reference` is
+    the configuration that would be used without tuning: it is tried first, confirmed, and tested beside the winner.
+    With nothing in the space there is no search.
     """
 
     train: Train
@@ -30,11 +32,41 @@ class Model:
     new_process: bool = False  # for every training; else processes stay warm between trainings
 
     def __post_init__(self) -> None:
-        if not callable(self.train):
-            raise ExperimentError(f"train must be a function of a run, not {self.train!r}")
+        if isinstance(self.train, Recipe):
+            self._check_recipe(self.train)
+        elif not callable(self.train):
+            raise ExperimentError(f"train must be a function of a run or a hpo.Recipe, not {self.train!r}")
         if self.epochs is not None and self.epochs < 1:
             raise ExperimentError(f"epochs must be at least 1, not {self.epochs}")
         Space.of(self.space).check(self.reference, "reference")
+
+    def _check_recipe(self, recipe: Recipe) -> None:
+        for name in recipe.names:
+            if name not in self.space:
+                raise ExperimentError(
+                    f"the recipe needs {name!r}, which is not in the space; add it, a plain value makes it a constant"
+                )
+        for name, entry in self.space.items():
+            values = entry.values if isinstance(entry, Choice) else [entry]
+            if any(isinstance(value, str) for value in values):
+                raise ExperimentError(
+                    f"a recipe's hyperparameters are numbers, but {name!r} has texts; train by a function"
+                )
+        if self.predict is not None:
+            raise ExperimentError("predict: a recipe says by its outputs what is measured; leave predict out")
+
+    def fit(self, run: Any) -> Any:
+        """Train in this process; returns the predictor."""
+        if isinstance(self.train, Recipe):
+            from hpo.experiment.recipes import train_alone
+
+            return train_alone(self.train, run)
+        return self.train(run)
+
+    @property
+    def code(self) -> tuple[Any, ...]:
+        """The functions that it is trained and predicts with."""
+        return (*self.train.parts, self.predict) if isinstance(self.train, Recipe) else (self.train, self.predict)
 
     @property
     def parsed_space(self) -> Space:

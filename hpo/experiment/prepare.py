@@ -25,6 +25,7 @@ from hpo.experiment.load import describe, load
 from hpo.experiment.model import Model
 from hpo.experiment.rows import Rows
 from hpo.files import write_atomically
+from hpo.training.recipe import Recipe
 
 DESCRIPTION, REFUSED = "description.json", "refused.json"
 
@@ -76,14 +77,13 @@ def prepare(locator: str, folder: Path) -> Description:
     with WatchedFiles() as watched:
         experiment = load(locator)
         about = _data(locator, experiment, folder)
-    code = code_digests(experiment, locator)
     description = Description(
         locator=locator,
         folder=folder,
         name=experiment.name,
         version=experiment.version,
         metrics=tuple(metric.info for metric in experiment.metrics),
-        models={name: _describe(model, code[name]) for name, model in experiment.models.items()},
+        models=_described_models(experiment, locator),
         defaults={section: dict(values) for section, values in experiment.defaults.items()},
         options=dataclasses.asdict(experiment.options()),
         **about,
@@ -128,8 +128,22 @@ def _data(locator: str, experiment: Experiment, folder: Path) -> Mapping[str, An
     return {"data_digest": split.digest, "remarks": (*split.remarks, *seen), "sizes": sizes}
 
 
+def _described_models(experiment: Experiment, locator: str) -> dict[str, ModelDescription]:
+    code, models = code_digests(experiment, locator), {}
+    for name, model in experiment.models.items():
+        try:
+            models[name] = _describe(model, code[name])
+        except ExperimentError as error:
+            raise ExperimentError(f"experiment {locator}: model {name}: {error}") from error
+    return models
+
+
 def _describe(model: Model, code: str) -> ModelDescription:
-    seeds = [f"a seed is fixed in the code ({place})" for place in fixed_seeds(model.train)]
+    if isinstance(model.train, Recipe):
+        from hpo.experiment.recipes import check_recipe
+
+        check_recipe(model.train)
+    seeds = [f"a seed is fixed in the code ({place})" for place in fixed_seeds(*model.code)]
     return ModelDescription(
         space=model.parsed_space.to_plain(),
         reference=dict(model.reference),
@@ -148,7 +162,7 @@ def code_digests(experiment: Experiment, locator: str) -> dict[str, str]:
         count_as_users(place.partition(".")[0])
     loads = [data.a, data.b] if isinstance(data, Data) else []  # of rows the data's digest tells
     shared = [experiment.draw, experiment.draw_test, *(metric.score for metric in experiment.metrics), *loads]
-    return {name: code_digest(model.train, model.predict, *shared) for name, model in experiment.models.items()}
+    return {name: code_digest(*model.code, *shared) for name, model in experiment.models.items()}
 
 
 def main(arguments: Sequence[str]) -> int:

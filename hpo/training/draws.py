@@ -30,6 +30,12 @@ class PairTable:
     shift: Tensor  # (S, 2) index into SHIFTS
     digit: Tensor  # (S, 2) the true digits
 
+    @classmethod
+    def blank(cls, samples: int) -> "PairTable":
+        """So many pairs of no meaning: they have the shapes and types of any others."""
+        zeros = torch.zeros(samples, 2, dtype=torch.int64)
+        return cls(image=zeros, shift=zeros, digit=zeros)
+
     @property
     def target(self) -> Tensor:
         """(S,) 1 where digit 1 <= digit 2, else 0."""

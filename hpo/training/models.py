@@ -8,11 +8,13 @@ Shapes: B pairs, C classes (2), D digit classes (10); "..." is nothing, or P lan
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from hpo.training import streams
 
 
 class Dropout(nn.Module):
@@ -24,10 +26,13 @@ class Dropout(nn.Module):
 
     mask: Tensor | None = None
 
-    def __init__(self, features: int, rows: int = 1) -> None:
-        """`features` numbers a row, `rows` rows a pair (2 where both images pass through it)."""
+    def __init__(self, features: int, rows: int = 1, *, rate: str = "dropout") -> None:
+        """`features` numbers a row, `rows` rows an item (2 where both images of a pair pass through it).
+
+        `rate` is the hyperparameter that says the probability with which a number is dropped.
+        """
         super().__init__()
-        self.features, self.rows = features, rows
+        self.features, self.rows, self.rate = features, rows, rate
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -45,6 +50,16 @@ def dropouts(model: nn.Module) -> list[Dropout]:
 def decisions(model: nn.Module, pairs: int) -> int:
     """How many dropout decisions a step on so many pairs takes."""
     return sum(d.features * d.rows for d in dropouts(model)) * pairs
+
+
+def drop_rates(layers: Sequence[Dropout], hyper: Mapping[str, Tensor], items: int, words: int) -> Tensor:
+    """The probability of each of a step's decisions (P, 4 * words), or (P,) where all layers have the same."""
+    if len({layer.rate for layer in layers}) == 1:
+        return hyper[layers[0].rate]
+    many = [layer.features * layer.rows * items for layer in layers]
+    rest = streams.DECISIONS * words - sum(many)
+    rates = [hyper[layer.rate][:, None].expand(-1, n) for layer, n in zip(layers, many, strict=True)]
+    return torch.cat([*rates, torch.zeros_like(rates[0][:, :1]).expand(-1, rest)], dim=1)
 
 
 def set_masks(model: nn.Module, masks: Tensor, pairs: int) -> None:
@@ -146,8 +161,6 @@ def initial_parameters(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
     The same numbers on every device; float32 tensors on the CPU by parameter name.
     """
-    from hpo.training import streams
-
     values: dict[str, Tensor] = {}
     for prefix, layer in model.named_modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear):

@@ -3,24 +3,26 @@
 Every lane has its own parameters, hyperparameters, Adam state, step count, data draw and epoch; lanes start and
 stop at epoch boundaries while their neighbours train on. A lane's numbers depend on its task alone.
 
-Shapes: P lanes, B pairs of a batch, S samples of an epoch, E evaluation pairs, n parameters.
+Shapes: P lanes, B items of a batch, S items of an epoch, E items that are evaluated, n parameters.
 """
 
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpo.training import models, streams
-from hpo.training.draws import PairTable
-from hpo.training.lockstep import Layout, Lockstep, losses
+from hpo.training.lockstep import Layout, Lockstep
 from hpo.training.memory import is_out_of_memory
-from hpo.training.stacked import WindowTable, first_convolution, stack
+from hpo.training.recipe import Columns, Inputs, Recipe, to_tensor
+from hpo.training.stacked import stack
 
-EVALUATION_CHUNK = 1000  # pairs a forward pass outside of training
+EVALUATION_CHUNK = 1000  # items a forward pass outside of training
+ItemMetric = Callable[[Any, Columns], Tensor]  # of the recipe's outputs (P, E, ...) and the columns: (P, E)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,11 @@ class Task:
     """One training, as a lane needs it."""
 
     key: int  # the caller's identifier for it
-    params: Mapping[str, float]  # learning_rate, weight_decay, dropout; ws-aux: aux_weight, main_weight
+    params: Mapping[str, float]  # hyperparameters by name
     seed: int  # keys initialisation, order, dropout
     epochs: int
-    training: PairTable  # S samples
-    validation: PairTable | None  # evaluated after every epoch; None: nothing is
+    training: Any  # S items, as the recipe's inputs and columns read them
+    validation: Any  # items that are evaluated after every epoch; None: nothing is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,10 @@ class EpochReport:
     lane: int
     key: int
     epoch: int  # epochs trained, from 1
-    train_loss: float  # cross entropy of the comparison, mean over the epoch, dropout active
-    validation_loss: float | None
-    validation_accuracy: float | None  # fraction
-    diverged: bool  # NaN or inf in a loss
+    train_loss: float  # that the recipe shows, mean over the epoch, dropout active
+    diverged: bool  # NaN or inf in a loss or a metric
     last: bool  # the task's epochs are done
+    validation: Mapping[str, float] = field(default_factory=dict)  # metrics by name; empty where there are no items
 
 
 class LanesFailed(Exception):
@@ -70,12 +71,38 @@ class LanesFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Answers on a table of pairs, dropout off; on the CPU."""
+    """What a table's items give, dropout off; on the population's device."""
 
-    loss: float  # cross entropy of the comparison
-    accuracy: float  # fraction
-    answer: Tensor  # (E,) 0 or 1
-    digits: Tensor | None  # (E, 2) the predicted digits, where the model is trained to classify them
+    outputs: Any  # the recipe's: a tensor (E, ...), or several by name
+    scores: Mapping[str, Tensor]  # by metric, (E,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Items on the device: (S, ...) of one training, or (P, S, ...)."""
+
+    index: Tensor  # what of the inputs they are
+    columns: Mapping[str, Tensor]  # what the loss needs of them
+
+    @classmethod
+    def stacked(cls, tables: Sequence["Table"]) -> "Table":
+        """Tables of equally many items as one (P, S, ...)."""
+        names = tables[0].columns
+        return cls(
+            index=torch.stack([table.index for table in tables]),
+            columns={name: torch.stack([table.columns[name] for table in tables]) for name in names},
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Table":
+        """Each tensor changed."""
+        columns = {name: change(values) for name, values in self.columns.items()}
+        return Table(index=change(self.index), columns=columns)
+
+    def put(self, lane: int, table: "Table") -> None:
+        """Take a training's items for one lane."""
+        self.index[lane] = table.index
+        for name, values in table.columns.items():
+            self.columns[name][lane] = values
 
 
 @dataclass
@@ -85,7 +112,7 @@ class _Lane:
 
 
 class Population:
-    """Up to `lanes` trainings of one model on one device; all tasks have the same number of samples and batch size.
+    """Up to `lanes` trainings by one recipe on one device; all tasks have the same number of items and batch size.
 
     The busy lanes are trained an epoch at a time, `width` of them in one program; idle lanes cost nothing. A lane's
     state changes only when its epoch is complete: an epoch that is abandoned leaves no trace.
@@ -93,42 +120,42 @@ class Population:
 
     def __init__(
         self,
-        model: str,
+        recipe: Recipe,
         lanes: int,
-        images: Tensor,
+        pool: Any,
         *,
         samples: int,
         batch: int,
+        metrics: Mapping[str, ItemMetric] | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`images` (N, 14, 14) are pool A's; the last batch of an epoch is smaller where samples are left over."""
-        self.name, self.lanes, self.samples, self.batch = model, lanes, samples, batch
+        """`pool` is what the recipe's inputs are made from; the last batch of `samples` items may be smaller.
+
+        `metrics` are what evaluations measure of each item.
+        """
+        self.recipe, self.lanes, self.samples, self.batch = recipe, lanes, samples, batch
+        self.metrics = dict(metrics or {})
         self.width = lanes  # lanes in one program; halved where memory runs out
         self.device, self.dtype = torch.device(device), dtype
-        self.plain = models.ARCHITECTURES[model]()
-        self.auxiliary = model in models.CLASSIFIES_DIGITS
+        self.plain = recipe.module()
         self.layout = Layout(self.plain)
-        self._evaluator = stack(self.plain).to(self.device, dtype).eval()
-        self.windows = self.cut(images)
+        self.inputs = self.inputs_of(pool)
+        self._evaluator = stack(self.plain, windows=self.inputs.windows).to(self.device, dtype).eval()
+        self._needed = {*recipe.optimizer.names, *(layer.rate for layer in models.dropouts(self.plain))}
         n = sum(self.layout.sizes)
         self.parameters, self.first, self.second = (
             torch.zeros(lanes, n, device=self.device, dtype=dtype) for _ in range(3)
         )
-        self._hyper = {
-            name: torch.zeros(lanes, dtype=torch.float64, device=self.device)
-            for name in ("learning_rate", "weight_decay", "dropout", "aux_weight", "main_weight")
-        }
+        self._hyper: dict[str, Tensor] = {}  # (P,) by name
         self._order_key, self._dropout_key = (
             torch.zeros(lanes, dtype=torch.int64, device=self.device) for _ in range(2)
         )
-        self._corner, self._digit = (
-            torch.zeros(lanes, samples, 2, dtype=torch.int64, device=self.device) for _ in range(2)
-        )
+        self._tables: Table | None = None  # all lanes' training items, (P, S, ...)
         self._sample_counters = streams.counters(samples, self.device)
         self._lockstep: Lockstep | None = None
         self._lanes: list[_Lane | None] = [None] * lanes
-        self._validation: dict[int, tuple[Tensor, Tensor]] = {}
+        self._validation: dict[int, Table] = {}  # by lane, (E, ...)
 
     # -- lanes ---------------------------------------------------------------------------------------------
 
@@ -153,8 +180,11 @@ class Population:
         """Put a task on a free lane, from its beginning or from a saved state."""
         if self._lanes[lane] is not None:
             raise ValueError(f"lane {lane} is busy")
-        if len(task.training) != self.samples:
-            raise ValueError(f"{len(task.training)} samples in a population of {self.samples}")
+        if missing := sorted(self._needed.difference(task.params)):
+            raise ValueError(f"the recipe needs the hyperparameter {missing[0]!r}, there is {sorted(task.params)}")
+        table = self._table(task.training)
+        if len(table.index) != self.samples:
+            raise ValueError(f"{len(table.index)} items in a population of {self.samples}")
         if state is None:
             values = models.initial_parameters(self.plain, task.seed)
             start = torch.cat([values[name].flatten() for name in self.layout.shapes])
@@ -167,18 +197,34 @@ class Population:
         self.parameters[lane], self.first[lane], self.second[lane] = (
             t.to(self.device, self.dtype) for t in (state.parameters, state.first_moment, state.second_moment)
         )
+        for name in task.params.keys() - self._hyper.keys():
+            self._hyper[name] = torch.zeros(self.lanes, dtype=torch.float64, device=self.device)
         for name, values_P in self._hyper.items():
-            values_P[lane] = task.params.get(name, 1.0 if name == "main_weight" else 0.0)
+            values_P[lane] = task.params.get(name, 0.0)
         self._order_key[lane] = streams.key(task.seed, "order")
         self._dropout_key[lane] = streams.key(task.seed, "dropout")
-        self._corner[lane] = self.windows.corners(task.training)
-        self._digit[lane] = task.training.digit.to(self.device)
+        self._reserve(table).put(lane, table)
         if task.validation is not None:
-            self._validation[lane] = (
-                self.windows.corners(task.validation),
-                task.validation.digit.to(self.device),
-            )
+            self._validation[lane] = self._table(task.validation)
         self._lanes[lane] = _Lane(task, state.epoch)
+
+    def reserve(self, training: Any) -> None:
+        """Take the memory for all lanes' training items, which are like these; else it is taken when one starts."""
+        self._reserve(self._table(training))
+
+    def _reserve(self, table: Table) -> Table:
+        if self._tables is None:
+            self._tables = table.map(lambda values: values.new_zeros(self.lanes, *values.shape))
+        return self._tables
+
+    def _table(self, items: Any, inputs: Inputs | None = None, *, with_columns: bool = True) -> Table:
+        """Items on the device: what they are of the inputs, and their columns in the precision of the population."""
+        columns = {
+            name: values.to(self.device, self.dtype if values.is_floating_point() else None)
+            for name, column in (self.recipe.columns(items) if with_columns else {}).items()
+            for values in [to_tensor(column, f"column {name}")]
+        }
+        return Table(index=(inputs or self.inputs).index(items), columns=columns)
 
     def stop(self, lane: int) -> None:
         """Free a lane; its parameters stay readable until the next start."""
@@ -236,16 +282,18 @@ class Population:
         return reports
 
     def _train(self, group: list[int], stop: Callable[[], bool]) -> Tensor | None:
-        """One epoch of these lanes, and their validation; (4, P) on the CPU, the one wait for the device."""
+        """One epoch of these lanes, and their validation; (2 + metrics, P) on the CPU, the one wait for the device."""
         if self._lockstep is None or self._lockstep.width < len(group):
             self._lockstep = self._program(len(group))
         epochs = torch.tensor([self._at(lane).epoch for lane in group], device=self.device)
         order = streams.permutations(streams.step_keys(self._order_key[group], epochs), self._sample_counters)
         rows = torch.tensor(group, device=self.device)[:, None]
+        assert self._tables is not None  # a lane has started
+        ordered = self._tables.map(lambda values: values[rows, order])
         self._lockstep.load(self.parameters[group], self.first[group], self.second[group])
         means = self._lockstep.epoch(
-            self._corner[rows, order],
-            self._digit[rows, order],
+            ordered.index,
+            ordered.columns,
             {name: values[group] for name, values in self._hyper.items()},
             epochs * math.ceil(self.samples / self.batch),
             self._dropout_key[group],
@@ -264,31 +312,24 @@ class Population:
 
     def _program(self, width: int) -> Lockstep:
         return Lockstep(
-            self.plain,
-            width,
-            self.windows,
-            batch=self.batch,
-            auxiliary=self.auxiliary,
-            device=self.device,
-            dtype=self.dtype,
+            self.recipe, self.plain, width, self.inputs, batch=self.batch, device=self.device, dtype=self.dtype
         )
 
     def _report(self, group: list[int], numbers: Tensor) -> list[EpochReport]:
-        """Reports from (4, P): comparison's loss, objective, validation loss and accuracy."""
+        """Reports from (2 + metrics, P): the loss that is shown, the objective, and the metrics of the validation."""
         reports = []
-        for lane, (loss, objective, validation_loss, accuracy) in zip(group, numbers.T.tolist(), strict=True):
+        for lane, (loss, objective, *scores) in zip(group, numbers.T.tolist(), strict=True):
             at = self._at(lane)
             at.epoch += 1
-            seen = at.task.validation is not None
+            validation = {} if at.task.validation is None else dict(zip(self.metrics, scores, strict=True))
             reports.append(
                 EpochReport(
                     lane=lane,
                     key=at.task.key,
                     epoch=at.epoch,
                     train_loss=loss,
-                    validation_loss=validation_loss if seen else None,
-                    validation_accuracy=accuracy if seen else None,
-                    diverged=not all(map(math.isfinite, [loss, objective, *([validation_loss] if seen else [])])),
+                    validation=validation,
+                    diverged=not all(map(math.isfinite, [loss, objective, *validation.values()])),
                     last=at.epoch >= at.task.epochs,
                 )
             )
@@ -296,64 +337,63 @@ class Population:
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
-    def cut(self, images: Tensor) -> WindowTable:
-        """The window table of further images (N, 14, 14), for `predict`."""
-        first = first_convolution(self._evaluator)
-        return WindowTable(images.to(self.device, self.dtype), first.kernel, first.pool)
+    def inputs_of(self, pool: Any) -> Inputs:
+        """The recipe's inputs from a pool, on the device: for `predict` on other items than the training's."""
+        return self.recipe.inputs(pool).to(self.device, self.dtype)
 
     @torch.no_grad()
-    def predict(self, parameters: Tensor, table: PairTable, windows: WindowTable | None = None) -> Prediction:
-        """Answers under a lane's parameters (n,) on a table of pairs, over pool A's images or those of `windows`."""
-        windows = windows or self.windows
-        corner, digit = windows.corners(table)[None], table.digit.to(self.device)[None]
-        loss, answer, digits = self._answers(parameters.to(self.device)[None], windows, corner, digit)
-        right = answer == (digit[..., 0] <= digit[..., 1])
+    def predict(self, parameters: Tensor, items: Any, inputs: Inputs | None = None) -> Prediction:
+        """What a lane's parameters (n,) give for items, of the population's inputs or of those of another pool."""
+        inputs = inputs or self.inputs
+        table = self._table(items, inputs, with_columns=bool(self.metrics)).map(lambda values: values[None])
+        outputs, scores = self._evaluate(parameters.to(self.device)[None], inputs, table)
         return Prediction(
-            loss=float(loss.mean()),
-            accuracy=float(right.to(torch.float64).mean()),
-            answer=answer[0].cpu(),
-            digits=digits[0].cpu() if self.auxiliary else None,
+            outputs=_mapped(outputs, lambda values: values[0]),
+            scores={name: values[0] for name, values in scores.items()},
         )
 
-    def validate(self, lane: int) -> tuple[float, float]:
-        """A busy lane's validation loss and accuracy, as its last epoch's report has them, evaluated again."""
-        loss, accuracy = self._validate([lane], self.parameters[lane : lane + 1]).flatten().tolist()
-        return loss, accuracy
+    def validate(self, lane: int) -> dict[str, float]:
+        """A busy lane's validation metrics, as its last epoch's report has them, evaluated again."""
+        values = self._validate([lane], self.parameters[lane : lane + 1])[:, 0].tolist()
+        return dict(zip(self.metrics, values, strict=True))
 
     @torch.no_grad()
     def _validate(self, group: list[int], parameters: Tensor) -> Tensor:
-        """Validation loss and accuracy (2, P) of lanes with these parameters (P, n); NaN where there are no pairs.
+        """Validation metrics (metrics, P) of lanes with these parameters (P, n); NaN where there are no items.
 
         Lanes whose tables are equally long are evaluated in one pass.
         """
-        result = torch.full((2, len(group)), torch.nan, device=self.device, dtype=torch.float64)
-        lengths = {at: len(self._validation[lane][0]) for at, lane in enumerate(group) if lane in self._validation}
-        for length in set(lengths.values()):
+        result = torch.full((len(self.metrics), len(group)), torch.nan, device=self.device, dtype=torch.float64)
+        lengths = {at: len(self._validation[lane].index) for at, lane in enumerate(group) if lane in self._validation}
+        for length in set(lengths.values()) if self.metrics else ():
             rows = [at for at, have in lengths.items() if have == length]
-            corner, digit = (torch.stack([self._validation[group[at]][i] for at in rows]) for i in (0, 1))
-            loss, answer, _ = self._answers(
-                parameters if len(rows) == len(group) else parameters[rows], self.windows, corner, digit
-            )
-            right = answer == (digit[..., 0] <= digit[..., 1])
-            result[:, rows] = torch.stack([loss, right]).to(torch.float64).mean(-1)
+            table = Table.stacked([self._validation[group[at]] for at in rows])
+            _, scores = self._evaluate(parameters if len(rows) == len(group) else parameters[rows], self.inputs, table)
+            result[:, rows] = torch.stack(list(scores.values())).to(torch.float64).mean(-1)
         return result
 
-    def _answers(
-        self,
-        parameters: Tensor,
-        windows: WindowTable,
-        corner: Tensor,
-        digit: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses (P, E), answers (P, E) as booleans, predicted digits (P, E, 2), under parameters (P, n)."""
+    def _evaluate(self, parameters: Tensor, inputs: Inputs, table: Table) -> tuple[Any, dict[str, Tensor]]:
+        """Outputs (P, E, ...) and the metrics of every item (P, E), under parameters (P, n)."""
         self.layout.bind(self._evaluator, parameters)
-        parts = []
-        for at in range(0, corner.shape[1], EVALUATION_CHUNK):
+        outputs, scores = [], []
+        for at in range(0, table.index.shape[1], EVALUATION_CHUNK):
             part = slice(at, at + EVALUATION_CHUNK)
-            target = (digit[:, part, 0] <= digit[:, part, 1]).to(torch.int64)
-            logits, digit_logits = self._evaluator(windows.gather(corner[:, part]))
-            loss, _ = losses(logits, None, target, digit)
-            digits = torch.zeros_like(digit[:, part]) if digit_logits is None else digit_logits.argmax(-1)
-            parts.append((loss, logits[..., 1] > logits[..., 0], digits))
-        loss, answer, digits = (torch.cat(ts, 1) for ts in zip(*parts, strict=True))
-        return loss, answer, digits
+            chunk = table.map(lambda values, part=part: values[:, part])  # type: ignore[misc]  # mypy knows no lambda's defaults
+            given = self.recipe.outputs(self._evaluator(inputs.batch(chunk.index)))
+            outputs.append(given)
+            scores.append({name: metric(given, chunk.columns) for name, metric in self.metrics.items()})
+        return _joined(outputs), _joined(scores)
+
+
+def _mapped(outputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor changed, or each of several."""
+    if isinstance(outputs, Mapping):
+        return {name: change(values) for name, values in outputs.items()}
+    return change(outputs)
+
+
+def _joined(chunks: Sequence[Any]) -> Any:
+    """Tensors of chunks (P, B, ...), or several by name, along their items."""
+    if isinstance(chunks[0], Mapping):
+        return {name: torch.cat([chunk[name] for chunk in chunks], 1) for name in chunks[0]}
+    return torch.cat(list(chunks), 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from hpo.training.augmentation import SAMPLES_PER_PAIR
+from hpo.training.digit_recipes import RECIPES
 from hpo.training.draws import ImagePool, PairTable, draw_training
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import Population, Task
@@ -77,7 +78,7 @@ def choose_lanes(
 
 def _milliseconds(model: str, lanes: int, pool: ImagePool, table: PairTable, batch: int, device: torch.device) -> float:
     """Milliseconds per step and trial with so many lanes."""
-    population = Population(model, lanes, pool.images, samples=len(table), batch=batch, device=device)
+    population = Population(RECIPES[model], lanes, pool, samples=len(table), batch=batch, device=device)
     for lane in range(lanes):
         task = Task(key=lane, params=_PARAMS, seed=lane, epochs=1, training=table, validation=None)
         population.start(lane, task)

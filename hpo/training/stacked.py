@@ -25,6 +25,7 @@ from hpo.training.augmentation import SHIFTS
 from hpo.training.draws import PairTable
 from hpo.training.models import Dropout
 
+_ELEMENTWISE = nn.SELU | nn.ReLU | nn.LeakyReLU | nn.ELU | nn.GELU | nn.SiLU | nn.Tanh | nn.Sigmoid | nn.Softplus
 _ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805  # SELU (Klambauer et al., NeurIPS 2017)
 
 
@@ -256,10 +257,11 @@ def _stack(plain: nn.Module, first: list[bool]) -> nn.Module:
         return _stack_sequence(plain, first)
     if isinstance(plain, nn.Linear):
         return StackedLinear(plain)
-    if isinstance(plain, nn.SELU):
-        return nn.SELU()
-    if isinstance(plain, Dropout) or (isinstance(plain, nn.Flatten) and plain.start_dim < 0):
-        return copy.deepcopy(plain)
+    if isinstance(plain, _ELEMENTWISE | Dropout) or (isinstance(plain, nn.Flatten) and plain.start_dim < 0):
+        layer = copy.deepcopy(plain)
+        if getattr(layer, "inplace", False):
+            layer.inplace = False  # the twin of what comes before it keeps its output for the gradient
+        return layer
     children = list(plain.named_children())
     direct = [*plain.parameters(recurse=False), *plain.buffers(recurse=False)]
     if direct or not children:
@@ -271,13 +273,13 @@ def _stack(plain: nn.Module, first: list[bool]) -> nn.Module:
     return twin
 
 
-def stack(plain: nn.Module) -> nn.Module:
-    """The population's twin of a plain module, with one lane; `bind` gives it the parameters of P lanes.
+def stack(plain: nn.Module, *, windows: bool = False) -> nn.Module:
+    """The population's twin of a plain module, with one lane; `Layout.bind` gives it the parameters of P lanes.
 
-    Its first convolution reads windows (P, B, C, Q, W) where the plain one reads images (B, C, 14, 14).
+    With `windows` its first convolution reads windows (P, B, C, Q, W) where the plain one reads images (B, C, 14, 14).
     Raises CannotStack for a module without a twin.
     """
-    return _stack(plain, [True])
+    return _stack(plain, [True] if windows else [])
 
 
 def first_convolution(twin: nn.Module) -> StackedConvolution:

@@ -81,13 +81,14 @@ def permutation(key: int, n: int) -> Tensor:
 
 
 def keep_masks(keys: Tensor, counters: Tensor, drop: Tensor) -> Tensor:
-    """Scaled dropout masks (P, 4N) float32: 0 with probability drop (P,), else 1 / (1 - drop).
+    """Scaled dropout masks (P, 4N) float32: 0 with probability drop (P,) or (P, 4N), else 1 / (1 - drop).
 
     Each word gives four 16-bit decisions, so the probability in force is drop rounded to 1/65536,
     and the scale is that of the rounded one: the mask's mean is exactly 1.
     """
+    drop = drop if drop.ndim == 2 else drop[:, None]
     threshold = (drop.to(torch.float64) * 65536).round_().clamp_(0, 65535)
     scale = (65536 / (65536 - threshold)).to(torch.float32)
     bits = words(keys, counters).view(torch.int16)
-    keep = bits >= (threshold - 32768).to(torch.int16)[:, None]
-    return keep.to(torch.float32).mul_(scale[:, None])
+    keep = bits >= (threshold - 32768).to(torch.int16)
+    return keep.to(torch.float32).mul_(scale)

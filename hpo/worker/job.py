@@ -14,6 +14,7 @@ from hpo.experiment.spaces import Value
 from hpo.storage.outcome import Seconds
 from hpo.training import draws
 from hpo.training.code import code_digest
+from hpo.training.digit_recipes import ACCURACY, CROSS_ENTROPY
 from hpo.training.population import EpochReport, LaneState, Task
 from hpo.worker.claim import Claim
 
@@ -53,6 +54,11 @@ class Validation:
 
     accuracy: float  # fraction
     loss: float
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float]) -> Self:
+        """From a population's metrics by name."""
+        return cls(accuracy=metrics[ACCURACY], loss=metrics[CROSS_ENTROPY])
 
 
 @dataclass(kw_only=True)
@@ -131,9 +137,9 @@ class Job:
         """Keep an epoch's numbers, and its share of the device's time."""
         self.device_seconds += device_seconds
         self.train_loss.append(report.train_loss)
-        if report.validation_accuracy is not None and report.validation_loss is not None:
-            self.validation_accuracy.append(report.validation_accuracy)
-            self.validation = Validation(accuracy=report.validation_accuracy, loss=report.validation_loss)
+        if report.validation:
+            self.validation = Validation.of(report.validation)
+            self.validation_accuracy.append(self.validation.accuracy)
 
 
 class Draws:

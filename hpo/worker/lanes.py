@@ -12,6 +12,7 @@ from hpo import machine
 from hpo.experiment import shipped
 from hpo.experiment.shipped import ShippedData
 from hpo.storage.outcome import OutcomeState
+from hpo.training.digit_recipes import ACCURACY, METRICS, RECIPES
 from hpo.training.draws import ImagePool, PairTable, draw_test
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
@@ -98,18 +99,29 @@ class Lanes:
         self.group = self._population = None  # its memory is free before the next one's is asked for
         samples = group.samples
         lanes = self._lanes or self._measure(group, samples)
-        images = self.draws.pool.images
         while self._population is None:
             try:
-                self._population = Population(
-                    group.model, lanes, images, samples=samples, batch=group.batch, device=self.device
-                )
+                self._population = self._new_population(group, lanes)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or lanes == 1:
                     raise
                 lanes = (lanes + 1) // 2
                 logger.warning("out of memory: a population of %d lane(s) instead", lanes)
         self.group = group
+
+    def _new_population(self, group: Group, lanes: int) -> Population:
+        """With all the memory that it will take for the pairs of its lanes."""
+        population = Population(
+            RECIPES[group.model],
+            lanes,
+            self.draws.pool,
+            samples=group.samples,
+            batch=group.batch,
+            metrics=METRICS,
+            device=self.device,
+        )
+        population.reserve(PairTable.blank(group.samples))
+        return population
 
     def leave(self) -> None:
         """Free the population's memory."""
@@ -145,8 +157,7 @@ class Lanes:
             task = self.draws.task(job)
             self.population.start(lane, task, job.state)
             if job.trained and task.validation is not None:
-                loss, accuracy = self.population.validate(lane)
-                job.validation = Validation(accuracy=accuracy, loss=loss)
+                job.validation = Validation.of(self.population.validate(lane))
         except Exception as error:
             self.population.stop(lane)
             raise TrainingFailed(traceback.format_exc()) from error
@@ -229,4 +240,5 @@ class Lanes:
         if report.diverged:
             return TrainingEvent(job=job, ended="diverged")
         ended: OutcomeState | None = "complete" if report.last else "pruned" if self._stopped(job.claim) else None
-        return TrainingEvent(job=job, epoch=report.epoch, value=report.validation_accuracy, ended=ended)
+        value = report.validation.get(ACCURACY)
+        return TrainingEvent(job=job, epoch=report.epoch, value=value, ended=ended)

@@ -16,7 +16,8 @@ from torch import Tensor
 import hpo
 from hpo.storage.outcome import Outcome, OutcomeState, Seeds, pack_answers
 from hpo.training import draws
-from hpo.training.population import Population, Prediction
+from hpo.training.digit_recipes import PairAnswers
+from hpo.training.population import Population
 from hpo.worker.job import Job
 
 PACKAGES = ("torch", "optuna", "numpy", "sqlalchemy")  # whose versions every outcome records, beside hpo's own
@@ -38,14 +39,14 @@ def outcome_of(
     claim = job.claim
     value, loss, train_accuracy, answers = claim.spec.metric.diverged, None, None, None
     if state == "complete":
-        train_accuracy = population.predict(parameters, training).accuracy
+        train_accuracy = PairAnswers.of(population.predict(parameters, training)).accuracy
     if state != "diverged" and claim.slot.kind != "final":
         assert job.validation is not None  # of these very parameters
         value, loss = job.validation.accuracy, job.validation.loss
     elif state == "complete":
         pool, pairs = test()
-        prediction = population.predict(parameters, pairs, population.cut(pool.images))
-        value, loss, answers = prediction.accuracy, prediction.loss, _packed(prediction)
+        test_answers = PairAnswers.of(population.predict(parameters, pairs, population.inputs_of(pool)))
+        value, loss, answers = test_answers.accuracy, test_answers.loss, _packed(test_answers)
     outcome = Outcome(
         state=state,
         value=value,
@@ -143,9 +144,9 @@ def _known(score: float | None) -> float | None:
     return None if score is None else _finite(score)
 
 
-def _packed(prediction: Prediction) -> bytes:
-    digits = prediction.digits
-    return pack_answers(prediction.answer.numpy(), None if digits is None else digits.numpy())
+def _packed(answers: PairAnswers) -> bytes:
+    digits = answers.digits
+    return pack_answers(answers.answer.numpy(), None if digits is None else digits.numpy())
 
 
 def _finite(x: float) -> float | None:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from hpo.training import draws, models, population, streams
 from hpo.training.augmentation import SAMPLES_PER_PAIR
+from hpo.training.digit_recipes import PairAnswers
 from hpo.training.stacked import CannotStack, stack
-from tests.support.training import parameters_of
+from tests.support.training import digit_population, parameters_of
 
 MIXED = [
     {"learning_rate": 3e-3, "weight_decay": 2.5e-5, "dropout": 0.15, "aux_weight": 1.0, "main_weight": 0.5},
@@ -44,7 +45,7 @@ def task(pool: draws.ImagePool, params: dict[str, float], seed: int, epochs: int
 def population_of(
     pool: draws.ImagePool, model: str, lanes: int, batch: int = BATCH, dtype: torch.dtype = torch.float32
 ) -> population.Population:
-    return population.Population(model, lanes, pool.images, samples=SAMPLES_PER_PAIR * PAIRS, batch=batch, dtype=dtype)
+    return digit_population(model, lanes, pool, samples=SAMPLES_PER_PAIR * PAIRS, batch=batch, dtype=dtype)
 
 
 def mixed_population(
@@ -69,9 +70,8 @@ def test_a_validation_is_the_same_again(pool: draws.ImagePool, name: str) -> Non
     for report, one in zip(reports, tasks, strict=True):
         again = population_of(pool, name, 1)
         again.start(0, one, lanes.state(report.lane))
-        expected = (report.validation_loss, report.validation_accuracy)
-        assert lanes.validate(report.lane) == pytest.approx(expected, rel=1e-7)
-        assert again.validate(0) == pytest.approx(expected, rel=1e-7)
+        assert lanes.validate(report.lane) == pytest.approx(report.validation, rel=1e-7)
+        assert again.validate(0) == pytest.approx(report.validation, rel=1e-7)
 
 
 def plain_training(
@@ -174,7 +174,8 @@ def test_the_training_loss_is_the_mean_over_the_samples(pool: draws.ImagePool, b
     lanes = population_of(pool, "simple", 1, batch, torch.float64)
     lanes.start(0, still)
     (report,) = lanes.train_epoch()
-    assert report.train_loss == pytest.approx(lanes.predict(lanes.parameters[0], still.training).loss, rel=1e-9)
+    whole = PairAnswers.of(lanes.predict(lanes.parameters[0], still.training))
+    assert report.train_loss == pytest.approx(whole.loss, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", list(models.ARCHITECTURES))
@@ -190,11 +191,11 @@ def test_predictions_are_the_plain_modules(pool: draws.ImagePool, name: str) -> 
     assert table is not None
     with torch.no_grad():
         logits, digits = model(pool.images.to(torch.float64)[table.image])
-    prediction = lanes.predict(lanes.parameters[1], table)
+    prediction = PairAnswers.of(lanes.predict(lanes.parameters[1], table))
     assert torch.equal(prediction.answer.long(), logits.argmax(-1))
     assert prediction.loss == pytest.approx(float(F.cross_entropy(logits, table.target)), rel=1e-9)
-    assert prediction.accuracy == report.validation_accuracy
-    assert prediction.loss == pytest.approx(report.validation_loss, rel=1e-9)
+    assert prediction.accuracy == report.validation["accuracy"]
+    assert prediction.loss == pytest.approx(report.validation["cross_entropy"], rel=1e-9)
     if name == "ws-aux":
         assert prediction.digits is not None
         assert torch.equal(prediction.digits, digits.argmax(-1))
@@ -308,7 +309,8 @@ OUT_OF_MEMORY = """
 import resource, torch
 from pathlib import Path
 from hpo.training import draws
-from hpo.training.population import Population, Task
+from hpo.training.population import Task
+from tests.support.training import digit_population
 
 torch.set_num_threads(1)
 pool = draws.ImagePool(name="A", images=torch.rand(300, 14, 14), labels=torch.arange(300) % 10)
@@ -317,12 +319,12 @@ validation = draws.draw_validation(pool, left, 0, 100)
 params = {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.2, "aux_weight": 1.0, "main_weight": 1.0}
 
 def population(lanes):
-    made = Population("ws-aux", lanes, pool.images, samples=900, batch=300, dtype=torch.float64)
+    made = digit_population("ws-aux", lanes, pool, samples=900, batch=300, dtype=torch.float64)
     for lane in range(8):
         made.start(lane, Task(key=lane, params=params, seed=lane, epochs=2, training=table, validation=validation))
     return made
 
-warm = Population("ws-aux", 1, pool.images, samples=900, batch=300, dtype=torch.float64)
+warm = digit_population("ws-aux", 1, pool, samples=900, batch=300, dtype=torch.float64)
 warm.start(0, Task(key=0, params=params, seed=0, epochs=1, training=table, validation=validation))
 warm.train_epoch()  # what a process needs once is there before the limit
 small = population(9)
@@ -337,7 +339,7 @@ large = population(8)
 others = large.train_epoch()
 assert large.width == 8
 torch.testing.assert_close(small.parameters[:8], large.parameters, rtol=1e-7, atol=1e-10)
-assert [r.validation_accuracy for r in reports] == [r.validation_accuracy for r in others]
+assert [r.validation["accuracy"] for r in reports] == [r.validation["accuracy"] for r in others]
 print("width", small.width)
 """
 

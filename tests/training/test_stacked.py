@@ -180,7 +180,7 @@ def test_ties_on_blank_paper_change_no_gradient(name: str, lanes: int) -> None:
         plain = models.ARCHITECTURES[name]().to(torch.float64).eval()
         plain.load_state_dict(models.initial_parameters(plain, lane))
         plains.append(plain)
-    twin = stack(plains[0]).eval()
+    twin = stack(plains[0], windows=True).eval()
     for key, parameter in twin.named_parameters():
         parameter.data = torch.stack([dict(plain.named_parameters())[key].detach() for plain in plains])
     windows = WindowTable(images, first_convolution(twin).kernel, first_convolution(twin).pool)
@@ -226,7 +226,7 @@ def test_the_twin_keeps_the_names_and_the_plain_module(name: str) -> None:
     """Parameters have the plain module's names with P in front, and the plain module still works."""
     plain = models.ARCHITECTURES[name]().eval()
     before = copy.deepcopy(plain)
-    twin = stack(plain)
+    twin = stack(plain, windows=True)
     assert [(n, (1, *p.shape)) for n, p in plain.named_parameters()] == [
         (n, p.shape) for n, p in twin.named_parameters()
     ]
@@ -283,7 +283,7 @@ REFUSED = {
     "a parameter of its own": _Custom(),
     "a buffer of its own": _Custom(table=torch.ones(2)),
     "a buffer that is zero": _Custom(table=torch.zeros(1)),
-    "an unknown leaf": nn.Sequential(nn.Linear(2, 2), nn.ReLU()),
+    "an unknown leaf": nn.Sequential(nn.Linear(2, 2), nn.Softmax(-1)),
 }
 
 

@@ -10,9 +10,10 @@ from hpo.errors import HpoError, SpecError
 from hpo.study.digits_spec import MOST_BATCH, DigitsData
 from hpo.study.spec import StudySpec
 from hpo.training import draws
-from hpo.training.population import Population, Task
+from hpo.training.population import Task
 from tests.support.handmade import small_spec
 from tests.support.specs import specs
+from tests.support.training import digit_population
 
 IMAGES = 20  # of each pool: no epoch has more than 162 samples
 
@@ -39,7 +40,7 @@ def train_an_epoch(spec: StudySpec, source: Digits) -> None:
     training, left = draws.draw_training(pool, spec.seed, protocol.training_pairs)
     validation = draws.draw_validation(pool, left, spec.seed, protocol.validation_pairs)
     corners = [{name: getattr(bounds, end) for name, bounds in spec.space.items()} for end in ("low", "high")]
-    lanes = Population(spec.model, 3, pool.images, samples=protocol.samples, batch=protocol.batch_size)
+    lanes = digit_population(spec.model, 3, pool, samples=protocol.samples, batch=protocol.batch_size)
     for lane, params in enumerate([spec.paper, *corners]):
         lanes.start(
             lane, Task(key=lane, params=params, seed=spec.seed, epochs=1, training=training, validation=validation)

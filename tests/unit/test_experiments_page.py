@@ -51,7 +51,7 @@ def trained(experiment: Experiment, model: Model) -> float:
         max_epochs=2,
         on_report=lambda report: False,
     )
-    (score,) = measure(model.train(run), validation, experiment.metrics[:1], predict=model.predict)
+    (score,) = measure(model.fit(run), validation, experiment.metrics[:1], predict=model.predict)
     run.close()
     assert score is not None
     return score.value
@@ -76,7 +76,9 @@ def test_a_network_and_early_stopping_train(page: ModuleType) -> None:
     assert 0.9 < trained(page.cancer, Model(page.boosted)) <= 1
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("small", 0.85, 1), ("two_spirals", 0.7, 1), ("visits", 1, 20)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("small", 0.85, 1), ("small_net", 0.6, 1), ("two_spirals", 0.7, 1), ("visits", 1, 20)]
+)
 def test_experiments_of_the_page_train(page: ModuleType, name: str, low: float, high: float) -> None:
     """A draw of one's own, data that are no rows, a CSV file with groups."""
     experiment: Experiment = getattr(page, name)

@@ -1,0 +1,139 @@
+"""A recipe as a model of an experiment: what is refused, in a line, before anything is trained."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hpo
+from hpo.errors import ExperimentError
+from hpo.experiment.items import Items
+from hpo.experiment.prepare import prepared
+from hpo.experiment.recipes import train_alone
+from hpo.experiment.run import Run
+from hpo.experiment.spaces import Hyperparameter, Value
+
+SPACE: dict[str, Hyperparameter | Value] = {
+    "learning_rate": hpo.Float(1e-4, 1e-1, log=True),
+    "weight_decay": 0.0,
+    "batch_size": 32,
+}
+REFERENCE: dict[str, Value] = {"learning_rate": 1e-3}
+FILE = """
+import hpo
+from torch import nn
+
+mine = hpo.Experiment(
+    "mine",
+    data=hpo.rows(lambda: ([[float(i)] for i in range(60)], [i % 2 for i in range(60)]), test=0.3),
+    metrics=[hpo.accuracy],
+    models={"net": hpo.Model(
+        hpo.Recipe(lambda: nn.Sequential(nn.Linear(1, 4), nn.LAYER, nn.Linear(4, 2)), hpo.Tensors,
+                   lambda items: {"y": items.y}, None, lambda out: out, batch=8),
+        space={"learning_rate": hpo.Float(0.1, 1.0), "weight_decay": 0.0},
+        reference={"learning_rate": 0.5},
+    )},
+)
+"""
+
+
+def recipe(**options: object) -> hpo.Recipe:
+    def part(*_: object) -> None:
+        raise AssertionError("nothing is trained here")
+
+    return hpo.Recipe(part, part, part, part, part, **options)  # type: ignore[arg-type]  # parts that are not called
+
+
+def test_what_it_needs_stands_in_the_space() -> None:
+    hpo.Model(recipe(), space=SPACE, reference=REFERENCE)
+    hpo.Model(recipe(batch=10, optimizer=hpo.Adam(decay=None)), space={"learning_rate": 1e-3})
+    with pytest.raises(ExperimentError, match="the recipe needs 'batch_size', which is not in the space; add it"):
+        hpo.Model(recipe(), space={"learning_rate": 1e-3, "weight_decay": 0.0})
+    with pytest.raises(ExperimentError, match="the recipe needs 'lr'"):
+        hpo.Model(recipe(optimizer=hpo.Adam(rate="lr")), space=SPACE, reference=REFERENCE)
+
+
+def test_its_hyperparameters_are_numbers() -> None:
+    hpo.Model(recipe(), space={**SPACE, "weight": hpo.Choice(0, 1)}, reference={**REFERENCE, "weight": 0})
+    for space in ({**SPACE, "kind": hpo.Choice("a", "b")}, {**SPACE, "kind": "a"}):
+        with pytest.raises(ExperimentError, match="a recipe's hyperparameters are numbers, but 'kind' has texts"):
+            hpo.Model(recipe(), space=space, reference={**REFERENCE, "kind": "a"})
+
+
+def test_its_outputs_are_what_is_measured() -> None:
+    with pytest.raises(ExperimentError, match="leave predict out"):
+        hpo.Model(recipe(), space=SPACE, reference=REFERENCE, predict=lambda predictor, x: x)
+
+
+def test_a_module_without_lanes_is_refused_when_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that names the model and the layer; the same with another layer is described."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "mine.py"
+    file.write_text(FILE.replace("LAYER", "BatchNorm1d(4)"))
+    with pytest.raises(ExperimentError, match="model net: the recipe's module cannot be trained by lane: BatchNorm1d"):
+        prepared(str(file))
+    file.write_text(FILE.replace("LAYER", "GELU()"))
+    before = prepared(str(file)).models["net"].code_digest
+    file.write_text(FILE.replace("LAYER", "ReLU()"))
+    assert prepared(str(file)).models["net"].code_digest != before
+
+
+def run_of(training: Items) -> Run:
+    """A training of two epochs."""
+    return Run(
+        params={"learning_rate": 1e-2},
+        training=training,
+        seed=1,
+        device="cpu",
+        threads=torch.get_num_threads(),
+        max_epochs=2,
+        on_report=lambda report: False,
+    )
+
+
+def small_recipe(seen: list[Any], loss: Any) -> hpo.Recipe:
+    """A linear model that keeps what its parts are handed."""
+
+    def inputs(pool: Any) -> hpo.Inputs:
+        seen.append(pool)
+        return hpo.Tensors(pool)
+
+    def columns(table: Any) -> dict[str, Any]:
+        seen.append(table)
+        return {"y": table.y}
+
+    module, outputs = (lambda: nn.Linear(2, 1)), (lambda out: out)
+    return hpo.Recipe(module, inputs, columns, loss, outputs, batch=4, optimizer=hpo.Adam(decay=None))
+
+
+def squared(out: Tensor, columns: dict[str, Tensor], hyper: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    loss = ((out[..., 0] - columns["y"]) ** 2).mean(-1)
+    return loss, loss
+
+
+def test_its_parts_are_handed_nothing_that_judges() -> None:
+    """Only the training items, and to predict, features alone."""
+    rng = np.random.default_rng(0)
+    training, x = Items(rng.normal(size=(10, 2)), rng.normal(size=10)), rng.normal(size=(3, 2))
+    seen: list[Any] = []
+    predictor = train_alone(small_recipe(seen, squared), run_of(training))
+    assert seen
+    assert all(given is training for given in seen)
+    seen.clear()
+    assert predictor(x).shape == (3, 1)
+    assert [(given.y, len(given)) for given in seen] == [(None, 3)]
+
+
+def test_a_step_that_raises_says_so_in_a_line() -> None:
+    """The cause has the whole traceback, with the user's own line."""
+
+    def wrong(out: Tensor, columns: dict[str, Tensor], hyper: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return columns["z"], out
+
+    training = Items(np.zeros((10, 2)), np.zeros(10))
+    with pytest.raises(ExperimentError, match=r"^a step of the recipe raised KeyError: 'z'$") as raised:
+        train_alone(small_recipe([], wrong), run_of(training))
+    assert 'return columns["z"], out' in str(raised.value.__cause__)
