@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         rmse,
     )
     from hpo.experiment.model import Model
+    from hpo.experiment.page import Section, figure, table
     from hpo.experiment.rows import rows
     from hpo.experiment.run import Diverged, Run
     from hpo.experiment.spaces import Choice, Float, Int
+    from hpo.experiment.view import View
 
 __version__ = "0.1.0"
 
@@ -36,9 +38,11 @@ _HOMES = {
     "items": ("Draw", "Items"),
     "metrics": ("Metric", "Probabilities", *_METRICS),
     "model": ("Model",),
+    "page": ("Section", "figure", "table"),
     "rows": ("rows",),
     "run": ("Diverged", "Run"),
     "spaces": ("Choice", "Float", "Int"),
+    "view": ("View",),
 }
 _HOME = {name: f"hpo.experiment.{module}" for module, names in _HOMES.items() for name in names}
 
@@ -56,16 +60,20 @@ __all__ = [
     "NoOptions",
     "Probabilities",
     "Run",
+    "Section",
+    "View",
     "accuracy",
     "auc",
     "brier",
     "cross_entropy",
+    "figure",
     "log_loss",
     "macro_f1",
     "mae",
     "perplexity",
     "rmse",
     "rows",
+    "table",
 ]
 
 

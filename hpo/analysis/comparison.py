@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpo.analysis import stats
-from hpo.analysis.answers import ACCURACY, Answers, AnswersByRound
-from hpo.analysis.answers import crossed_intervals as image_intervals
 from hpo.analysis.items import ScoredRounds, crossed_intervals, same_units
 from hpo.analysis.pairwise import (
     Pair,
@@ -23,6 +21,7 @@ from hpo.analysis.pairwise import (
 from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import DIGITS, FinalResult, StudyResult, models_of
+from hpo.study.digits_spec import METRICS
 from hpo.study.labels import PUBLISHED, TUNED
 
 PUBLISHED_EPOCHS, PUBLISHED_ROUNDS = 40, 20
@@ -95,7 +94,7 @@ def published_row(model: str) -> TableRow:
         Summary(n=PUBLISHED_ROUNDS, mean=mean, std=std)
         for mean, std in ((train_mean, train_std), (test_mean, test_std))
     )
-    return _published(DIGITS, model, ACCURACY, PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
+    return _published(DIGITS, model, METRICS[0], PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
 
 
 def _published(
@@ -203,60 +202,46 @@ def paired_of(results: Sequence[StudyResult], scores: ScoresOf | None = None) ->
     return Paired(settings=tuple(settings), pairs=tuple(_with_items(pairs, scores or {})))
 
 
-def compare(
-    results: Sequence[StudyResult], answers: Mapping[int, Answers] | None = None, scores: ScoresOf | None = None
-) -> Comparison:
+def compare(results: Sequence[StudyResult], scores: ScoresOf | None = None) -> Comparison:
     """Compare all final rounds that may be compared.
 
-    `answers` and `scores`, by study id, add the uncertainty that comes from the choice of images and of test items.
+    `scores`, by study id, add the uncertainty that comes from the choice of test items.
     """
     paired = paired_of(results, scores)
-    settings, pairs, repeats = paired.settings, paired.pairs, repeats_of(results, paired.settings)
-    if answers:
-        pairs = tuple(_with_images(pairs, answers))
     return Comparison(
-        rows=tuple(_rows(results, settings, scores or {})),
-        settings=settings,
-        pairs=pairs,
-        repeats=repeats,
+        rows=tuple(_rows(results, paired.settings, scores or {})),
+        settings=paired.settings,
+        pairs=paired.pairs,
+        repeats=repeats_of(results, paired.settings),
     )
-
-
-def _with_images(pairs: Sequence[Pair], answers: Mapping[int, Answers]) -> list[Pair]:
-    """The pairs with intervals for new images, where the answers of all their rounds are at hand."""
-
-    def rounds(side: PairSide) -> AnswersByRound:
-        return answers[side.study_id].by_label.get(side.label, {}) if side.study_id in answers else {}
-
-    sides = [(rounds(pair.a), rounds(pair.b)) for pair in pairs]
-    missing = [[r for r in p.rounds if r not in a or r not in b] for p, (a, b) in zip(pairs, sides, strict=True)]
-    complete = [({}, {}) if lacking else side for side, lacking in zip(sides, missing, strict=True)]
-    return [
-        replace(pair, items=interval, unanswered=len(lacking)) if _at_hand(pair, answers) else pair
-        for pair, interval, lacking in zip(pairs, image_intervals(complete), missing, strict=True)
-    ]
 
 
 def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
     """The pairs with intervals for new test items, where the scores of all their rounds are stored."""
 
-    def rounds(side: PairSide) -> ScoredRounds:
-        return scores[side.study_id].by_label.get(side.label, {})
+    def rounds(pair: Pair, side: PairSide) -> ScoredRounds:
+        scored = scores[side.study_id].by_label.get(side.label, {})
+        return {r: scored[r] for r in pair.rounds if r in scored}
 
-    completed = []
-    for pair in pairs:
+    completed = list(pairs)
+    together: dict[tuple[MetricInfo, int, str], list[tuple[int, tuple[ScoredRounds, ScoredRounds]]]] = {}
+    for place, pair in enumerate(pairs):
         if not _at_hand(pair, scores):
-            completed.append(pair)
             continue
-        a, b = ({r: side[r] for r in pair.rounds if r in side} for side in (rounds(pair.a), rounds(pair.b)))
-        if not a or not b:  # the metric has none for single items
-            completed.append(pair)
+        a, b = rounds(pair, pair.a), rounds(pair, pair.b)
+        if not a and not b:  # the metric has none for single items
             continue
         lacking = [r for r in pair.rounds if r not in a or r not in b]
-        fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
-        interval = None if lacking else crossed_intervals([(a, b)], pair.metric, fewest=fewest)[0]
-        same = len(pair.rounds) > 1 and same_units(list(a.values()))
-        completed.append(replace(pair, items=interval, unanswered=len(lacking), same_items=same))
+        same = len(pair.rounds) > 1 and bool(a) and same_units(list(a.values()))
+        completed[place] = replace(pair, unanswered=len(lacking), same_items=same)
+        if not lacking:
+            fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
+            key = pair.metric, fewest, scores[pair.a.study_id].units
+            together.setdefault(key, []).append((place, (a, b)))
+    for (metric, fewest, units), group in together.items():  # those over the same items share their draws
+        intervals = crossed_intervals([sides for _, sides in group], metric, fewest=fewest, units=units)
+        for (place, _), interval in zip(group, intervals, strict=True):
+            completed[place] = replace(completed[place], items=interval)
     return completed
 
 

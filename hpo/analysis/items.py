@@ -44,10 +44,11 @@ class ItemScores:
 
     by_label: Mapping[str, ScoredRounds]
     fingerprints: Mapping[str, Mapping[int, str]]  # label -> round -> digest of all that was stored of its items
+    units: str = "units"  # what items were sampled from, in words
 
 
 def item_scores_of(
-    result: StudyResult, columns: Mapping[tuple[str, int], Mapping[str, NDArray[Any]]]
+    result: StudyResult, columns: Mapping[tuple[str, int], Mapping[str, NDArray[Any]]], *, units: str = "units"
 ) -> ItemScores | None:
     """A study's item scores from its final rounds' columns (`queries.final_columns`); None where none are stored.
 
@@ -59,8 +60,8 @@ def item_scores_of(
         fingerprints.setdefault(label, {})[number] = _fingerprint(stored)
         scores = stored.get(result.metric.name)
         if scores is not None:
-            units = stored[UNIT] if UNIT in stored else np.arange(len(scores))
-            scored = ScoredRound(scores=scores.astype(np.float64), units=units.reshape(len(scores), -1))
+            sampled = stored[UNIT] if UNIT in stored else np.arange(len(scores))
+            scored = ScoredRound(scores=scores.astype(np.float64), units=sampled.reshape(len(scores), -1))
             by_label.setdefault(label, {})[number] = scored
     tuned = result.final_of(TUNED)
     if tuned is not None and tuned.same_as is not None:
@@ -68,7 +69,7 @@ def item_scores_of(
             by_label[TUNED] = by_label[tuned.same_as]
         if tuned.same_as in fingerprints:
             fingerprints[TUNED] = fingerprints[tuned.same_as]
-    return ItemScores(by_label=by_label, fingerprints=fingerprints) if fingerprints else None
+    return ItemScores(by_label=by_label, fingerprints=fingerprints, units=units) if fingerprints else None
 
 
 def _fingerprint(columns: Mapping[str, NDArray[Any]]) -> str:

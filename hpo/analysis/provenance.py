@@ -2,10 +2,9 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.experiment.spaces import Value
 from hpo.results.records import Opening, StudyResult, TrainingRecord
 from hpo.text import exception_of
@@ -43,8 +42,8 @@ class Provenance:
     commands: tuple[tuple[str, str], ...]  # what it reproduces, the command
 
 
-def provenance_of(result: StudyResult) -> Provenance:
-    """The record of one study."""
+def provenance_of(result: StudyResult, bundled: Collection[str] = ()) -> Provenance:
+    """The record of one study; data of the digests `bundled` are in every installation."""
     runs = result.runs
     done = [run for run in runs if run.done]
     ends = [run.finished_at for run in runs if run.finished_at is not None]
@@ -72,7 +71,7 @@ def provenance_of(result: StudyResult) -> Provenance:
         foreign=sum(_is_foreign(run, result) for run in done),
         options=tuple(sorted(result.spec.data.items())),
         test_items=_range(run.items for run in result.final_runs),
-        commands=tuple(_commands(result)),
+        commands=tuple(_commands(result, bundled)),
     )
 
 
@@ -95,10 +94,10 @@ def _is_foreign(run: TrainingRecord, result: StudyResult) -> bool:
     return run.spec_digest not in (None, result.spec_digest) or run.data_digest not in (None, result.data_digest)
 
 
-def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
+def _commands(result: StudyResult, bundled: Collection[str]) -> Iterable[tuple[str, str]]:
     """Lines for a shell: every name in them is quoted, or set apart where it looks like an option."""
     name, file = result.name, _file(result.name)
-    search, rounds = (_elsewhere(result, database) for database in ("again.db", "rounds.db"))
+    search, rounds = (_elsewhere(result, bundled, database) for database in ("again.db", "rounds.db"))
     experiment = () if result.is_digits else ("--experiment", "FILE")  # whose place is not stored
     spec, extended = result.spec, result.trials.total - result.spec.budget.trials
     export = ("hpo", "study", "export")
@@ -127,9 +126,9 @@ def _commands(result: StudyResult) -> Iterable[tuple[str, str]]:
     yield "all that is stored about it", _line("hpo", "study", "show", "--format", "json", name=name)
 
 
-def _elsewhere(result: StudyResult, database: str) -> list[str]:
+def _elsewhere(result: StudyResult, bundled: Collection[str], database: str) -> list[str]:
     """`hpo` with another database and the study's images; the folder of images that are not bundled is not stored."""
-    data = [] if result.data_digest == BUNDLED_DIGEST or not result.is_digits else ["--data", "FOLDER"]
+    data = [] if result.data_digest in bundled or not result.is_digits else ["--data", "FOLDER"]
     return ["hpo", "--db", f"sqlite:///{database}", *data]
 
 

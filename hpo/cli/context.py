@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from sqlalchemy import Engine
 
-    from hpo.digits.pools import Digits
+    from hpo.experiment.shipped import ShippedData
     from hpo.study.requests import Requests
 
 PIPE_WIDTH = 140  # columns where the output is no terminal
@@ -93,11 +93,11 @@ class Context:
         return engine
 
     @functools.cached_property
-    def digits(self) -> "Digits":
+    def digits(self) -> "ShippedData":
         """The images: bundled, or from --data."""
-        from hpo.digits import load
+        from hpo.experiment import shipped
 
-        return load.load(self.data_dir)
+        return shipped.load_data(self.data_dir)
 
     @functools.cached_property
     def requests(self) -> "Requests":
@@ -147,6 +147,13 @@ experiment_option = click.option(
     "--experiment",
     metavar="FILE[:NAME]",
     help="An experiment of your own: FILE.py, FILE.py:NAME where it holds several, or MODULE:NAME.",
+)
+experiments_option = click.option(
+    "--experiment",
+    "locators",
+    metavar="FILE[:NAME]",
+    multiple=True,
+    help="An experiment whose own sections to add: FILE.py, FILE.py:NAME or MODULE:NAME; may be repeated.",
 )
 accept_option = click.option(
     "--accept-changes", is_flag=True, help="Go on with a study though the experiment's code has changed."

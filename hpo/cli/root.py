@@ -31,7 +31,7 @@ COMMANDS = {  # name -> module and function; read on use alone
     "report": "hpo.cli.report:report",
     "trial": "hpo.cli.trial:trial",
     "dashboard": "hpo.cli.dashboard:dashboard",
-    "data": "hpo.cli.data:data",
+    "data": "hpo.digits.command:data",
     "db": "hpo.cli.db:db",
     "doctor": "hpo.cli.doctor:doctor",
 }

@@ -106,12 +106,13 @@ def run(
     names = [spec.name for spec in specs]
     done = all(studies.get_study(engine, name).phase == "done" for name in names)
     count = 0 if done else workers or local.workers_here()
+    places = [place for place in dict.fromkeys(p.data.locator for p in plan) if place is not None]
     crew = local.LocalWorkers(
         count,
         url=context.url_to_pass,
         data_dir=context.data_dir,
         studies=names,
-        experiments=[place for place in dict.fromkeys(p.data.locator for p in plan) if place is not None],
+        experiments=places,
         logs=out / "logs",
         options=context.log_options,
     )
@@ -119,7 +120,7 @@ def run(
     if caught:
         print_message("stopped: the same command continues from here")
         raise SystemExit(128 + caught[0])
-    write_report(context, engine, out, form, names)
+    write_report(context, engine, out, form, names, places)
     raise SystemExit(0 if _complete(engine, names, crew) else 1)
 
 

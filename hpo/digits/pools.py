@@ -22,7 +22,7 @@ MOST_SHOWN = 100  # images of the test pool that may be shown to people at once
 class FinalPermit:
     """Permission to open the test pool, for one attempt at one final slot.
 
-    Only hpo.worker.evaluation makes one, and only after storage.slots.record_opening has returned True. It is a guard
+    Only a worker's lanes have one made, and only after storage.slots.record_opening has returned True. It is a guard
     rail against mistakes, not a lock: the record of openings is the one in the database.
     """
 
@@ -35,7 +35,7 @@ class FinalPermit:
 class AlreadyTested:
     """A few images of the test pool that final rounds have been tested on already.
 
-    Only hpo.analysis.hard_pairs makes one, from rounds that are done and whose opening of the pool is on record, and
+    Only hpo.digits.hard_pairs makes one, from rounds that are done and whose opening of the pool is on record, and
     only when no study in the database is still being tuned on these images. A guard rail as FinalPermit is.
     """
 

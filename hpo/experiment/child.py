@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,7 @@ from hpo.experiment import pool_files
 from hpo.experiment.checkpoint import TrainingState
 from hpo.experiment.experiment import Experiment
 from hpo.experiment.items import Draw, Items
+from hpo.experiment.kept_columns import UNIT, KeptColumns
 from hpo.experiment.load import describe, load
 from hpo.experiment.measure import measure
 from hpo.experiment.messages import Message, receive, send
@@ -158,16 +159,25 @@ class Child:
         pool = self._load_pool("b")
         options = self._experiment.options_of(values.get("options", {}))
         items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
-        scores = self._measure(model, predictor, items, values["seed"], "test")
+        kept = KeptColumns(self._experiment)
+        scores = self._measure(model, predictor, items, values["seed"], "test", kept.add)
         by_item = {name: score.items for name, score in scores.items() if score is not None and score.items is not None}
-        arrays = by_item if items.unit is None else {**by_item, "unit": unit_numbers(items.unit)}
-        return Message("tested", {"scores": _values(scores), "items": len(items)}, arrays)
+        arrays = by_item if items.unit is None else {**by_item, UNIT: unit_numbers(items.unit)}
+        return Message("tested", {"scores": _values(scores), "items": len(items)}, {**arrays, **kept.joined()})
 
-    def _measure(self, model: Model, predictor: Any, items: Items, seed: int, what: str) -> dict[str, Score | None]:
-        metrics = self._experiment.metrics
+    def _measure(
+        self,
+        model: Model,
+        predictor: Any,
+        items: Items,
+        seed: int,
+        what: str,
+        on_outputs: Callable[[Any, Items], None] = lambda outputs, part: None,
+    ) -> dict[str, Score | None]:
+        metrics, chunk = self._experiment.metrics, self._experiment.chunk
         with kept_state():
             seed_all(seed, "predict", what)
-            scores = measure(predictor, items, metrics, predict=model.predict, chunk=self._experiment.chunk)
+            scores = measure(predictor, items, metrics, predict=model.predict, chunk=chunk, on_outputs=on_outputs)
         if scores[0] is None:
             raise ExperimentError(f"metric {metrics[0].name} judges, but does not apply to the outputs of this model")
         return {metric.name: score for metric, score in zip(metrics, scores, strict=True)}

@@ -1,7 +1,7 @@
 """Measuring a predictor: outputs chunk by chunk, scored by every metric."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,10 +37,17 @@ def predict_by_default(predictor: Any, x: Any) -> Any:
 
 
 def measure(
-    predictor: Any, items: Items, metrics: Sequence[Metric], *, predict: Predict | None = None, chunk: int = 1000
+    predictor: Any,
+    items: Items,
+    metrics: Sequence[Metric],
+    *,
+    predict: Predict | None = None,
+    chunk: int = 1000,
+    on_outputs: Callable[[Any, Items], None] = lambda outputs, part: None,
 ) -> list[Score | None]:
     """The predictor's score by each metric; None where a metric does not apply to its outputs.
 
+    `on_outputs` is called with the outputs for each chunk of the items, and that chunk.
     Raises ExperimentError where the outputs are as many as the items are not, or scores have a wrong shape.
     """
     n = len(items)
@@ -52,6 +59,7 @@ def measure(
         outputs = (predict or predict_by_default)(predictor, part.x)
         if length(outputs) != len(part):
             raise ExperimentError(f"predict gave {length(outputs)} outputs for {len(part)} items")
+        on_outputs(outputs, part)
         parts.append([metric.evaluate(outputs, part.y, len(part)) for metric in metrics])
         if not whole and any(score is None or score.items is None for score in parts[0]):
             kept.append(outputs)

@@ -1,29 +1,28 @@
 """Contents: all that the report shows, read from the database once and computed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
 from sqlalchemy import Engine
 
-from hpo.analysis.answers import Answers, DrawPairs, answers_of, pair_draws, shown_label
 from hpo.analysis.comparison import Comparison, compare
-from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
 from hpo.analysis.dependence.interactions import Dependence, dependence_of
-from hpo.analysis.hard_pairs import Gallery, galleries_of
 from hpo.analysis.items import ItemScores
-from hpo.analysis.model_cost import Latencies, ModelCost, cost_of, latencies_of
 from hpo.analysis.provenance import Provenance, provenance_of
 from hpo.analysis.timeline import Timeline, timeline_of
 from hpo.analysis.tuning import Tuning, tuning_of
-from hpo.digits.bundled import BUNDLED_DIGEST
-from hpo.digits.load import load
-from hpo.digits.pools import Digits
-from hpo.report.scores import read_scores
+from hpo.errors import ExperimentError
+from hpo.experiment import shipped
+from hpo.experiment.contribute import contributed
+from hpo.experiment.description import Description
+from hpo.experiment.page import Callout, Section
+from hpo.report.scores import scores_of
 from hpo.report.sentences import Conclusions, conclusions_of
-from hpo.results.queries import all_results, final_outputs
-from hpo.results.records import DIGITS, StudyResult, models_of
+from hpo.report.shipped import ShippedReport
+from hpo.report.views import Columns, read_columns, view_of
+from hpo.results.queries import all_results
+from hpo.results.records import StudyResult
 from hpo.storage.engine import display_url
 
 
@@ -40,27 +39,26 @@ class Contents:
     provenance: tuple[Provenance, ...]
     dependence: tuple[Dependence, ...]
     scores: Mapping[int, ItemScores]  # of single test items, by study id
-    answers: Mapping[int, Answers]  # of the digits, by study id, where the images are at hand
-    without_images: tuple[str, ...]  # studies with answers whose images are not
-    confusions: tuple[DigitConfusion, ...]  # of the configurations that name digits
-    galleries: tuple[Gallery, ...]  # one per set of images
     timeline: Timeline | None  # None where nothing has ended
-    costs: tuple[ModelCost, ...]  # of the digits' models
-    latencies: Latencies | None  # None where there are none of these
+    about_data: Mapping[str, str]  # in words, by digest, as far as that is known
+    contributed: Mapping[str, Sequence[Section]]  # the experiments' own, by its name
 
 
-def gather(engine: Engine, digits: Digits | None = None) -> Contents:
+def gather(
+    engine: Engine, shipped_report: ShippedReport | None = None, experiments: Sequence[Description] = ()
+) -> Contents:
     """Read the database once and compute everything.
 
-    `digits` are the images given with --data; without them, results that need the single test pairs exist for studies
-    on the bundled digits alone.
+    `shipped_report` is the shipped experiment's part, None: on the data that every installation has. The sections of
+    `experiments` are added, each made in a process of its own.
     """
+    if shipped_report is None:
+        shipped_report = shipped_report_of(None)
     results = all_results(engine)
-    images = Images(digits)
-    answers, without = read_answers(engine, results, images)
-    models = [model for experiment, model in models_of(results) if experiment == DIGITS]
-    scores = read_scores(engine, results)
-    comparison = compare(results, answers, scores)
+    columns = {result.id: read_columns(engine, result, shipped_report) for result in results}
+    scores = scores_of(results, columns, shipped_report)
+    comparison = compare(results, scores)
+    bundled = {r.data_digest for r in results if r.is_digits and shipped_report.needs_no_folder(r.data_digest)}
     return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         database=display_url(engine),
@@ -68,57 +66,38 @@ def gather(engine: Engine, digits: Digits | None = None) -> Contents:
         comparison=comparison,
         conclusions=conclusions_of(results, comparison),
         tuning=tuple(tuning_of(result) for result in results),
-        provenance=tuple(provenance_of(result) for result in results),
+        provenance=tuple(provenance_of(result, bundled) for result in results),
         dependence=tuple(dependence_of(result) for result in results),
         scores=scores,
-        answers=answers,
-        without_images=without,
-        confusions=tuple(_confusions(results, answers)),
-        galleries=galleries_of(results, answers, images.of),
         timeline=timeline_of(results),
-        costs=tuple(cost_of(model) for model in models),
-        latencies=latencies_of(models) if models else None,
+        about_data={r.data_digest: shipped_report.about(r.data_digest) for r in results if r.is_digits},
+        contributed=_contributed(results, columns, shipped_report, experiments),
     )
 
 
-class Images:
-    """The images at hand: those given with --data, and the bundled ones, read when first needed."""
-
-    def __init__(self, given: Digits | None) -> None:
-        self._by_digest = {} if given is None else {given.digest: given}
-
-    def of(self, digest: str) -> Digits | None:
-        """The images of that digest, None where they are not at hand."""
-        if digest == BUNDLED_DIGEST and digest not in self._by_digest:
-            self._by_digest[digest] = load()
-        return self._by_digest.get(digest)
+def shipped_report_of(data: object | None) -> ShippedReport:
+    """The shipped experiment's part of a report; `data` are those that were given, None: none were."""
+    made: ShippedReport = shipped.part("report").DigitsReport(data)
+    return made
 
 
-def read_answers(
-    engine: Engine, results: Sequence[StudyResult], images: Images
-) -> tuple[dict[int, Answers], tuple[str, ...]]:
-    """The final rounds' answers by study id, and the names of the studies whose images are not at hand."""
-    answers: dict[int, Answers] = {}
-    without: list[str] = []
-    draws: dict[str, DrawPairs] = {}
-    for result in results:
-        outputs = final_outputs(engine, result.id) if result.is_digits else {}
-        if not outputs:
-            continue
-        digest = result.data_digest
-        if digest not in draws:
-            digits = images.of(digest)
-            if digits is None:
-                without.append(result.name)
-                continue
-            draws[digest] = pair_draws(digits.pool_b_labels().astype(np.int64))
-        answers[result.id] = answers_of(result, outputs, draws[digest])
-    return answers, tuple(without)
-
-
-def _confusions(results: Sequence[StudyResult], answers: Mapping[int, Answers]) -> Iterable[DigitConfusion]:
-    for result in results:
-        label = shown_label(answers.get(result.id))
-        if label is not None and names_digits(result, label):
-            rounds = list(answers[result.id].by_label[label].values())
-            yield confusion_of(result.name, result.model, label, rounds)
+def _contributed(
+    results: Sequence[StudyResult],
+    columns: Mapping[int, Columns],
+    shipped_report: ShippedReport,
+    experiments: Sequence[Description],
+) -> dict[str, Sequence[Section]]:
+    """The sections of each experiment that has studies here; a sentence in the place of those that fail."""
+    there = {result.experiment for result in results}
+    sections: dict[str, Sequence[Section]] = {}
+    if shipped.NAME in there:
+        sections[shipped.NAME] = shipped_report.sections(view_of(shipped.NAME, results, columns))
+    for experiment in experiments:
+        if experiment.name in there:
+            view = view_of(experiment.name, results, columns)
+            try:
+                sections[experiment.name] = contributed(experiment.locator, experiment.name, view)
+            except ExperimentError as error:
+                text = f"The sections of experiment {experiment.name} are left out: {error}."
+                sections[experiment.name] = [Section(f"Sections of {experiment.name}", (Callout(text=text),))]
+    return sections

@@ -3,17 +3,13 @@
 Values are in the unit of their metric, accuracies as fractions. Differences above 0 are those in which A is better.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from hpo.analysis.confusion import DigitConfusion
 from hpo.analysis.dependence.interactions import Answer, Dependence
-from hpo.analysis.model_cost import ModelCost
+from hpo.experiment.page import Cell, CsvRow
 from hpo.report.contents import Contents
 from hpo.report.sentences import family_title, items_note, kind_title, row_note
 from hpo.results.records import StudyResult, TrainingRecord, models_of
-
-Cell = str | int | float | None
-CsvRow = Mapping[str, Cell]
 
 
 def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
@@ -26,8 +22,6 @@ def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
         "trials": _trials(report.results),
         "importance": _importance(report.dependence),
         "interactions": _interactions(report.dependence),
-        "confusion": _confusion(report.confusions),
-        "models": _models(report.costs),
     }
 
 
@@ -260,27 +254,3 @@ def _interactions(dependences: Sequence[Dependence]) -> list[CsvRow]:
 def _answered(dependences: Sequence[Dependence]) -> Iterable[tuple[Dependence, Answer]]:
     """The studies with enough trials for an answer."""
     return ((dependence, dependence.answer) for dependence in dependences if dependence.answer is not None)
-
-
-def _confusion(confusions: Sequence[DigitConfusion]) -> list[CsvRow]:
-    return [
-        {
-            "study": confusion.study,
-            "model": confusion.model,
-            "configuration": confusion.label,
-            "digit": digit,
-            "named": named,
-            "images": images,
-        }
-        for confusion in confusions
-        for digit, row in enumerate(confusion.said)
-        for named, images in enumerate(row)
-    ]
-
-
-def _models(costs: Sequence[ModelCost]) -> list[CsvRow]:
-    """What does not depend on the machine; the latencies are on the page and in the JSON file."""
-    return [
-        {"model": cost.model, "parameters": cost.parameters, "multiply_adds_a_pair": cost.multiply_adds}
-        for cost in costs
-    ]

@@ -1,7 +1,7 @@
 """Sentences: what the comparison comes to, for readers who skip the tables."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,6 @@ from hpo.analysis.pairwise import (
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.repeats import RepeatPair, Repeats
 from hpo.analysis.tuning import Tuning
-from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.experiment.metric_info import MetricInfo
 from hpo.report.formats import Scale, figures, reference
 from hpo.results.records import DIGITS, StudyResult
@@ -468,16 +467,10 @@ def tuning_verdict(tuning: Tuning) -> str:
     return f"Trial {tuning.source} of the search won the confirm phase."
 
 
-def data_in_words(record: Provenance) -> str:
-    """Which data these are, as far as is known."""
-    if record.data_digest == BUNDLED_DIGEST:
-        return (
-            "the bundled 5,000 MNIST digits (pool A 3,000, pool B 2,000): every test draw uses all of B, "
-            "re-paired, and training draws share two thirds of their images, so all intervals are "
-            "conditional on these pools"
-        )
-    if record.experiment == DIGITS:
-        return "images given with --data"
+def data_in_words(record: Provenance, about: Mapping[str, str]) -> str:
+    """Which data these are, as far as is known; `about` has sentences by digest."""
+    if record.data_digest in about:
+        return about[record.data_digest]
     parts = [f"of experiment {record.experiment}"]
     if record.test_items:
         parts.append(f"{record.test_items} test items in a final round")

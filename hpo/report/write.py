@@ -7,24 +7,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
 from hpo.analysis.dependence.interactions import Dependence
-from hpo.analysis.hard_pairs import Gallery
 from hpo.analysis.pairwise import Pair
-from hpo.digits.pools import Digits
 from hpo.errors import HpoError
+from hpo.experiment.page import Cell, CsvRow
 from hpo.files import write_atomically
 from hpo.report import csv_tables, outline
 from hpo.report.contents import Contents, gather
 from hpo.report.html import render
 from hpo.report.sections.dependence import sentences
-from hpo.report.sections.errors import classification_sentences
 from hpo.report.sentences import data_in_words, family_title, items_note, kind_title, row_note, tuning_verdict
 from hpo.results.summary import summary
 
+T = TypeVar("T")
 HTML, JSON = "report.html", "report.json"
 
 
@@ -41,9 +40,9 @@ class ReportFiles:
     csv: tuple[Path, ...]
 
 
-def write_report(engine: Engine, out: Path, digits: Digits | None = None) -> ReportFiles:
+def write_report(engine: Engine, out: Path) -> ReportFiles:
     """Gather and write: see both."""
-    return write(gather(engine, digits), out)
+    return write(gather(engine), out)
 
 
 def write(report: Contents, out: Path) -> ReportFiles:
@@ -79,7 +78,7 @@ def _title(report: Contents) -> str:
 def as_json(report: Contents) -> dict[str, Any]:
     """The report as plain types: values in the unit of their metric, accuracies as fractions; differences above 0 are
     those in which A is better."""
-    return {
+    plain = {
         "made_at": report.made_at,
         "database": report.database,
         "headlines": list(report.conclusions.headlines),
@@ -94,17 +93,23 @@ def as_json(report: Contents) -> dict[str, Any]:
                 **summary(result),
                 "tuning": {**_plain(tuning), "verdict": tuning_verdict(tuning)},
                 "dependence": _dependence(dependence),
-                "record": {**_plain(provenance), "data": data_in_words(provenance)},
+                "record": {**_plain(provenance), "data": data_in_words(provenance, report.about_data)},
             }
             for result, tuning, dependence, provenance in zip(
                 report.results, report.tuning, report.dependence, report.provenance, strict=True
             )
         ],
-        "naming": [{"sentences": list(classification_sentences(c)), **_plain(c)} for c in report.confusions],
-        "hardest_pairs": [_hardest(gallery) for gallery in report.galleries],
-        "models": [_plain(cost) for cost in report.costs],
-        "latency": None if report.latencies is None else _plain(report.latencies),
     }
+    for experiment, sections in report.contributed.items():
+        for section in sections:
+            _add(plain, experiment, _plain(section.json))
+    return plain
+
+
+def _add(ours: dict[str, T], experiment: str, added: Mapping[str, T]) -> None:
+    """Add what an experiment gives by name; a name that is taken gets the experiment's before it."""
+    for name, value in added.items():
+        ours[name if name not in ours else f"{experiment}_{name}"] = value
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
@@ -118,13 +123,12 @@ def _dependence(dependence: Dependence) -> dict[str, Any]:
     return {"sentences": sentences(dependence), **_plain(dependence)}
 
 
-def _hardest(gallery: Gallery) -> dict[str, Any]:
-    """A gallery without its pictures: its numbers identify them in the images."""
-    return {name: _plain(getattr(gallery, name)) for name in Gallery.__slots__ if name != "pictures"}
-
-
-def _tables(report: Contents) -> dict[str, list[csv_tables.CsvRow]]:
-    return csv_tables.tables_of(report)
+def _tables(report: Contents) -> dict[str, list[CsvRow]]:
+    tables = csv_tables.tables_of(report)
+    for experiment, sections in report.contributed.items():
+        for section in sections:
+            _add(tables, experiment, {name: list(rows) for name, rows in section.csv.items()})
+    return tables
 
 
 def _plain(thing: Any) -> Any:
@@ -140,7 +144,7 @@ def _plain(thing: Any) -> Any:
     return thing
 
 
-def _csv(lines: Sequence[Mapping[str, csv_tables.Cell]]) -> str:
+def _csv(lines: Sequence[Mapping[str, Cell]]) -> str:
     """Lines with the same keys, as CSV; unknown values are empty."""
     text = io.StringIO()
     if lines:

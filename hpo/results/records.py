@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Literal
 
+from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
 from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult
 from hpo.study.spec import MODELS, StudySpec
 
-DIGITS = "digits"  # the experiment of this name has answers, images and published accuracies; others have none
+DIGITS = shipped.NAME  # the experiment of this name has answers, images and published accuracies; others have none
 
 RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
 

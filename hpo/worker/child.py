@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hpo.experiment.environment import without_secrets
 from hpo.experiment.messages import Garbled, Message, receive, send
 
 END_SECONDS = 5.0  # that a child gets to end by itself when its pipe is closed
 READ_SECONDS = 2.0  # for what a child that has ended has left in its pipe
-_SECRETS = ("HPO_DATABASE_URL", "HPO_DATABASE_URL_FILE")  # no affair of the user's code
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -119,9 +119,7 @@ class ChildProcess:
 
 def _environment(device: str, threads: int) -> dict[str, str]:
     """That of this process, with threads and one device set before anything is imported."""
-    environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads)), "PYTHONUNBUFFERED": "1"}
-    for name in _SECRETS:
-        environment.pop(name, None)
+    environment = {**without_secrets(), **dict.fromkeys(_THREADS, str(threads)), "PYTHONUNBUFFERED": "1"}
     kind, _, number = device.partition(":")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else []

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from hpo import machine
-from hpo.digits.pools import Digits, FinalPermit, to_network_images
+from hpo.experiment import shipped
+from hpo.experiment.shipped import ShippedData
 from hpo.storage.outcome import OutcomeState
 from hpo.training.draws import ImagePool, PairTable, draw_test
 from hpo.training.memory import is_out_of_memory
@@ -30,7 +31,7 @@ class Lanes:
 
     def __init__(
         self,
-        digits: Callable[[], Digits],
+        digits: Callable[[], ShippedData],
         checkpointer: Checkpointer,
         device: torch.device,
         *,
@@ -56,9 +57,7 @@ class Lanes:
     @functools.cached_property
     def draws(self) -> Draws:
         """The draws of pool A; the images are loaded when they are first needed."""
-        digits = self._digits()
-        images = to_network_images(digits.pool_a_images())
-        return Draws(ImagePool.from_numpy("A", images, digits.pool_a_labels()))
+        return Draws(shipped.part("lane_pools").pool_a(self._digits()))
 
     @property
     def population(self) -> Population:
@@ -179,9 +178,9 @@ class Lanes:
     def _test_pairs(self, job: Job) -> tuple[ImagePool, PairTable]:
         """The test pairs of a final round, whose opening of pool B is on record."""
         claim = job.claim
-        permit = FinalPermit(slot_id=claim.slot.id, attempt=claim.slot.attempt, worker=self._worker)
-        opened = self._digits().open_pool_b(permit)
-        pool = ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
+        pool: ImagePool = shipped.part("lane_pools").pool_b(
+            self._digits(), slot_id=claim.slot.id, attempt=claim.slot.attempt, worker=self._worker
+        )
         return pool, draw_test(pool, claim.draw_seed, claim.spec.protocol.test_pairs)
 
     def forget_checkpoint(self, job: Job) -> None:

@@ -3,27 +3,28 @@
 import threading
 from collections.abc import Callable, Sequence
 
-from hpo.digits.pools import Digits
 from hpo.errors import HpoError
+from hpo.experiment import shipped
 from hpo.experiment.description import Description, ModelDescription
+from hpo.experiment.shipped import ShippedData
 from hpo.storage.studies import StudyRow
 from hpo.study.spec import StudySpec, spec_of
 
-DIGITS = "digits"  # the experiment that every worker can train
+DIGITS = shipped.NAME  # the experiment that every worker can train
 
 
 class Serving:
     """The experiments of a worker; its threads share it."""
 
-    def __init__(self, digits: Callable[[], Digits], experiments: Sequence[Description] = ()) -> None:
+    def __init__(self, digits: Callable[[], ShippedData], experiments: Sequence[Description] = ()) -> None:
         """`digits` loads the images; they are not asked for before a study needs them."""
         self.experiments = {description.name: description for description in experiments}
         self._load, self._lock = digits, threading.Lock()
-        self._digits: Digits | None = None
+        self._digits: ShippedData | None = None
         self._no_digits = ""  # why they cannot be loaded
 
     @property
-    def digits(self) -> Digits:
+    def digits(self) -> ShippedData:
         """The images; HpoError where they cannot be loaded."""
         with self._lock:
             if self._digits is None:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 import hpo
-from hpo.digits.pools import Digits
 from hpo.errors import DatabaseReplaced, HpoError
 from hpo.experiment.description import Description
+from hpo.experiment.shipped import ShippedData
 from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
 from hpo.storage.identity import key_of
@@ -64,7 +64,7 @@ class Worker:
     def __init__(
         self,
         engine: Engine,
-        digits: Callable[[], Digits],
+        digits: Callable[[], ShippedData],
         options: Options,
         experiments: Sequence[Description] = (),
     ) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from hpo.analysis.answers import pair_draws
 from hpo.analysis.dependence import interactions
+from hpo.digits.answers import pair_draws
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.digits.load import load
 from hpo.report.write import ReportNotWritable, write_report

@@ -6,11 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hpo.analysis import answers, stats
-from hpo.analysis.answers import Answers, RoundAnswers
+from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, compare
+from hpo.digits import answers
+from hpo.digits.answers import RoundAnswers
 from hpo.report.sentences import items_note, row_note
+from hpo.report.views import view_of
 from hpo.storage.outcome import UnreadableOutcome, pack_answers, unpack_answers
+from tests.support.answers import crossed_intervals, item_scores
 from tests.support.handmade import packed_answers
 from tests.support.results import finals, run, study
 
@@ -19,7 +22,9 @@ LABELS = np.repeat(np.arange(10), 60)  # of a pool of 600 images
 
 def _round(number: int, correct: NDArray[np.bool_], images: NDArray[np.int64]) -> RoundAnswers:
     digits = LABELS[images]
-    return RoundAnswers(round=number, images=images, digits=digits, correct=correct, said=digits)
+    return RoundAnswers(
+        round=number, slot=number, opened=True, images=images, digits=digits, correct=correct, said=digits
+    )
 
 
 def _rounds(rng: np.random.Generator, rounds: int, hard: float) -> dict[int, RoundAnswers]:
@@ -58,10 +63,13 @@ def test_answers_are_unpacked_and_held_against_the_stored_accuracy() -> None:
         for r in runs[:2]
     }
     outputs["tuned", 2] = outputs["tuned", 0]  # another round's answers
-    actual = answers.answers_of(study("ws", runs), outputs, draw)
-    assert actual.refused == 1
-    assert [one.correct.mean() for one in actual.by_label["tuned"].values()] == [0.9, 0.8]
-    assert np.array_equal(actual.by_label["tuned"][0].said, actual.by_label["tuned"][0].digits)
+    result = study("ws", runs)
+    columns, refused = answers.columns_of(result, outputs, draw)
+    assert refused == 1
+    (seen,) = view_of("digits", [result], {result.id: columns}).studies
+    actual = answers.answers_of(seen)
+    assert [one.correct.mean() for one in actual["tuned"].values()] == [0.9, 0.8]
+    assert np.array_equal(actual["tuned"][0].said, actual["tuned"][0].digits)
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9), st.integers(0, 9)), max_size=50))
@@ -90,7 +98,7 @@ def test_new_images_widen_the_interval_where_images_matter() -> None:
     for hard in (0.0, 0.95):
         rng = np.random.default_rng(3)
         a, b = _rounds(rng, 12, hard), _rounds(rng, 12, 0.0)
-        (crossed,) = answers.crossed_intervals([(a, b)])
+        (crossed,) = crossed_intervals([(a, b)])
         difference = stats.paired_difference(
             [float(a[r].correct.mean()) for r in a], [float(b[r].correct.mean()) for r in b]
         )
@@ -105,16 +113,16 @@ def test_new_images_widen_the_interval_where_images_matter() -> None:
 def test_crossed_intervals_of_several_pairs() -> None:
     rng = np.random.default_rng(4)
     a, b = _rounds(rng, 4, 0.5), _rounds(rng, 4, 0.5)
-    same, alone, reverse = answers.crossed_intervals([(a, a), ({0: a[0]}, b), (b, a)])
+    same, alone, reverse = crossed_intervals([(a, a), ({0: a[0]}, b), (b, a)])
     assert same is not None
     assert (same.low, same.high) == (0, 0)
     assert alone is None  # one round in common
-    (forward,) = answers.crossed_intervals([(a, b)])
+    (forward,) = crossed_intervals([(a, b)])
     assert forward is not None
     assert reverse is not None
     assert (reverse.low, reverse.high) == pytest.approx((-forward.high, -forward.low), abs=1e-9)
     other = {r: _round(r, one.correct, one.images[::-1]) for r, one in b.items()}
-    assert answers.crossed_intervals([(a, other)]) == [None]  # not the same pairs
+    assert crossed_intervals([(a, other)]) == [None]  # not the same pairs
 
 
 def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
@@ -131,7 +139,7 @@ def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
             for label, of_label in by_label.items()
             for r, one in of_label.items()
         ]
-        return compare([study("ws", runs)], {1: Answers(by_label=whole, refused=0)})
+        return compare([study("ws", runs)], {1: item_scores(whole)})
 
     (pair,) = compared(0).pairs
     assert pair.items is not None
@@ -144,7 +152,7 @@ def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
     (row,) = [row for row in actual.rows if row.label == "paper"]
     assert (row.test.n, row.train.n) == (4, 3)
     assert row_note(row) == "1 diverged, counted at chance accuracy in the test values and left out of the train ones"
-    others = {2: Answers(by_label={}, refused=0)}
+    others = {2: item_scores({})}
     (elsewhere,) = compare([study("ws", finals("tuned", [0.9]) + finals("paper", [0.8]))], others).pairs
     assert items_note(elsewhere) == ""  # its images are not at hand, which the page says once
 

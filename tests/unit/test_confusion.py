@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from hpo.analysis.answers import RoundAnswers
-from hpo.analysis.confusion import DigitConfusion, confusion_of, names_digits
-from hpo.report.charts import errors
-from hpo.report.sections.errors import classification_sentences
+from hpo.digits import charts
+from hpo.digits.answers import RoundAnswers
+from hpo.digits.confusion import DigitConfusion, confusion_of, names_digits
+from hpo.digits.sections import classification_sentences
+from hpo.report.views import view_of
 from tests.support.results import PARAMS, finals, run, study
 
 
@@ -14,6 +15,8 @@ def answered(number: int, pairs: list[tuple[tuple[int, int], tuple[int, int], bo
     """A round from (true digits, named digits, right?) of every pair."""
     return RoundAnswers(
         round=number,
+        slot=number,
+        opened=True,
         images=np.arange(2 * len(pairs)).reshape(-1, 2),
         digits=np.array([digits for digits, _, _ in pairs]),
         said=np.array([said for _, said, _ in pairs]),
@@ -59,20 +62,21 @@ def test_without_a_mistake_there_is_one_sentence() -> None:
     perfect = confusion_of("s", "ws-aux", "paper", [answered(0, [((1, 2), (1, 2), True)])])
     (line,) = classification_sentences(perfect)
     assert line.endswith("100.00% of 2 digits are classified correctly.")
-    assert errors.confusion_chart([perfect]).data  # digits that never came are left blank
+    assert charts.confusion_chart([perfect]).data  # digits that never came are left blank
 
 
 def test_only_who_is_told_to_name_digits_is_asked() -> None:
     """ws has the same vectors, but no loss ever says that they are digits; nor has ws-aux with aux weight 0."""
-    aux = {**PARAMS, "main_weight": 0.5}
-    runs = [*finals("paper", [0.9]), run("final", 5, label="tuned", round=0, params={**aux, "aux_weight": 1.0})]
-    runs.append(run("final", 6, label="alone", round=0, params={**aux, "aux_weight": 0.0}))
-    assert [names_digits(study("ws-aux", runs), label) for label in ("tuned", "alone", "none")] == [True, False, False]
-    assert not names_digits(study("ws", runs), "tuned")
+    weights = {**PARAMS, "main_weight": 0.5}
+    runs = [*finals("paper", [0.9]), run("final", 5, label="tuned", round=0, params={**weights, "aux_weight": 1.0})]
+    runs.append(run("final", 6, label="alone", round=0, params={**weights, "aux_weight": 0.0}))
+    aux, ws = view_of("digits", [study("ws-aux", runs), study("ws", runs)], {}).studies
+    assert [names_digits(aux, label) for label in ("tuned", "alone", "none")] == [True, False, False]
+    assert not names_digits(ws, "tuned")
 
 
 def test_the_picture_shows_every_cell_once(actual: DigitConfusion) -> None:
-    off, on = errors.confusion_chart([actual]).data
+    off, on = charts.confusion_chart([actual]).data
     assert (off.z[4][9], off.z[4][4], on.z[4][4], on.z[4][9]) == (50.0, None, 50.0, None)
     assert off.zmax == 100.0  # of 2 and 8
     assert list(off.z[0]) == [None] * 10  # no 0 came

@@ -11,16 +11,16 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]  # ships no types
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel  # type: ignore[import-untyped]
 
-from hpo.analysis.answers import ACCURACY
 from hpo.analysis.dependence import interactions, surrogate
 from hpo.analysis.dependence.encoding import Coordinate, Link, Sample, learned_least, sample_of
 from hpo.analysis.dependence.interactions import Answer, Dependence, answer_of, dependence_of, ped_anova
 from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, best_of_grid, coordinate_search
 from hpo.analysis.search_history import SearchHistory, Trial, search_data
+from hpo.experiment.page import PageFigure
 from hpo.report.charts import dependence
-from hpo.report.html import PageFigure
 from hpo.report.sections.dependence import dependence_parts, sentences
 from hpo.results.records import StudyResult, TrainingRecord
+from hpo.study.digits_spec import METRICS
 from hpo.study.spec import HYPERPARAMETERS, ModelName, builtin_spec
 from tests.support.results import run, study
 
@@ -35,7 +35,7 @@ def _few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
 Law = Callable[[surrogate.Floats], surrogate.Floats]  # points (T, K) to log-odds (T,)
 
 
-LOG_ODDS = Link(metric=ACCURACY, items=2000)
+LOG_ODDS = Link(metric=METRICS[0], items=2000)
 
 
 def cube(n: int, k: int, seed: int = 1) -> surrogate.Floats:

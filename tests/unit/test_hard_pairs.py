@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpo.analysis.answers import Answers, RoundAnswers
-from hpo.analysis.hard_pairs import Gallery, Recorded, galleries_of, hardest
+from hpo.digits import images as pictures
 from hpo.digits import pools as digits_module
+from hpo.digits.answers import RoundAnswers
+from hpo.digits.hard_pairs import Gallery, Recorded, galleries_of, hardest
 from hpo.digits.pools import Digits, to_network_images
-from hpo.report.charts import images
+from hpo.experiment.view import View
+from hpo.report.views import view_of
 from hpo.results.records import Opening, StudyResult
+from tests.support.answers import columns_of
 from tests.support.results import run, study
 
 LABELS = np.arange(40) % 10  # of pool B
@@ -24,6 +27,8 @@ def answered(wrong: list[int], pairs: list[tuple[int, int]] | None = None, numbe
     images = np.array([(0, 1), (2, 3), (4, 5), (6, 7)] if pairs is None else pairs)
     return RoundAnswers(
         round=number,
+        slot=number,
+        opened=True,
         images=images,
         digits=LABELS[images],
         said=np.zeros_like(images),
@@ -92,9 +97,15 @@ def finished(digits: Digits, name: str, id: int, opened: bool = True, **changes:
     return replace(made, openings=(opening,) if opened else ())
 
 
+def seen(results: list[StudyResult], label: str, given: RoundAnswers) -> View:
+    """The studies, each of whose rounds answered so."""
+    columns = {result.id: {(label, 0): columns_of(given)} for result in results if result.final_runs}
+    return view_of("digits", results, columns)
+
+
 def gallery(results: list[StudyResult], digits: Digits, given: RoundAnswers) -> tuple[Gallery, ...]:
-    answers = {result.id: Answers(by_label={"tuned": {0: given}}, refused=0) for result in results if result.final_runs}
-    return galleries_of(results, answers, lambda digest: digits if digest == digits.digest else None)
+    view = seen(results, "tuned", given)
+    return galleries_of(view, lambda digest: digits if digest == digits.digest else None)
 
 
 def test_only_pictures_of_tested_pairs(digits: Digits) -> None:
@@ -126,8 +137,7 @@ def test_nothing_is_shown_of_an_opening_that_is_not_on_record(digits: Digits) ->
 
 def test_without_images_there_is_no_gallery(digits: Digits) -> None:
     result = finished(digits, "a", 1)
-    answers = {1: Answers(by_label={"tuned": {0: answered([0])}}, refused=0)}
-    assert galleries_of([result], answers, lambda digest: None) == ()
+    assert galleries_of(seen([result], "tuned", answered([0])), lambda digest: None) == ()
 
 
 def test_the_same_rounds_under_two_labels_count_once(digits: Digits) -> None:
@@ -139,15 +149,15 @@ def test_the_same_rounds_under_two_labels_count_once(digits: Digits) -> None:
         tuned={"params": {}, "source": "paper", "confirm_mean": 0.9},
     )
     paper = replace(paper, openings=(Opening(slot_id=1, attempt=1, worker="w", opened_at=0.0),))
-    rounds = {0: answered([0])}
-    answers = {1: Answers(by_label={"paper": rounds, "tuned": rounds}, refused=0)}
-    (shown,) = galleries_of([paper], answers, lambda digest: digits)
+    view = seen([paper], "paper", answered([0]))
+    assert view.studies[0].rounds["tuned"] == view.studies[0].rounds["paper"]
+    (shown,) = galleries_of(view, lambda digest: digits)
     assert [pair.trainings for pair in shown.pairs] == [1]
 
 
 def test_the_pictures_are_the_images(digits: Digits) -> None:
     (pairs,) = gallery([finished(digits, "a", 1)], digits, answered([0, 1, 2, 3]))
-    shown = images.gallery_images(pairs)
+    shown = pictures.gallery_images(pairs)
     assert len(shown) == 4
     assert shown[0].above == "0 \N{LESS-THAN OR EQUAL TO} 1: yes"
     assert [text for text, _ in shown[0].below] == ["1 of 1"]

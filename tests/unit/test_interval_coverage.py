@@ -13,9 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
-from hpo.analysis import answers, items, stats
-from hpo.analysis.answers import RoundAnswers
+from hpo.analysis import items, stats
 from hpo.analysis.pairwise import FAMILIES, pairs_of, setting_of
+from hpo.digits.answers import RoundAnswers
+from tests.support.answers import crossed_intervals
 from tests.support.results import finals, study
 
 Floats = NDArray[np.float64]
@@ -179,8 +180,10 @@ def _crossed_world(rng: np.random.Generator, by_round: float, by_image: float) -
         shift = round_effect[r] + image_effect[pairs].sum(axis=1)
         u = rng.random(len(pairs))  # one draw for both: each is right with its own probability
         for side, level in ((a, 0.70 + shift), (b, np.full(len(pairs), 0.60))):
-            side[r] = RoundAnswers(round=r, images=pairs, digits=pairs, correct=u < level, said=pairs)
-    (interval,) = answers.crossed_intervals([(a, b)], seed=int(rng.integers(2**31)))
+            side[r] = RoundAnswers(
+                round=r, slot=r, opened=True, images=pairs, digits=pairs, correct=u < level, said=pairs
+            )
+    (interval,) = crossed_intervals([(a, b)], seed=int(rng.integers(2**31)))
     difference = float(np.mean([a[r].correct.mean() - b[r].correct.mean() for r in a]))
     assert interval is not None
     return difference, interval
@@ -216,8 +219,10 @@ def test_rounds_alone_do_not_cover_new_images() -> None:
             level = 0.5 + image_effect[pairs].sum(axis=1) / 2
             for side, chance in ((a, level), (b, np.full(len(pairs), 0.5))):
                 correct = rng.random(len(pairs)) < chance
-                side[r] = RoundAnswers(round=r, images=pairs, digits=pairs, correct=correct, said=pairs)
-        (crossed,) = answers.crossed_intervals([(a, b)])
+                side[r] = RoundAnswers(
+                    round=r, slot=r, opened=True, images=pairs, digits=pairs, correct=correct, said=pairs
+                )
+        (crossed,) = crossed_intervals([(a, b)])
         means_a, means_b = ([float(side[r].correct.mean()) for r in side] for side in (a, b))
         t_covered += holds(stats.paired_difference(means_a, means_b).interval, 0.0)
         crossed_covered += holds(crossed, 0.0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpo.analysis.model_cost import BATCHES, cost_of, latencies_of, multiply_adds
+from hpo.digits.model_cost import BATCHES, cost_of, latencies_of, multiply_adds
 from hpo.study.spec import MODELS
 
 

@@ -3,7 +3,7 @@
 import pytest
 from jinja2 import UndefinedError
 
-from hpo.report.html import (
+from hpo.experiment.page import (
     Bullets,
     Callout,
     Column,
@@ -13,9 +13,9 @@ from hpo.report.html import (
     PageTable,
     Section,
     numbers,
-    render,
     texts,
 )
+from hpo.report.html import render
 
 BAD = '<script>alert("1")</script>'
 

@@ -9,8 +9,8 @@ from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships 
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, compare
+from hpo.experiment.page import PageFigure, PageTable
 from hpo.report.chart_data import repeats_data
-from hpo.report.html import PageFigure, PageTable
 from hpo.report.sections.repeats import missing_sentences, repeats_parts
 from hpo.report.sentences import conclusions_of
 from hpo.results.records import StudyResult

@@ -3,8 +3,8 @@
 import pytest
 
 from hpo.analysis.tuning import tuning_of
+from hpo.experiment.page import PageTable
 from hpo.report.formats import NOTHING
-from hpo.report.html import PageTable
 from hpo.report.sections.tuning import AT_LEAST, tuning_parts
 from hpo.report.sentences import tuning_verdict
 from hpo.results.records import StudyResult
@@ -38,7 +38,7 @@ def test_cost_is_counted_by_the_device() -> None:
     before = [run("search", 0, device_seconds=None)]
 
     def table(*studies: StudyResult) -> tuple[list[str], list[tuple[str, ...]]]:
-        parts = tuning_parts([tuning_of(one) for one in studies], [], None)
+        parts = tuning_parts([tuning_of(one) for one in studies])
         (costs,) = [part for part in parts if isinstance(part, PageTable) and part.caption.startswith("What it cost")]
         return [column.title for column in costs.columns][-3:], [row[-3:] for row in costs.rows]
 

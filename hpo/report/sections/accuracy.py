@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from hpo.analysis.comparison import Comparison, TableRow
 from hpo.analysis.stats import BCA_LEAST
 from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.page import Bullets, Callout, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report import chart_data
 from hpo.report.charts import rounds
 from hpo.report.formats import NOTHING, Scale, configuration
-from hpo.report.html import Bullets, Callout, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.sentences import Conclusions, row_note
 from hpo.results.records import DIGITS, StudyResult
 

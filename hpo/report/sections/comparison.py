@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis.comparison import Comparison
 from hpo.analysis.pairwise import Pair, PairSide
+from hpo.experiment.page import Bullets, PageTable, Part, numbers, texts
 from hpo.report.formats import MINUS, NOTHING, Scale, p_value, signed
-from hpo.report.html import Bullets, PageTable, Part, numbers, texts
 from hpo.report.sentences import items_note, kind_title
 
 

@@ -16,9 +16,9 @@ from hpo.analysis.dependence.interactions import (
 )
 from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, Expectation
 from hpo.analysis.dependence.surrogate import GRID
+from hpo.experiment.page import Bullets, Column, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.charts import dependence as charts
 from hpo.report.formats import MINUS, NOTHING, Scale, by_metric, p_value, signed, value, values_of
-from hpo.report.html import Bullets, Column, PageTable, Part, numbers, plotly_figure, texts
 from hpo.study.labels import PAPER
 
 TITLE = "Do the hyperparameters depend on each other?"

@@ -1,12 +1,12 @@
 """The timeline of the workers, and the record: seeds, versions, commands, openings of the test pool."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hpo.analysis.provenance import Provenance
 from hpo.analysis.timeline import Timeline
+from hpo.experiment.page import Column, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.charts.timeline import timeline_chart
 from hpo.report.formats import NOTHING, counted, time
-from hpo.report.html import Column, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.sentences import data_in_words
 from hpo.results.records import DIGITS, StudyResult
 
@@ -33,13 +33,15 @@ def timeline_parts(timeline: Timeline | None, models: Sequence[str] = ()) -> Ite
     )
 
 
-def record_parts(results: Sequence[StudyResult], provenance: Sequence[Provenance]) -> Iterable[Part]:
-    """What made the results, and how to repeat them."""
+def record_parts(
+    results: Sequence[StudyResult], provenance: Sequence[Provenance], about: Mapping[str, str]
+) -> Iterable[Part]:
+    """What made the results, and how to repeat them; `about` says of data what they are, by digest."""
     for record in provenance:
         yield PageTable(
             caption=f"{record.study} ({_of(record)})",
             columns=(Column(title="item"), Column(title="value", long=True)),
-            rows=tuple(_items(record)),
+            rows=tuple(_items(record, about)),
         )
     yield (
         "Final rounds repeated with the same versions on the same device give the same results. A search does so only "
@@ -53,9 +55,9 @@ def _of(record: Provenance) -> str:
     return record.model if record.experiment == DIGITS else f"{record.experiment}: {record.model}"
 
 
-def _items(record: Provenance) -> Iterable[tuple[str, str]]:
+def _items(record: Provenance, about: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     yield "spec digest", record.spec_digest
-    yield "data", data_in_words(record)
+    yield "data", data_in_words(record, about)
     yield "data digest", record.data_digest
     yield "seeds", f"search {record.study_seed}, confirm and final {record.protocol_seed}"
     yield "created", time(record.created_at)

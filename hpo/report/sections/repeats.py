@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis.repeats import Repeat, RepeatGroup, RepeatPair, Repeats
+from hpo.experiment.page import Bullets, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.chart_data import repeats_data
 from hpo.report.charts import rounds
 from hpo.report.charts.theme import parameter_title
 from hpo.report.formats import MINUS, NOTHING, Scale, by_metric, p_value, reference, references, value
-from hpo.report.html import Bullets, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.sentences import deviation, repeat_sentences
 from hpo.results.records import StudyResult
 

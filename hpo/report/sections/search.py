@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from hpo.analysis import search_history
 from hpo.analysis.search_history import SearchHistory
+from hpo.experiment.page import Part, plotly_figure
 from hpo.report import chart_data
 from hpo.report.charts import curves, search
 from hpo.report.formats import Scale, by_metric
-from hpo.report.html import Part, plotly_figure
 from hpo.results.records import StudyResult
 
 

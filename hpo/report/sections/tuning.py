@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpo.analysis.model_cost import BATCHES, Latencies, ModelCost
 from hpo.analysis.tuning import Spend, Tuning
+from hpo.experiment.page import Bullets, PageTable, Part, numbers, texts
 from hpo.report.charts.theme import parameter_title
 from hpo.report.formats import (
     MINUS,
@@ -16,14 +16,13 @@ from hpo.report.formats import (
     signed,
     value,
 )
-from hpo.report.html import Bullets, PageTable, Part, numbers, texts
 from hpo.report.sentences import tuning_verdict
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # by torch's names
 
 
-def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencies: Latencies | None) -> Iterable[Part]:
+def tuning_parts(tunings: Sequence[Tuning]) -> Iterable[Part]:
     """The whole section."""
     yield Bullets(lines=tuple(f"{tuning.study}: {tuning_verdict(tuning)}" for tuning in tunings))
     if any(tuning.parameters for tuning in tunings):
@@ -37,13 +36,6 @@ def tuning_parts(tunings: Sequence[Tuning], costs: Sequence[ModelCost], latencie
         "test value is unbiased."
     )
     yield _cost(tunings)
-    if latencies is not None:
-        yield _models(costs, latencies)
-        yield (
-            "Multiply-adds count the convolutions and linear layers. Latency is the median of a few forward passes of "
-            f"the plain network ({latencies.device}), measured when this report was made, so it differs from report to "
-            "report."
-        )
 
 
 def _configurations(tunings: Sequence[Tuning]) -> PageTable:
@@ -129,30 +121,6 @@ def _cost(tunings: Sequence[Tuning]) -> PageTable:
         caption=caption,
         columns=texts("study") + numbers(*titles),
         rows=tuple((tuning.study, *_spend_cells(tuning, kinds, epochs)) for tuning in tunings),
-    )
-
-
-def _models(costs: Sequence[ModelCost], latencies: Latencies) -> PageTable:
-    single, many = BATCHES
-    titles = (
-        "parameters",
-        "multiply-adds per pair",
-        "latency of one pair, ms",
-        f"per pair in a batch of {many:,}, \N{MICRO SIGN}s",
-    )
-    return PageTable(
-        caption="Cost of inference",
-        columns=texts("model") + numbers(*titles),
-        rows=tuple(
-            (
-                cost.model,
-                f"{cost.parameters:,}",
-                f"{cost.multiply_adds:,}",
-                f"{1e3 * latencies.of(cost.model, single).a_pair:.2f}",
-                f"{1e6 * latencies.of(cost.model, many).a_pair:.0f}",
-            )
-            for cost in costs
-        ),
     )
 
 

@@ -6,22 +6,23 @@ Shapes: E test pairs of a round, N images of pool B.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.analysis import items
-from hpo.analysis.items import ScoredRound, ScoredRounds
-from hpo.analysis.stats import LEVEL, Interval
 from hpo.digits.idx import CLASSES
-from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.view import StudyView
 from hpo.results.records import StudyResult
 from hpo.storage.outcome import unpack_answers
-from hpo.study.labels import PAPER, TUNED
+from hpo.study.labels import TUNED
 
 Ints = NDArray[np.int64]
 DrawPairs = Callable[[int, int], tuple[Ints, Ints]]
 """Draws a round's pairs: (seed, number of pairs) -> images (E, 2), true digits (E, 2)."""
+
+AnswerColumns = Mapping[str, NDArray[Any]]
+COLUMNS = frozenset({"accuracy", "unit", "digits", "named"})  # of a round's test pairs, as the answers need them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,47 +30,63 @@ class RoundAnswers:
     """One final round, pair by pair."""
 
     round: int
+    slot: int
+    opened: bool  # whether its opening of pool B is on record
     images: Ints  # (E, 2) numbers of images in pool B
     digits: Ints  # (E, 2) the true ones
     correct: NDArray[np.bool_]  # (E,)
     said: Ints  # (E, 2) the digits as the model names them; 0 where it names none
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answers:
-    """All answers of one study."""
-
-    by_label: Mapping[str, Mapping[int, RoundAnswers]]  # label -> round number -> answers
-    refused: int  # rounds whose answers do not give their stored accuracy
+Answers = Mapping[str, Mapping[int, RoundAnswers]]  # label -> round number -> answers
 
 
-def answers_of(result: StudyResult, outputs: Mapping[tuple[str, int], bytes], draw: DrawPairs) -> Answers:
-    """A study's answers from its packed outputs (see `queries.final_outputs`) and the pairs, drawn again."""
-    by_label: dict[str, dict[int, RoundAnswers]] = {}
+def columns_of(
+    result: StudyResult, outputs: Mapping[tuple[str, int], bytes], draw: DrawPairs
+) -> tuple[dict[tuple[str, int], AnswerColumns], int]:
+    """Columns of a study's test pairs from its packed outputs (`queries.final_outputs`) and the pairs, drawn again.
+
+    Second, how many rounds are refused because their answers do not give their stored accuracy.
+    """
+    columns: dict[tuple[str, int], AnswerColumns] = {}
     refused = 0
     for run in result.final_runs:
-        packed = outputs.get((run.label or "", run.round or 0))
+        place = run.label or "", run.round or 0
+        packed = outputs.get(place)
         if run.state != "complete" or not packed or run.value is None:
             continue
         images, digits = draw(run.slot_seed, len(packed))
-        answer, said = unpack_answers(packed, f"slot {run.slot_id}")
+        answer, named = unpack_answers(packed, f"slot {run.slot_id}")
         correct = answer == (digits[:, 0] <= digits[:, 1])
         if abs(float(correct.mean()) - run.value) > 1e-6:
             refused += 1
             continue
-        by_label.setdefault(run.label or "", {})[run.round or 0] = RoundAnswers(
-            round=run.round or 0, images=images, digits=digits, correct=correct, said=said
-        )
-    tuned = result.final_of(TUNED)
-    if tuned is not None and tuned.same_as in by_label:
-        by_label[TUNED] = by_label[tuned.same_as]
-    return Answers(by_label=by_label, refused=refused)
+        columns[place] = {"accuracy": correct.astype(np.float64), "unit": images, "digits": digits, "named": named}
+    return columns, refused
 
 
-def shown_label(answers: Answers | None) -> str | None:
+def answers_of(study: StudyView) -> Answers:
+    """A study's answers, of the rounds that have the columns of the digits."""
+    by_label: dict[str, dict[int, RoundAnswers]] = {}
+    for label, rounds in study.rounds.items():
+        for tested in rounds:
+            columns = tested.columns
+            if columns.keys() >= COLUMNS:
+                by_label.setdefault(label, {})[tested.number] = RoundAnswers(
+                    round=tested.number,
+                    slot=tested.slot,
+                    opened=tested.opened,
+                    images=columns["unit"],
+                    digits=columns["digits"],
+                    correct=columns["accuracy"] > 0.5,
+                    said=columns["named"],
+                )
+    return by_label
+
+
+def shown_label(study: StudyView, answers: Answers) -> str | None:
     """The configuration whose answers the report shows: the tuned one, or else the paper's."""
-    by_label = {} if answers is None else answers.by_label
-    return next((label for label in (TUNED, PAPER) if label in by_label), None)
+    return next((label for label in (TUNED, study.reference_label) if label in answers), None)
 
 
 def pair_draws(labels: Ints) -> DrawPairs:
@@ -85,26 +102,6 @@ def pair_draws(labels: Ints) -> DrawPairs:
         return table.image.numpy(), table.digit.numpy()
 
     return draw
-
-
-# --- New images -------------------------------------------------------------------------------------------
-
-
-AnswersByRound = Mapping[int, RoundAnswers]  # round number -> answers
-ACCURACY = MetricInfo(name="accuracy", diverged=0.5)
-
-
-def scored(rounds: AnswersByRound) -> ScoredRounds:
-    """The answers as scores of test items: right or wrong, of two images each."""
-    return {r: ScoredRound(scores=a.correct.astype(np.float64), units=a.images) for r, a in rounds.items()}
-
-
-def crossed_intervals(
-    sides: Sequence[tuple[AnswersByRound, AnswersByRound]], seed: int = 0, level: float = LEVEL
-) -> list[Interval | None]:
-    """Intervals of the mean differences a - b for new seeds AND new images, as `items.crossed_intervals`."""
-    by_item = [(scored(a), scored(b)) for a, b in sides]
-    return items.crossed_intervals(by_item, ACCURACY, seed, level, units="images")
 
 
 # --- Where comparing fails --------------------------------------------------------------------------------

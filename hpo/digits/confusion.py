@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.analysis.answers import RoundAnswers
+from hpo.digits.answers import RoundAnswers
 from hpo.digits.idx import CLASSES
-from hpo.results.records import StudyResult
+from hpo.experiment.view import StudyView
+from hpo.study.digits_spec import HYPERPARAMETERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +56,11 @@ class DigitConfusion:
         return [(i, j, n, n / sum(self.said[i])) for i, j, n in cells[:count]]
 
 
-def names_digits(result: StudyResult, label: str) -> bool:
-    """Whether that configuration is trained to name the digits; loads torch."""
-    from hpo.training.models import CLASSIFIES_DIGITS
-
-    final = result.final_of(label)
-    weight = 0.0 if final is None else final.params.get("aux_weight", 0.0)
-    return result.model in CLASSIFIES_DIGITS and isinstance(weight, float | int) and weight > 0
+def names_digits(study: StudyView, label: str) -> bool:
+    """Whether that configuration is trained to name the digits: whether a loss of its asks for them."""
+    weight = study.params.get(label, {}).get("aux_weight", 0.0)
+    asked = "aux_weight" in HYPERPARAMETERS.get(study.model, ("aux_weight",))
+    return asked and isinstance(weight, float | int) and weight > 0
 
 
 def confusion_of(study: str, model: str, label: str, rounds: Sequence[RoundAnswers]) -> DigitConfusion:

@@ -5,8 +5,8 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
-from hpo.analysis.answers import ErrorGrid
-from hpo.analysis.confusion import DigitConfusion
+from hpo.digits.answers import ErrorGrid
+from hpo.digits.confusion import DigitConfusion
 from hpo.digits.idx import CLASSES
 from hpo.report.charts.theme import DARK_BLUE, INK, cell, panels, title
 

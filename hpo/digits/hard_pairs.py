@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.analysis.answers import Answers, Ints, RoundAnswers
+from hpo.digits.answers import Answers, Ints, RoundAnswers, answers_of
 from hpo.digits.pools import AlreadyTested, Digits, to_network_images
-from hpo.results.records import StudyResult
-from hpo.study.spec import MODELS
+from hpo.experiment.view import StudyView, View
+from hpo.study.digits_spec import MODELS
 
 SHOWN = 24  # pairs
 DARKEST = 255  # the darkest a pixel can be
@@ -75,21 +75,19 @@ class Gallery:
     still_tuned: tuple[str, ...]  # studies on these images: while there are any, no pair is named and no image shown
 
 
-def galleries_of(
-    results: Sequence[StudyResult], answers: Mapping[int, Answers], digits_of: DigitsOf, shown: int = SHOWN
-) -> tuple[Gallery, ...]:
+def galleries_of(view: View, digits_of: DigitsOf, shown: int = SHOWN) -> tuple[Gallery, ...]:
     """One gallery for each set of images that has answers."""
-    by_digest: dict[str, list[StudyResult]] = {}
-    for result in results:
-        if result.id in answers and answers[result.id].by_label:
-            by_digest.setdefault(result.data_digest, []).append(result)
+    by_digest: dict[str, list[tuple[StudyView, Answers]]] = {}
+    for study in view.studies:
+        if answers := answers_of(study):
+            by_digest.setdefault(study.data_digest, []).append((study, answers))
     galleries = []
     for digest, studies in by_digest.items():
-        tuned = tuple(r.name for r in results if r.data_digest == digest and r.phase in ("search", "confirm"))
         digits = digits_of(digest)
-        rounds = [test for result in studies for test in _recorded(result, answers[result.id])]
+        rounds = [test for study, answers in studies for test in _recorded(study, answers)]
         if digits is not None and rounds:
-            galleries.append(_gallery(digest, tuple(r.name for r in studies), rounds, tuned, digits, shown))
+            names, tuned = tuple(study.name for study, _ in studies), studies[0][0].still_tuned
+            galleries.append(_gallery(digest, names, rounds, tuned, digits, shown))
     return tuple(galleries)
 
 
@@ -102,12 +100,11 @@ class Recorded:
     answers: RoundAnswers
 
 
-def _recorded(result: StudyResult, answers: Answers) -> Iterable[Recorded]:
-    opened = {opening.slot_id for opening in result.openings}
-    for run in result.final_runs:
-        of_round = answers.by_label.get(run.label or "", {}).get(run.round or 0)
-        if of_round is not None and run.slot_id in opened:
-            yield Recorded(model=result.model, slot=run.slot_id, answers=of_round)
+def _recorded(study: StudyView, answers: Answers) -> Iterable[Recorded]:
+    """Each slot once, whatever labels it stands under."""
+    by_slot = {test.slot: test for of_label in answers.values() for test in of_label.values() if test.opened}
+    for slot, test in by_slot.items():
+        yield Recorded(model=study.model, slot=slot, answers=test)
 
 
 def _gallery(
@@ -139,16 +136,23 @@ def _pictures(digits: Digits, images: tuple[int, ...], rounds: Sequence[Recorded
     return {image: tuple(map(tuple, picture.tolist())) for image, picture in zip(images, pixels, strict=True)}
 
 
+def in_order(models: Iterable[str]) -> list[str]:
+    """Distinct models: those that ship in their order, then others as they come."""
+    distinct = dict.fromkeys(models)
+    return [*(model for model in MODELS if model in distinct), *(m for m in distinct if m not in MODELS)]
+
+
 def hardest(rounds: Sequence[Recorded], shown: int) -> tuple[list[HardPair], int, int]:
     """The hardest pairs by this module's rules; how many pairs were ranked, and how many every training got wrong."""
+    models = in_order(test.model for test in rounds)
     images = np.concatenate([test.answers.images for test in rounds])  # (sum of E, 2)
     digits = np.concatenate([test.answers.digits for test in rounds])
     wrong = np.concatenate([~test.answers.correct for test in rounds]).astype(np.int64)
-    model = np.concatenate([np.full(len(test.answers.correct), MODELS.index(test.model)) for test in rounds])
+    model = np.concatenate([np.full(len(test.answers.correct), models.index(test.model)) for test in rounds])
     pairs, first, pair_of = np.unique(images, axis=0, return_index=True, return_inverse=True)  # (K, 2), (K,)
-    cell = pair_of.reshape(-1) * len(MODELS) + model
+    cell = pair_of.reshape(-1) * len(models) + model
     met, failed = (
-        _counts(cell, weight, len(pairs) * len(MODELS)).reshape(-1, len(MODELS))
+        _counts(cell, weight, len(pairs) * len(models)).reshape(-1, len(models))
         for weight in (np.ones_like(wrong), wrong)
     )  # (K, models)
     by_image = _share_wrong(images, wrong)[pairs].mean(axis=1)  # (K,)
@@ -161,7 +165,7 @@ def hardest(rounds: Sequence[Recorded], shown: int) -> tuple[list[HardPair], int
             digits=(int(digits[first[k], 0]), int(digits[first[k], 1])),
             counts=tuple(
                 ModelCount(model=name, wrong=int(failed[k, i]), trainings=int(met[k, i]))
-                for i, name in enumerate(MODELS)
+                for i, name in enumerate(models)
                 if met[k, i]
             ),
             images_wrong=float(by_image[k]),

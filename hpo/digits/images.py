@@ -4,9 +4,9 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-from hpo.analysis.hard_pairs import DARKEST, Gallery, HardPair, Picture
+from hpo.digits.hard_pairs import DARKEST, Gallery, HardPair, Picture
+from hpo.experiment.page import PageImage
 from hpo.report.charts.theme import colours_of
-from hpo.report.html import PageImage
 
 _GAP = 1  # pixels between a pair's images
 
