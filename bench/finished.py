@@ -11,12 +11,12 @@ from sqlalchemy import Engine
 
 from hpo.digits.answers import DrawPairs, pair_draws
 from hpo.digits.pools import Digits
+from hpo.digits.study_data import DigitsData
 from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.study import operations, phases
-from hpo.study.digits_spec import DigitsData
 from hpo.study.spec import HYPERPARAMETERS, StudySpec
 
 LEVEL = {"simple": 0.84, "ws": 0.87, "ws-aux": 0.965}  # accuracy with the paper's values

@@ -23,10 +23,10 @@ from bench import backlog, claiming, measure, trial_cost
 from bench.databases import another, postgresql, sqlite
 from hpo.digits import load
 from hpo.digits.pools import Digits
+from hpo.digits.study_data import DigitsData
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.study import operations
-from hpo.study.digits_spec import DigitsData
 from hpo.study.spec import builtin_spec
 
 LIVE, STUDIES = 16, 24  # studies with something waiting, all of the claimed model; and all studies

@@ -61,19 +61,23 @@ def parts_of(url: str, out: Path) -> dict[str, float]:
     def imports() -> Any:
         from hpo.analysis import comparison
         from hpo.analysis.dependence import interactions
-        from hpo.report import contents, write
+        from hpo.report import contents, scores, views, write
         from hpo.results import queries
         from hpo.server import notes
 
-        return notes, comparison, interactions, contents, write, queries
+        return notes, comparison, interactions, contents, scores, views, write, queries
 
-    notes, comparison, interactions, contents, write, queries = part("imports (scipy, numpy)", imports)
+    notes, comparison, interactions, contents, scores, views, write, queries = part("imports (scipy, numpy)", imports)
     engine = open_engine(url)
     actual = part("reading the database", lambda: queries.all_results(engine))
-    read = part("reading answers (imports torch)", lambda: contents.read_answers(engine, actual, contents.Images(None)))
+    shipped = contents.shipped_report_of(None)
+    columns = part(
+        "reading answers (imports torch)",
+        lambda: {result.id: views.read_columns(engine, result, shipped) for result in actual},
+    )
     part("comparison: pairs", lambda: comparison.paired_of(actual))
     part("comparison: and intervals", lambda: comparison.compare(actual))
-    part("comparison: and new images", lambda: comparison.compare(actual, read[0]))
+    part("comparison: and new images", lambda: comparison.compare(actual, scores.scores_of(actual, columns, shipped)))
     for result in actual:
         part(f"dependence: {result.name}", partial(interactions.dependence_of, result))
     whole = part("all of these again, and pictures, models' costs", lambda: contents.gather(engine))

@@ -12,11 +12,11 @@ from sqlalchemy import Connection, Engine, event, text
 from bench import backlog
 from bench.outcomes import outcome
 from hpo.digits.pools import Digits
+from hpo.digits.study_data import DigitsData
 from hpo.storage import claims, migrate, slots, studies
 from hpo.storage.engine import begin_read, open_engine
 from hpo.storage.optuna_storage import EpochRecord, open_optuna
 from hpo.study import operations, phases
-from hpo.study.digits_spec import DigitsData
 from hpo.study.search import Search
 from hpo.study.spec import builtin_spec
 

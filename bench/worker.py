@@ -16,10 +16,10 @@ import torch
 from bench import measure
 from bench.databases import postgresql, sqlite
 from hpo.digits import load
+from hpo.digits.study_data import DigitsData
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
 from hpo.study import operations
-from hpo.study.digits_spec import DigitsData
 from hpo.study.spec import builtin_spec
 from hpo.training.memory import keep_freed_memory
 from hpo.worker.options import Options

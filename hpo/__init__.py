@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         rmse,
     )
     from hpo.experiment.model import Model
+    from hpo.experiment.page import Section, figure, table
     from hpo.experiment.rows import rows
     from hpo.experiment.run import Diverged, Run
     from hpo.experiment.spaces import Choice, Float, Int

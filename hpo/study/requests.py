@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpo.errors import SpecError, UsageError
+from hpo.experiment import shipped
 from hpo.experiment.description import Description
 from hpo.experiment.prepare import prepared
 from hpo.experiment.shipped import ShippedData
@@ -68,7 +69,7 @@ class Requested:
 
 
 class Requests:
-    """Turns what is asked for into specs; the images and the experiments are loaded when they are needed, once."""
+    """Turns what is asked for into specs; data and experiments are loaded when they are needed, once."""
 
     def __init__(self, digits: Callable[[], ShippedData]) -> None:
         """`digits` loads the images."""
@@ -89,13 +90,13 @@ class Requests:
             raise UsageError(
                 "which study? give --model simple, ws, ws-aux or all, --file studies/ws.toml, or --experiment FILE.py"
             )
-        return self._of_digits([builtin_spec(name) for name in (MODELS if model == "all" else [model])])
+        return self._of_shipped([builtin_spec(name) for name in (MODELS if model == "all" else [model])])
 
     def _of_file(self, path: Path, experiment: str | None, model: str | None) -> Requested:
         tree = read_file(path)
         names = tree.get("experiment") if isinstance(tree, Mapping) else None
         if not isinstance(tree, Mapping) or (experiment is None and "experiment" not in tree):
-            (requested,) = self._of_digits([load_spec(path)])
+            (requested,) = self._of_shipped([load_spec(path)])
             _check_model(model, requested.spec.model, path)
             return requested
         locator = experiment or (_beside(path, str(names)) if is_locator(names) else None)
@@ -109,8 +110,8 @@ class Requests:
         whole: dict[str, Any] = {**tree} if model is None else {**tree, "model": model}
         return Requested(spec=spec_from(data.description, whole, str(path)), data=data)
 
-    def _of_digits(self, specs: Sequence[StudySpec]) -> list[Requested]:
-        data = DigitsData(self._digits)
+    def _of_shipped(self, specs: Sequence[StudySpec]) -> list[Requested]:
+        data: StudyData = shipped.part("study_data").DigitsData(self._shipped_data)
         return [Requested(spec=spec, data=data) for spec in specs]
 
     def _describe(self, locator: str) -> DescribedData:

@@ -88,6 +88,12 @@ def finished(digits: Digits, name: str, id: int, opened: bool = True, **changes:
     return replace(made, openings=(opening,) if opened else ())
 
 
+def seen(results: list[StudyResult], label: str, given: RoundAnswers) -> View:
+    """The studies, each of whose rounds answered so."""
+    columns = {result.id: {(label, 0): columns_of(given)} for result in results if result.final_runs}
+    return view_of("digits", results, columns)
+
+
 def gallery(results: list[StudyResult], digits: Digits, given: RoundAnswers) -> tuple[Gallery, ...]:
     answers = {result.id: {"tuned": {0: given}} for result in results if result.final_runs}
     view = digit_answers.view(results, answers)
@@ -144,7 +150,7 @@ def test_the_same_rounds_under_two_labels_count_once(digits: Digits) -> None:
 
 def test_the_pictures_are_the_images(digits: Digits) -> None:
     (pairs,) = gallery([finished(digits, "a", 1)], digits, answered([0, 1, 2, 3]))
-    shown = images.gallery_images(pairs)
+    shown = pictures.gallery_images(pairs)
     assert len(shown) == 4
     assert shown[0].above == "0 \N{LESS-THAN OR EQUAL TO} 1: yes"
     assert [text for text, _ in shown[0].below] == ["1 of 1"]

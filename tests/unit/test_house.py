@@ -23,8 +23,6 @@ NOT_EVEN_DOWN: Mapping[tuple[str, str], str] = {
     ("results", "training"): "reading results must not need torch",
     ("report", "training"): "reading results must not need torch",
     ("server", "training"): "the dashboard must start without torch",
-    ("server", "digits"): "what a browser sees goes through the report",
-    ("results", "digits"): "the database knows digests alone, no images",
     ("launch", "storage"): "launchers host workers, whatever they work on",
 }
 
@@ -55,6 +53,17 @@ def test_imports_go_down() -> None:
     assert [str(actual) for actual in upward(between_rooms())] == []
 
 
+def test_nobody_imports_the_experiment_that_ships() -> None:
+    """One line names it (`experiment/shipped.py`), and the command line's table has `hpo data` as a text."""
+    assert [str(one) for one in between_rooms() if one.target == "digits"] == []
+    naming = [
+        str(path.relative_to(PACKAGE))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.parent.name != "digits" and re.search(r"\bhpo\.digits\b", path.read_text())
+    ]
+    assert naming == ["cli/root.py", "experiment/shipped.py"]
+
+
 def test_the_table_is_printed() -> None:
     """`python -m tests.support.imports` shows every room with its imports and agrees with the test above."""
     done = subprocess.run(
@@ -72,7 +81,7 @@ def test_the_table_is_printed() -> None:
         ("from hpo.report.write import write", True),  # above
         ("from hpo import cli", True),
         ("def f():\n    import hpo.worker.job", True),
-        ("from hpo.digits import pools", True),  # beside
+        ("from hpo.digits import pools", True),  # above
         ("from hpo.unheard import x", True),  # on no floor
         ("from hpo import __version__", False),
     ],
