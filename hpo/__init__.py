@@ -47,6 +47,7 @@ _HOMES = {
     "experiment.items": ("Draw", "Items"),
     "experiment.metrics": ("Metric", "Probabilities", *_METRICS),
     "experiment.model": ("Model",),
+    "experiment.page": ("Section", "figure", "table"),
     "experiment.rows": ("rows",),
     "experiment.run": ("Diverged", "Run"),
     "experiment.spaces": ("Choice", "Float", "Int"),
@@ -73,12 +74,14 @@ __all__ = [
     "Probabilities",
     "Recipe",
     "Run",
+    "Section",
     "Tensors",
     "accuracy",
     "auc",
     "brier",
     "cross_entropy",
     "dropout",
+    "figure",
     "log_loss",
     "macro_f1",
     "mae",
@@ -87,6 +90,7 @@ __all__ = [
     "rmse",
     "rows",
     "run",
+    "table",
 ]
 
 

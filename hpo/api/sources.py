@@ -81,8 +81,7 @@ class Sources:
         """The images: bundled, or from the data folder."""
         from hpo.experiment import shipped
 
-        images: ShippedData = shipped.part("load").load(self.data_dir)
-        return images
+        return shipped.load_data(self.data_dir)
 
     @functools.cached_property
     def requests(self) -> "Requests":

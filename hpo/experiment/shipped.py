@@ -5,24 +5,31 @@ read by its own modules.
 """
 
 import importlib
+from pathlib import Path
 from typing import Any, Protocol
 
 LOCATOR = "hpo.digits:digits"
 PACKAGE, _, NAME = LOCATOR.partition(":")
 
 
-class ShippedData(Protocol):
-    """Its data on this machine; what more they hold, its own modules know."""
-
-    @property
-    def source(self) -> str:
-        """Where they come from, for people."""
-
-    @property
-    def digest(self) -> str:
-        """Of all that results depend on."""
-
-
 def part(name: str) -> Any:
     """A module of its package."""
     return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+class ShippedData(Protocol):
+    """Its data, loaded: two pools and what they are called."""
+
+    @property
+    def source(self) -> str:
+        """Where they come from, for display."""
+
+    @property
+    def digest(self) -> str:
+        """Of the data and their split into pools."""
+
+
+def load_data(folder: Path | None) -> ShippedData:
+    """Its data from a folder, None: those that are installed with it; DataError where that cannot be done."""
+    data: ShippedData = part("load").load(folder)
+    return data

@@ -5,15 +5,13 @@ Stored results carry its digests, so what it reads and writes is as it always wa
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from hpo.errors import SpecError
 from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
-from hpo.experiment.shipped import ShippedData
 from hpo.experiment.spaces import Float, Space, Value
 from hpo.study.spec_errors import near
 from hpo.study.study_spec import (
@@ -170,51 +168,6 @@ class DigitsSpec(StudySpec):
 
     def _followed(self, values: Mapping[tuple[str, ...], object]) -> Mapping[tuple[str, ...], object]:
         return values
-
-
-class DigitsData:
-    """The images, as studies of them are created and evaluated with; loaded when they are asked for."""
-
-    locator: None = None  # every worker has them
-
-    def __init__(self, load: Callable[[], ShippedData]) -> None:
-        """`load` gives the images."""
-        self._load = functools.cache(load)
-
-    @property
-    def digest(self) -> str:
-        """Of images, labels and split."""
-        return self._load().digest
-
-    def check(self, spec: StudySpec) -> None:
-        """Raise SpecError where a study cannot be trained, DataError where the images are too few for its draws.
-
-        For new studies alone: one that was stored before a rule came is still read, listed and shown.
-        """
-        protocol = spec.protocol
-        for key, value, most, why in (
-            (
-                "batch_size",
-                protocol.batch_size,
-                protocol.samples,
-                f"an epoch has no more samples, {SAMPLES_PER_PAIR} a training pair",
-            ),
-            ("batch_size", protocol.batch_size, MOST_BATCH, "a step needs about 140 KB a sample, in each lane"),
-            (
-                "validation_pairs",
-                protocol.validation_pairs,
-                MOST_VALIDATION_PAIRS,
-                "every epoch is judged by all of them",
-            ),
-        ):
-            if value > most:
-                raise SpecError(f"study {spec.name}: protocol.{key}: must be at most {most} ({why}), not {value}")
-        pairs = protocol.training_pairs, protocol.validation_pairs, protocol.test_pairs
-        shipped.part("pools").check_enough(self._load(), *pairs)
-
-    def code_digest(self, model: str) -> str | None:
-        """None: hpo's own code trains them."""
-        return None
 
 
 def _check_names(key: str, values: Mapping[str, object], model: str) -> None:

@@ -10,7 +10,6 @@ from hpo.experiment import shipped
 from hpo.experiment.description import Description
 from hpo.experiment.prepare import prepared
 from hpo.experiment.shipped import ShippedData
-from hpo.study.digits_spec import DigitsData
 from hpo.study.experiment_spec import is_locator, spec_from
 from hpo.study.search import check_sampler
 from hpo.study.spec import MODELS, StudySpec, builtin_spec, load_spec, read_file
@@ -71,9 +70,9 @@ class Requested:
 class Requests:
     """Turns what is asked for into specs; data and experiments are loaded when they are needed, once."""
 
-    def __init__(self, digits: Callable[[], ShippedData]) -> None:
-        """`digits` loads the images."""
-        self._digits = digits
+    def __init__(self, shipped_data: Callable[[], ShippedData]) -> None:
+        """`shipped_data` loads the shipped experiment's."""
+        self._shipped_data = shipped_data
         self._described: dict[str, DescribedData] = {}
 
     def studies(self, *, experiment: str | None, model: str | None, path: Path | None) -> list[Requested]:

@@ -58,7 +58,7 @@ class Lanes:
     @functools.cached_property
     def draws(self) -> Draws:
         """The draws of pool A; the images are loaded when they are first needed."""
-        return Draws(shipped.part("lanes").training_pool(self._digits()))
+        return Draws(shipped.part("lane_pools").pool_a(self._digits()))
 
     @property
     def population(self) -> Population:
@@ -189,7 +189,7 @@ class Lanes:
     def _test_pairs(self, job: Job) -> tuple[ImagePool, PairTable]:
         """The test pairs of a final round, whose opening of pool B is on record."""
         claim = job.claim
-        pool: ImagePool = shipped.part("lanes").test_pool(
+        pool: ImagePool = shipped.part("lane_pools").pool_b(
             self._digits(), slot_id=claim.slot.id, attempt=claim.slot.attempt, worker=self._worker
         )
         return pool, draw_test(pool, claim.draw_seed, claim.spec.protocol.test_pairs)

@@ -8,15 +8,12 @@ from numpy.typing import NDArray
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, compare
-from hpo.analysis.items import crossed_intervals
 from hpo.digits import answers
 from hpo.digits.answers import RoundAnswers
 from hpo.report.sentences import items_note, row_note
 from hpo.report.views import view_of
 from hpo.storage.outcome import UnreadableOutcome, pack_answers, unpack_answers
-from hpo.study.digits_spec import METRICS
-from tests.support import digit_answers
-from tests.support.digit_answers import item_scores, scored
+from tests.support.answers import crossed_intervals, item_scores
 from tests.support.handmade import packed_answers
 from tests.support.results import finals, run, study
 
@@ -24,7 +21,10 @@ LABELS = np.repeat(np.arange(10), 60)  # of a pool of 600 images
 
 
 def _round(number: int, correct: NDArray[np.bool_], images: NDArray[np.int64]) -> RoundAnswers:
-    return digit_answers.answers(number, images, LABELS[images], correct)
+    digits = LABELS[images]
+    return RoundAnswers(
+        round=number, slot=number, opened=True, images=images, digits=digits, correct=correct, said=digits
+    )
 
 
 def _rounds(rng: np.random.Generator, rounds: int, hard: float) -> dict[int, RoundAnswers]:
@@ -37,10 +37,6 @@ def _rounds(rng: np.random.Generator, rounds: int, hard: float) -> dict[int, Rou
         by_chance = rng.random(300) < 0.64
         made[r] = _round(r, np.where(rng.random(300) < hard, by_image, by_chance), images)
     return made
-
-
-def _intervals(sides: list[tuple[dict[int, RoundAnswers], dict[int, RoundAnswers]]]) -> list[stats.Interval | None]:
-    return crossed_intervals([(scored(a), scored(b)) for a, b in sides], METRICS[0])
 
 
 def test_draws_are_the_workers() -> None:
@@ -102,7 +98,7 @@ def test_new_images_widen_the_interval_where_images_matter() -> None:
     for hard in (0.0, 0.95):
         rng = np.random.default_rng(3)
         a, b = _rounds(rng, 12, hard), _rounds(rng, 12, 0.0)
-        (crossed,) = _intervals([(a, b)])
+        (crossed,) = crossed_intervals([(a, b)])
         difference = stats.paired_difference(
             [float(a[r].correct.mean()) for r in a], [float(b[r].correct.mean()) for r in b]
         )
@@ -117,16 +113,16 @@ def test_new_images_widen_the_interval_where_images_matter() -> None:
 def test_crossed_intervals_of_several_pairs() -> None:
     rng = np.random.default_rng(4)
     a, b = _rounds(rng, 4, 0.5), _rounds(rng, 4, 0.5)
-    same, alone, reverse = _intervals([(a, a), ({0: a[0]}, b), (b, a)])
+    same, alone, reverse = crossed_intervals([(a, a), ({0: a[0]}, b), (b, a)])
     assert same is not None
     assert (same.low, same.high) == (0, 0)
     assert alone is None  # one round in common
-    (forward,) = _intervals([(a, b)])
+    (forward,) = crossed_intervals([(a, b)])
     assert forward is not None
     assert reverse is not None
     assert (reverse.low, reverse.high) == pytest.approx((-forward.high, -forward.low), abs=1e-9)
     other = {r: _round(r, one.correct, one.images[::-1]) for r, one in b.items()}
-    assert _intervals([(a, other)]) == [None]  # not the same pairs
+    assert crossed_intervals([(a, other)]) == [None]  # not the same pairs
 
 
 def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
@@ -143,8 +139,7 @@ def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
             for label, of_label in by_label.items()
             for r, one in of_label.items()
         ]
-        result = study("ws", runs)
-        return compare([result], {result.id: item_scores(result, whole)})
+        return compare([study("ws", runs)], {1: item_scores(whole)})
 
     (pair,) = compared(0).pairs
     assert pair.items is not None
@@ -157,7 +152,8 @@ def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
     (row,) = [row for row in actual.rows if row.label == "paper"]
     assert (row.test.n, row.train.n) == (4, 3)
     assert row_note(row) == "1 diverged, counted at chance accuracy in the test values and left out of the train ones"
-    (elsewhere,) = compare([study("ws", finals("tuned", [0.9]) + finals("paper", [0.8]))], {}).pairs
+    others = {2: item_scores({})}
+    (elsewhere,) = compare([study("ws", finals("tuned", [0.9]) + finals("paper", [0.8]))], others).pairs
     assert items_note(elsewhere) == ""  # its images are not at hand, which the page says once
 
 

@@ -7,14 +7,21 @@ from hpo.digits import charts
 from hpo.digits.answers import RoundAnswers
 from hpo.digits.confusion import DigitConfusion, confusion_of, names_digits
 from hpo.digits.sections import classification_sentences
-from tests.support import digit_answers
+from hpo.report.views import view_of
 from tests.support.results import PARAMS, finals, run, study
 
 
 def answered(number: int, pairs: list[tuple[tuple[int, int], tuple[int, int], bool]]) -> RoundAnswers:
     """A round from (true digits, named digits, right?) of every pair."""
-    true, said, right = zip(*pairs, strict=True)
-    return digit_answers.answers(number, np.arange(2 * len(pairs)).reshape(-1, 2), true, right, said)
+    return RoundAnswers(
+        round=number,
+        slot=number,
+        opened=True,
+        images=np.arange(2 * len(pairs)).reshape(-1, 2),
+        digits=np.array([digits for digits, _, _ in pairs]),
+        said=np.array([said for _, said, _ in pairs]),
+        correct=np.array([right for _, _, right in pairs]),
+    )
 
 
 @pytest.fixture
@@ -60,13 +67,12 @@ def test_without_a_mistake_there_is_one_sentence() -> None:
 
 def test_only_who_is_told_to_name_digits_is_asked() -> None:
     """ws has the same vectors, but no loss ever says that they are digits; nor has ws-aux with aux weight 0."""
-    aux = {**PARAMS, "main_weight": 0.5}
-    runs = [*finals("paper", [0.9]), run("final", 5, label="tuned", round=0, params={**aux, "aux_weight": 1.0})]
-    runs.append(run("final", 6, label="alone", round=0, params={**aux, "aux_weight": 0.0}))
-    (seen,) = digit_answers.view([study("ws-aux", runs)], {}).studies
-    assert [names_digits(seen, label) for label in ("tuned", "alone", "none")] == [True, False, False]
-    (seen,) = digit_answers.view([study("ws", finals("tuned", [0.9]))], {}).studies
-    assert not names_digits(seen, "tuned")
+    weights = {**PARAMS, "main_weight": 0.5}
+    runs = [*finals("paper", [0.9]), run("final", 5, label="tuned", round=0, params={**weights, "aux_weight": 1.0})]
+    runs.append(run("final", 6, label="alone", round=0, params={**weights, "aux_weight": 0.0}))
+    aux, ws = view_of("digits", [study("ws-aux", runs), study("ws", runs)], {}).studies
+    assert [names_digits(aux, label) for label in ("tuned", "alone", "none")] == [True, False, False]
+    assert not names_digits(ws, "tuned")
 
 
 def test_the_picture_shows_every_cell_once(actual: DigitConfusion) -> None:

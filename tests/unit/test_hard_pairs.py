@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpo.digits import images
+from hpo.digits import images as pictures
 from hpo.digits import pools as digits_module
 from hpo.digits.answers import RoundAnswers
 from hpo.digits.hard_pairs import Gallery, Recorded, galleries_of, hardest
 from hpo.digits.pools import Digits, to_network_images
+from hpo.experiment.view import View
+from hpo.report.views import view_of
 from hpo.results.records import Opening, StudyResult
-from tests.support import digit_answers
+from tests.support.answers import columns_of
 from tests.support.results import run, study
 
 LABELS = np.arange(40) % 10  # of pool B
@@ -23,8 +25,15 @@ LABELS = np.arange(40) % 10  # of pool B
 def answered(wrong: list[int], pairs: list[tuple[int, int]] | None = None, number: int = 0) -> RoundAnswers:
     """A round over pairs of images, wrong at these places."""
     images = np.array([(0, 1), (2, 3), (4, 5), (6, 7)] if pairs is None else pairs)
-    correct = ~np.isin(np.arange(len(images)), wrong)
-    return digit_answers.answers(number, images, LABELS[images], correct, np.zeros_like(images))
+    return RoundAnswers(
+        round=number,
+        slot=number,
+        opened=True,
+        images=images,
+        digits=LABELS[images],
+        said=np.zeros_like(images),
+        correct=~np.isin(np.arange(len(images)), wrong),
+    )
 
 
 def rounds_of(model: Any, *rounds: RoundAnswers) -> list[Recorded]:
@@ -95,8 +104,7 @@ def seen(results: list[StudyResult], label: str, given: RoundAnswers) -> View:
 
 
 def gallery(results: list[StudyResult], digits: Digits, given: RoundAnswers) -> tuple[Gallery, ...]:
-    answers = {result.id: {"tuned": {0: given}} for result in results if result.final_runs}
-    view = digit_answers.view(results, answers)
+    view = seen(results, "tuned", given)
     return galleries_of(view, lambda digest: digits if digest == digits.digest else None)
 
 
@@ -129,8 +137,7 @@ def test_nothing_is_shown_of_an_opening_that_is_not_on_record(digits: Digits) ->
 
 def test_without_images_there_is_no_gallery(digits: Digits) -> None:
     result = finished(digits, "a", 1)
-    view = digit_answers.view([result], {1: {"tuned": {0: answered([0])}}})
-    assert galleries_of(view, lambda digest: None) == ()
+    assert galleries_of(seen([result], "tuned", answered([0])), lambda digest: None) == ()
 
 
 def test_the_same_rounds_under_two_labels_count_once(digits: Digits) -> None:
@@ -142,7 +149,7 @@ def test_the_same_rounds_under_two_labels_count_once(digits: Digits) -> None:
         tuned={"params": {}, "source": "paper", "confirm_mean": 0.9},
     )
     paper = replace(paper, openings=(Opening(slot_id=1, attempt=1, worker="w", opened_at=0.0),))
-    view = digit_answers.view([paper], {1: {"paper": {0: answered([0])}}})
+    view = seen([paper], "paper", answered([0]))
     assert view.studies[0].rounds["tuned"] == view.studies[0].rounds["paper"]
     (shown,) = galleries_of(view, lambda digest: digits)
     assert [pair.trainings for pair in shown.pairs] == [1]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
 from hpo.analysis import items, stats
-from hpo.analysis.items import ScoredRound
 from hpo.analysis.pairwise import FAMILIES, pairs_of, setting_of
-from hpo.study.digits_spec import METRICS
+from hpo.digits.answers import RoundAnswers
+from tests.support.answers import crossed_intervals
 from tests.support.results import finals, study
 
 Floats = NDArray[np.float64]
@@ -173,16 +173,18 @@ def _crossed_world(rng: np.random.Generator, by_round: float, by_image: float) -
     """
     rounds, images = 8, 60
     image_effect, round_effect = rng.normal(0, by_image, images), rng.normal(0, by_round, rounds)
-    a: dict[int, ScoredRound] = {}
-    b: dict[int, ScoredRound] = {}
+    a: dict[int, RoundAnswers] = {}
+    b: dict[int, RoundAnswers] = {}
     for r in range(rounds):
         pairs = rng.permutation(images).reshape(-1, 2)
         shift = round_effect[r] + image_effect[pairs].sum(axis=1)
         u = rng.random(len(pairs))  # one draw for both: each is right with its own probability
         for side, level in ((a, 0.70 + shift), (b, np.full(len(pairs), 0.60))):
-            side[r] = ScoredRound(scores=(u < level).astype(np.float64), units=pairs)
-    (interval,) = items.crossed_intervals([(a, b)], METRICS[0], seed=int(rng.integers(2**31)))
-    difference = float(np.mean([a[r].scores.mean() - b[r].scores.mean() for r in a]))
+            side[r] = RoundAnswers(
+                round=r, slot=r, opened=True, images=pairs, digits=pairs, correct=u < level, said=pairs
+            )
+    (interval,) = crossed_intervals([(a, b)], seed=int(rng.integers(2**31)))
+    difference = float(np.mean([a[r].correct.mean() - b[r].correct.mean() for r in a]))
     assert interval is not None
     return difference, interval
 
@@ -210,16 +212,18 @@ def test_rounds_alone_do_not_cover_new_images() -> None:
     rng, worlds, t_covered, crossed_covered = np.random.default_rng(10), 150, 0, 0
     for _ in range(worlds):
         image_effect = rng.normal(0, 0.3, 40)
-        a: dict[int, ScoredRound] = {}
-        b: dict[int, ScoredRound] = {}
+        a: dict[int, RoundAnswers] = {}
+        b: dict[int, RoundAnswers] = {}
         for r in range(20):
             pairs = rng.permutation(40).reshape(-1, 2)
             level = 0.5 + image_effect[pairs].sum(axis=1) / 2
             for side, chance in ((a, level), (b, np.full(len(pairs), 0.5))):
                 correct = rng.random(len(pairs)) < chance
-                side[r] = ScoredRound(scores=correct.astype(np.float64), units=pairs)
-        (crossed,) = items.crossed_intervals([(a, b)], METRICS[0])
-        means_a, means_b = ([float(side[r].scores.mean()) for r in side] for side in (a, b))
+                side[r] = RoundAnswers(
+                    round=r, slot=r, opened=True, images=pairs, digits=pairs, correct=correct, said=pairs
+                )
+        (crossed,) = crossed_intervals([(a, b)])
+        means_a, means_b = ([float(side[r].correct.mean()) for r in side] for side in (a, b))
         t_covered += holds(stats.paired_difference(means_a, means_b).interval, 0.0)
         crossed_covered += holds(crossed, 0.0)
     assert t_covered / worlds < 0.8
