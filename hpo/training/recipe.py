@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Columns = Mapping[str, "Tensor"]  # by name, each (P, B, ...)
+LossColumns = Mapping[str, "Tensor"]  # by name, each (P, B, ...)
 Hyper = Mapping[str, "Tensor"]  # by name, each (P,); 0 in a lane where it is not active
-TrainingLoss = Callable[[Any, Columns, Hyper], tuple["Tensor", "Tensor"]]
+TrainingLoss = Callable[[Any, LossColumns, Hyper], tuple["Tensor", "Tensor"]]
 
 
 class Inputs(ABC):

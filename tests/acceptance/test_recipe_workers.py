@@ -6,21 +6,17 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from hpo.experiment.description import Description
 from hpo.experiment.items import Draw
 from hpo.experiment.load import load
 from hpo.experiment.measure import measure
-from hpo.experiment.prepare import prepared
 from hpo.experiment.recipes import train_alone
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Report, Run
-from hpo.storage import migrate, slots, studies
-from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 from hpo.training.recipe import Recipe
-from tests.support import function_studies
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
+from tests.support.experiments import create
 
 CODE = """
 import os, time
@@ -63,39 +59,19 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def description(file: Path) -> Description:
-    return prepared(str(file))
-
-
-def create(hpo: Hpo, description: Description, epochs: int) -> None:
-    engine = open_engine(hpo.url)
-    migrate.create_or_check(engine)
-    function_studies.create_study(engine, description, "mlp", trials=2, epochs=epochs)
-    engine.dispose()
-
-
-def slots_of(hpo: Hpo) -> list[Slot]:
-    engine = open_engine(hpo.url)
-    try:
-        return slots.list_slots(engine, studies.get_study(engine, "mlp").id)
-    finally:
-        engine.dispose()
-
-
 def test_killed_it_ends_as_if_undisturbed_and_is_reported(
-    hpo: Hpo, file: Path, description: Description, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL of a worker and SIGTERM of the next: the same results to the bit, gone on with where they were.
 
     A trial's result is that of the same training here; and the report says what came of it.
     """
-    create(hpo, description, epochs=6)
+    create(hpo, file, "mlp", trials=2, epochs=6)
     finish(hpo.start(*DRAIN, "--experiment", file))
     whole = check_exact(hpo.url, "mlp", search=2, confirm=4, rounds=2)
     check_equal_to_training_alone(whole["search"][0], file)
     again = Hpo(tmp_path, f"sqlite:///{tmp_path / 'again.db'}")
-    create(again, description, epochs=6)
+    create(again, file, "mlp", trials=2, epochs=6)
     monkeypatch.setenv("SLOWNESS", "0.05")
     for number in (signal.SIGKILL, signal.SIGTERM):
         worker = again.start(*DRAIN, "--experiment", file, "--checkpoint", "0", "--lease", "2")
