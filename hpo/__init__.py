@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     )
     from hpo.experiment.model import Model
     from hpo.experiment.page import Section, figure, table
+    from hpo.experiment.recipe import Adam, Inputs, Recipe, Tensors, dropout
     from hpo.experiment.rows import rows
     from hpo.experiment.run import Diverged, Run
     from hpo.experiment.spaces import Choice, Float, Int
-    from hpo.training.recipe import Adam, Inputs, Recipe, Tensors, dropout
 
 __version__ = "0.1.0"
 
@@ -51,7 +51,7 @@ _HOMES = {
     "experiment.rows": ("rows",),
     "experiment.run": ("Diverged", "Run"),
     "experiment.spaces": ("Choice", "Float", "Int"),
-    "training.recipe": ("Adam", "Inputs", "Recipe", "Tensors", "dropout"),
+    "experiment.recipe": ("Adam", "Inputs", "Recipe", "Tensors", "dropout"),
 }
 _HOME = {name: f"hpo.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -11,6 +11,7 @@ import numpy as np
 from hpo.digits.answers import RoundAnswers
 from hpo.digits.idx import CLASSES
 from hpo.experiment.view import StudyView
+from hpo.study.digits_spec import HYPERPARAMETERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,8 @@ class DigitConfusion:
 def names_digits(study: StudyView, label: str) -> bool:
     """Whether that configuration is trained to name the digits: whether a loss of its asks for them."""
     weight = study.params.get(label, {}).get("aux_weight", 0.0)
-    return isinstance(weight, float | int) and weight > 0
+    asked = "aux_weight" in HYPERPARAMETERS.get(study.model, ("aux_weight",))
+    return asked and isinstance(weight, float | int) and weight > 0
 
 
 def confusion_of(study: str, model: str, label: str, rounds: Sequence[RoundAnswers]) -> DigitConfusion:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from hpo.training import models
 from hpo.training.draws import ImagePool, PairTable
 from hpo.training.population import ItemMetric, Prediction
-from hpo.training.recipe import Columns, Hyper, Inputs, Recipe
+from hpo.training.recipe import Hyper, Inputs, LossColumns, Recipe
 from hpo.training.stacked import WindowTable
 
 KERNEL, POOL = 5, 2  # of the first convolution and of the pooling after it, in all three networks
@@ -60,13 +60,13 @@ def cross_entropies(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
 
 
-def comparison_loss(out: tuple[Tensor, Tensor | None], columns: Columns, hyper: Hyper) -> tuple[Tensor, Tensor]:
+def comparison_loss(out: tuple[Tensor, Tensor | None], columns: LossColumns, hyper: Hyper) -> tuple[Tensor, Tensor]:
     """The comparison's cross entropy is the objective too."""
     loss = cross_entropies(out[0], columns["target"]).mean(1)
     return loss, loss
 
 
-def auxiliary_loss(out: tuple[Tensor, Tensor], columns: Columns, hyper: Hyper) -> tuple[Tensor, Tensor]:
+def auxiliary_loss(out: tuple[Tensor, Tensor], columns: LossColumns, hyper: Hyper) -> tuple[Tensor, Tensor]:
     """The objective has the cross entropies of both digits as well, weighted."""
     logits, digit_logits = out
     comparison = cross_entropies(logits, columns["target"]).mean(1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.training import models, streams
-from hpo.training.recipe import Columns, Hyper, Inputs, Recipe
+from hpo.training.recipe import Hyper, Inputs, LossColumns, Recipe
 from hpo.training.stacked import stack
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's (Kingma, Ba, ICLR 2015), as torch.optim.Adam has them
@@ -80,7 +80,7 @@ class Lockstep:
     def epoch(
         self,
         index: Tensor,
-        columns: Columns,
+        columns: LossColumns,
         hyper: Hyper,
         steps: Tensor,
         dropout_keys: Tensor,
@@ -114,7 +114,7 @@ class Lockstep:
             self._adam(gradients, rate_TP[t], eps_TP[t], decay)
         return torch.stack(seen).to(torch.float64).mul_(shares_T[:, None, None]).mean(0)
 
-    def _split(self, columns: Columns, batches: int) -> list[dict[str, Tensor]]:
+    def _split(self, columns: LossColumns, batches: int) -> list[dict[str, Tensor]]:
         """The columns of each batch."""
         parts = {name: values.split(self.batch, dim=1) for name, values in columns.items()}
         return [{name: part[t] for name, part in parts.items()} for t in range(batches)]

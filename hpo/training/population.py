@@ -18,11 +18,11 @@ from torch import Tensor
 from hpo.training import models, streams
 from hpo.training.lockstep import Layout, Lockstep
 from hpo.training.memory import is_out_of_memory
-from hpo.training.recipe import Columns, Inputs, Recipe, to_tensor
+from hpo.training.recipe import Inputs, LossColumns, Recipe, to_tensor
 from hpo.training.stacked import stack
 
 EVALUATION_CHUNK = 1000  # items a forward pass outside of training
-ItemMetric = Callable[[Any, Columns], Tensor]  # of the recipe's outputs (P, E, ...) and the columns: (P, E)
+ItemMetric = Callable[[Any, LossColumns], Tensor]  # of the recipe's outputs (P, E, ...) and the columns: (P, E)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Columns = Mapping[str, "Tensor"]  # by name, each (P, B, ...)
+LossColumns = Mapping[str, "Tensor"]  # by name, each (P, B, ...)
 Hyper = Mapping[str, "Tensor"]  # by name, each (P,); 0 in a lane where it is not active
-TrainingLoss = Callable[[Any, Columns, Hyper], tuple["Tensor", "Tensor"]]
+TrainingLoss = Callable[[Any, LossColumns, Hyper], tuple["Tensor", "Tensor"]]
 
 
 class Inputs(ABC):
@@ -62,11 +62,12 @@ class Tensors(Inputs):
 
 def to_tensor(values: Any, what: str) -> "Tensor":
     """An array, a data frame of numbers or a tensor as a tensor; TypeError names `what` holds no numbers."""
-    import numpy as np
     import torch
 
     if isinstance(values, torch.Tensor):
         return values
+    import numpy as np  # here: where there is torch alone, all are tensors
+
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"a recipe reads numbers, but {what} is of type {array.dtype}; make numbers of it in load")

@@ -12,13 +12,11 @@ from hpo.experiment.measure import measure
 from hpo.experiment.recipes import train_alone
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Report, Run
-from hpo.storage import slots, studies
-from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 from hpo.training.recipe import Recipe
-from tests.support import experiments
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
+from tests.support.experiments import create
 
 CODE = """
 import os, time
@@ -61,18 +59,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def create(hpo: Hpo, file: Path, epochs: int) -> None:
-    experiments.create(hpo, file, "mlp", trials=2, epochs=epochs)
-
-
-def slots_of(hpo: Hpo) -> list[Slot]:
-    engine = open_engine(hpo.url)
-    try:
-        return slots.list_slots(engine, studies.get_study(engine, "mlp").id)
-    finally:
-        engine.dispose()
-
-
 def test_killed_it_ends_as_if_undisturbed_and_is_reported(
     hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,12 +66,12 @@ def test_killed_it_ends_as_if_undisturbed_and_is_reported(
 
     A trial's result is that of the same training here; and the report says what came of it.
     """
-    create(hpo, file, epochs=6)
+    create(hpo, file, "mlp", trials=2, epochs=6)
     finish(hpo.start(*DRAIN, "--experiment", file))
     whole = check_exact(hpo.url, "mlp", search=2, confirm=4, rounds=2)
     check_equal_to_training_alone(whole["search"][0], file)
     again = Hpo(tmp_path, f"sqlite:///{tmp_path / 'again.db'}")
-    create(again, file, epochs=6)
+    create(again, file, "mlp", trials=2, epochs=6)
     monkeypatch.setenv("SLOWNESS", "0.05")
     for number in (signal.SIGKILL, signal.SIGTERM):
         worker = again.start(*DRAIN, "--experiment", file, "--checkpoint", "0", "--lease", "2")

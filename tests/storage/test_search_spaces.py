@@ -189,7 +189,6 @@ def test_cmaes_cannot_search_one_hyperparameter() -> None:
 
 def test_cmaes_learns_and_believes_no_database(sqlite_engine: Engine) -> None:
     """Each ask goes on from the state that is stored; one that names anything else is refused."""
-    pytest.importorskip("cmaes", reason="CMA-ES needs the package cmaes")
     spec = described_spec("flat", sampler={"name": "cmaes", "startup_trials": 4}, budget={"trials": 40})
     check_sampler(spec)
     search = Search(open_optuna(sqlite_engine), make(sqlite_engine, spec))

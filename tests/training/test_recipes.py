@@ -15,7 +15,7 @@ import hpo
 from hpo.experiment.items import Items
 from hpo.training import models, streams
 from hpo.training.population import Population, Task
-from hpo.training.recipe import Columns, Hyper
+from hpo.training.recipe import Hyper, LossColumns
 from tests.support.training import parameters_of
 
 FEATURES, ITEMS, BATCH = 5, 90, 32
@@ -40,7 +40,7 @@ def network() -> nn.Module:
     )
 
 
-def loss(out: Tensor, columns: Columns, hyper: Hyper) -> tuple[Tensor, Tensor]:
+def loss(out: Tensor, columns: LossColumns, hyper: Hyper) -> tuple[Tensor, Tensor]:
     """Cross entropy, smoothed by lane: shown without."""
     logs = F.log_softmax(out, -1)
     shown = -logs.gather(-1, columns["y"][..., None])[..., 0].mean(-1)
