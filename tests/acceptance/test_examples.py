@@ -18,9 +18,16 @@ SMALL = {  # experiment: options of its run
     "diabetes": ("--trials", "6", "--rounds", "7"),
     "handwriting": ("--trials", "3", "--rounds", "2", "--epochs", "2"),
     "language": ("--trials", "3", "--rounds", "2", "--epochs", "1"),
+    "pairs": ("--trials", "2", "--rounds", "2", "--epochs", "1"),
 }
 MOST_BYTES = 1_500_000  # of a finished report
-METRICS = {"cancer": "accuracy", "diabetes": "rmse", "handwriting": "accuracy", "language": "perplexity"}
+METRICS = {
+    "cancer": "accuracy",
+    "diabetes": "rmse",
+    "handwriting": "accuracy",
+    "language": "perplexity",
+    "pairs": "accuracy",
+}
 pytestmark = pytest.mark.long
 
 

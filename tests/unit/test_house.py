@@ -130,9 +130,9 @@ def test_nothing_but_one_default_names_the_digits() -> None:
 
 
 def test_packages_hold_only_their_docstring() -> None:
-    """Nothing happens when a folder is imported; `hpo` itself has its version and its public names."""
+    """Nothing happens when a folder is imported; `hpo` and `hpo.digits` have names for users, loaded on use."""
     for path in PACKAGE.rglob("__init__.py"):
-        if path.parent == PACKAGE:
+        if path.parent in (PACKAGE, PACKAGE / "digits"):
             continue
         first, *rest = ast.parse(path.read_text()).body
         assert isinstance(first, ast.Expr), path
