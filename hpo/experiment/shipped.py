@@ -8,8 +8,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Protocol
 
-LOCATOR = "hpo.digits:digits"
-PACKAGE, _, NAME = LOCATOR.partition(":")
+PACKAGE, NAME = "hpo.digits", "digits"
 
 
 def part(name: str) -> Any:

@@ -125,7 +125,7 @@ def test_nothing_but_one_default_names_the_digits() -> None:
     }
     assert named == {
         "cli/root.py": ['"data": "hpo.digits.command:data",'],
-        "experiment/shipped.py": ['LOCATOR = "hpo.digits:digits"'],
+        "experiment/shipped.py": ['PACKAGE, NAME = "hpo.digits", "digits"'],
     }
 
 
