@@ -59,6 +59,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_killed_it_ends_as_if_undisturbed_and_is_reported(
     hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
