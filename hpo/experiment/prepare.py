@@ -119,7 +119,7 @@ def _data(locator: str, experiment: Experiment, folder: Path) -> Mapping[str, An
         where = f"in {module.__name__}.py"
         if names := long_globals(module, lengths):
             seen.append(
-                f"{', '.join(names)} {where}: as long as the data; a training that reads it sees what judges it"
+                f"{', '.join(names)} {where}: as long as the data; trainings that read such globals see what judges them"
             )
         seen += [
             f"{name} {where} was fitted when the file was imported, to rows that judge; fit it in train"
