@@ -118,9 +118,8 @@ def _data(locator: str, experiment: Experiment, folder: Path) -> Mapping[str, An
     for module in users_modules():
         where = f"in {module.__name__}.py"
         if names := long_globals(module, lengths):
-            seen.append(
-                f"{', '.join(names)} {where}: as long as the data; trainings that read such globals see what judges them"
-            )
+            long = f"{', '.join(names)} {where}"
+            seen.append(f"{long}: as long as the data; trainings that read such globals see what judges them")
         seen += [
             f"{name} {where} was fitted when the file was imported, to rows that judge; fit it in train"
             for name in fitted_globals(module)
