@@ -15,7 +15,12 @@ from tests.support.open_slots import any_running
 
 BOTH = pytest.mark.parametrize("two_studies", ["hpo", "hpo_on_postgres"], indirect=True)
 Damage = Callable[[Hpo], None]
-DELETE = "import optuna, sys; optuna.delete_study(study_name=sys.argv[1], storage=sys.argv[2])"
+DELETE = """
+import optuna, sys
+name, url = sys.argv[1:]
+while name in optuna.get_all_study_names(url):  # Optuna gives up in silence where a worker has just written to it
+    optuna.delete_study(study_name=name, storage=url)
+"""
 
 
 @pytest.fixture(params=["hpo"])
