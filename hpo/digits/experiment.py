@@ -16,7 +16,7 @@ import numpy as np
 
 from hpo.analysis.comparison import PUBLISHED_ACCURACIES
 from hpo.digits.load import load
-from hpo.digits.pools import Digits, FinalPermit, to_network_images
+from hpo.digits.pools import ChildPermit, Digits, to_network_images
 from hpo.errors import ExperimentError
 from hpo.experiment.experiment import Data, Experiment
 from hpo.experiment.items import Draw, Items
@@ -63,7 +63,7 @@ def pool_b() -> "ImagePool":
     """The images of the final test; hpo calls it where an opening is on record, and nobody else does."""
     from hpo.training.draws import ImagePool
 
-    opened = images().open_pool_b(FinalPermit(slot_id=0, attempt=0, worker="a child of the worker on record"))
+    opened = images().open_pool_b(ChildPermit())
     return ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
 
 

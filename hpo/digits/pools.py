@@ -22,14 +22,22 @@ MOST_SHOWN = 100  # images of the test pool that may be shown to people at once
 class FinalPermit:
     """Permission to open the test pool, for one attempt at one final slot.
 
-    Only a worker's lanes and its children have one made (hpo.digits.lane_pools, hpo.digits.experiment), and only after
-    storage.slots.record_opening has returned True. It is a guard rail against mistakes, not a lock: the record of
-    openings is the one in the database.
+    Only hpo.digits.lane_pools makes one, for a worker whose storage.slots.record_opening has returned True. It is a
+    guard rail against mistakes, not a lock: the record of openings is the one in the database.
     """
 
     slot_id: int
     attempt: int
     worker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildPermit:
+    """Permission to open the test pool, in a process that hpo tells to test what it has trained.
+
+    Only hpo.digits.experiment makes one, as the `b` of its data: hpo calls that where the opening is on record. A guard
+    rail as FinalPermit is; which slot it is, the process is not told.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +83,9 @@ class Digits:
         """Return pool B's digits (N,): not sealed, the report recomputes the test's targets from them."""
         return self._labels[self.pool_b]
 
-    def open_pool_b(self, permit: FinalPermit) -> Pool:
+    def open_pool_b(self, permit: FinalPermit | ChildPermit) -> Pool:
         """Return the test pool to whoever runs a final slot; TestPoolSealed without a permit."""
-        if type(permit) is not FinalPermit:
+        if type(permit) not in (FinalPermit, ChildPermit):
             raise TestPoolSealed(
                 "the test pool is sealed: only a worker that runs a final slot opens it, and each opening is "
                 f"recorded; got {type(permit).__name__} in place of a permit"

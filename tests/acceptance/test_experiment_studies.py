@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 
-from hpo.storage import slots, studies
-from hpo.storage.engine import open_engine
-from hpo.storage.slots import Slot
 from tests.support.commandline import DRAIN, Hpo, finish
+from tests.support.experiments import slots_of
 
 CODE = """
 import hpo
@@ -55,14 +53,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "sugar_study.py"
     path.write_text(CODE)
     return path
-
-
-def slots_of(hpo: Hpo, name: str) -> list[Slot]:
-    engine = open_engine(hpo.url)
-    try:
-        return slots.list_slots(engine, studies.get_study(engine, name).id)
-    finally:
-        engine.dispose()
 
 
 def test_all_models_of_an_experiment_to_the_end(hpo: Hpo, file: Path) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from hpo.experiment.child import can_fork
-from hpo.storage import slots, studies
-from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 from tests.support.commandline import DRAIN, Hpo, Said, finish, wait_until
 from tests.support.exact import check_exact, results
-from tests.support.experiments import create
+from tests.support.experiments import create, slots_of
 
 CODE = """
 import os, pathlib, time
@@ -114,14 +112,6 @@ def file(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_text(CODE)
     return path
-
-
-def slots_of(hpo: Hpo, name: str) -> list[Slot]:
-    engine = open_engine(hpo.url)
-    try:
-        return slots.list_slots(engine, studies.get_study(engine, name).id)
-    finally:
-        engine.dispose()
 
 
 def notes(file: Path, what: str) -> list[str]:

@@ -18,13 +18,10 @@ from hpo.experiment.description import Description
 from hpo.experiment.items import Draw
 from hpo.experiment.prepare import prepared
 from hpo.experiment.rows import Rows, rows
-from hpo.storage import slots, studies
 from hpo.storage.columns import unpack_columns
-from hpo.storage.engine import open_engine
-from hpo.storage.slots import Slot
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
-from tests.support.experiments import DESCENT, create
+from tests.support.experiments import DESCENT, create, slots_of
 
 CODE = (
     DESCENT
@@ -99,14 +96,6 @@ def description(file: Path) -> Description:
 
 def start(hpo: Hpo, file: Path, *words: str) -> subprocess.Popen[str]:
     return hpo.start(*DRAIN, "--experiment", file, *words)
-
-
-def slots_of(hpo: Hpo, name: str) -> list[Slot]:
-    engine = open_engine(hpo.url)
-    try:
-        return slots.list_slots(engine, studies.get_study(engine, name).id, with_outputs=True)
-    finally:
-        engine.dispose()
 
 
 def children_of(worker: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from hpo.storage import slots, studies
+from hpo.storage.engine import open_engine
+from hpo.storage.slots import Slot
 from tests.support.commandline import Hpo
 
 DESCENT = """
@@ -71,3 +74,12 @@ def create(hpo: Hpo, file: Path, model: str, *, name: str = "", accept: bool = F
     path = hpo.folder / f"{name or model}.toml"
     path.write_text(SMALL.format(name=name or model, model=model, limit=limit, **values))
     hpo("study", "create", "--file", path, "--experiment", file, *(["--accept-changes"] if accept else []))
+
+
+def slots_of(hpo: Hpo, name: str) -> list[Slot]:
+    """All slots of a study with what they brought, as the database has them now."""
+    engine = open_engine(hpo.url)
+    try:
+        return slots.list_slots(engine, studies.get_study(engine, name).id, with_outputs=True)
+    finally:
+        engine.dispose()

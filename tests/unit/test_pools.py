@@ -17,7 +17,15 @@ from hpo import errors
 from hpo.digits import bundled as module
 from hpo.digits import pools
 from hpo.digits.load import info, load
-from hpo.digits.pools import MOST_SHOWN, AlreadyTested, Digits, FinalPermit, check_enough, to_network_images
+from hpo.digits.pools import (
+    MOST_SHOWN,
+    AlreadyTested,
+    ChildPermit,
+    Digits,
+    FinalPermit,
+    check_enough,
+    to_network_images,
+)
 
 
 @pytest.fixture(scope="session")
@@ -107,16 +115,18 @@ def test_test_pool_opens_with_a_permit_only(bundled: Digits) -> None:
         True,
         object(),
         FinalPermit,
+        ChildPermit,
         imitation,
         {"slot_id": 1, "attempt": 1, "worker": "w"},
     ):
         with pytest.raises(errors.TestPoolSealed, match="only a worker that runs a final slot") as caught:
             bundled.open_pool_b(refused)  # type: ignore[arg-type]  # the point of the test
         assert "\n" not in str(caught.value)
-    pool = bundled.open_pool_b(FinalPermit(slot_id=7, attempt=1, worker="host:1"))
-    assert pool.images.shape == (2000, 28, 28)
-    assert np.array_equal(pool.labels, bundled.pool_b_labels())
-    assert np.array_equal(pool.images, bundled._images[bundled.pool_b])
+    for permit in (FinalPermit(slot_id=7, attempt=1, worker="host:1"), ChildPermit()):
+        pool = bundled.open_pool_b(permit)
+        assert pool.images.shape == (2000, 28, 28)
+        assert np.array_equal(pool.labels, bundled.pool_b_labels())
+        assert np.array_equal(pool.images, bundled._images[bundled.pool_b])
 
 
 def test_few_tested_images_are_shown(bundled: Digits) -> None:
