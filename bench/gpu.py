@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import measure
 from bench.plain import PAPER, PlainLoop
 from bench.training import flops, pool, population, products
-from hpo.training import draws, models
-from hpo.training.digit_recipes import METRICS, RECIPES
+from hpo.digits import draws, models
+from hpo.digits.recipes import METRICS, RECIPES
 from hpo.training.population import Population, Task
 
 EPOCHS, PAIRS, BATCH, VALIDATION = 40, 1000, 100, 2000

@@ -18,10 +18,9 @@ import torch
 from bench import measure
 from bench.plain import PAPER, PlainLoop
 from hpo.analysis import stats
-from hpo.digits import load
+from hpo.digits import draws, load, models
 from hpo.digits.pools import to_network_images
-from hpo.training import draws, models
-from hpo.training.digit_recipes import METRICS, RECIPES, PairAnswers
+from hpo.digits.recipes import METRICS, RECIPES, PairAnswers
 from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
 from hpo.training.seeds import derive

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpo.training import draws, models
+from hpo.digits import draws, models
+from hpo.training.dropout import Dropout
 
 PAPER = {"learning_rate": 3e-3, "weight_decay": 2.5e-5, "dropout": 0.15, "aux_weight": 1.0, "main_weight": 0.5}
 
@@ -21,7 +22,7 @@ def module(name: str, dropout: float) -> nn.Module:
     model = models.ARCHITECTURES[name]()
     for parent in list(model.modules()):
         for key, child in parent.named_children():
-            if isinstance(child, models.Dropout):
+            if isinstance(child, Dropout):
                 setattr(parent, key, nn.Dropout(dropout))
     return model
 

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import measure
 from bench.plain import PAPER, PlainLoop
-from hpo.training import draws, models
-from hpo.training.digit_recipes import RECIPES
+from hpo.digits import draws, models
+from hpo.digits.recipes import RECIPES
 from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
 

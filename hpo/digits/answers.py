@@ -93,7 +93,7 @@ def pair_draws(labels: Ints) -> DrawPairs:
     """A function that draws test pairs as the worker does, from pool B's labels (N,); loads torch."""
     import torch
 
-    from hpo.training.draws import ImagePool, draw_test
+    from hpo.digits.draws import ImagePool, draw_test
 
     pool = ImagePool(name="B", images=torch.empty(0), labels=torch.from_numpy(labels.astype(np.int64)))
 

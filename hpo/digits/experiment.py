@@ -29,7 +29,7 @@ from hpo.training.recipe import Recipe, Tensors
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hpo.training.draws import ImagePool, PairTable
+    from hpo.digits.draws import ImagePool, PairTable
 
 FOLDER = "HPO_DATA_DIR"  # the variable that names a folder with MNIST's files, in children too
 
@@ -54,14 +54,14 @@ def images() -> Digits:
 
 def pool_a() -> "ImagePool":
     """The images to train and validate on."""
-    from hpo.digits import lane_pools
+    from hpo.digits import lanes
 
-    return lane_pools.pool_a(images())
+    return lanes.pool_a(images())
 
 
 def pool_b() -> "ImagePool":
     """The images of the final test; hpo calls it where an opening is on record, and nobody else does."""
-    from hpo.training.draws import ImagePool
+    from hpo.digits.draws import ImagePool
 
     opened = images().open_pool_b(ChildPermit())
     return ImagePool.from_numpy("B", to_network_images(opened.images), opened.labels)
@@ -69,7 +69,7 @@ def pool_b() -> "ImagePool":
 
 def draw(pool: "ImagePool", seeds: Draw) -> tuple[Items, Items]:
     """Training samples, shifted and swapped, and validation pairs, as the population's lanes have them."""
-    from hpo.training import draws
+    from hpo.digits import draws
 
     training, left_over = draws.draw_training(pool, seeds.seed, seeds.options.training_pairs)
     validation = draws.draw_validation(pool, left_over, seeds.seed, seeds.options.validation_pairs)
@@ -78,14 +78,14 @@ def draw(pool: "ImagePool", seeds: Draw) -> tuple[Items, Items]:
 
 def draw_test(pool: "ImagePool", seeds: Draw) -> Items:
     """Test pairs, no image twice."""
-    from hpo.training import draws
+    from hpo.digits import draws
 
     return items_of(pool, draws.draw_test(pool, seeds.seed, seeds.options.test_pairs))
 
 
 def items_of(pool: "ImagePool", pairs: "PairTable") -> Items:
     """Pairs: x (n, 2, 14, 14) in 0..1; y (n, 3), 1 where digit 1 <= digit 2, and the two digits; units: the images."""
-    from hpo.training.draws import shifted
+    from hpo.digits.draws import shifted
 
     x = shifted(pool.images[pairs.image], pairs.shift)
     y = np.column_stack([pairs.target.numpy(), pairs.digit.numpy()])
@@ -128,7 +128,7 @@ METRICS = (
 
 def network(name: str) -> "nn.Module":
     """A new network of this name."""
-    from hpo.training.models import ARCHITECTURES
+    from hpo.digits.models import ARCHITECTURES
 
     return ARCHITECTURES[name]()
 
@@ -140,16 +140,16 @@ def columns(items: Items) -> Mapping[str, Any]:
 
 def comparison_loss(out: Any, of: Mapping[str, "Tensor"], hyper: Mapping[str, "Tensor"]) -> tuple["Tensor", "Tensor"]:
     """The comparison's cross entropy."""
-    from hpo.training import digit_recipes
+    from hpo.digits import recipes
 
-    return digit_recipes.comparison_loss(out, of, hyper)
+    return recipes.comparison_loss(out, of, hyper)
 
 
 def auxiliary_loss(out: Any, of: Mapping[str, "Tensor"], hyper: Mapping[str, "Tensor"]) -> tuple["Tensor", "Tensor"]:
     """Both digits' cross entropies as well, weighted."""
-    from hpo.training import digit_recipes
+    from hpo.digits import recipes
 
-    return digit_recipes.auxiliary_loss(out, of, hyper)
+    return recipes.auxiliary_loss(out, of, hyper)
 
 
 def outputs_of(out: Any) -> Mapping[str, "Tensor"]:

@@ -1,6 +1,6 @@
 """Model cost: parameters, multiply-adds and latency of answering one pair.
 
-Everything is measured on the plain modules of `hpo.training.models`; the functions load torch.
+Everything is measured on the plain modules of `hpo.digits.models`; the functions load torch.
 """
 
 import platform
@@ -56,7 +56,7 @@ class Latencies:
 
 def cost_of(model: str) -> ModelCost:
     """Parameters and multiply-adds of a model."""
-    from hpo.training.models import ARCHITECTURES
+    from hpo.digits.models import ARCHITECTURES
 
     network = ARCHITECTURES[model]().eval()
     return ModelCost(
@@ -95,7 +95,7 @@ def latencies_of(models: Iterable[str], clock: Callable[[], float] = time.perf_c
     """Measure the models on one CPU thread; models that share a network are measured once."""
     import torch
 
-    from hpo.training.models import ARCHITECTURES
+    from hpo.digits.models import ARCHITECTURES
 
     by_network: dict[tuple[object, int], tuple[float, int]] = {}
     measured = []
@@ -134,7 +134,7 @@ def _pairs(pairs: int) -> "Tensor":
     """Inputs (pairs, 2, 14, 14) that are not all zero: denormal numbers could change the timing."""
     import torch
 
-    from hpo.training.draws import SIDE
+    from hpo.digits.draws import SIDE
 
     return torch.linspace(0, 1, pairs * 2 * SIDE * SIDE).view(pairs, 2, SIDE, SIDE)
 

@@ -22,7 +22,7 @@ MOST_SHOWN = 100  # images of the test pool that may be shown to people at once
 class FinalPermit:
     """Permission to open the test pool, for one attempt at one final slot.
 
-    Only hpo.digits.lane_pools makes one, for a worker whose storage.slots.record_opening has returned True. It is a
+    Only hpo.digits.lanes makes one, for a worker whose storage.slots.record_opening has returned True. It is a
     guard rail against mistakes, not a lock: the record of openings is the one in the database.
     """
 

@@ -1,4 +1,4 @@
-"""Training of many small networks in lockstep: streams, draws, models, population.
+"""Training of many small networks in lockstep: recipes, streams, stacked modules, population.
 
 Imports torch alone, so that it runs on a bare GPU machine.
 """

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hpo.training import models, streams
+from hpo.training import dropout, streams
 from hpo.training.recipe import Hyper, Inputs, LossColumns, Recipe
 from hpo.training.stacked import stack
 
@@ -59,7 +59,7 @@ class Lockstep:
         self.width, self.batch, self.dtype = width, batch, dtype
         self.twin = stack(plain, windows=inputs.windows).to(device, dtype)
         self._buffers = [torch.zeros(width, sum(self.layout.sizes), device=device, dtype=dtype) for _ in range(4)]
-        self._mask_counters = streams.mask_counters(models.decisions(plain, batch), device)
+        self._mask_counters = streams.mask_counters(dropout.decisions(plain, batch), device)
         self._leaves = list(self.twin.parameters())
         self._use(width)
 
@@ -121,14 +121,14 @@ class Lockstep:
 
     def _draw_masks(self, keys: Tensor, hyper: Hyper, items: int) -> None:
         """Set the dropout masks of one step, keys (P,), on so many items."""
-        layers = models.dropouts(self.twin)
+        layers = dropout.dropouts(self.twin)
         if not layers:
             return
         counters = self._mask_counters
         if items < self.batch:
-            counters = streams.mask_counters(models.decisions(self.twin, items), counters.device)
-        masks = streams.keep_masks(keys, counters, models.drop_rates(layers, hyper, items, counters.numel()))
-        models.set_masks(self.twin, masks.to(self.dtype), items)
+            counters = streams.mask_counters(dropout.decisions(self.twin, items), counters.device)
+        masks = streams.keep_masks(keys, counters, dropout.drop_rates(layers, hyper, items, counters.numel()))
+        dropout.set_masks(self.twin, masks.to(self.dtype), items)
 
     def _shares(self, index: Tensor) -> Tensor:
         """Of each batch of an epoch (P, S): its size over their mean size (T,), which is 1 where all are equal."""

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpo.training import models, streams
+from hpo.training import streams
+from hpo.training.dropout import dropouts
+from hpo.training.initialisation import initial_parameters
 from hpo.training.lockstep import Layout, Lockstep
 from hpo.training.memory import is_out_of_memory
 from hpo.training.recipe import Inputs, LossColumns, Recipe, to_tensor
@@ -142,7 +144,7 @@ class Population:
         self.layout = Layout(self.plain)
         self.inputs = self.inputs_of(pool)
         self._evaluator = stack(self.plain, windows=self.inputs.windows).to(self.device, dtype).eval()
-        self._needed = {*recipe.optimizer.names, *(layer.rate for layer in models.dropouts(self.plain))}
+        self._needed = {*recipe.optimizer.names, *(layer.rate for layer in dropouts(self.plain))}
         n = sum(self.layout.sizes)
         self.parameters, self.first, self.second = (
             torch.zeros(lanes, n, device=self.device, dtype=dtype) for _ in range(3)
@@ -186,7 +188,7 @@ class Population:
         if len(table.index) != self.samples:
             raise ValueError(f"{len(table.index)} items in a population of {self.samples}")
         if state is None:
-            values = models.initial_parameters(self.plain, task.seed)
+            values = initial_parameters(self.plain, task.seed)
             start = torch.cat([values[name].flatten() for name in self.layout.shapes])
             state = LaneState(
                 epoch=0,

@@ -80,7 +80,7 @@ def dropout(features: int, *, rate: str = "dropout") -> "nn.Module":
 
     torch's own has one probability for all lanes and draws from a generator that they would share.
     """
-    from hpo.training.models import Dropout
+    from hpo.training.dropout import Dropout
 
     return Dropout(features, rate=rate)
 

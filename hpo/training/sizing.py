@@ -1,18 +1,16 @@
 """How many lanes a population should have: measured on the device, in a second or two."""
 
 import math
-import resource
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from hpo.training.augmentation import SAMPLES_PER_PAIR
-from hpo.training.digit_recipes import RECIPES
-from hpo.training.draws import ImagePool, PairTable, draw_training
 from hpo.training.memory import is_out_of_memory
 from hpo.training.population import Population, Task
+from hpo.training.recipe import Recipe
 
 STEPS, TURNS = 6, 3  # a measurement is the fastest of TURNS turns of STEPS steps
 LARGE = 2000  # samples: of larger batches fewer steps are enough
@@ -20,7 +18,6 @@ WORTH = 1.05  # a larger population must be faster by this factor: it also holds
 CPU_LANES = (1, 2, 4)
 CUDA_LANES = tuple(2**i for i in range(3, 11))
 MEMORY = 0.8  # the share of the free memory that may be planned for
-_PARAMS = {"learning_rate": 1e-3, "weight_decay": 0.0, "dropout": 0.1, "aux_weight": 1.0, "main_weight": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,37 +32,46 @@ class Size:
         return f"{self.lanes} lane(s) at a time (ms a step and trial, by lanes: {tried})"
 
 
+def samples_to_measure(samples: int, batch: int) -> int:
+    """How many samples a measurement of epochs with so many takes: within an epoch, for there are data for that."""
+    return min(STEPS * batch, max(batch, LARGE), samples)
+
+
 def choose_lanes(
-    model: str,
-    pool: ImagePool,
+    recipe: Recipe,
+    pool: Any,
+    table: Any,
     *,
+    params: Mapping[str, float],
     samples: int,
     batch: int,
     device: torch.device,
     candidates: Iterable[int] | None = None,
     most: int | None = None,
     free: int | None = None,
+    peak: Callable[[], int] = lambda: 0,
 ) -> Size:
     """The fewest lanes that are within 5% of the fastest tried; candidates ascend.
 
-    Larger ones are tried until one is slower, would not fit into memory, or is above `most`; `free` is what a CPU's
-    trainings may take, in bytes, None: whatever they need. Nothing that is trained here is kept. Raises torch's error
-    where not even the first fits.
+    Each lane trains on the `samples_to_measure` of the table, with the same hyperparameters. Larger populations are
+    tried until one is slower, would not fit into memory, or is above `most`; `free` is what a CPU's trainings may take,
+    in bytes, None: whatever they need, and `peak` what this process has taken at its most. Nothing that is trained here
+    is kept. Raises torch's error where not even the first fits.
     """
     if candidates is None:
         candidates = CUDA_LANES if device.type == "cuda" else CPU_LANES
     if most is not None:
         candidates = [lanes for lanes in candidates if lanes <= most] or [most]
-    enough = min(STEPS * batch, max(batch, LARGE), samples)  # within an epoch: the pool has images for that
-    table, _ = draw_training(pool, 0, math.ceil(enough / SAMPLES_PER_PAIR))
-    table = PairTable(**{name: getattr(table, name)[:enough] for name in ("image", "shift", "digit")})
     measured: dict[int, float] = {}
-    before = _resident()
+    before = peak()
     for lanes in candidates:
-        if not _fits(lanes, measured, samples, device, _resident() - before, free):
+        if not _fits(lanes, measured, samples, device, peak() - before, free):
             break
+        tasks = [
+            Task(key=lane, params=params, seed=lane, epochs=1, training=table, validation=None) for lane in range(lanes)
+        ]
         try:
-            measured[lanes] = _milliseconds(model, lanes, pool, table, batch, device)
+            measured[lanes] = _milliseconds(recipe, pool, tasks, batch, device)
         except (RuntimeError, MemoryError) as error:
             if not measured or not is_out_of_memory(error):
                 raise
@@ -76,11 +82,11 @@ def choose_lanes(
     return Size(lanes=next(p for p, ms in measured.items() if ms <= WORTH * best), milliseconds=measured)
 
 
-def _milliseconds(model: str, lanes: int, pool: ImagePool, table: PairTable, batch: int, device: torch.device) -> float:
-    """Milliseconds per step and trial with so many lanes."""
-    population = Population(RECIPES[model], lanes, pool, samples=len(table), batch=batch, device=device)
-    for lane in range(lanes):
-        task = Task(key=lane, params=_PARAMS, seed=lane, epochs=1, training=table, validation=None)
+def _milliseconds(recipe: Recipe, pool: Any, tasks: list[Task], batch: int, device: torch.device) -> float:
+    """Milliseconds per step and trial with a lane for each of the tasks."""
+    lanes, samples = len(tasks), len(tasks[0].training)
+    population = Population(recipe, lanes, pool, samples=samples, batch=batch, device=device)
+    for lane, task in enumerate(tasks):
         population.start(lane, task)
     population.train_epoch()  # warms caches and allocators
     if device.type == "cuda":
@@ -91,7 +97,7 @@ def _milliseconds(model: str, lanes: int, pool: ImagePool, table: PairTable, bat
         begun = clock()
         population.train_epoch()  # ends with the wait for the device
         times.append(clock() - begun)
-    return 1000 * min(times) / math.ceil(len(table) / batch) / lanes
+    return 1000 * min(times) / math.ceil(samples / batch) / lanes
 
 
 def _fits(
@@ -111,8 +117,3 @@ def _fits(
     unused, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return lanes * (peak / last + tables) < MEMORY * (unused + cached)
-
-
-def _resident() -> int:
-    """Bytes of memory that this process has had at most."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

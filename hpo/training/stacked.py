@@ -6,7 +6,7 @@ Function of matrix products: eager convolutions of this size cost several times 
 
 Images reach the first convolution as windows: pooling by s after a kernel of k needs, for each of the Q pooled
 positions, a square of k + s - 1 pixels; the products of one square with the kernel at its s * s places are what
-is pooled. All windows of all images lie in one table, so a shift is another row of it (`WindowTable`).
+is pooled. All windows of all images lie in one table, so a shift is another row of it (`hpo.training.windows`).
 
 Shapes: P lanes, B images of the batch, C channels in, O channels out, Q pooled positions, W pixels of a window,
 N images; R = B * Q rows.
@@ -21,9 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpo.training.augmentation import SHIFTS
-from hpo.training.draws import PairTable
-from hpo.training.models import Dropout
+from hpo.training.dropout import Dropout
 
 _ELEMENTWISE = nn.SELU | nn.ReLU | nn.LeakyReLU | nn.ELU | nn.GELU | nn.SiLU | nn.Tanh | nn.Sigmoid | nn.Softplus
 _ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805  # SELU (Klambauer et al., NeurIPS 2017)
@@ -285,27 +283,3 @@ def stack(plain: nn.Module, *, windows: bool = False) -> nn.Module:
 def first_convolution(twin: nn.Module) -> StackedConvolution:
     """The layer that reads the windows."""
     return next(m for m in twin.modules() if isinstance(m, StackedConvolution))
-
-
-class WindowTable:
-    """All windows of all images, at every offset that a shift can ask for: a row of W pixels each."""
-
-    def __init__(self, images: Tensor, kernel: int, pool: int) -> None:
-        """Cut images (N, side, side) for a first convolution of `kernel` and pooling by `pool`."""
-        self.size, device = kernel + pool - 1, images.device
-        windows = F.pad(images, (1, 1, 1, 1)).unfold(1, self.size, 1).unfold(2, self.size, 1)
-        self.across = windows.shape[1]
-        self.rows = windows.reshape(-1, self.size**2)  # (N * across * across, W)
-        inside = torch.arange((images.shape[-1] - kernel + 1) // pool, device=device) * pool
-        self.positions = (inside[:, None] * self.across + inside).flatten()  # (Q,)
-
-    def corners(self, table: PairTable) -> Tensor:
-        """For each pair of the table the row of its images' first windows: (S, 2), on the windows' device."""
-        shift = torch.tensor(SHIFTS)[table.shift]
-        inside = (1 - shift[..., 0]) * self.across + (1 - shift[..., 1])
-        return (table.image * self.across**2 + inside).to(self.rows.device)
-
-    def gather(self, corners: Tensor) -> Tensor:
-        """Windows (..., 2, Q, W) of the pairs whose corners (..., 2) are given."""
-        index = corners[..., None] + self.positions
-        return self.rows.index_select(0, index.flatten()).view(*index.shape, -1)

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from hpo.experiment import shipped
 from hpo.storage.outcome import first_problem
-from hpo.training.models import parameter_count
 from hpo.training.population import LaneState
 from hpo.worker.arrays import array_chunks, is_finite, read_array, size_of
 from hpo.worker.job import Checkpoint, CheckpointRecord, Job
@@ -43,7 +43,7 @@ class Expected:
     def of(cls, job: Job) -> "Expected":
         """What the checkpoint of a job must fit."""
         return cls(
-            parameters=parameter_count(job.claim.study.model),
+            parameters=shipped.part("models").parameter_count(job.claim.study.model),
             epochs=job.epochs,
             validated=job.claim.slot.kind != "final",
         )

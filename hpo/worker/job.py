@@ -1,6 +1,5 @@
-"""One training of this worker: what it was given, what it has given so far, and the population's task for it."""
+"""One training of this worker: what it was given, and what it has given so far."""
 
-import functools
 import hashlib
 import json
 import time
@@ -12,10 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hpo.experiment.spaces import Value
 from hpo.storage.outcome import Seconds
-from hpo.training import draws
 from hpo.training.code import code_digest
-from hpo.training.digit_recipes import ACCURACY, CROSS_ENTROPY
-from hpo.training.population import EpochReport, LaneState, Task
+from hpo.training.population import EpochReport, LaneState
 from hpo.worker.claim import Claim
 
 Epoch = Annotated[int, Field(ge=1)]
@@ -48,19 +45,6 @@ class Checkpoint:
     validation_accuracy: Sequence[float]  # by epoch; empty in final rounds
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """What a training's weights answer on its validation pairs."""
-
-    accuracy: float  # fraction
-    loss: float
-
-    @classmethod
-    def of(cls, metrics: Mapping[str, float]) -> Self:
-        """From a population's metrics by name."""
-        return cls(accuracy=metrics[ACCURACY], loss=metrics[CROSS_ENTROPY])
-
-
 @dataclass(kw_only=True)
 class Job:
     """A claim in training."""
@@ -71,7 +55,7 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     train_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
-    validation: Validation | None = None  # of its weights as they are now, evaluated by this worker; never read back
+    validation: Mapping[str, float] | None = None  # metrics of its weights as they are, measured here; never read back
     seconds_before: float = 0.0  # of earlier attempts, where it goes on from a checkpoint
     device_seconds: float = 0.0  # of the device in its epochs, each shared by the lanes that trained in it
     resumed_at: list[int] = field(default_factory=list)  # epochs where it went on from a checkpoint
@@ -138,30 +122,5 @@ class Job:
         self.device_seconds += device_seconds
         self.train_loss.append(report.train_loss)
         if report.validation:
-            self.validation = Validation.of(report.validation)
-            self.validation_accuracy.append(self.validation.accuracy)
-
-
-class Draws:
-    """The draws of a data set's pool A, the last few kept: all trials of a search share theirs."""
-
-    def __init__(self, pool: draws.ImagePool) -> None:
-        self.pool = pool
-        self._draw = functools.lru_cache(maxsize=4)(self._fresh)
-
-    def _fresh(self, seed: int, training: int, validation: int) -> tuple[draws.PairTable, draws.PairTable]:
-        samples, left = draws.draw_training(self.pool, seed, training)
-        return samples, draws.draw_validation(self.pool, left, seed, validation)
-
-    def task(self, job: Job) -> Task:
-        """The population's task for a job; a final round has no validation."""
-        claim, protocol = job.claim, job.claim.spec.protocol
-        training, validation = self._draw(claim.draw_seed, protocol.training_pairs, protocol.validation_pairs)
-        return Task(
-            key=claim.slot.id,
-            params={name: float(value) for name, value in job.params.items()},  # they have no others
-            seed=claim.slot.seed,
-            epochs=job.epochs,
-            training=training,
-            validation=None if claim.slot.kind == "final" else validation,
-        )
+            self.validation = report.validation
+            self.validation_accuracy.append(report.validation[self.claim.spec.metric.name])

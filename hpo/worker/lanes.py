@@ -5,26 +5,44 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 
-from hpo import machine
 from hpo.experiment import shipped
 from hpo.experiment.shipped import ShippedData
-from hpo.storage.outcome import OutcomeState
-from hpo.training.digit_recipes import ACCURACY, METRICS, RECIPES
-from hpo.training.draws import ImagePool, PairTable, draw_test
+from hpo.storage.outcome import Outcome, OutcomeState
 from hpo.training.memory import is_out_of_memory
-from hpo.training.population import EpochReport, LanesFailed, LaneState, Population
-from hpo.training.sizing import choose_lanes
+from hpo.training.population import EpochReport, LanesFailed, LaneState, Population, Task
+from hpo.training.sizing import Size
 from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.claim import Claim
 from hpo.worker.fetcher import Group
-from hpo.worker.job import Draws, Job, Validation
-from hpo.worker.outcomes import outcome_of
+from hpo.worker.job import Job
 from hpo.worker.trainers import Conclusion, TrainingEvent, TrainingFailed
 
 logger = logging.getLogger(__name__)
+
+
+class LaneTrainings(Protocol):
+    """What lanes train: the recipes and data of the experiment that ships (`hpo.experiment.shipped`)."""
+
+    def population(self, model: str, lanes: int, *, samples: int, batch: int, device: torch.device) -> Population:
+        """A population for epochs of so many samples, with all the memory that it will take."""
+
+    def choose_lanes(self, model: str, *, samples: int, batch: int, device: torch.device, most: int | None) -> Size:
+        """How many lanes are fastest, `most` at the most; measured."""
+
+    def task(self, job: Job) -> Task:
+        """The population's task for a job."""
+
+    def outcome(
+        self, job: Job, population: Population, state: LaneState, how: OutcomeState
+    ) -> tuple[Outcome, bytes | None]:
+        """What a training has given that ended with this state, and the scores of its test items, packed.
+
+        A complete final round is tested: the opening of pool B is on record. Raises what its evaluation raises.
+        """
 
 
 class Lanes:
@@ -32,7 +50,7 @@ class Lanes:
 
     def __init__(
         self,
-        digits: Callable[[], ShippedData],
+        data: Callable[[], ShippedData],
         checkpointer: Checkpointer,
         device: torch.device,
         *,
@@ -48,7 +66,7 @@ class Lanes:
         self.device = device
         self.group: Group | None = None
         self.training_seconds = 0.0  # in epochs: steps and validation
-        self._digits, self._checkpointer, self._stopped, self._worker = digits, checkpointer, stopped, worker
+        self._data, self._checkpointer, self._stopped, self._worker = data, checkpointer, stopped, worker
         self._lanes, self._most = lanes, most
         self._population: Population | None = None
         self._jobs: dict[int, Job] = {}  # by lane
@@ -56,9 +74,10 @@ class Lanes:
         self._measured: dict[Group, int] = {}
 
     @functools.cached_property
-    def draws(self) -> Draws:
-        """The draws of pool A; the images are loaded when they are first needed."""
-        return Draws(shipped.part("lane_pools").pool_a(self._digits()))
+    def trainings(self) -> LaneTrainings:
+        """What is trained; its data are loaded when they are first needed."""
+        trainings: LaneTrainings = shipped.part("lanes").PairTrainings(self._data(), self._worker)
+        return trainings
 
     @property
     def population(self) -> Population:
@@ -97,8 +116,7 @@ class Lanes:
         if group == self.group:
             return
         self.group = self._population = None  # its memory is free before the next one's is asked for
-        samples = group.samples
-        lanes = self._lanes or self._measure(group, samples)
+        lanes = self._lanes or self._measure(group)
         while self._population is None:
             try:
                 self._population = self._new_population(group, lanes)
@@ -110,18 +128,9 @@ class Lanes:
         self.group = group
 
     def _new_population(self, group: Group, lanes: int) -> Population:
-        """With all the memory that it will take for the pairs of its lanes."""
-        population = Population(
-            RECIPES[group.model],
-            lanes,
-            self.draws.pool,
-            samples=group.samples,
-            batch=group.batch,
-            metrics=METRICS,
-            device=self.device,
+        return self.trainings.population(
+            group.model, lanes, samples=group.samples, batch=group.batch, device=self.device
         )
-        population.reserve(PairTable.blank(group.samples))
-        return population
 
     def leave(self) -> None:
         """Free the population's memory."""
@@ -131,17 +140,11 @@ class Lanes:
         """Let jobs go on from their checkpoints."""
         self._checkpointer.load_all(jobs)
 
-    def _measure(self, group: Group, samples: int) -> int:
+    def _measure(self, group: Group) -> int:
         """As many lanes as are fastest for a group, measured once."""
         if group not in self._measured:
-            size = choose_lanes(
-                group.model,
-                self.draws.pool,
-                samples=samples,
-                batch=group.batch,
-                device=self.device,
-                most=self._most,
-                free=machine.free_memory(),
+            size = self.trainings.choose_lanes(
+                group.model, samples=group.samples, batch=group.batch, device=self.device, most=self._most
             )
             logger.info("%s: %s", group.model, size)
             self._measured[group] = size.lanes
@@ -154,10 +157,10 @@ class Lanes:
         """
         lane = self.population.free[0]
         try:
-            task = self.draws.task(job)
+            task = self.trainings.task(job)
             self.population.start(lane, task, job.state)
             if job.trained and task.validation is not None:
-                job.validation = Validation.of(self.population.validate(lane))
+                job.validation = self.population.validate(lane)
         except Exception as error:
             self.population.stop(lane)
             raise TrainingFailed(traceback.format_exc()) from error
@@ -180,19 +183,8 @@ class Lanes:
         """Evaluate what a training has given; a complete final round opens pool B."""
         state = self.state_of(job)
         assert state is not None  # it has ended
-        training = self.draws.task(job).training
-        outcome, answers = outcome_of(
-            job, self.population, state.parameters, training, how, lambda: self._test_pairs(job)
-        )
+        outcome, answers = self.trainings.outcome(job, self.population, state, how)
         return Conclusion(outcome=outcome, outputs=answers)
-
-    def _test_pairs(self, job: Job) -> tuple[ImagePool, PairTable]:
-        """The test pairs of a final round, whose opening of pool B is on record."""
-        claim = job.claim
-        pool: ImagePool = shipped.part("lane_pools").pool_b(
-            self._digits(), slot_id=claim.slot.id, attempt=claim.slot.attempt, worker=self._worker
-        )
-        return pool, draw_test(pool, claim.draw_seed, claim.spec.protocol.test_pairs)
 
     def forget_checkpoint(self, job: Job) -> None:
         """Its outcome is kept."""
@@ -240,5 +232,5 @@ class Lanes:
         if report.diverged:
             return TrainingEvent(job=job, ended="diverged")
         ended: OutcomeState | None = "complete" if report.last else "pruned" if self._stopped(job.claim) else None
-        value = report.validation.get(ACCURACY)
+        value = report.validation.get(job.claim.spec.metric.name)
         return TrainingEvent(job=job, epoch=report.epoch, value=value, ended=ended)

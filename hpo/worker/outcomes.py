@@ -4,63 +4,20 @@ import functools
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
 
 import hpo
-from hpo.storage.outcome import Outcome, OutcomeState, Seeds, pack_answers
-from hpo.training import draws
-from hpo.training.digit_recipes import PairAnswers
-from hpo.training.population import Population
+from hpo.storage.outcome import Outcome, OutcomeState, Seeds
 from hpo.worker.job import Job
 
 PACKAGES = ("torch", "optuna", "numpy", "sqlalchemy")  # whose versions every outcome records, beside hpo's own
-
-
-def outcome_of(
-    job: Job,
-    population: Population,
-    parameters: Tensor,
-    training: draws.PairTable,
-    state: OutcomeState,
-    test: Callable[[], tuple[draws.ImagePool, draws.PairTable]],
-) -> tuple[Outcome, bytes | None]:
-    """The outcome (and a final round's packed answers) of a job that is complete, pruned or diverged.
-
-    parameters (n,) are what its training ended with; training its samples, over the population's images.
-    `test` opens pool B and draws the test pairs; it is called for a complete final round alone.
-    """
-    claim = job.claim
-    value, loss, train_accuracy, answers = claim.spec.metric.diverged, None, None, None
-    if state == "complete":
-        train_accuracy = PairAnswers.of(population.predict(parameters, training)).accuracy
-    if state != "diverged" and claim.slot.kind != "final":
-        assert job.validation is not None  # of these very parameters
-        value, loss = job.validation.accuracy, job.validation.loss
-    elif state == "complete":
-        pool, pairs = test()
-        test_answers = PairAnswers.of(population.predict(parameters, pairs, population.inputs_of(pool)))
-        value, loss, answers = test_answers.accuracy, test_answers.loss, _packed(test_answers)
-    outcome = Outcome(
-        state=state,
-        value=value,
-        loss=loss,
-        train_accuracy=train_accuracy,
-        epochs=len(job.train_loss),
-        train_loss=tuple(_finite(x) for x in job.train_loss),
-        validation_accuracy=tuple(job.validation_accuracy),
-        device_seconds=round(job.device_seconds, 3),
-        device=device_name(population),
-        versions=versions(),
-        **_circumstances(job),
-    )
-    return outcome, answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +43,7 @@ def outcome_of_function(job: Job, result: FunctionResult, state: OutcomeState) -
     value = spec.metric.diverged if state == "diverged" else metrics[spec.metric.name]
     assert value is not None  # else it has diverged
     second = None if spec.tie_breaker is None or state == "diverged" else metrics[spec.tie_breaker.name]
-    losses = tuple(_finite(x) for x in job.train_loss)
+    losses = tuple(finite(x) for x in job.train_loss)
     whole = len(losses) == result.epochs and any(loss is not None for loss in losses)
     return Outcome(
         state=state,
@@ -97,7 +54,7 @@ def outcome_of_function(job: Job, result: FunctionResult, state: OutcomeState) -
         train_loss=losses if whole else (),
         validation_accuracy=tuple(job.validation_accuracy),
         metrics=metrics,
-        numbers={name: _finite(number) for name, number in result.numbers.items()},
+        numbers={name: finite(number) for name, number in result.numbers.items()},
         memory=result.memory,
         items=result.items,
         units_digest=result.units_digest,
@@ -105,11 +62,11 @@ def outcome_of_function(job: Job, result: FunctionResult, state: OutcomeState) -
         device_seconds=round(result.seconds, 3),
         device=result.device,
         versions={**versions(), **result.versions},
-        **_circumstances(job),
+        **circumstances(job),
     )
 
 
-def _circumstances(job: Job) -> dict[str, Any]:
+def circumstances(job: Job) -> dict[str, Any]:
     """What an outcome says of the attempt, whatever trained."""
     claim = job.claim
     return {
@@ -141,24 +98,18 @@ def summary_of(outcome: Outcome, kind: str) -> str:
 
 
 def _known(score: float | None) -> float | None:
-    return None if score is None else _finite(score)
+    return None if score is None else finite(score)
 
 
-def _packed(answers: PairAnswers) -> bytes:
-    digits = answers.digits
-    return pack_answers(answers.answer.numpy(), None if digits is None else digits.numpy())
-
-
-def _finite(x: float) -> float | None:
+def finite(x: float) -> float | None:
+    """A number as JSON can have it, None where it is not finite."""
     return x if np.isfinite(x) else None
 
 
-def device_name(population: Population) -> str:
+def device_name(device: torch.device) -> str:
     """The device as people know it."""
-    import torch
-
-    if population.device.type == "cuda":
-        return f"{population.device} {torch.cuda.get_device_name(population.device)}"
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
     return f"cpu {platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 

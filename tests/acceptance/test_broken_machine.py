@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from hpo.digits.lanes import PairTrainings
 from hpo.storage import slots, studies, workers
 from hpo.storage.engine import open_engine
 from hpo.training.population import Task
-from hpo.worker.job import Draws, Job
+from hpo.worker.job import Job
 from tests.support.commandline import DRAIN, Hpo, Said, finish, train, wait_until
 from tests.support.exact import check_exact
 from tests.support.long import too_long
@@ -44,14 +45,14 @@ def engine(on: Hpo) -> Iterator[Engine]:
 
 def raise_in(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[Job], bool]) -> None:
     """Let these trainings raise whenever they are tried in this process."""
-    task = Draws.task
+    task = PairTrainings.task
 
-    def broken(draws: Draws, job: Job) -> Task:
+    def broken(trainings: PairTrainings, job: Job) -> Task:
         if spoiled(job):
             raise ValueError("this configuration cannot be trained")
-        return task(draws, job)
+        return task(trainings, job)
 
-    monkeypatch.setattr(Draws, "task", broken)
+    monkeypatch.setattr(PairTrainings, "task", broken)
 
 
 @pytest.mark.parametrize("on", DATABASES, indirect=True)

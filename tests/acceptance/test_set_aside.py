@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import Engine, text
 from torch import nn
 
+from hpo.digits import models
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write, open_engine
-from hpo.training import models
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.open_slots import any_running
 

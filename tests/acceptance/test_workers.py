@@ -12,12 +12,13 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from hpo.digits.lanes import PairTrainings
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import BUSY_TIMEOUT, open_engine
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.study.search import Search
 from hpo.training.population import Task
-from hpo.worker.job import Draws, Job
+from hpo.worker.job import Job
 from hpo.worker.worker import POLL_SECONDS
 from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, finish, train, wait_until
 from tests.support.exact import check_exact, values
@@ -177,10 +178,10 @@ def test_a_signal_ends_a_worker_whose_database_is_locked(hpo: Hpo) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_exception_in_training(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """The trial is tried once more, and failed with its traceback the second time; its neighbour trains on unharmed."""
-    task = Draws.task
+    task = PairTrainings.task
 
-    def spoiled(draws: Draws, job: Job) -> Task:
-        whole = task(draws, job)
+    def spoiled(trainings: PairTrainings, job: Job) -> Task:
+        whole = task(trainings, job)
         if job.title != "ws trial 1" or job.claim.slot.failures >= times:
             return whole
         nowhere = torch.full_like(whole.training.image, 10**6)
@@ -188,7 +189,7 @@ def test_an_exception_in_training(hpo: Hpo, monkeypatch: pytest.MonkeyPatch, tim
 
     hpo.create(sampler="random", pruner="none", trials=5, epochs=2)
     with monkeypatch.context() as patch:
-        patch.setattr(Draws, "task", spoiled)
+        patch.setattr(PairTrainings, "task", spoiled)
         said = hpo(*DRAIN, "--population", "2").stderr
     assert said.count("Traceback") == times
     engine = open_engine(hpo.url)

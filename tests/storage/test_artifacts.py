@@ -14,14 +14,14 @@ import pytest
 import torch
 from sqlalchemy import Engine
 
+from hpo.digits.lanes import PairTrainings
 from hpo.digits.load import load
+from hpo.digits.models import parameter_count
 from hpo.storage import slots
 from hpo.storage.identity import key_of
 from hpo.storage.slots import Slot
 from hpo.study.spec import StudySpec
-from hpo.training.models import parameter_count
 from hpo.training.population import LaneState
-from hpo.worker import lanes
 from hpo.worker.checkpoints import Checkpointer, Checkpoints
 from hpo.worker.fetcher import Group
 from hpo.worker.job import Checkpoint, CheckpointRecord, Job
@@ -208,7 +208,7 @@ def test_a_value_that_is_evaluated_again_is_the_same(place: Place) -> None:
     assert resumed is not None
     assert resumed.resumed_at == (2, 3)
     assert again.validation is not None
-    assert (resumed.value, resumed.loss) == (again.validation.accuracy, again.validation.loss)
+    assert (resumed.value, resumed.loss) == (again.validation["accuracy"], again.validation["cross_entropy"])
     assert resumed.value == resumed.validation_accuracy[-1]
     assert not list(place.checkpoints.iterdir())
 
@@ -222,7 +222,7 @@ def test_an_evaluation_that_failed_is_tried_again_without_training(
         def fail(*arguments: object) -> None:
             raise RuntimeError("the device has a fault")
 
-        patched.setattr(lanes, "outcome_of", fail)
+        patched.setattr(PairTrainings, "outcome", fail)
         place.worker().run()
     outcome = place.train().outcome
     assert outcome is not None

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from hpo.training.digit_recipes import METRICS, RECIPES
-from hpo.training.draws import ImagePool
+from hpo.digits.draws import ImagePool
+from hpo.digits.recipes import METRICS, RECIPES
 from hpo.training.population import Population
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpo.training import draws, models
+from hpo.digits import draws, models
 from hpo.training.augmentation import SAMPLES_PER_PAIR
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task

@@ -8,16 +8,15 @@ import pytest
 import torch
 
 import hpo
-from hpo.digits import experiment, extended, lane_pools
+from hpo.digits import draws, experiment, extended, lanes
 from hpo.digits.load import load
+from hpo.digits.recipes import PairAnswers
 from hpo.errors import ExperimentError
 from hpo.experiment.items import Draw, Items
 from hpo.experiment.measure import measure
 from hpo.experiment.recipes import train_alone
 from hpo.experiment.run import Report, Run
 from hpo.study.spec import MODELS, builtin_spec
-from hpo.training import draws
-from hpo.training.digit_recipes import PairAnswers
 from hpo.training.population import Population, Task
 from hpo.training.recipe import Recipe
 from tests.support.training import digit_population
@@ -32,7 +31,7 @@ def drawn() -> tuple[Items, Items]:
 
 
 def test_its_draws_are_the_lanes(drawn: tuple[Items, Items]) -> None:
-    pool = lane_pools.pool_a(load())
+    pool = lanes.pool_a(load())
     training, left_over = draws.draw_training(pool, SEED, OPTIONS.training_pairs)
     validation = draws.draw_validation(pool, left_over, SEED, OPTIONS.validation_pairs)
     for items, pairs in zip(drawn, (training, validation), strict=True):
@@ -41,7 +40,7 @@ def test_its_draws_are_the_lanes(drawn: tuple[Items, Items]) -> None:
         assert items.unit is not None
         assert np.array_equal(items.unit, pairs.image)
     tested = experiment.draw_test(experiment.pool_b(), Draw(seed=SEED, options=OPTIONS))
-    expected = draws.draw_test(lane_pools.pool_b(load(), slot_id=1, attempt=1, worker="w"), SEED, OPTIONS.test_pairs)
+    expected = draws.draw_test(lanes.pool_b(load(), slot_id=1, attempt=1, worker="w"), SEED, OPTIONS.test_pairs)
     assert tested.unit is not None
     assert np.array_equal(tested.unit, expected.image)
     assert len(np.unique(tested.unit)) == 2 * OPTIONS.test_pairs
@@ -65,7 +64,7 @@ def test_a_model_learns_what_it_learns_in_a_lane(name: str, drawn: tuple[Items, 
     accuracy, loss = measure(train_alone(model.train, run), validation, experiment.METRICS)
     population, reports = _in_a_lane(name, params)
     assert losses == pytest.approx(reports, rel=2e-3)
-    pool = lane_pools.pool_a(load())
+    pool = lanes.pool_a(load())
     _, left_over = draws.draw_training(pool, SEED, OPTIONS.training_pairs)
     pairs = draws.draw_validation(pool, left_over, SEED, OPTIONS.validation_pairs)
     answers = PairAnswers.of(population.predict(population.parameters[0], pairs))
@@ -76,7 +75,7 @@ def test_a_model_learns_what_it_learns_in_a_lane(name: str, drawn: tuple[Items, 
 
 
 def _in_a_lane(name: str, params: Mapping[str, Any]) -> tuple[Population, list[float]]:
-    pool = lane_pools.pool_a(load())
+    pool = lanes.pool_a(load())
     training, _ = draws.draw_training(pool, SEED, OPTIONS.training_pairs)
     population = digit_population(name, 1, pool, samples=len(training), batch=builtin_spec(name).protocol.batch_size)
     population.start(0, Task(key=0, params=params, seed=5, epochs=EPOCHS, training=training, validation=None))

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpo.digits import load
+from hpo.digits import draws, load
+from hpo.digits.draws import ImagePool, PairTable
 from hpo.digits.pools import Digits, FinalPermit, to_network_images
-from hpo.training import draws
 from hpo.training.augmentation import NO_SHIFT, SAMPLES_PER_PAIR, SHIFTS
-from hpo.training.draws import ImagePool, PairTable
 
 FEW = settings(deadline=None, max_examples=25)
 

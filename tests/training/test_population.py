@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpo.training import draws, models, population, streams
+from hpo.digits import draws, models
+from hpo.digits.recipes import PairAnswers
+from hpo.training import dropout, initialisation, population, streams
 from hpo.training.augmentation import SAMPLES_PER_PAIR
-from hpo.training.digit_recipes import PairAnswers
 from hpo.training.stacked import CannotStack, stack
 from tests.support.training import digit_population, parameters_of
 
@@ -89,7 +90,7 @@ def plain_training(
     With a `nudge` every parameter starts one unit in the last place higher or lower: at random, by this seed.
     """
     model = models.ARCHITECTURES[name]().to(dtype)
-    model.load_state_dict(models.initial_parameters(model, task.seed))
+    model.load_state_dict(initialisation.initial_parameters(model, task.seed))
     if nudge is not None:
         generator = torch.Generator().manual_seed(nudge)
         for parameter in model.parameters():
@@ -98,7 +99,7 @@ def plain_training(
     hyper = task.params
     adam = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
     images = draws.shifted(pool.images[task.training.image], task.training.shift).to(dtype)
-    counters = streams.counters(math.ceil(models.decisions(model, batch_size) / 4))
+    counters = streams.counters(math.ceil(dropout.decisions(model, batch_size) / 4))
     dropout_key = torch.tensor([streams.key(task.seed, "dropout")])
     order_key = torch.tensor([streams.key(task.seed, "order")])
     step = 0
@@ -111,7 +112,7 @@ def plain_training(
                 counters,
                 torch.tensor([hyper["dropout"]]),
             )
-            models.set_masks(model, masks[0].to(dtype), len(batch))
+            dropout.set_masks(model, masks[0].to(dtype), len(batch))
             logits, digits = model(images[batch])
             loss = F.cross_entropy(logits, task.training.target[batch])
             if name == "ws-aux":
@@ -135,7 +136,7 @@ def test_a_population_of_8_with_mixed_hyperparameters_equals_8_plain_trainings(
         lanes.train_epoch()
     for lane, one in enumerate(tasks):
         plain = plain_training(pool, name, one, 3, torch.float64, batch_size=batch)
-        start = models.initial_parameters(plain, one.seed)
+        start = initialisation.initial_parameters(plain, one.seed)
         ours = parameters_of(lanes, lane)
         for key, value in plain.state_dict().items():
             off, way = (ours[key] - value).norm(), (value - start[key]).norm()
@@ -308,7 +309,7 @@ def test_an_epoch_given_up_leaves_no_trace(pool: draws.ImagePool) -> None:
 OUT_OF_MEMORY = """
 import resource, torch
 from pathlib import Path
-from hpo.training import draws
+from hpo.digits import draws
 from hpo.training.population import Task
 from tests.support.training import digit_population
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import hpo
 from hpo.experiment.items import Items
-from hpo.training import models, streams
+from hpo.training import dropout, initialisation, streams
 from hpo.training.population import Population, Task
 from hpo.training.recipe import Hyper, LossColumns
 from tests.support.training import parameters_of
@@ -78,7 +78,7 @@ def task_of(params: dict[str, float], seed: int) -> Task:
 def plain_training(task: Task, epochs: int) -> nn.Module:
     """As most people write it, without dropout."""
     model = network().to(torch.float64).eval()
-    model.load_state_dict(models.initial_parameters(model, task.seed))
+    model.load_state_dict(initialisation.initial_parameters(model, task.seed))
     x, y = torch.from_numpy(task.training.x), torch.from_numpy(task.training.y).long()
     hyper = {name: torch.tensor(value, dtype=torch.float64) for name, value in task.params.items()}
     adam = torch.optim.Adam(model.parameters(), lr=task.params["rate"], weight_decay=task.params["decay"])
@@ -121,12 +121,12 @@ def test_a_lane_among_others_equals_the_training_alone() -> None:
 
 def test_each_layer_drops_at_the_rate_it_names() -> None:
     """Of the step's decisions those of a layer follow its hyperparameter, lane by lane."""
-    layers = models.dropouts(network())
+    layers = dropout.dropouts(network())
     hyper = {"early": torch.tensor([0.0, 0.25]), "late": torch.tensor([0.5, 0.0])}
     counters = streams.mask_counters(24 * 501, "cpu")
-    rates = models.drop_rates(layers, hyper, 501, counters.numel())
+    rates = dropout.drop_rates(layers, hyper, 501, counters.numel())
     masks = streams.keep_masks(torch.tensor([1, 2]), counters, rates)
-    models.set_masks(nn.Sequential(*layers), masks, 501)
+    dropout.set_masks(nn.Sequential(*layers), masks, 501)
     kept = [layer.mask for layer in layers if layer.mask is not None]
     shares = [[float((mask[lane] == 0).double().mean()) for lane in range(2)] for mask in kept]
     assert shares == [[0.0, pytest.approx(0.25, abs=0.02)], [pytest.approx(0.5, abs=0.03), 0.0]]

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpo.training import draws, models
+from hpo.digits import draws, models
+from hpo.digits.draws import SIDE, PairTable
+from hpo.training import initialisation
 from hpo.training.augmentation import NO_SHIFT
-from hpo.training.draws import SIDE, PairTable
-from hpo.training.stacked import CannotStack, StackedConvolution, StackedLinear, WindowTable, first_convolution, stack
+from hpo.training.stacked import CannotStack, StackedConvolution, StackedLinear, first_convolution, stack
+from hpo.training.windows import WindowTable
 
 assert_exact = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 
@@ -78,7 +80,7 @@ def test_windows_are_squares_of_the_shifted_image(shift: int) -> None:
         image=torch.tensor([[0, 2], [1, 1]]), shift=torch.full((2, 2), shift), digit=torch.zeros(2, 2, dtype=torch.long)
     )
     windows = WindowTable(images, 5, 2)
-    got = windows.gather(windows.corners(table))
+    got = windows.gather(windows.corners(table.image, table.shift))
     assert got.shape == (2, 2, 25, 36)
     moved = draws.shifted(images[table.image], table.shift)
     squares = moved.unfold(-2, 6, 2).unfold(-2, 6, 2).reshape(2, 2, 25, 36)
@@ -97,7 +99,7 @@ def test_windows_and_first_convolution_equal_torch_on_shifted_images(
     twin = twin_of(plains, windows=True)
     windows = WindowTable(images, kernel, pool)
     order = torch.stack([torch.arange(81).roll(9 * lane) for lane in range(lanes)])  # (P, S)
-    x = windows.gather(windows.corners(table)[order])  # (P, S, 2, Q, W)
+    x = windows.gather(windows.corners(table.image, table.shift)[order])  # (P, S, 2, Q, W)
     if channels == 1:
         x = x.flatten(1, 2).unsqueeze(2)
     out = twin(x)
@@ -119,7 +121,7 @@ def test_one_image_at_every_corner_of_the_window_table() -> None:
     windows = WindowTable(images, 5, 2)
     image = torch.stack([torch.arange(50), torch.arange(50).flip(0)], dim=1)
     table = PairTable(image=image, shift=torch.full_like(image, NO_SHIFT), digit=torch.zeros_like(image))
-    got = windows.gather(windows.corners(table))
+    got = windows.gather(windows.corners(table.image, table.shift))
     assert torch.equal(got[:, :, 0], images[image][..., :6, :6].flatten(-2))
     assert torch.equal(got[:, :, -1], images[image][..., 8:, 8:].flatten(-2))
 
@@ -178,13 +180,13 @@ def test_ties_on_blank_paper_change_no_gradient(name: str, lanes: int) -> None:
     plains = []
     for lane in range(lanes):
         plain = models.ARCHITECTURES[name]().to(torch.float64).eval()
-        plain.load_state_dict(models.initial_parameters(plain, lane))
+        plain.load_state_dict(initialisation.initial_parameters(plain, lane))
         plains.append(plain)
     twin = stack(plains[0], windows=True).eval()
     for key, parameter in twin.named_parameters():
         parameter.data = torch.stack([dict(plain.named_parameters())[key].detach() for plain in plains])
     windows = WindowTable(images, first_convolution(twin).kernel, first_convolution(twin).pool)
-    logits, digits = twin(windows.gather(windows.corners(table).expand(lanes, -1, -1)))
+    logits, digits = twin(windows.gather(windows.corners(table.image, table.shift).expand(lanes, -1, -1)))
     upstream, wanted = random(*logits.shape, seed=4), None if digits is None else random(*digits.shape, seed=5)
     total = (logits * upstream).sum() + (0 if wanted is None else (digits * wanted).sum())
     total.backward()

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hpo.training import models, streams
+from hpo.digits import models
+from hpo.training import initialisation, streams
 from hpo.training.seeds import derive
 
 FEW = settings(deadline=None, max_examples=25)
@@ -149,7 +150,7 @@ def test_no_stream_touches_or_reads_the_global_generator() -> None:
     def everything() -> list[Tensor]:
         key = streams.key(5, "order")
         masks = streams.keep_masks(order_of(key), streams.counters(50), torch.tensor([0.4]))
-        parameters = models.initial_parameters(models.ARCHITECTURES["ws"](), 5)
+        parameters = initialisation.initial_parameters(models.ARCHITECTURES["ws"](), 5)
         return [streams.uniform(key, 50), streams.permutation(key, 50), masks, *parameters.values()]
 
     model = models.ARCHITECTURES["ws"]()  # its own initialisation draws from torch's generator
@@ -159,7 +160,7 @@ def test_no_stream_touches_or_reads_the_global_generator() -> None:
     before = torch.get_rng_state()
     streams.uniform(3, 5)
     streams.keep_masks(order_of(3), streams.counters(5), torch.tensor([0.5]))
-    models.initial_parameters(model, 5)
+    initialisation.initial_parameters(model, 5)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
 
@@ -291,7 +292,7 @@ def test_the_four_decisions_of_a_word_are_independent() -> None:
 def test_initial_parameters_fill_torchs_own_bounds(name: str) -> None:
     """U(-b, b) with b = 1 / sqrt(fan in), as torch.nn initialises: bounds, spread, and one stream a parameter."""
     model = models.ARCHITECTURES[name]()
-    values = models.initial_parameters(model, 11)
+    values = initialisation.initial_parameters(model, 11)
     assert {key: value.shape for key, value in values.items()} == {
         key: value.shape for key, value in model.named_parameters()
     }
@@ -314,8 +315,8 @@ def test_initial_parameters_fill_torchs_own_bounds(name: str) -> None:
 
 def test_initial_parameters_are_a_function_of_seed_and_name() -> None:
     """Another seed changes every number; `ws` and `ws-aux`, one network, begin alike."""
-    first, again, other = (models.initial_parameters(models.ARCHITECTURES["ws"](), seed) for seed in (3, 3, 4))
-    aux = models.initial_parameters(models.ARCHITECTURES["ws-aux"](), 3)
+    first, again, other = (initialisation.initial_parameters(models.ARCHITECTURES["ws"](), seed) for seed in (3, 3, 4))
+    aux = initialisation.initial_parameters(models.ARCHITECTURES["ws-aux"](), 3)
     for name, value in first.items():
         assert torch.equal(value, again[name])
         assert torch.equal(value, aux[name])
@@ -344,7 +345,7 @@ def goldens() -> Iterator[tuple[str, object]]:
     rates = torch.tensor([0.0, 0.15, 0.6], dtype=torch.float64)
     yield "many keep_masks", digest(streams.keep_masks(order_of(key).expand(3), streams.counters(1000), rates))
     for name, make in models.ARCHITECTURES.items():
-        yield f"initial_parameters {name}", digest(*models.initial_parameters(make(), 2019).values())
+        yield f"initial_parameters {name}", digest(*initialisation.initial_parameters(make(), 2019).values())
 
 
 GOLDEN: dict[str, object] = {

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hpo.digits import draws
 from hpo.digits.pools import Digits, make_digits, to_network_images
 from hpo.digits.study_data import DigitsData
 from hpo.errors import HpoError, SpecError
 from hpo.study.digits_spec import MOST_BATCH
 from hpo.study.spec import StudySpec
-from hpo.training import draws
 from hpo.training.population import Task
 from tests.support.handmade import small_spec
 from tests.support.specs import specs

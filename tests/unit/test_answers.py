@@ -42,7 +42,7 @@ def _rounds(rng: np.random.Generator, rounds: int, hard: float) -> dict[int, Rou
 def test_draws_are_the_workers() -> None:
     import torch
 
-    from hpo.training.draws import ImagePool, draw_test
+    from hpo.digits.draws import ImagePool, draw_test
 
     pool = ImagePool(name="B", images=torch.zeros(600, 14, 14), labels=torch.from_numpy(LABELS))
     expected = draw_test(pool, 5, 100)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hpo.training import models
-from hpo.training.draws import ImagePool, PairTable
+from hpo.digits import models
+from hpo.digits.draws import ImagePool, PairTable
 from hpo.training.population import ItemMetric, Prediction
 from hpo.training.recipe import Hyper, Inputs, LossColumns, Recipe
-from hpo.training.stacked import WindowTable
+from hpo.training.windows import WindowTable
 
 KERNEL, POOL = 5, 2  # of the first convolution and of the pooling after it, in all three networks
 ACCURACY, CROSS_ENTROPY = "accuracy", "cross_entropy"
@@ -38,7 +38,7 @@ class ShiftedImages(Inputs):
 
     def index(self, table: PairTable) -> Tensor:
         """The rows of both images' first windows: (S, 2)."""
-        return self._table.corners(table)
+        return self._table.corners(table.image, table.shift)
 
     def batch(self, index: Tensor) -> Tensor:
         """Windows (P, B, 2, Q, W) of pairs (P, B, 2)."""

@@ -1,0 +1,34 @@
+"""What a first convolution with its pooling reads of images, cut out once for all trainings (`hpo.training.stacked`).
+
+Shapes: N images, S pairs of images, Q pooled positions, W pixels of a window.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hpo.training.augmentation import SHIFTS
+
+
+class WindowTable:
+    """All windows of all images, at every offset that a shift can ask for: a row of W pixels each."""
+
+    def __init__(self, images: Tensor, kernel: int, pool: int) -> None:
+        """Cut images (N, side, side) for a first convolution of `kernel` and pooling by `pool`."""
+        self.size, device = kernel + pool - 1, images.device
+        windows = F.pad(images, (1, 1, 1, 1)).unfold(1, self.size, 1).unfold(2, self.size, 1)
+        self.across = windows.shape[1]
+        self.rows = windows.reshape(-1, self.size**2)  # (N * across * across, W)
+        inside = torch.arange((images.shape[-1] - kernel + 1) // pool, device=device) * pool
+        self.positions = (inside[:, None] * self.across + inside).flatten()  # (Q,)
+
+    def corners(self, image: Tensor, shift: Tensor) -> Tensor:
+        """The rows of the first windows of images (S, 2), shifted by (S, 2), indices into SHIFTS: (S, 2), here."""
+        step = torch.tensor(SHIFTS)[shift]
+        inside = (1 - step[..., 0]) * self.across + (1 - step[..., 1])
+        return (image * self.across**2 + inside).to(self.rows.device)
+
+    def gather(self, corners: Tensor) -> Tensor:
+        """Windows (..., 2, Q, W) of the pairs whose corners (..., 2) are given."""
+        index = corners[..., None] + self.positions
+        return self.rows.index_select(0, index.flatten()).view(*index.shape, -1)
