@@ -50,11 +50,8 @@ def write(report: Contents, out: Path) -> ReportFiles:
 
     Raises ReportNotWritable where that is not possible.
     """
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # 5 MB: read when needed
-
-    subtitle = f"Made {report.made_at} from {report.database}"
     texts = {
-        HTML: render(_title(report), subtitle, outline.sections_of(report), get_plotlyjs()),
+        HTML: page(report),
         JSON: json.dumps(as_json(report), indent=2, sort_keys=False, allow_nan=False) + "\n",
         **{f"{name}.csv": _csv(lines) for name, lines in _tables(report).items()},
     }
@@ -68,6 +65,14 @@ def write(report: Contents, out: Path) -> ReportFiles:
         ) from error
     csv_files = tuple(out / name for name in texts if name.endswith(".csv"))
     return ReportFiles(html=out / HTML, json=out / JSON, csv=csv_files)
+
+
+def page(report: Contents) -> str:
+    """The report as one HTML page with all that it needs."""
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # 5 MB: read when needed
+
+    subtitle = f"Made {report.made_at} from {report.database}"
+    return render(_title(report), subtitle, outline.sections_of(report), get_plotlyjs())
 
 
 def _title(report: Contents) -> str:

@@ -1,4 +1,4 @@
-"""optuna-dashboard on hpo's engine, behind a production WSGI server, for this machine only.
+"""optuna-dashboard and the report on hpo's engine, behind a production WSGI server, for this machine only.
 
 The app has no authentication and serves routes that change or delete studies. So it listens on loopback
 only, and because every page that a browser on this machine shows can reach loopback too, it also refuses
@@ -23,7 +23,9 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine
 
 from hpo.errors import DatabaseError, DatabaseReplaced, HpoError, UsageError
+from hpo.server import report_page
 from hpo.server.note_requests import answer_note, is_note
+from hpo.server.report_page import ReportPage, with_report
 from hpo.storage.engine import begin_read
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 # What a user may give, and the address to listen on: `localhost` is not resolved, a hosts file could redirect it.
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
-API = "/api/"  # what asks the database; all else are files of the app
+ASKING = ("/api/", report_page.PATH)  # what asks the database; all else are files of the app
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # change nothing (RFC 9110, section 9.2.1)
 
 MOST_REQUEST_BYTES = 1_000_000  # of a request's content: larger ones are refused before they are read
@@ -71,9 +73,10 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
+    report: ReportPage | None = None,
     ready: Callable[[str], object] = lambda url: None,
 ) -> None:
-    """Serve optuna-dashboard on `engine` until SIGINT or SIGTERM; call from the main thread.
+    """Serve optuna-dashboard, and the report, on `engine` until SIGINT or SIGTERM; call from the main thread.
 
     `port` 0 takes a free one; `ready` is called once with the URL when connections are accepted.
     Raises AddressError for any `host` but loopback, PortError where the port cannot be had, DatabaseReplaced when a
@@ -94,7 +97,10 @@ def serve(
         # A page sends a dozen requests at once; that some wait a moment for a thread needs no warning.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         server = waitress.create_server(
-            _app(engine, end), sockets=[listener], ident=None, max_request_body_size=MOST_REQUEST_BYTES
+            _app(engine, report or ReportPage(engine), end),
+            sockets=[listener],
+            ident=None,
+            max_request_body_size=MOST_REQUEST_BYTES,
         )
         address, taken = listener.getsockname()[:2]
         _serve_until_signal(server.run, lambda: ready(f"http://{_bracketed(address)}:{taken}/"))
@@ -103,13 +109,13 @@ def serve(
         raise replaced[0]
 
 
-def _app(engine: Engine, end: Callable[[DatabaseReplaced], None]) -> "WSGIApplication":
+def _app(engine: Engine, report: ReportPage, end: Callable[[DatabaseReplaced], None]) -> "WSGIApplication":
     import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 
     from hpo.storage.optuna_storage import open_optuna
 
-    app = optuna_dashboard.wsgi(open_optuna(engine))
-    return local_only(of_the_database(engine, with_notes(engine, app), end))
+    app = with_report(report, with_notes(engine, optuna_dashboard.wsgi(open_optuna(engine))))
+    return local_only(of_the_database(engine, app, end))
 
 
 def of_the_database(
@@ -119,7 +125,7 @@ def of_the_database(
 
     def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         try:
-            if environ.get("PATH_INFO", "").startswith(API):
+            if environ.get("PATH_INFO", "").startswith(ASKING):
                 with begin_read(engine):
                     pass
         except DatabaseError as error:

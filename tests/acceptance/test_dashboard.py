@@ -7,10 +7,7 @@ import re
 import signal
 import socket
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,8 @@ from hpo.server.optuna_app import AddressError, serve
 from hpo.storage.engine import begin_write, open_engine
 from tests.support.browser import browse, console, needs_chromium
 from tests.support.commandline import PATIENCE, wait_until
+from tests.support.dashboard import HPO, ask, dashboard
 from tests.support.handmade import make, small_spec
-
-HPO = [sys.executable, "-m", "hpo"]
 
 
 @pytest.fixture(scope="module")
@@ -41,48 +37,6 @@ def port(database: str) -> Iterator[int]:
     """The port of a dashboard that runs as long as this module's tests."""
     with dashboard(database) as (port, _):
         yield port
-
-
-@contextmanager
-def dashboard(database: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Start `hpo dashboard` on a free port and wait until it says its URL."""
-    command = [*HPO, "--db", database, "dashboard", "--port", str(free_port())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        too_long = threading.Timer(PATIENCE, process.kill)  # ends the reading below
-        too_long.start()
-        try:
-            told = []
-            for line in process.stderr:
-                told.append(line)
-                if url := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-                    too_long.cancel()
-                    yield int(url[1]), process
-                    break
-            else:
-                pytest.fail(f"the dashboard said no URL: {''.join(told)}")
-        finally:
-            too_long.cancel()
-            process.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port: int = nobody.getsockname()[1]
-        return port
-
-
-def ask(port: int, path: str, method: str = "GET", body: object = None, **headers: str) -> tuple[int, str]:
-    """Send one request, with just these headers (`_` for `-`); returns status and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    content = None if body is None else json.dumps(body)
-    try:
-        connection.request(method, path, content, {"Content-Type": "application/json"} | sent)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
 
 
 def study_names(port: int) -> list[str]:

@@ -4,7 +4,8 @@ import csv
 import json
 from pathlib import Path
 
-from tests.support.commandline import Hpo
+from tests.support.commandline import DRAIN, Hpo
+from tests.support.dashboard import ask, dashboard
 
 FILE = """
 import numpy as np
@@ -52,6 +53,38 @@ def test_kept_columns_and_own_sections(hpo: Hpo) -> None:
     assert _titles(hpo.folder / "again") == _titles(folder)
 
 
+def test_the_dashboard_has_them_in_its_report(hpo: Hpo) -> None:
+    """Made when it is asked for, and anew where something has changed; a file that fails costs its sections alone."""
+    file = hpo.folder / "line_on_page.py"
+    file.write_text(FILE)
+    hpo("study", "create", "--experiment", file, "--trials", "2", "--rounds", "2")
+    with dashboard(hpo.url, "--experiment", str(file)) as (port, _):
+        before = report_of(port)
+        assert "Residuals" in titles_of(before)
+        assert report_of(port) == before, "nothing has changed, so it is the same one"
+        hpo(*DRAIN, "--experiment", file)
+        after = report_of(port)
+        assert titles_of(after) > titles_of(before)
+        assert ask(port, "/report", Host="elsewhere")[0] == 403
+        assert ask(port, "/report", "POST", Host="localhost")[0] == 403
+        file.write_text(FILE.replace("    return [hpo.Section", "    1 / 0\n    return [hpo.Section"))
+        hpo("study", "pause", "line-slope")
+        without = report_of(port)
+        assert "ZeroDivisionError" in without
+        assert titles_of(without) - {"Sections of line"} == titles_of(after) - {"Residuals"}
+
+
+def report_of(port: int) -> str:
+    """The page that the dashboard gives."""
+    status, page = ask(port, "/report", Host="localhost")
+    assert status == 200
+    return page
+
+
 def _titles(folder: Path) -> set[str]:
-    page = (folder / "report.html").read_text()
+    return titles_of((folder / "report.html").read_text())
+
+
+def titles_of(page: str) -> set[str]:
+    """The titles of a report's sections."""
     return {part.partition("</h2>")[0].rpartition(">")[2] for part in page.split("<h2")[1:]}
