@@ -5,6 +5,7 @@ Nothing is pickled but what torch reads back with `weights_only`.
 """
 
 import json
+import math
 import secrets
 import sys
 import tarfile
@@ -17,7 +18,9 @@ import numpy as np
 
 from hpo.errors import ExperimentError
 
-SHARE = 0.05  # of the time, for writing at the most: where that takes long it is done less often
+SHARE = 0.05  # of a training's time, for writing at the most: where that takes long it is done less often
+MOMENT = 0.1  # seconds: the state after the last epoch is kept however short the training was, if that takes no longer
+WRITE_SPEED = 250e6  # bytes a second, of a first checkpoint: what the next takes is known from the last
 _TENSORS, _PLAIN, _ARRAY, _FILES = "state.pt", "state.json", "array-{}.npy", "files.tar"
 _SIMPLE = (str, int, float, bool, type(None))
 
@@ -48,7 +51,9 @@ class TrainingState:
         self._files: Path | None = None
         self._written: Path | None = None
         self._saved, self._checked = 0, False
-        self._due = clock() + seconds
+        self._begun = clock()
+        self._due = self._begun + seconds
+        self._spent, self._cost = 0.0, math.nan  # seconds in writing so far; that the next takes
 
     @property
     def is_kept(self) -> bool:
@@ -90,9 +95,30 @@ class TrainingState:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for the next: not before the last is kept."""
+        """Whether it is time for the next: not before the last is kept, nor before its training pays for it."""
         busy = self._written is not None and self._written.exists()
-        return self.is_kept and not busy and self._clock() >= self._due
+        return self.is_kept and not busy and self._clock() >= self._due and self._is_paid_for()
+
+    def save_last(self, epoch: int) -> None:
+        """Write the state after the last epoch where that is paid for, or takes a moment.
+
+        Else a test that fails goes on from the checkpoint before it, and trains the few epochs after that again.
+        """
+        if self.is_kept and (self._is_paid_for() or self._cost <= MOMENT):
+            self.save(epoch)
+
+    def _is_paid_for(self) -> bool:
+        """Whether with the next one, too, writing takes no more than its share of the training."""
+        if math.isnan(self._cost):
+            self._cost = self._bytes() / WRITE_SPEED
+        training = self._clock() - self._begun - self._spent
+        return self._spent + self._cost <= SHARE * training
+
+    def _bytes(self) -> int:
+        """How much there is to write."""
+        held = sum(getattr(leaf, "nbytes", 0) for leaf in _leaves([thing.state_dict() for thing in self._objects]))
+        files = [] if self._files is None else [path for path in self._files.rglob("*") if path.is_file()]
+        return int(held) + sum(path.stat().st_size for path in files)
 
     def save(self, epoch: int) -> None:
         """Write the state after so many epochs, unless that is kept already."""
@@ -110,7 +136,8 @@ class TrainingState:
         self._saved, self._written = epoch, folder
         self._on_save(epoch, folder)
         now = self._clock()
-        self._due = now + max(self._seconds, (now - begun) * (1 / SHARE - 1))
+        self._due, self._cost = now + self._seconds, now - begun
+        self._spent += self._cost
 
 
 def _save(states: Sequence[Any], folder: Path, *, check: bool) -> None:

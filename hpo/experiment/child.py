@@ -126,7 +126,7 @@ class Child:
             seed_all(values["seed"], "train")
             predictor = model.fit(run)
             if state is not None and values["checkpoints"]["keep_last"]:
-                state.save(run.epochs_trained)
+                state.save_last(run.epochs_trained)
         except BaseException:
             run.close()
             raise

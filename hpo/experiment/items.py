@@ -45,6 +45,20 @@ class Items:
         )
 
 
+@dataclass(frozen=True)
+class DrawnRows(Items):
+    """Training rows of `rows`, with what a further split of them goes by."""
+
+    stratum: NDArray[np.intp] | None = None  # (n,) the class of each
+    time: NDArray[Any] | None = None  # (n,)
+
+    def take(self, index: NDArray[np.intp]) -> "DrawnRows":
+        """The rows at these places, in this order."""
+        items = super().take(index)
+        parts = {name: None if (part := getattr(self, name)) is None else part[index] for name in ("stratum", "time")}
+        return DrawnRows(items.x, items.y, items.unit, **parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draw:
     """What a draw of items may depend on: it is the same wherever and whenever it is made."""

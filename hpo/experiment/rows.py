@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpo.errors import ExperimentError
 from hpo.experiment.csv_file import read_csv
-from hpo.experiment.items import Draw, Items, length, take
+from hpo.experiment.items import Draw, DrawnRows, Items, length, take
 from hpo.experiment.suspicions import suspicions
 from hpo.experiment.tables import RowColumn, classes, codes, column, columns_of, known, row_hashes, without
 
@@ -144,7 +144,7 @@ class Rows:
         if isinstance(self.test, str):
             return _mask(columns[self.test], self.test), np.ones(len(hashes), dtype=bool)
         if times is not None:
-            return _latest(times, self.test, self.gap)
+            return latest(times, self.test, self.gap)
         key = hashes if not self.group else row_hashes(columns[self.group], None)
         return _share_of(key) < self.test, np.ones(len(hashes), dtype=bool)
 
@@ -168,12 +168,14 @@ class Rows:
             raise ExperimentError(f"rows: there are no folds where {why}; set folds = 1")
         if pool.official is None and pool.time is not None:
             assert not isinstance(self.validation, str)
-            validates, kept = _latest(pool.time, self.validation, self.gap)
+            validates, kept = latest(pool.time, self.validation, self.gap)
         else:
             validates, kept = self._validation(pool, draw), np.ones(len(pool.items), dtype=bool)
         if not validates.any() or not (kept & ~validates).any():
             raise ExperimentError(f"rows: {len(pool.items)} rows in pool A are too few to train and to validate on")
-        return pool.items.take(np.flatnonzero(kept & ~validates)), pool.items.take(np.flatnonzero(validates))
+        items = pool.items
+        training = DrawnRows(items.x, items.y, items.unit, stratum=pool.stratum, time=pool.time)
+        return training.take(np.flatnonzero(kept & ~validates)), items.take(np.flatnonzero(validates))
 
     def _validation(self, pool: RowPool, draw: Draw) -> Chosen:
         """Which rows of the pool validate."""
@@ -185,8 +187,7 @@ class Rows:
         n = len(pool.items) if units is None else len(units)
         if draw.folds > n:
             raise ExperimentError(f"rows: {draw.folds} folds of {n} {'rows' if units is None else 'groups'}; set fewer")
-        strata = _unit_strata(pool, place, n)
-        rank = _ranks(strata, draw.rng("validation"))
+        rank = ranks(unit_strata(pool.stratum, place, n), draw.rng("validation"))
         low = draw.fold / draw.folds if draw.folds > 1 else 0.0
         high = (draw.fold + 1) / draw.folds if draw.folds > 1 else self.validation
         chosen = np.asarray((rank >= low) & (rank < high))
@@ -258,17 +259,17 @@ def _sortable(values: RowColumn, name: str, gap: Any) -> RowColumn:
         ) from None
 
 
-def _latest(times: RowColumn, share: float, gap: Any) -> tuple[Chosen, Chosen]:
+def latest(times: RowColumn, share: float, gap: Any) -> tuple[Chosen, Chosen]:
     """The latest share of the rows, equal times together, and all but those that the gap before them leaves out."""
     start = np.sort(times)[len(times) - max(1, round(share * len(times)))]
-    latest = times >= start
+    chosen = times >= start
     if not gap:
-        return latest, np.ones(len(times), dtype=bool)
+        return chosen, np.ones(len(times), dtype=bool)
     if times.dtype.kind == "M" and isinstance(gap, int | float):
         gap = datetime.timedelta(days=gap)
     if isinstance(gap, datetime.timedelta):
         gap = np.timedelta64(gap)
-    return latest, latest | (times < start - gap)
+    return chosen, chosen | (times < start - gap)
 
 
 def _refuse_overlap(groups: RowColumn, chosen: Chosen, among: Chosen, name: str, where: str) -> None:
@@ -283,18 +284,18 @@ def _refuse_overlap(groups: RowColumn, chosen: Chosen, among: Chosen, name: str,
 # --- Strata ---------------------------------------------------------------------------------------------------
 
 
-def _unit_strata(pool: RowPool, place: NDArray[np.intp] | None, n: int) -> RowColumn:
-    """(n,) the stratum of each unit; a group's is that of most of its rows."""
-    if pool.stratum is None:
+def unit_strata(stratum: RowColumn | None, place: NDArray[np.intp] | None, n: int) -> RowColumn:
+    """(n,) the stratum of each unit; a group's is that of most of its rows, whose units are at `place`."""
+    if stratum is None:
         return np.zeros(n, dtype=np.intp)
     if place is None:
-        return pool.stratum
-    counts = np.zeros((n, int(pool.stratum.max()) + 1))
-    np.add.at(counts, (place, pool.stratum), 1)
+        return stratum
+    counts = np.zeros((n, int(stratum.max()) + 1))
+    np.add.at(counts, (place, stratum), 1)
     return np.asarray(counts.argmax(1))
 
 
-def _ranks(strata: RowColumn, rng: np.random.Generator) -> NDArray[np.float64]:
+def ranks(strata: RowColumn, rng: np.random.Generator) -> NDArray[np.float64]:
     """(n,) the place of each unit in its stratum in 0..1, in an order at random."""
     rank = np.empty(len(strata))
     for stratum in np.unique(strata):

@@ -1,6 +1,5 @@
 """What a training function gets: its parameters, its training items, its seed, and the loop that hpo counts."""
 
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -155,15 +154,9 @@ class Run:
     def early_stopping_split(self, share: float) -> tuple[Items, Items]:
         """The training items in two parts, for what must not look at hpo's validation items: the rest, and `share`.
 
-        Whole units where items have them; the same at every call.
+        Of `rows` the second part has each class's share, or the latest rows where they are in the order of a time.
+        Whole units where items have one each; the same at every call.
         """
-        if not 0 < share < 1:
-            raise ExperimentError(f"early_stopping_split: share must be between 0 and 1, not {share!r}")
-        n = len(self.training)
-        unit = self.training.unit if self.training.unit is not None and self.training.unit.ndim == 1 else np.arange(n)
-        units, place = np.unique(unit, return_inverse=True)
-        order = generator(self._key, "early stopping").permutation(len(units))
-        held = np.zeros(len(units), dtype=bool)
-        held[order[: max(1, math.floor(share * len(units)))]] = True
-        chosen = held[place]
-        return self.training.take(np.flatnonzero(~chosen)), self.training.take(np.flatnonzero(chosen))
+        from hpo.experiment.early_stopping import split
+
+        return split(self.training, share, generator(self._key, "early stopping"))

@@ -1,6 +1,7 @@
 """Checkpoints as a training makes them: what is saved is loaded, at the right time, and nothing is unpickled."""
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from hpo.errors import ExperimentError
-from hpo.experiment.checkpoint import SHARE, TrainingState
+from hpo.experiment.checkpoint import MOMENT, SHARE, WRITE_SPEED, TrainingState
 
 
 class Clock:
@@ -32,18 +33,6 @@ class Thing:
 
     def load_state_dict(self, state: Any) -> None:
         self.state = state
-
-
-class SlowThing(Thing):
-    """Takes five seconds for its state."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__({"a": 1})
-        self._clock = clock
-
-    def state_dict(self) -> Any:
-        self._clock.now += 5.0
-        return self.state
 
 
 Saved = list[tuple[int, Path]]
@@ -142,28 +131,65 @@ def test_a_pickle_is_not_run(make: Make, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_writing_takes_a_small_share_of_the_time(make: Make) -> None:
-    """The next is due after so many seconds, later where the last took long, and not before that is kept."""
+class LargeThing(Thing):
+    """Has so many bytes, which take so many seconds to write."""
+
+    def __init__(self, clock: Clock, size: int, seconds: float) -> None:
+        super().__init__({"a": np.broadcast_to(np.uint8(0), (size,))})  # no memory
+        self._clock, self._seconds = clock, seconds
+        self.is_measured = False
+
+    def state_dict(self) -> Any:
+        if self.is_measured:  # asked for once to know the size, then to be written
+            self._clock.now += self._seconds
+            return {"a": np.zeros(3)}
+        self.is_measured = True
+        return self.state
+
+
+def take(saved: Saved) -> None:
+    """As the worker does with what is written."""
+    for _, folder in saved:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_next_waits_for_the_last_one(make: Make) -> None:
+    """It is due after so many seconds, and not before the worker has taken the last; no epoch is kept twice."""
     clock = Clock()
     state, saved = make(seconds=10.0, clock=clock)
-    state.register([SlowThing(clock)])
+    state.register([Thing({"a": 1})])
     assert not state.is_due
     clock.now = 10.0
     assert state.is_due
-
     state.save(1)
-    assert clock.now == 15.0
-    clock.now = 15.0 + 5.0 * (1 / SHARE - 1) - 1
-    assert not state.is_due
-    clock.now += 2
+    clock.now = 20.0
     assert not state.is_due, "the worker has not taken the last one"
-    (folder,) = [path for _, path in saved]
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+    take(saved)
     assert state.is_due
     state.save(1)
-    assert len(saved) == 1, "that epoch is kept already"
+    assert len(saved) == 1
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(10**9, 4.0), (10**9, 1.0), (10**6, 3.0), (1000, 0.001)])
+@pytest.mark.parametrize("epochs", [1, 20, 120, 1000])
+def test_writing_takes_a_small_share_of_the_time(make: Make, size: int, seconds: float, epochs: int) -> None:
+    """The first and the last, too, are written once the training has paid for them; what takes a moment always is."""
+    clock = Clock()
+    state, saved = make(clock=clock)
+    state.register([LargeThing(clock, size, seconds)])
+    for epoch in range(epochs):
+        clock.now += 1.0
+        if state.is_due:
+            state.save(epoch + 1)
+            take(saved)
+    state.save_last(epochs)
+    written = seconds * len(saved)
+    surprise = seconds if size / WRITE_SPEED < seconds else 0.0  # of a disk that is slower than was thought
+    assert written <= max(SHARE * epochs + surprise, MOMENT)
+    affordable = int((SHARE * epochs - surprise) / seconds)
+    assert len(saved) >= min(affordable, epochs) - 1
+    if seconds < MOMENT:
+        assert saved[-1][0] == epochs
 
 
 def test_a_librarys_files_are_kept_whole(make: Make) -> None:
