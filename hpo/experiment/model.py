@@ -1,11 +1,11 @@
 """A model of an experiment: its search space, its reference configuration, and how it is trained."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hpo.errors import ExperimentError
-from hpo.experiment.spaces import Choice, Hyperparameter, Space, Value
+from hpo.experiment.spaces import Choice, Float, Hyperparameter, Int, Space, Value
 from hpo.training.recipe import Recipe
 
 Train = Callable[[Any], Any] | Recipe  # (run) -> predictor
@@ -41,11 +41,7 @@ class Model:
         Space.of(self.space).check(self.reference, "reference")
 
     def _check_recipe(self, recipe: Recipe) -> None:
-        for name in recipe.names:
-            if name not in self.space:
-                raise ExperimentError(
-                    f"the recipe needs {name!r}, which is not in the space; add it, a plain value makes it a constant"
-                )
+        self.check_needed(recipe.names)
         for name, entry in self.space.items():
             values = entry.values if isinstance(entry, Choice) else [entry]
             if any(isinstance(value, str) for value in values):
@@ -54,6 +50,20 @@ class Model:
                 )
         if self.predict is not None:
             raise ExperimentError("predict: a recipe says by its outputs what is measured; leave predict out")
+
+    def check_needed(self, names: Iterable[str]) -> None:
+        """ExperimentError where a hyperparameter that a recipe needs is not in the space, or not always active."""
+        for name in names:
+            entry = self.space.get(name)
+            if entry is None:
+                raise ExperimentError(
+                    f"the recipe needs {name!r}, which is not in the space; add it, a plain value makes it a constant"
+                )
+            if isinstance(entry, Float | Int | Choice) and entry.when:
+                raise ExperimentError(
+                    f"the recipe needs {name!r} in every training, but it is active only when "
+                    f"{' and '.join(entry.when)} say so; leave out its `when`"
+                )
 
     def fit(self, run: Any) -> Any:
         """Train in this process; returns the predictor."""

@@ -141,7 +141,7 @@ def _describe(model: Model, code: str) -> ModelDescription:
     if isinstance(model.train, Recipe):
         from hpo.experiment.recipes import check_recipe
 
-        check_recipe(model.train)
+        check_recipe(model, model.train)
     seeds = [f"a seed is fixed in the code ({place})" for place in fixed_seeds(*model.code)]
     return ModelDescription(
         space=model.parsed_space.to_plain(),

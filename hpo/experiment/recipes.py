@@ -11,8 +11,10 @@ from torch import Tensor
 
 from hpo.errors import ExperimentError
 from hpo.experiment.items import Items
+from hpo.experiment.model import Model
 from hpo.experiment.run import Diverged, Run
 from hpo.experiment.spaces import Value
+from hpo.training.dropout import dropouts
 from hpo.training.population import LanesFailed, LaneState, Population, Task
 from hpo.training.recipe import Recipe
 from hpo.training.stacked import CannotStack, stack
@@ -82,10 +84,12 @@ def train_alone(recipe: Recipe, run: Run) -> RecipePredictor:
     return predictor
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """ExperimentError where the module cannot be trained as lanes of a population."""
+def check_recipe(model: Model, recipe: Recipe) -> None:
+    """ExperimentError where the module cannot be trained as lanes of a population, or its dropout has no rate."""
+    module = recipe.module()
+    model.check_needed(layer.rate for layer in dropouts(module))
     try:
-        stack(recipe.module())
+        stack(module)
     except CannotStack as error:
         raise ExperimentError(f"the recipe's module cannot be trained by lane: {error}") from error
 

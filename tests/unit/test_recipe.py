@@ -63,6 +63,35 @@ def test_its_hyperparameters_are_numbers() -> None:
             hpo.Model(recipe(), space=space, reference={**REFERENCE, "kind": "a"})
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "batch_size"])
+def test_what_it_needs_is_always_active(name: str) -> None:
+    """An inactive one would be 0 in its lane; what the loss alone reads may be conditional."""
+    when = {"kind": 1}
+    entry: Hyperparameter = hpo.Int(1, 8, when=when) if name == "batch_size" else hpo.Float(1e-4, 1e-1, when=when)
+    space = {**SPACE, "kind": hpo.Choice(0, 1), name: entry}
+    with pytest.raises(ExperimentError, match=f"needs '{name}' in every training, but it is active only when kind say"):
+        hpo.Model(recipe(), space=space, reference={**REFERENCE, "kind": 0})
+    weight: dict[str, Hyperparameter | Value] = {"kind": hpo.Choice(0, 1), "weight": hpo.Float(0, 1, when=when)}
+    hpo.Model(recipe(), space={**SPACE, **weight}, reference={**REFERENCE, "kind": 0})
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [("", "needs 'dropout', which is not in the space"), ('hpo.Float(0, 0.5, when={"kind": 1})', "in every training")],
+)
+def test_so_is_the_rate_of_its_dropout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: str, message: str
+) -> None:
+    """Known once the module is made: refused when the file is loaded, not after a week of trials."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "mine.py"
+    entries = f'"kind": hpo.Choice(0, 1), "dropout": {rate}, ' if rate else ""
+    code = FILE.replace("nn.LAYER", "hpo.dropout(4)").replace("space={", f"space={{{entries}")
+    file.write_text(code.replace("reference={", 'reference={"kind": 0, ' if rate else "reference={"))
+    with pytest.raises(ExperimentError, match=message):
+        prepared(str(file))
+
+
 def test_its_outputs_are_what_is_measured() -> None:
     with pytest.raises(ExperimentError, match="leave predict out"):
         hpo.Model(recipe(), space=SPACE, reference=REFERENCE, predict=lambda predictor, x: x)
