@@ -41,6 +41,7 @@ from hpo.experiment.prepare import code_digests
 from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Diverged, Report, Run, Stopped
+from hpo.experiment.tables import row_hashes
 from hpo.machine import peak_memory
 
 WATCH_MILLISECONDS = 1000  # between two looks whether this process, and not only the worker, is gone
@@ -182,7 +183,7 @@ class Child:
         pool = self._load_pool("b")
         options = self._experiment.options_of(values.get("options", {}))
         items = self._experiment.test_items(pool, Draw(seed=values["draw_seed"], options=options))
-        numbers = None if items.unit is None else unit_numbers(items.unit)
+        numbers = self._units(items)
         units = units_of(numbers, len(items))
         blocks = None if units is None else blocks_of(units)
         kept = KeptColumns(self._experiment)
@@ -195,6 +196,17 @@ class Child:
                     arrays[column_of(name)] = score.blocks
         self._close()
         return Message("tested", {"scores": _values(scores), "items": len(items)}, {**arrays, **kept.joined()})
+
+    def _units(self, items: Items) -> NDArray[np.int64] | None:
+        """What the test items were sampled from, (n,) or (n, u); None where they are all of pool B, one unit each.
+
+        A draw of one's own may be another in each round: where it says nothing, equal items are the same unit.
+        """
+        if items.unit is not None:
+            return unit_numbers(items.unit)
+        if self._experiment.draw_test is None:
+            return None
+        return row_hashes(items.x, items.y).view(np.int64)
 
     def _measure(
         self,

@@ -141,6 +141,31 @@ def test_a_training_is_what_it_is_without_a_child(prepared: tuple[Path, Path], s
     assert (tmp_path / "log").read_text() == "what a user prints\n"
 
 
+def test_items_of_an_own_draw_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    """Two rounds draw other test items: the same item has the same unit in both, another item another one."""
+    file, folder = tmp_path / "halves_of_tests.py", tmp_path / "halves"
+    half = "lambda b, draw: b.items.take(draw.rng('half').permutation(len(b.items))[: len(b.items) // 2])"
+    file.write_text(CODE.replace("metrics=[", f"draw_test={half},\n    metrics=["))
+    subprocess.run([sys.executable, "-m", "hpo.experiment.prepare", str(file), str(folder)], check=True)
+    units, rows = [], []
+    pool = pool_files.load(folder / "b").items
+    for seed in (1, 2):
+        with (tmp_path / "log").open("wb") as log:
+            child = ChildProcess(str(file), folder, device="cpu", threads=1, log=log)
+        assert answer(child).kind == "ready"
+        train(child)
+        child.tell("test", {"seed": 5, "draw_seed": seed})
+        units.append(answer(child).arrays["unit"].tolist())
+        child.close()
+        drawn = Draw(seed=seed).rng("half").permutation(len(pool))[: len(pool) // 2]
+        rows.append([pool.x[i].tobytes() for i in drawn])
+    assert {*rows[0]} & {*rows[1]}
+    assert {*rows[0]} - {*rows[1]}
+    unit_of = dict(zip([*rows[0], *rows[1]], [*units[0], *units[1]], strict=True))
+    assert [unit_of[row] for row in rows[0]] == units[0]
+    assert len({*unit_of.values()}) == len(unit_of)
+
+
 def test_epochs_are_reported_and_stopped(start: Start) -> None:
     """The curve has the validation's scores; the global generators do not notice that it is measured."""
     child = start()
