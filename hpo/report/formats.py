@@ -118,7 +118,9 @@ class Scale:
         return NOTHING if x is None else f"{self.number(x, digits)}{self.unit}"
 
     def mean_std(self, mean: float | None, std: float | None) -> str:
-        """Mean ± standard deviation without the unit."""
+        """Mean ± standard deviation without the unit; said in words where there is none."""
+        if mean is not None and std == 0:
+            return f"{self.number(mean, 1)} (no spread)"
         if mean is None or std is None or self.is_percent:
             return self.number(mean, 1) + ("" if mean is None or std is None else f" ± {percent(std, 1)}")
         places = decimals([mean, std], 4)

@@ -158,6 +158,16 @@ def test_a_margin_decides_whether_a_difference_matters(margin: float, beginning:
     assert line.startswith(beginning)
 
 
+def test_no_spread_is_said_in_words() -> None:
+    """A method that gives the same in every round has no standard deviation of 0."""
+    flat = [measured("flat", {"reference": [12.0] * 5}, (PRESSURE,), id=1)]
+    report = contents(flat)
+    note = notes.note_of(report.results[0], report.comparison.paired)
+    assert "12.00 (no spread)" in note
+    for text in (note, *texts_of(report).values()):
+        assert "± 0" not in text
+
+
 def test_notes_say_it_in_the_unit() -> None:
     report = contents(studies(PRESSURE))
     text = notes.note_of(report.results[1], report.comparison.paired)

@@ -93,6 +93,31 @@ def test_a_difference_on_many_items_is_clear() -> None:
     assert contents([a, b], {1: of_a, 2: of_b}).conclusions.headlines[0].startswith("b is better than a: ")
 
 
+@pytest.mark.parametrize(("copies", "equal"), [(1, False), (30, True)])
+def test_equal_in_practice_needs_enough_items(copies: int, equal: bool) -> None:
+    """Equally many items are right in every round, but others: new items may part the two, unless there are many."""
+    metric = (MetricInfo(name="accuracy", margin=0.02),)
+    results, scores = [], {}
+    for number in (1, 2):
+        rounds = []
+        for r in range(10):
+            right = np.ones(ITEMS)
+            right[20 * number : 20 * number + 20] = 0.0
+            right[-1 - (r + number) % 2] = 0.0  # so that the rounds are not all equal
+            rounds.append(np.tile(right, copies).tolist())
+        means = [sum(items) / len(items) for items in rounds]
+        results.append(measured(f"m{number}", {"tuned": means}, metric, id=number))
+        scores[number] = scored(results[-1], {("tuned", r): {"accuracy": items} for r, items in enumerate(rounds)})
+    (pair,) = compare(results, scores).pairs
+    assert pair.difference.interval is not None
+    assert pair.items is not None
+    assert abs(pair.difference.mean) < 1e-9
+    assert pair.is_immaterial is equal
+    assert (max(-pair.items.low, pair.items.high) < 0.02) is equal
+    (line,) = contents(results, scores).conclusions.headlines
+    assert ("equal in practice (a difference below 2.0 points counts as none)" in line) is equal
+
+
 def test_shares_are_those_of_the_variances() -> None:
     """Items and rounds that add up: each part's share is known beforehand."""
     rng = np.random.default_rng(3)

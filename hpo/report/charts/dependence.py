@@ -10,20 +10,25 @@ from hpo.experiment.spaces import Value
 from hpo.report.charts.theme import (
     BLUE,
     INK,
-    PARAMETER_TITLES,
     cell,
     colours_of,
     left_axes,
     panels,
+    parameter_title,
     percents,
     safe,
     with_legend,
 )
 from hpo.report.formats import Scale, values_of
 
-COORDINATE_TITLES = {**PARAMETER_TITLES, WEIGHT_RATIO: "main : aux weight", RELATIVE_DECAY: "relative decay"}
+_DERIVED = {WEIGHT_RATIO: "main : aux weight", RELATIVE_DECAY: "relative decay"}
 _STRENGTHS = [[0, "#ffffff"], [0.5, "#8fb8d8"], [1, BLUE]]
 _HEIGHTS = [[0, "#f7f7f7"], [0.5, "#c9d9e6"], [1, "#7aa5c4"]]  # pale, for the lines, labels and points on it
+
+
+def coordinate_title(name: str) -> str:
+    """A hyperparameter's name, or that of a coordinate made of several."""
+    return _DERIVED.get(name) or parameter_title(name)
 
 
 def importance_chart(dependences: Sequence[Dependence], models: Sequence[str] = ()) -> go.Figure:
@@ -84,7 +89,7 @@ def effects_chart(dependence: Dependence, models: Sequence[str] = ()) -> go.Figu
     assert dependence.answer is not None
     effects, good = dependence.answer.effects, dependence.answer.quality.good
     scale, colours = Scale(dependence.metric), _colours([dependence], models)
-    figure = panels([COORDINATE_TITLES.get(effect.name, effect.name) for effect in effects], 260)
+    figure = panels([coordinate_title(effect.name) for effect in effects], 260)
     hover = f"%{{x}}: %{{y:{scale.short_hover}<extra></extra>"
     for index, (effect, coordinate) in enumerate(zip(effects, dependence.answer.coordinates, strict=True)):
         at, first = cell(index), index == 0
@@ -200,7 +205,7 @@ def contours_chart(dependences: Sequence[Dependence], models: Sequence[str] = ()
         for name, axis in ((contour.a, "x"), (contour.b, "y")):
             coordinate = next(c for c in answer.coordinates if c.name == name)
             _axis(figure, coordinate, at, axis)
-            (figure.update_xaxes if axis == "x" else figure.update_yaxes)(title=COORDINATE_TITLES.get(name, name), **at)
+            (figure.update_xaxes if axis == "x" else figure.update_yaxes)(title=coordinate_title(name), **at)
     return with_legend(figure)
 
 
@@ -242,7 +247,7 @@ def _axis(figure: go.Figure, coordinate: Coordinate, at: dict[str, int], axis: s
 
 def _two_lines(name: str) -> str:
     """A title in two lines, so that panels side by side do not overlap."""
-    return COORDINATE_TITLES.get(name, name).replace(" : ", ":").replace(" ", "<br>", 1)
+    return coordinate_title(name).replace(" : ", ":").replace(" ", "<br>", 1)
 
 
 def _rounded(x: Value) -> float | str:

@@ -30,13 +30,6 @@ _ORDER: dict[str, int] = {
     model: place for place, model in enumerate(MODELS)
 }  # the digits' keep their colours in every report
 _LONG_TITLE = 28  # characters
-PARAMETER_TITLES = {
-    "learning_rate": "learning rate",
-    "weight_decay": "weight decay",
-    "dropout": "dropout",
-    "aux_weight": "aux weight",
-    "main_weight": "main weight",
-}
 
 
 def title(label: str, experiment: str = DIGITS) -> str:
@@ -60,7 +53,7 @@ def colour_name(model: str, models: Iterable[str]) -> str:
 
 def parameter_title(name: str) -> str:
     """A hyperparameter's name in tables and charts."""
-    return PARAMETER_TITLES.get(name, name)
+    return name.replace("_", " ")
 
 
 def empty_figure(height: int) -> go.Figure:

@@ -342,7 +342,7 @@ def _name(pair: PairStrength) -> str:
 
 
 def _title(name: str) -> str:
-    return "weight decay / (main + 2 aux)" if name == RELATIVE_DECAY else charts.COORDINATE_TITLES.get(name, name)
+    return "weight decay / (main + 2 aux)" if name == RELATIVE_DECAY else charts.coordinate_title(name)
 
 
 def _number(x: float) -> str:
