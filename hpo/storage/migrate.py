@@ -160,10 +160,10 @@ def _create_optunas(connection: Connection) -> None:
     _context(connection, _OPTUNAS).stamp(_scripts(_OPTUNAS), "head")
 
 
-def _migrate(connection: Connection, line: _Line) -> None:
+def _migrate(connection: Connection, line: _Line, target: str = "head") -> None:
     scripts = _scripts(line)
     with EnvironmentContext(
-        Config(), scripts, fn=lambda revision, _: scripts._upgrade_revs("head", revision)
+        Config(), scripts, fn=lambda revision, _: scripts._upgrade_revs(target, revision)
     ) as environment:
         environment.configure(
             connection=connection,

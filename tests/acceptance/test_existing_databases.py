@@ -9,6 +9,7 @@ from hpo.storage import slots, studies
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 from tests.support.commandline import Hpo, train
+from tests.support.copied import copy_to_postgres
 from tests.support.exact import check_exact
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,31 @@ def test_the_record_of_a_whole_study(hpo: Hpo) -> None:
 def test_a_study_in_the_middle_goes_on(hpo: Hpo, schema: str, phase: str) -> None:
     """After `hpo db upgrade` today's worker ends what an earlier one, killed in that phase, began (tests/data)."""
     unpack(hpo, ROOT / "tests" / "data" / f"{schema}-{phase}.db.gz")
+    check_it_goes_on(hpo, phase)
+
+
+@pytest.mark.parametrize(
+    ("schema", "phase"),
+    [
+        ("0003", "confirm"),
+        *(
+            pytest.param(schema, phase, marks=pytest.mark.long)
+            for schema in ("0001", "0002", "0003")
+            for phase in ("search", "confirm", "final")
+            if (schema, phase) != ("0003", "confirm")
+        ),
+    ],
+)
+def test_so_does_one_on_postgresql(hpo_on_postgres: Hpo, schema: str, phase: str) -> None:
+    """The same rows, in tables as that version made them there."""
+    engine = open_engine(hpo_on_postgres.url)
+    copy_to_postgres(ROOT / "tests" / "data" / f"{schema}-{phase}.db.gz", schema, engine)
+    engine.dispose()
+    check_it_goes_on(hpo_on_postgres, phase)
+
+
+def check_it_goes_on(hpo: Hpo, phase: str) -> None:
+    """Upgrade, and train what is left: all is there once, and what was done stays as it is."""
     hpo("db", "upgrade")
     shown = hpo.show()
     assert shown["phase"] == phase
