@@ -89,7 +89,7 @@ def test_a_machine_without_room_for_a_population_is_broken(hpo: Hpo) -> None:
     hpo.create()
     hpo.create(name="other", model="simple")
     no_kernel = BROKEN.replace(
-        "Lockstep.epoch = broken", "import hpo.worker.lanes\nhpo.worker.lanes.Population = broken"
+        "Lockstep.epoch = broken", "import hpo.digits.lanes\nhpo.digits.lanes.Population = broken"
     )
     log = finish(hpo.start_python("-c", no_kernel, *DRAIN), code=1)[1]
     assert "Traceback" not in log
