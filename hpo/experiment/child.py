@@ -16,8 +16,10 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -49,6 +51,19 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "skimage": "scikit
 MOST_FRAMES, MOST_CAUSES = 20, 5  # of a traceback that is told
 
 
+@dataclass(kw_only=True, eq=False)
+class Ordered:
+    """A training that the worker has ordered, ready to begin."""
+
+    id: str
+    model: Model
+    run: Run
+    validation: Items
+    state: TrainingState | None
+    keeps_last: bool  # whether its state after the last epoch is kept
+    begun: float
+
+
 class Child:
     """One such process: an experiment, its pool A, and the predictor of the last training."""
 
@@ -58,22 +73,69 @@ class Child:
         self._incoming, self._outgoing = incoming, outgoing
         self._pool: Any = None
         self._trained: tuple[Model, Run, Any] | None = None
-        self._checkpoints: TrainingState | None = None  # of the present training
-        self._given_back = False  # the worker wants the training back
+        self._ordered: Ordered | None = None  # the present training
+        self._inbox: deque[Message] = deque()  # what came while something else was waited for
+        self._replies: dict[str, bool] = {}  # by training: whether to stop
+        self._given_back: set[str] = set()  # trainings that the worker wants back
         self._is_fork = False
+
+    # -- messages ------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Do what messages say until the stream ends, or a test has been made."""
-        while (message := receive(self._incoming)) is not None:
+        while (message := self._next()) is not None:
             if message.kind == "train":
                 self._close()
-                if message.values.get("tested") and not self._is_fork and can_fork(message.values["device"]):
+                if message.values.get("lanes", 1) > 1:
+                    from hpo.experiment.lanes import LaneServer
+
+                    LaneServer(self, message.values["lanes"]).serve(message)
+                elif message.values.get("tested") and not self._is_fork and can_fork(message.values["device"]):
                     self._fork(message.values)
                 else:
-                    self._answer(self._train, message.values)
+                    self._train(message.values)
             elif message.kind == "test":
-                self._answer(self._test, message.values)
+                self._answer(message.values, self._test)
                 return
+
+    def _next(self) -> Message | None:
+        """The next order; None where there is none any more."""
+        while not self._inbox:
+            message = receive(self._incoming)
+            if message is None:
+                return None
+            self._take(message)
+        return self._inbox.popleft()
+
+    def new_orders(self) -> list[Message]:
+        """Those that have come by now; nothing is waited for."""
+        while select.select([self._incoming], [], [], 0)[0]:
+            self._take(self._received())
+        orders = list(self._inbox)
+        self._inbox.clear()
+        return orders
+
+    def _received(self) -> Message:
+        message = receive(self._incoming)
+        if message is None:
+            os._exit(0)  # the worker is gone
+        return message
+
+    def _take(self, message: Message) -> None:
+        name = message.values.get("id", "")
+        match message.kind:
+            case "reply":
+                self._replies[name] = bool(message.values["stop"])
+            case "give back":
+                self._given_back.add(name)
+            case _:
+                self._inbox.append(message)
+
+    def tell(self, name: str, message: Message) -> None:
+        """Send what happened to a training."""
+        send(self._outgoing, Message(message.kind, {**message.values, "id": name}, message.arrays))
+
+    # -- trainings -----------------------------------------------------------------------------------------
 
     def _fork(self, values: Mapping[str, Any]) -> None:
         """Train, and test, in a copy of this process, which learns nothing of it; it ends as the copy does."""
@@ -84,33 +146,36 @@ class Child:
             return
         try:
             self._is_fork = True
-            self._answer(self._train, values)
+            self._train(values)
             self.serve()
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
 
-    def _answer(self, act: Any, values: Mapping[str, Any]) -> None:
-        """Send what comes of it: an answer, that it diverged, or how it failed."""
-        try:
-            answer = act(values)
-        except Stopped:
-            answer = Message("given back")
-        except Diverged as error:
-            answer = Message("diverged", {"why": " ".join(str(error).split())})
-        except Exception as error:
-            why = str(error) if isinstance(error, ExperimentError) else describe(error)
-            unusable = self._checkpoints is not None and self._checkpoints.is_loading
-            about = {"why": why, "traceback": shortened(error), "unusable_checkpoint": unusable}
-            answer = Message("failed", about)
-        send(self._outgoing, answer)
+    def _train(self, values: Mapping[str, Any]) -> None:
+        """Train from the beginning to the end; its predictor is kept for the test."""
+        self._answer(values, self._trained_to_the_end)
 
-    def _train(self, values: Mapping[str, Any]) -> Message:
-        model = self._experiment.model(values["model"])
+    def _trained_to_the_end(self, values: Mapping[str, Any]) -> Message:
+        ordered = self.order(values)
+        try:
+            seed_all(values["seed"], "train")
+            predictor = ordered.model.fit(ordered.run)
+            answer = self.ended(ordered, predictor, time.monotonic() - ordered.begun)
+        except BaseException:
+            ordered.run.close()
+            raise
+        self._trained = (ordered.model, ordered.run, predictor)
+        return answer
+
+    def order(self, values: Mapping[str, Any]) -> Ordered:
+        """A training that the worker orders, with its items drawn; raises what the user's draw raises."""
+        model, name = self._experiment.model(values["model"]), values.get("id", "")
         training, validation = self._draw(values)
-        self._given_back = False
-        self._checkpoints = state = self._state(values["checkpoints"]) if values.get("checkpoints") else None
+        self._given_back.discard(name)
+        checkpoints = values.get("checkpoints") or {}
+        state = self._state(name, checkpoints) if checkpoints else None
         run = Run(
             params=values["params"],
             training=training,
@@ -118,27 +183,55 @@ class Child:
             device=values["device"],
             threads=values["threads"],
             max_epochs=values["max_epochs"],
-            on_report=lambda report: self._report(model, validation, report),
+            on_report=lambda report: self._report(name, model, validation, report),
             state=state,
-            given_back=self._is_given_back,
+            given_back=lambda: self._is_given_back(name),
         )
-        begun = time.monotonic()
-        try:
-            seed_all(values["seed"], "train")
-            predictor = model.fit(run)
-            if state is not None and values["checkpoints"]["keep_last"]:
-                state.save_last(run.epochs_trained)
-        except BaseException:
-            run.close()
-            raise
-        seconds = time.monotonic() - begun
-        scores = self._measure(model, predictor, validation, values["seed"], "validation")
-        self._trained = (model, run, predictor)
-        answer = {"scores": _values(scores), "items": len(validation), "numbers": run.last_numbers}
-        about = {"seconds": seconds, "epochs": run.epochs_trained, "memory": memory(), "device": device_name(run)}
-        return Message("trained", {**answer, **about, "fork": self._is_fork, "forks": can_fork(values["device"])})
+        self._ordered = Ordered(
+            id=name,
+            model=model,
+            run=run,
+            validation=validation,
+            state=state,
+            keeps_last=checkpoints.get("keep_last", False),
+            begun=time.monotonic(),
+        )
+        return self._ordered
 
-    def _report(self, model: Model, validation: Items, report: Report) -> bool:
+    def ended(self, ordered: Ordered, predictor: Any, seconds: float) -> Message:
+        """What the worker is told of a training that has ended: its predictor measured on the validation items."""
+        run = ordered.run
+        if ordered.state is not None and ordered.keeps_last:
+            ordered.state.save_last(run.epochs_trained)
+        scores = self._measure(ordered.model, predictor, ordered.validation, run.key, "validation")
+        answer = {"scores": _values(scores), "items": len(ordered.validation), "numbers": run.last_numbers}
+        about = {"seconds": seconds, "epochs": run.epochs_trained, "memory": memory(), "device": device_name(run)}
+        return Message("trained", {**answer, **about, "fork": self._is_fork, "forks": can_fork(run.device)})
+
+    def _answer(self, values: Mapping[str, Any], act: Callable[[Mapping[str, Any]], Message]) -> None:
+        """Send what comes of it: an answer, that it diverged, or how it failed."""
+        self._ordered = None
+        try:
+            answer = act(values)
+        except BaseException as error:
+            answer = self.ending(error, self._ordered)
+        self.tell(values.get("id", ""), answer)
+
+    def ending(self, error: BaseException, ordered: Ordered | None) -> Message:
+        """What the worker is told where a training ended so; what is no end of a training is raised."""
+        match error:
+            case Stopped():
+                return Message("given back")
+            case Diverged():
+                return Message("diverged", {"why": " ".join(str(error).split())})
+            case Exception():
+                why = str(error) if isinstance(error, ExperimentError) else describe(error)
+                unusable = ordered is not None and ordered.state is not None and ordered.state.is_loading
+                about = {"why": why, "traceback": shortened(error), "unusable_checkpoint": unusable}
+                return Message("failed", about)
+        raise error
+
+    def _report(self, name: str, model: Model, validation: Items, report: Report) -> bool:
         """Measure, tell the worker, and learn whether the training is to stop."""
         scores: Mapping[str, float | None] = {}
         if report.predictor is not None:
@@ -146,33 +239,26 @@ class Child:
             predict, chunk = model.predict, self._experiment.chunk
             measured = measure(report.predictor, validation, metrics, predict=predict, chunk=chunk)
             scores = {metric.name: _value(score) for metric, score in zip(metrics, measured, strict=True)}
-        send(self._outgoing, Message("epoch", {"epoch": report.epoch, "scores": scores, "numbers": report.numbers}))
-        while (reply := self._received()).kind != "reply":
-            self._given_back = True
-        return bool(reply.values["stop"])
+        self.tell(name, Message("epoch", {"epoch": report.epoch, "scores": scores, "numbers": report.numbers}))
+        while name not in self._replies:
+            self._take(self._received())
+        return self._replies.pop(name)
 
-    def _received(self) -> Message:
-        message = receive(self._incoming)
-        if message is None:
-            os._exit(0)  # the worker is gone
-        return message
+    def _is_given_back(self, name: str) -> bool:
+        """Whether the worker has asked for the training back by now."""
+        while name not in self._given_back and select.select([self._incoming], [], [], 0)[0]:
+            self._take(self._received())
+        return name in self._given_back
 
-    def _is_given_back(self) -> bool:
-        """Whether the worker has asked for the training back by now: nothing else comes unasked."""
-        if not self._given_back and select.select([self._incoming], [], [], 0)[0]:
-            self._received()
-            self._given_back = True
-        return self._given_back
-
-    def _state(self, values: Mapping[str, Any]) -> TrainingState:
+    def _state(self, name: str, values: Mapping[str, Any]) -> TrainingState:
         resume = values["resume"]
         return TrainingState(
             Path(values["place"]),
             resume=None if resume is None else (resume["epoch"], Path(resume["folder"])),
             seconds=values["seconds"],
-            on_begin=lambda: send(self._outgoing, Message("resumable")),
-            on_save=lambda epoch, folder: send(
-                self._outgoing, Message("checkpoint", {"epoch": epoch, "folder": str(folder)})
+            on_begin=lambda: self.tell(name, Message("resumable")),
+            on_save=lambda epoch, folder: self.tell(
+                name, Message("checkpoint", {"epoch": epoch, "folder": str(folder)})
             ),
         )
 

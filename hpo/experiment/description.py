@@ -20,6 +20,7 @@ class ModelDescription:
     published: Mapping[str, float]  # by metric
     code_digest: str  # of what its training runs
     remarks: tuple[str, ...] = ()  # what a user should look at in its code
+    by_lanes: bool = False  # a process may train several at once: a recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,6 +151,7 @@ def _describe(model: Model, code: str) -> ModelDescription:
         published=dict(model.published),
         code_digest=code,
         remarks=tuple(seeds),
+        by_lanes=isinstance(model.train, Recipe) and not model.new_process,
     )
 
 

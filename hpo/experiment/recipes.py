@@ -1,4 +1,4 @@
-"""Trainings by a recipe in this process: a population with one lane, reported and kept as a function's training is.
+"""Trainings by a recipe in this process: lanes of a population, reported and kept as a function's training is.
 
 n items, k parameters.
 """
@@ -15,7 +15,7 @@ from hpo.experiment.model import Model
 from hpo.experiment.run import Diverged, Run
 from hpo.experiment.spaces import Value
 from hpo.training.dropout import dropouts
-from hpo.training.population import LanesFailed, LaneState, Population, Task
+from hpo.training.population import EpochReport, LanesFailed, LaneState, Population, Task
 from hpo.training.recipe import Recipe
 from hpo.training.stacked import CannotStack, stack
 
@@ -23,42 +23,43 @@ from hpo.training.stacked import CannotStack, stack
 class RecipePredictor:
     """What a recipe has trained: called with features, it gives the recipe's outputs."""
 
-    def __init__(self, population: Population) -> None:
-        self._population = population
+    def __init__(self, population: Population, lane: int) -> None:
+        self._population, self._lane = population, lane
 
     def __call__(self, x: Any) -> Any:
         """Outputs (n, ...) for the features of n items, on the device."""
         items = Items(x)
         inputs = self._population.inputs_of(items)
-        return self._population.predict(self._population.parameters[0], items, inputs).outputs
+        return self._population.predict(self._population.parameters[self._lane], items, inputs).outputs
 
 
 class RecipeTraining:
     """One training in a lane of its own, with its state as a checkpoint keeps it."""
 
-    def __init__(self, population: Population, task: Task) -> None:
-        self._population, self._task = population, task
-        population.start(0, task)
+    def __init__(self, population: Population, lane: int, run: Run) -> None:
+        self._population, self._lane, self._task = population, lane, task_of(run)
+        population.start(lane, self._task)
 
     def state_dict(self) -> dict[str, int | Tensor]:
         """Epochs trained, and parameters and both of Adam's moments (k,)."""
-        return dict(vars(self._population.state(0)))
+        return dict(vars(self._population.state(self._lane)))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
-        self._population.stop(0)
-        self._population.start(0, self._task, LaneState(**state))
+        self._population.stop(self._lane)
+        self._population.start(self._lane, self._task, LaneState(**state))
 
-    def train_epoch(self) -> float:
-        """The loss of an epoch; Diverged where it or the objective is not finite, ExperimentError where it raises."""
-        try:
-            (report,) = self._population.train_epoch()
-        except LanesFailed as failed:
-            last = failed.errors[0].strip().splitlines()[-1]
-            raise ExperimentError(f"a step of the recipe raised {last}") from failed
-        if report.diverged:
-            raise Diverged(f"the loss of epoch {report.epoch} is {report.train_loss}")
-        return report.train_loss
+
+def loss_of(report: EpochReport) -> float:
+    """The loss of an epoch; Diverged where it or the objective is not finite."""
+    if report.diverged:
+        raise Diverged(f"the loss of epoch {report.epoch} is {report.train_loss}")
+    return report.train_loss
+
+
+def step_error(traceback: str) -> ExperimentError:
+    """That a step of a lane has raised, of its traceback."""
+    return ExperimentError(f"a step of the recipe raised {traceback.strip().splitlines()[-1]}")
 
 
 def train_alone(recipe: Recipe, run: Run) -> RecipePredictor:
@@ -66,22 +67,29 @@ def train_alone(recipe: Recipe, run: Run) -> RecipePredictor:
 
     The training items are all of the pool that the recipe is handed: those that judge it are in no reach of its code.
     """
-    task = Task(
-        key=0,
-        params=_numbers(run.params),
-        seed=run.seed,
-        epochs=run.max_epochs,
-        training=run.training,
-        validation=None,
-    )
-    torch.set_num_threads(run.threads)
-    batch = _batch_size(recipe, run.params)
-    population = Population(recipe, 1, run.training, samples=len(run.training), batch=batch, device=run.device)
-    training, predictor = RecipeTraining(population, task), RecipePredictor(population)
-    run.checkpoint(training)
+    population = population_of(recipe, run, 1)
+    predictor = RecipePredictor(population, 0)
+    run.checkpoint(RecipeTraining(population, 0, run))
     for _ in run.epochs():
-        run.report(predictor, loss=training.train_epoch())
+        try:
+            (report,) = population.train_epoch()
+        except LanesFailed as failed:
+            raise step_error(failed.errors[0]) from failed
+        run.report(predictor, loss=loss_of(report))
     return predictor
+
+
+def population_of(recipe: Recipe, run: Run, lanes: int) -> Population:
+    """A population for trainings on equally many items as this one's, with its batch size."""
+    torch.set_num_threads(run.threads)
+    batch = batch_size(recipe, run.params)
+    return Population(recipe, lanes, run.training, samples=len(run.training), batch=batch, device=run.device)
+
+
+def task_of(run: Run) -> Task:
+    """A population's task for a training; its validation items are measured elsewhere."""
+    params = {name: float(value) for name, value in run.params.items()}
+    return Task(key=0, params=params, seed=run.seed, epochs=run.max_epochs, training=run.training, validation=None)
 
 
 def check_recipe(model: Model, recipe: Recipe) -> None:
@@ -94,11 +102,8 @@ def check_recipe(model: Model, recipe: Recipe) -> None:
         raise ExperimentError(f"the recipe's module cannot be trained by lane: {error}") from error
 
 
-def _numbers(params: Mapping[str, Value]) -> dict[str, float]:
-    return {name: float(value) for name, value in params.items()}
-
-
-def _batch_size(recipe: Recipe, params: Mapping[str, Value]) -> int:
+def batch_size(recipe: Recipe, params: Mapping[str, Value]) -> int:
+    """Items a step; ExperimentError where that is no number of items."""
     size = params[recipe.batch] if isinstance(recipe.batch, str) else recipe.batch
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ExperimentError(f"a recipe's batch size must be a whole number from 1, not {size!r}")

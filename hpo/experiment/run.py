@@ -63,7 +63,7 @@ class Run:
         self.seed, self.device, self.threads, self.max_epochs = seed % 2**SEED_BITS, device, threads, max_epochs
         self.epochs_trained = 0  # as far as they were asked for or reported
         self.last_numbers: dict[str, float] = {}
-        self._key, self._on_report = seed, on_report
+        self.key, self._on_report = seed, on_report  # all that is random is keyed by the whole seed
         self._state, self._given_back = state, given_back
         self._epoch, self._stop, self._loops = 0, False, False
         self._folder: Path | None = None
@@ -77,7 +77,7 @@ class Run:
         for epoch in range(self._epoch, self.max_epochs):
             if self._stop:
                 return
-            seed_all(self._key, "epoch", epoch)
+            seed_all(self.key, "epoch", epoch)
             yield epoch
             self._end_epoch(epoch + 1)
 
@@ -137,7 +137,7 @@ class Run:
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator for one purpose, another in each epoch, the same in each training with this seed."""
-        return generator(self._key, "run", purpose, self._epoch)
+        return generator(self.key, "run", purpose, self._epoch)
 
     @property
     def folder(self) -> Path:
@@ -159,4 +159,4 @@ class Run:
         """
         from hpo.experiment.early_stopping import split
 
-        return split(self.training, share, generator(self._key, "early stopping"))
+        return split(self.training, share, generator(self.key, "early stopping"))

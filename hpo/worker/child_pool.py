@@ -30,6 +30,7 @@ class WarmChild:
     forks: bool = False  # what is tested is trained in a copy of it, and it lives on
     first_memory: int | None = None  # bytes, after its first training
     is_reusable: bool = True
+    lanes: int = 1  # trainings that it has room for
 
     def is_ready(self, about: Mapping[str, Any], device: str) -> None:
         """It says so, and what it is."""
@@ -84,6 +85,7 @@ class ChildPool:
         self.keep_ready(description, 1)
         child = next((child for child in self._idle if child.about is not None), self._idle[0])
         self._idle.remove(child)
+        child.lanes = 1
         return child
 
     def put(self, child: WarmChild, *, most: int) -> None:

@@ -1,8 +1,9 @@
 """Trainings by a user's functions, in child processes: the other kind of `Trainers`.
 
-A child is warm between trainings. It is replaced after a test, for it has seen pool B, unless a copy of it was trained
-and tested; after a failure; where it ignores that it is to stop; and where its memory has grown much. What the user's
-code prints goes to logs.
+A function's training has a child of its own; those by a recipe share one, in the lanes of a population, but for final
+rounds, which are trained where they are tested. A child is warm between trainings. It is replaced after a test, for it
+has seen pool B, unless a copy of it was trained and tested; after a failure; where it ignores that it is to stop; and
+where its memory has grown much. What the user's code prints goes to logs.
 """
 
 import hashlib
@@ -50,7 +51,7 @@ class ChildTraining:
     """A training, and the child that has it."""
 
     job: Job
-    child: WarmChild
+    child: WarmChild  # others may train there too, where it has lanes
     stage: ChildStage = "starting"
     deadline: float = math.inf  # of this stage, by the monotonic clock
     stop_by: float = math.inf  # when a training that is to stop must have ended
@@ -63,6 +64,19 @@ class ChildTraining:
     is_resumable: bool = False  # it keeps checkpoints
     has_unusable_checkpoint: bool = False
     resumed: Resumed | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its child takes too long for what it does."""
+        return time.monotonic() >= min(self.deadline, self.stop_by)
+
+    def tell(self, kind: str, values: Mapping[str, Any]) -> None:
+        """Tell its child something that concerns it."""
+        self.child.process.tell(kind, {**values, "id": self.job.claim.token})
+
+    def is_of(self, answer: Message) -> bool:
+        """Whether a child's answer concerns it."""
+        return bool(answer.values["id"] == self.job.claim.token)
 
 
 class Children:
@@ -137,8 +151,9 @@ class Children:
 
     def start(self, job: Job) -> None:
         """Give a training to a child that waits, or to a new one."""
-        description = self._serving.experiments[job.claim.spec.experiment]
-        child = self._pool.take(description)
+        self._start_in(self._child_for(job), job)
+
+    def _start_in(self, child: WarmChild, job: Job) -> None:
         training = ChildTraining(job=job, child=child, deadline=time.monotonic() + START_SECONDS)
         training.log_start = child.log_size()
         training.resumed = self._resumed.pop(job.claim.token, None)
@@ -152,7 +167,9 @@ class Children:
             self._bell.wait(self._patience())
         self._bell.clear()
         self._pool.hear()
-        return [event for training in list(self._trainings) for event in self._hear(training)]
+        children = {id(training.child): training.child for training in self._trainings}
+        events = [event for child in children.values() for event in self._hear(child)]
+        return [*events, *(self._late(training) for training in list(self._trainings) if training.is_late)]
 
     def wake(self) -> None:
         """End a poll that waits."""
@@ -176,7 +193,7 @@ class Children:
             training.stage = "testing"
             training.deadline = _deadline(job)
             training.child.is_reusable = training.child.is_reusable and training.is_fork  # else it sees pool B
-            training.child.process.tell("test", _draw(job.claim))
+            training.tell("test", _draw(job.claim))
             return None
         return Conclusion(outcome=outcome_of_function(job, training.result, how), outputs=training.outputs)
 
@@ -187,10 +204,7 @@ class Children:
             return
         self._trainings.remove(training)
         self._clean(training)
-        if training.stage == ("tested" if training.is_fork else "trained"):
-            self._pool.put(training.child, most=self._places - len(self._trainings))
-        else:
-            self._pool.end(training.child)
+        self._release(training.child, is_idle=training.stage == ("tested" if training.is_fork else "trained"))
 
     def forget_checkpoint(self, job: Job) -> None:
         """Its outcome is kept."""
@@ -202,7 +216,7 @@ class Children:
         deadline = time.monotonic() + seconds
         asked = [t for t in self._trainings if t.stage == "training" and t.is_resumable]
         for training in asked:
-            training.child.process.tell("give back", {})
+            training.tell("give back", {})
         while any(t in self._trainings and t.stage == "training" for t in asked) and time.monotonic() < deadline:
             self.poll(stop=lambda: False)
         children = [*self._pool.empty(), *(training.child for training in self._trainings)]
@@ -216,6 +230,32 @@ class Children:
 
     def _training(self, job: Job) -> ChildTraining:
         return next(training for training in self._trainings if training.job is job)
+
+    def _child_for(self, job: Job) -> WarmChild:
+        """One to train a job in: one of its own, or that whose lanes it may share with others."""
+        spec = job.claim.spec
+        description = self._serving.experiments[spec.experiment]
+        shares = (
+            description.models[spec.model].by_lanes
+            and job.claim.slot.kind != "final"
+            and spec.budget.max_seconds is None  # the time of one, not of all that train beside it
+        )
+        if shares and self._places > 1:
+            for training in self._trainings:
+                if training.child.lanes > 1 and training.child.description is description:
+                    return training.child
+        child = self._pool.take(description)
+        child.lanes = self._places if shares else 1
+        return child
+
+    def _release(self, child: WarmChild, *, is_idle: bool) -> None:
+        """A training has left a child: where none is left it waits for the next, or ends where it may still train."""
+        if self._trainings_in(child):
+            return
+        if is_idle:
+            self._pool.put(child, most=self._places - len(self._trainings))
+        else:
+            self._pool.end(child)
 
     def _uses_up(self, training: ChildTraining) -> bool:
         """Whether its child ends with it: after a test, or because the model wants a process for each."""
@@ -278,23 +318,32 @@ class Children:
             "threads": self._threads,
             "checkpoints": None if training.folds > 1 else checkpoints,
             "tested": claim.slot.kind == "final" and not self._uses_up(training),
+            "lanes": training.child.lanes,
         }
-        training.child.process.tell("train", values)
+        training.tell("train", values)
 
-    def _hear(self, training: ChildTraining) -> Iterable[TrainingEvent]:
-        """What a child has answered by now, or that it is late."""
-        while training in self._trainings and (answer := training.child.process.poll()) is not None:
-            event = self._died(training, answer) if isinstance(answer, Ended) else self._answered(training, answer)
-            if event is not None:
-                yield event
-        if training in self._trainings and time.monotonic() >= min(training.deadline, training.stop_by):
-            yield self._late(training)
+    def _hear(self, child: WarmChild) -> Iterable[TrainingEvent]:
+        """What a child has answered by now, of any of its trainings."""
+        while (there := self._trainings_in(child)) and (answer := child.process.poll()) is not None:
+            if isinstance(answer, Ended):
+                yield from self._died(there, answer)
+                return
+            if answer.kind == "ready":
+                child.is_ready(answer.values, self._device.type)
+            concerned = there if answer.kind in ("ready", "refused") else [t for t in there if t.is_of(answer)]
+            if not concerned and answer.kind == "epoch":  # of one that was dropped
+                child.process.tell("reply", {"stop": True, "id": answer.values["id"]})
+            for training in concerned:
+                if (event := self._answered(training, answer)) is not None:
+                    yield event
+
+    def _trainings_in(self, child: WarmChild) -> list[ChildTraining]:
+        return [training for training in self._trainings if training.child is child]
 
     def _answered(self, training: ChildTraining, answer: Message) -> TrainingEvent | None:
         values = answer.values
         match answer.kind:
             case "ready":
-                training.child.is_ready(values, self._device.type)
                 self._begin(training)
                 return None
             case "refused":
@@ -311,7 +360,8 @@ class Children:
                 return None
             case "given back":  # as `close` asked
                 self._trainings.remove(training)
-                self._pool.end(training.child)
+                if not self._trainings_in(training.child):
+                    self._pool.end(training.child)
                 return None
             case "trained":
                 return self._trained(training, values)
@@ -327,7 +377,7 @@ class Children:
         """An epoch is reported; the child waits for the answer whether to go on."""
         job, spec, epoch = training.job, training.job.claim.spec, values["epoch"]
         stop = self._stopped(job.claim) and training.folds == 1
-        training.child.process.tell("reply", {"stop": stop})
+        training.tell("reply", {"stop": stop})
         if stop:
             training.stop_by = min(training.stop_by, time.monotonic() + STOP_SECONDS)
         value = values["scores"].get(spec.metric.name)
@@ -357,7 +407,7 @@ class Children:
         if not training.is_fork:
             training.child.forks = values["forks"]
         job.device_seconds += values["seconds"]
-        self.training_seconds += values["seconds"] / self._places
+        self.training_seconds += values["seconds"] / (1 if training.child.lanes > 1 else self._places)
         training.child.watch_memory(values["memory"])
         if self._uses_up(training):
             training.child.is_reusable = False
@@ -469,15 +519,35 @@ class Children:
         return TrainingEvent(job=training.job, ended="diverged")
 
     def _failed(self, training: ChildTraining, why: str, *, retry: bool = True) -> TrainingEvent:
-        """Its child is ended: who knows what is left of it."""
+        """Its child is ended, if nobody else trains there: who knows what is left of it."""
         self._trainings.remove(training)
         self._clean(training)
-        self._pool.end(training.child)
+        training.child.is_reusable = False
+        self._release(training.child, is_idle=False)
         return TrainingEvent(job=training.job, error=why, retry=retry)
 
-    def _died(self, training: ChildTraining, end: Ended) -> TrainingEvent:
-        words = training.child.last_words(training.log_start)
-        return self._failed(training, f"{words}\n{end.why}" if words else end.why)
+    def _died(self, trainings: Sequence[ChildTraining], end: Ended) -> Iterable[TrainingEvent]:
+        """A child has died: that fails its training. Of several one is why; each goes on in a child of its own."""
+        child, unfinished = trainings[0].child, trainings
+        child.is_reusable = False
+        if child.lanes > 1:
+            unfinished = [training for training in trainings if training.stage in ("starting", "training")]
+        if len(unfinished) == 1:
+            (training,) = unfinished
+            words = training.child.last_words(training.log_start)
+            yield self._failed(training, f"{words}\n{end.why}" if words else end.why)
+            return
+        if unfinished:
+            logger.warning("%s; its %d trainings go on in processes of their own", end.why, len(unfinished))
+        for training in unfinished:
+            job = training.job
+            self._trainings.remove(training)
+            self._settle(job)
+            job.train_loss, job.validation_accuracy = [], []
+            self.load([job])
+            self._start_in(self._pool.take(child.description), job)
+        if not self._trainings_in(child):
+            self._pool.end(child)
 
     def _late(self, training: ChildTraining) -> TrainingEvent:
         """A child takes too long for what it does: it is killed with all that it has started."""

@@ -16,7 +16,7 @@ from hpo.storage.slots import Slot
 from hpo.training.recipe import Recipe
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
-from tests.support.experiments import create
+from tests.support.experiments import create, slots_of
 
 CODE = """
 import os, time
@@ -30,6 +30,10 @@ def network():
 
 def loss(out, columns, hyper):
     time.sleep(float(os.environ.get("SLOWNESS", "0")))
+    with open(os.environ.get("LANES", os.devnull), "a") as lanes:
+        print(len(out), file=lanes)
+    if float(hyper["dropout"].max()) > float(os.environ.get("DEADLY", "1")):
+        os._exit(9)
     y = columns["y"]
     each = F.cross_entropy(out.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
     return each.mean(-1), each.mean(-1)
@@ -59,30 +63,79 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_lanes_of_one_child(hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three trials train side by side in one process, and give what they give alone; final rounds train apart.
+
+    One whose step ends the process fails alone: those beside it go on in processes of their own.
+    """
+    monkeypatch.setenv("LANES", str(tmp_path / "lanes"))
+    create(hpo, file, "mlp", trials=6, epochs=4)
+    finish(hpo.start(*DRAIN, "--experiment", file))
+    alone = check_exact(hpo.url, "mlp", search=6, confirm=6, rounds=2)
+    assert {*(tmp_path / "lanes").read_text().split()} == {"1"}
+    (tmp_path / "lanes").unlink()
+    beside = Hpo(tmp_path, f"sqlite:///{tmp_path / 'beside.db'}")
+    create(beside, file, "mlp", trials=6, epochs=4)
+    log = finish(beside.start(*DRAIN, "--experiment", file, "--population", "3"))[1]
+    lanes = check_exact(beside.url, "mlp", search=6, confirm=6, rounds=2)
+    assert {*(tmp_path / "lanes").read_text().split()} >= {"1", "3"}
+    assert "Traceback" not in log
+    for one, other in zip(lanes["search"], alone["search"], strict=True):
+        assert one.params == other.params
+        assert one.outcome is not None
+        assert other.outcome is not None
+        assert one.outcome.train_loss == pytest.approx(other.outcome.train_loss, rel=1e-4)
+        assert one.outcome.value == pytest.approx(other.outcome.value, abs=0.02)
+
+    rates = sorted(float(slot.params["dropout"]) for slot in alone["search"] if slot.params)
+    monkeypatch.setenv("DEADLY", str((rates[-2] + rates[-1]) / 2))
+    deadly = Hpo(tmp_path, f"sqlite:///{tmp_path / 'deadly.db'}")
+    create(deadly, file, "mlp", trials=6, epochs=4)
+    log = finish(deadly.start(*DRAIN, "--experiment", file, "--population", "3"))[1]
+    assert "trainings go on in processes of their own" in log
+    search = {slot.idx: slot for slot in slots_of(deadly, "mlp") if slot.kind == "search"}
+    for other in alone["search"]:
+        assert other.params is not None
+        assert other.outcome is not None
+        slot = search[other.idx]
+        if other.params["dropout"] == rates[-1]:
+            assert slot.state == "failed"
+            assert "ended with exit code 9" in (slot.error or "")
+        else:
+            assert slot.failures == 0
+            assert slot.outcome is not None
+            assert slot.outcome.train_loss == pytest.approx(other.outcome.train_loss, rel=1e-4)
+    for command in (beside, deadly):
+        command.close()
+
+
 @pytest.mark.long
+@pytest.mark.parametrize("population", ["1", "3"])
 def test_killed_it_ends_as_if_undisturbed_and_is_reported(
-    hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, population: str
 ) -> None:
     """SIGKILL of a worker and SIGTERM of the next: the same results to the bit, gone on with where they were.
 
     A trial's result is that of the same training here; and the report says what came of it.
     """
     create(hpo, file, "mlp", trials=2, epochs=6)
-    finish(hpo.start(*DRAIN, "--experiment", file))
+    finish(hpo.start(*DRAIN, "--experiment", file, "--population", population))
     whole = check_exact(hpo.url, "mlp", search=2, confirm=4, rounds=2)
     check_equal_to_training_alone(whole["search"][0], file)
     again = Hpo(tmp_path, f"sqlite:///{tmp_path / 'again.db'}")
     create(again, file, "mlp", trials=2, epochs=6)
     monkeypatch.setenv("SLOWNESS", "0.05")
     for number in (signal.SIGKILL, signal.SIGTERM):
-        worker = again.start(*DRAIN, "--experiment", file, "--checkpoint", "0", "--lease", "2")
+        worker = again.start(
+            *DRAIN, "--experiment", file, "--checkpoint", "0", "--lease", "2", "--population", population
+        )
         wait_until(lambda: any(epoch >= 2 and str(worker.pid) in name for _, epoch, name in again.running()))  # noqa: B023  # called before worker changes
         children = psutil.Process(worker.pid).children()
         worker.send_signal(number)
         assert worker.wait() == (-number if number == signal.SIGKILL else 128 + number)
         psutil.wait_procs(children, timeout=20)
     monkeypatch.delenv("SLOWNESS")
-    finish(again.start(*DRAIN, "--experiment", file))
+    finish(again.start(*DRAIN, "--experiment", file, "--population", population))
     actual = check_exact(again.url, "mlp", search=2, confirm=4, rounds=2)
     assert results(actual) == results(whole)
     assert any(slot.outcome and slot.outcome.resumed_at for of_kind in actual.values() for slot in of_kind)
