@@ -19,19 +19,11 @@ from hpo.analysis.pairwise import (
     settings_of,
 )
 from hpo.analysis.repeats import Repeats, repeats_of
+from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import DIGITS, FinalResult, StudyResult, models_of
 from hpo.study.digits_spec import METRICS
 from hpo.study.labels import PUBLISHED, TUNED
-
-PUBLISHED_EPOCHS, PUBLISHED_ROUNDS = 40, 20
-PUBLISHED_ACCURACIES: dict[str, tuple[float, float, float, float]] = {  # train mean, std, test mean, std
-    "simple": (0.992, 0.004, 0.841, 0.012),
-    "ws": (0.993, 0.007, 0.872, 0.011),
-    "ws-aux": (0.998, 0.003, 0.971, 0.009),
-}
-"""EE-559, "Development of a deep neural network comparing hand written digits" (2019)."""
-
 
 # --- The table --------------------------------------------------------------------------------------------
 
@@ -101,13 +93,12 @@ def published_rows(results: Sequence[StudyResult], experiment: str, model: str) 
 
 
 def published_row(model: str) -> TableRow:
-    """The paper's own numbers for one of the digits' models."""
-    train_mean, train_std, test_mean, test_std = PUBLISHED_ACCURACIES[model]
-    train, test = (
-        Summary(n=PUBLISHED_ROUNDS, mean=mean, std=std)
-        for mean, std in ((train_mean, train_std), (test_mean, test_std))
-    )
-    return _published(DIGITS, model, METRICS[:1], PUBLISHED_EPOCHS, PUBLISHED_ROUNDS, train, test)
+    """The published numbers of one of the models that ship with hpo, which its specs do not have."""
+    published = shipped.part("published")
+    of_model = published.ACCURACIES[model]
+    train = Summary(n=published.ROUNDS, mean=of_model.train_mean, std=of_model.train_std)
+    test = Summary(n=published.ROUNDS, mean=of_model.test_mean, std=of_model.test_std)
+    return _published(DIGITS, model, METRICS[:1], published.EPOCHS, published.ROUNDS, train, test)
 
 
 def _published(

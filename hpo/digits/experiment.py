@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpo.analysis.comparison import PUBLISHED_ACCURACIES
 from hpo.digits.load import load
 from hpo.digits.pools import ChildPermit, Digits, to_network_images
+from hpo.digits.published import ACCURACIES
 from hpo.errors import ExperimentError
 from hpo.experiment.experiment import Data, Experiment
 from hpo.experiment.items import Draw, Items
@@ -166,7 +166,7 @@ def _model(name: str) -> Model:
         space={name: Float(r.low, r.high, log=r.log) for name, r in spec.space.items()},
         reference=spec.reference,
         label=spec.reference_label,
-        published={"accuracy": PUBLISHED_ACCURACIES[name][2]},
+        published={"accuracy": ACCURACIES[name].test_mean},
     )
 
 
