@@ -129,7 +129,9 @@ class Trainer:
                 self._child.tell("reply", {"stop": False})
             elif event.kind == "checkpoint" and kill:
                 self._child.kill()
-                return Training(why="killed", checkpoint=StateFolder(**event.values))
+                return Training(
+                    why="killed", checkpoint=StateFolder(**{name: event.values[name] for name in ("epoch", "folder")})
+                )
             keeps_state = keeps_state or event.kind == "resumable"
         if isinstance(event, str):
             return Training(why=event, epochs=tuple(epochs))
