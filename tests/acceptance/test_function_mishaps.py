@@ -2,18 +2,21 @@
 
 import signal
 import sys
+import time
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from hpo.experiment.child import can_fork
 from hpo.storage.slots import Slot
+from hpo.worker.children import STOP_SECONDS
 from tests.support.commandline import DRAIN, Hpo, Said, finish, wait_until
 from tests.support.exact import check_exact, results
 from tests.support.experiments import create, slots_of
 
 CODE = """
-import os, pathlib, time
+import os, pathlib, signal, time
 import hpo
 import numpy as np
 
@@ -58,6 +61,17 @@ def moody(run):
         run.report(model)
     return model
 
+def disobeys(run):
+    model = Line(run.params["slope"])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    noted("disobeys")
+    for epoch in range(run.max_epochs):
+        time.sleep(0.1)
+        while run.report(model, epoch=epoch + 1):
+            noted("told")
+            time.sleep(0.1)
+    return model
+
 def folds(run):
     noted("fold")
     time.sleep(float(os.environ.get("SLOWNESS", "0")))
@@ -97,7 +111,7 @@ straight = hpo.Experiment(
     draw_test=lambda pool, how: hpo.Items(*pool),
     models={
         **{f.__name__: hpo.Model(f, space=space, reference={"slope": 1.0})
-           for f in (line, moody, folds, explodes, leaks, remembers)},
+           for f in (line, moody, disobeys, folds, explodes, leaks, remembers)},
         "long": hpo.Model(lambda run: Long(1.0), space=space, reference={"slope": 1.0}),
         "wide": hpo.Model(lambda run: Wide(1.0), space=space, reference={"slope": 1.0}),
     },
@@ -190,6 +204,31 @@ def test_a_test_that_fails_is_made_again_and_its_training_is_not(hpo: Hpo, file:
     assert final.outcome is not None
     assert (final.failures, final.outcome.epochs, final.outcome.resumed_at) == (not is_killed, 3, (3,))
     assert not list((hpo.folder / "hpo.artifacts" / "checkpoints").glob("*"))
+
+
+def test_what_does_not_stop_is_ended_and_stays_pruned(hpo: Hpo, file: Path) -> None:
+    """It would report for ever: after its grace its process ends, with what it has reported; the next one trains on."""
+    create(hpo, file, "disobeys", trials=4, rounds=1, epochs=20, pruner="median", startup=1)
+    begun = time.monotonic()
+    _, err = finish(hpo.start(*DRAIN, "--experiment", file))
+    pruned = [slot for slot in all_done(hpo, "disobeys")["search"] if slot.result == "pruned"]
+    assert pruned
+    assert time.monotonic() - begun > STOP_SECONDS * len(pruned), "none was ended before its grace was over"
+    assert err.count("it did not stop within 5 s, so its process was ended") == len(pruned)
+    for slot in pruned:
+        assert slot.outcome is not None
+        assert slot.failures == 0
+        assert slot.params is not None
+        assert 0 < slot.outcome.epochs < 20
+        assert slot.outcome.value == slot.outcome.validation_accuracy[-1]
+        assert len(slot.outcome.validation_accuracy) == slot.outcome.epochs
+    told = set(notes(file, "told"))
+    assert len(told) == len(pruned), "each was told, over and over, in a process that nobody else had after it"
+    order = notes(file, "disobeys")
+    for process in told:
+        assert process not in order[order.index(process) + order.count(process) :]
+    assert set(order) - told, "others took their places"
+    assert not any(psutil.pid_exists(int(process)) for process in told)
 
 
 @pytest.mark.long

@@ -43,10 +43,10 @@ trials = {trials}
 epochs = {epochs}
 {limit}
 [pruner]
-name = "none"
+name = "{pruner}"
 [sampler]
 name = "random"
-startup_trials = {trials}
+startup_trials = {startup}
 [protocol]
 folds = {folds}
 confirm_configurations = {candidates}
@@ -57,6 +57,8 @@ _DEFAULTS: dict[str, Any] = {
     "trials": 4,
     "epochs": 4,
     "max_seconds": None,
+    "pruner": "none",
+    "startup": None,  # as many as there are trials
     "folds": 1,
     "candidates": 2,
     "confirm_rounds": 2,
@@ -71,6 +73,7 @@ def create(hpo: Hpo, file: Path, model: str, *, name: str = "", accept: bool = F
     """
     values = {**_DEFAULTS, **options}
     limit = "" if values["max_seconds"] is None else f"max_seconds = {values['max_seconds']}"
+    values["startup"] = values["startup"] or values["trials"]
     path = hpo.folder / f"{name or model}.toml"
     path.write_text(SMALL.format(name=name or model, model=model, limit=limit, **values))
     hpo("study", "create", "--file", path, "--experiment", file, *(["--accept-changes"] if accept else []))
