@@ -1,6 +1,7 @@
 """What it costs to have a user's functions trained in child processes of workers.
 
-    python -m bench.functions [--trainings 10] [--seconds 1] [--workers 4] [--gigabytes 1] [--epochs 120]
+    python -m bench.functions [--trainings 10] [--seconds 1] [--workers 4] [--threads 1] [--imports]
+                              [--gigabytes 1] [--epochs 120]
 
 Real workers on SQLite, on trainings that do nothing else: (a) a training that sleeps `--seconds`: how long it takes
 from one result to the next in a warm worker, in search and in final rounds; (b) `--workers` of them on trainings that
@@ -76,11 +77,12 @@ class Bench:
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self._folder, self._url = folder, f"sqlite:///{folder / 'hpo.db'}"
+        self._threads = options.threads
         values = {"SECONDS": options.seconds, "GIGABYTES": options.gigabytes, "EPOCHS": options.epochs}
         code = CODE
         for name, value in values.items():
             code = code.replace(name, repr(value))
-        (folder / "bench_functions.py").write_text(code)
+        (folder / "bench_functions.py").write_text(code + "".join(f"import {name}\n" for name in options.imports))
 
     def slots_after(self, model: str, trials: int, rounds: int, workers: int = 1) -> list[Slot]:
         """All slots of a new study, once so many workers are done with it."""
@@ -90,8 +92,11 @@ class Bench:
         )
         (self._folder / f"{model}.toml").write_text(text)
         self._start("study", "create", "--file", f"{model}.toml", "--experiment", "bench_functions.py").wait()
-        words = ("worker", "--drain", "--device", "cpu", "--checkpoint", "0", "--experiment", "bench_functions.py")
-        codes = [worker.wait() for worker in [self._start(*words, "--study", f"bench-{model}") for _ in range(workers)]]
+        words = [
+            *("worker", "--drain", "--device", "cpu", "--checkpoint", "0", "--threads", str(self._threads)),
+            *("--experiment", "bench_functions.py", "--study", f"bench-{model}"),
+        ]
+        codes = [worker.wait() for worker in [self._start(*words) for _ in range(workers)]]
         if any(codes):
             raise SystemExit("a worker ended badly")
         engine = open_engine(self._url)
@@ -125,6 +130,8 @@ def main() -> None:
     asked.add_argument("--trainings", type=measure.two_or_more, default=10, help="of each kind")
     asked.add_argument("--seconds", type=float, default=1.0)
     asked.add_argument("--workers", type=int, default=4)
+    asked.add_argument("--threads", type=int, default=1, help="of a training; with more than one no process is forked")
+    asked.add_argument("--imports", nargs="*", default=[], help="modules that take long, as a user's file has them")
     asked.add_argument("--gigabytes", type=float, default=1.0)
     asked.add_argument("--epochs", type=measure.two_or_more, default=120)
     asked.add_argument("--json", type=Path, default=Path("bench/out/functions.json"))

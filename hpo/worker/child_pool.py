@@ -1,8 +1,10 @@
 """The child processes of a worker: those that wait for a training, started in time, replaced in time; their logs."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hpo.worker.threads import in_thread
 
 GROWTH_BYTES, GROWTH_FACTOR = 256 << 20, 2.0  # of memory since a child's first training, until it is replaced
 LAST_WORDS = 2000  # characters of a log that go with the error of a child that died
+MOST_SUCCESSORS = 3  # that are started for a child which ends with its training: where imports take longer than that
 _NOISE = "Extension modules: "  # how a line of hundreds of names begins that Python prints at a crash
 
 logger = logging.getLogger(__name__)
@@ -31,10 +34,13 @@ class WarmChild:
     first_memory: int | None = None  # bytes, after its first training
     is_reusable: bool = True
     lanes: int = 1  # trainings that it has room for
+    started: float = field(default_factory=time.monotonic)
+    start_seconds: float = 0.0  # until it was ready
 
     def is_ready(self, about: Mapping[str, Any], device: str) -> None:
         """It says so, and what it is."""
         self.about = about
+        self.start_seconds = time.monotonic() - self.started
         self.forks = device == "cpu" and bool(about["forks"])
 
     def watch_memory(self, memory: int) -> None:
@@ -89,11 +95,16 @@ class ChildPool:
         return child
 
     def put(self, child: WarmChild, *, most: int) -> None:
-        """A child has done with a training: it waits for the next, unless so many do or it is to be replaced."""
-        if child.is_reusable and len(self._idle) < most:
-            self._idle.append(child)
-        else:
+        """A child has done with a training: it waits for the next, as one of so many, unless it is to be replaced.
+
+        It has its data loaded already: those that were started last end first.
+        """
+        if not child.is_reusable:
             self.end(child)
+            return
+        self._idle.insert(0, child)
+        while len(self._idle) > most:
+            self.end(self._idle.pop())
 
     def end(self, child: WarmChild) -> None:
         """End it, with all that it has started."""
@@ -140,3 +151,8 @@ class ChildPool:
             )
         logger.debug("a process for %s started; what its code prints is in %s", description.name, log)
         return WarmChild(process=process, description=description, log=log, number=number)
+
+
+def successors(start_seconds: float, training_seconds: float) -> int:
+    """How many processes must start while one trains, so that one is ready when each training ends."""
+    return min(MOST_SUCCESSORS, max(1, math.ceil(start_seconds / max(training_seconds, 1e-3))))

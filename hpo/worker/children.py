@@ -26,7 +26,7 @@ from hpo.storage.outcome import OutcomeState
 from hpo.training.population import LaneState
 from hpo.worker.aside import SetAside
 from hpo.worker.child import Ended
-from hpo.worker.child_pool import ChildPool, WarmChild
+from hpo.worker.child_pool import ChildPool, WarmChild, successors
 from hpo.worker.claim import Claim
 from hpo.worker.fetcher import Group
 from hpo.worker.folds import TrainedFold, over_folds
@@ -104,6 +104,8 @@ class Children:
         self._resumed: dict[str, Resumed] = {}  # by token, of jobs that have not begun
         self._keeping: dict[str, Future[None]] = {}  # by token, the last checkpoint on its way
         self._trainings: list[ChildTraining] = []
+        self._successors = 0  # of children that end with their training, which are to be ready or on their way
+        self._last_seconds = math.inf  # that a training took, its measurements included
         self._bell = threading.Event()  # rung where a child has answered, and by `wake`
         self._pool = ChildPool(device=str(device), threads=threads, logs=logs, worker=name, notify=self._bell.set)
 
@@ -133,7 +135,7 @@ class Children:
         """Let the children end, with the memory that they hold."""
         for child in self._pool.empty():
             self._pool.end(child)
-        self.group = None
+        self.group, self._successors = None, 0
 
     def load(self, jobs: Sequence[Job]) -> None:
         """Let jobs go on from their checkpoints; what these say of their curves is taken up."""
@@ -253,7 +255,7 @@ class Children:
         if self._trainings_in(child):
             return
         if is_idle:
-            self._pool.put(child, most=self._places - len(self._trainings))
+            self._pool.put(child, most=self._places - len(self._trainings) + self._successors)
         else:
             self._pool.end(child)
 
@@ -291,9 +293,14 @@ class Children:
             training.trained_folds = list(curves.folds)
         training.deadline = _deadline(job) - job.seconds_before
         self._tell_train(training)
-        # Those that will take the places of children which end with their training.
+        self._keep_successors(training.child)
+
+    def _keep_successors(self, child: WarmChild) -> None:
+        """Start those that will take the places of children which end with their training, or with the next."""
         begun = [training for training in self._trainings if training.child.about is not None]
-        self._pool.keep_ready(training.child.description, sum(self._uses_up(training) for training in begun))
+        ending = [t for t in begun if self._uses_up(t) or (t.job.claim.slot.kind == "confirm" and not t.child.forks)]
+        self._successors = len(ending) * successors(child.start_seconds, self._last_seconds)
+        self._pool.keep_ready(child.description, self._successors)
 
     def _tell_train(self, training: ChildTraining) -> None:
         """Have the next fold trained; a training without folds has one."""
@@ -407,6 +414,7 @@ class Children:
         if not training.is_fork:
             training.child.forks = values["forks"]
         job.device_seconds += values["seconds"]
+        self._last_seconds = time.monotonic() - job.started
         self.training_seconds += values["seconds"] / (1 if training.child.lanes > 1 else self._places)
         training.child.watch_memory(values["memory"])
         if self._uses_up(training):
