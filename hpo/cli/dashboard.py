@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 @experiments_option
 @pass_context
 def dashboard(context: Context, host: str, port: int, locators: tuple[str, ...]) -> None:
-    """Browse the studies in optuna-dashboard, and the report at /report, which is made when it is asked for.
+    """Browse the studies in optuna-dashboard, and the report.
+
+    The report of all studies is at /report. It is made when it is asked for; with --experiment it has that experiment's
+    own sections too, whose code runs in a process of its own.
 
     It listens on this machine only, because it has no password protection.
 
