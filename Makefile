@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-worker bench-learning bench-queue bench-report bench-functions bench-examples
+	bench-training bench-gpu bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +56,9 @@ bench-queue: $(READY)  ## claims a second, a trial's coordination, SQLite and Po
 
 bench-functions: $(READY)  ## what users' functions cost in child processes, and their checkpoints (10 minutes)
 	$(BIN)/python -m bench.functions
+
+bench-lanes: $(READY)  ## a search by a user's recipe in 1, 4 and 8 lanes of one process (5 minutes)
+	$(BIN)/python -m bench.lanes
 
 bench-examples: $(READY)  ## the examples' finished reports, run again (an hour)
 	$(BIN)/python -m bench.examples $(ARGS)
