@@ -10,9 +10,7 @@ import faulthandler
 import hashlib
 import os
 import platform
-import resource
 import select
-import signal
 import sys
 import time
 import traceback
@@ -40,13 +38,12 @@ from hpo.experiment.messages import Message, receive, send
 from hpo.experiment.metrics import Score
 from hpo.experiment.model import Model
 from hpo.experiment.prepare import code_digests
+from hpo.experiment.process import can_fork, end_alike, memory, watch_over
 from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Diverged, Report, Run, Stopped
 from hpo.experiment.tables import row_hashes
-from hpo.machine import peak_memory
 
-WATCH_MILLISECONDS = 1000  # between two looks whether this process, and not only the worker, is gone
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "skimage": "scikit-image", "cv2": "opencv-python"}
 MOST_FRAMES, MOST_CAUSES = 20, 5  # of a traceback that is told
 
@@ -61,7 +58,6 @@ class Ordered:
     validation: Items
     state: TrainingState | None
     keeps_last: bool  # whether its state after the last epoch is kept
-    begun: float
 
 
 class Child:
@@ -73,7 +69,6 @@ class Child:
         self._incoming, self._outgoing = incoming, outgoing
         self._pool: Any = None
         self._trained: tuple[Model, Run, Any] | None = None
-        self._ordered: Ordered | None = None  # the present training
         self._inbox: deque[Message] = deque()  # what came while something else was waited for
         self._replies: dict[str, bool] = {}  # by training: whether to stop
         self._given_back: set[str] = set()  # trainings that the worker wants back
@@ -86,7 +81,7 @@ class Child:
         while (message := self._next()) is not None:
             if message.kind == "train":
                 self._close()
-                if message.values.get("lanes", 1) > 1:
+                if is_for_lanes(message):
                     from hpo.experiment.lanes import LaneServer
 
                     LaneServer(self, message.values["lanes"]).serve(message)
@@ -95,7 +90,11 @@ class Child:
                 else:
                     self._train(message.values)
             elif message.kind == "test":
-                self._answer(message.values, self._test)
+                try:
+                    answer = self._test(message.values)
+                except BaseException as error:
+                    answer = self.ending(error, None)
+                self.tell(message.values.get("id", ""), answer)
                 return
 
     def _next(self) -> Message | None:
@@ -107,12 +106,12 @@ class Child:
             self._take(message)
         return self._inbox.popleft()
 
-    def new_orders(self) -> list[Message]:
-        """Those that have come by now; nothing is waited for."""
+    def orders_for_lanes(self) -> list[Message]:
+        """Those for lanes that have come by now; nothing is waited for, and others stay."""
         while select.select([self._incoming], [], [], 0)[0]:
             self._take(self._received())
-        orders = list(self._inbox)
-        self._inbox.clear()
+        orders = [message for message in self._inbox if is_for_lanes(message)]
+        self._inbox = deque(message for message in self._inbox if not is_for_lanes(message))
         return orders
 
     def _received(self) -> Message:
@@ -154,20 +153,20 @@ class Child:
         os._exit(0)
 
     def _train(self, values: Mapping[str, Any]) -> None:
-        """Train from the beginning to the end; its predictor is kept for the test."""
-        self._answer(values, self._trained_to_the_end)
-
-    def _trained_to_the_end(self, values: Mapping[str, Any]) -> Message:
-        ordered = self.order(values)
+        """Train from the beginning to the end, and tell what came of it; its predictor is kept for the test."""
+        ordered = None
         try:
+            ordered = self.order(values)
+            begun = time.monotonic()
             seed_all(values["seed"], "train")
             predictor = ordered.model.fit(ordered.run)
-            answer = self.ended(ordered, predictor, time.monotonic() - ordered.begun)
-        except BaseException:
-            ordered.run.close()
-            raise
-        self._trained = (ordered.model, ordered.run, predictor)
-        return answer
+            answer = self.ended(ordered, predictor, time.monotonic() - begun)
+            self._trained = (ordered.model, ordered.run, predictor)
+        except BaseException as error:
+            if ordered is not None:
+                ordered.run.close()
+            answer = self.ending(error, ordered)
+        self.tell(values.get("id", ""), answer)
 
     def order(self, values: Mapping[str, Any]) -> Ordered:
         """A training that the worker orders, with its items drawn; raises what the user's draw raises."""
@@ -187,16 +186,14 @@ class Child:
             state=state,
             given_back=lambda: self._is_given_back(name),
         )
-        self._ordered = Ordered(
+        return Ordered(
             id=name,
             model=model,
             run=run,
             validation=validation,
             state=state,
             keeps_last=checkpoints.get("keep_last", False),
-            begun=time.monotonic(),
         )
-        return self._ordered
 
     def ended(self, ordered: Ordered, predictor: Any, seconds: float) -> Message:
         """What the worker is told of a training that has ended: its predictor measured on the validation items."""
@@ -207,15 +204,6 @@ class Child:
         answer = {"scores": _values(scores), "items": len(ordered.validation), "numbers": run.last_numbers}
         about = {"seconds": seconds, "epochs": run.epochs_trained, "memory": memory(), "device": device_name(run)}
         return Message("trained", {**answer, **about, "fork": self._is_fork, "forks": can_fork(run.device)})
-
-    def _answer(self, values: Mapping[str, Any], act: Callable[[Mapping[str, Any]], Message]) -> None:
-        """Send what comes of it: an answer, that it diverged, or how it failed."""
-        self._ordered = None
-        try:
-            answer = act(values)
-        except BaseException as error:
-            answer = self.ending(error, self._ordered)
-        self.tell(values.get("id", ""), answer)
 
     def ending(self, error: BaseException, ordered: Ordered | None) -> Message:
         """What the worker is told where a training ended so; what is no end of a training is raised."""
@@ -337,6 +325,11 @@ class Child:
             run.close()
 
 
+def is_for_lanes(message: Message) -> bool:
+    """Whether it orders a training that others may join."""
+    return message.kind == "train" and message.values.get("lanes", 1) > 1
+
+
 def _values(scores: Mapping[str, Score | None]) -> dict[str, float | None]:
     return {name: _value(score) for name, score in scores.items()}
 
@@ -357,34 +350,6 @@ def shortened(error: BaseException) -> str:
         lines += ["Traceback (most recent call last):\n", *traceback.format_list(frames[-MOST_FRAMES:])]
         lines += traceback.format_exception_only(raised)
     return "".join(lines)
-
-
-def memory() -> int:
-    """Bytes of memory that this process has now; where the system does not say, the most that it ever had."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return peak_memory()
-
-
-def can_fork(device: str) -> bool:
-    """Whether a copy of this process would work as this one does: on Linux, with one thread, and no GPU in use."""
-    if device != "cpu" or not sys.platform.startswith("linux"):
-        return False
-    try:
-        return len(os.listdir("/proc/self/task")) == 1
-    except OSError:
-        return False
-
-
-def end_alike(code: int) -> None:
-    """End this process as another has ended, by exit code or signal; one that ended well lets it go on."""
-    if code < 0:
-        faulthandler.disable()  # the other has told where
-        signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    if code:
-        os._exit(code)
 
 
 def device_name(run: Run) -> str:
@@ -413,21 +378,6 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError, ValueError):
             there[home] = metadata.version(home)
     return there
-
-
-def watch_over(parent_pipe: int) -> None:
-    """Start a process that ends this one, with all that the user's code has started, when the worker is gone.
-
-    The worker closes its end of the pipe by dying. A thread here could not see that while a library holds Python up.
-    """
-    process = os.getpid()
-    if os.fork():
-        return
-    poll = select.poll()
-    poll.register(parent_pipe, 0)  # POLLHUP and POLLERR alone: what is sent is read elsewhere
-    while not poll.poll(WATCH_MILLISECONDS) and os.getppid() == process:
-        pass
-    os.killpg(process, signal.SIGKILL)  # this watcher too
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,7 +20,8 @@ class ModelDescription:
     published: Mapping[str, float]  # by metric
     code_digest: str  # of what its training runs
     remarks: tuple[str, ...] = ()  # what a user should look at in its code
-    by_lanes: bool = False  # a process may train several at once: a recipe
+    needed: tuple[str, ...] | None = None  # the hyperparameters that a recipe has in every training; None: a function
+    by_lanes: bool = False  # a process may train several at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,13 @@ class Description:
                 "folder": Path(plain["folder"]),
                 "metrics": tuple(MetricInfo(**metric) for metric in plain["metrics"]),
                 "models": {
-                    name: ModelDescription(**{**model, "remarks": tuple(model["remarks"])})
+                    name: ModelDescription(
+                        **{
+                            **model,
+                            "remarks": tuple(model["remarks"]),
+                            "needed": None if model["needed"] is None else tuple(model["needed"]),
+                        }
+                    )
                     for name, model in plain["models"].items()
                 },
                 "remarks": tuple(plain["remarks"]),

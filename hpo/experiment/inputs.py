@@ -9,14 +9,17 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 import hpo
 from hpo.experiment.code import installed_folders
+from hpo.experiment.description import Description, ModelDescription
 
 INPUTS = "inputs.json"
+DESCRIBED = [field.name for kind in (Description, ModelDescription) for field in fields(kind)]  # one without is older
 # Libraries that open files in C, past Python, and events of what comes from elsewhere than a file.
 UNSEEN_LIBRARIES = frozenset({"h5py", "tables", "netCDF4", "lmdb", "zarr", "polars", "duckdb", "rasterio", "cv2"})
 UNSEEN_EVENTS = frozenset({"socket.connect", "sqlite3.connect", "subprocess.Popen", "os.posix_spawn", "os.fork"})
@@ -68,13 +71,15 @@ def inputs(files: Iterable[Path], *, seen_whole: bool) -> dict[str, Any]:
         "packages": _versions(),
         "python": sys.version,
         "hpo": hpo.__version__,
+        "described": DESCRIBED,
         "seen_whole": seen_whole,
     }
 
 
 def unchanged(record: Mapping[str, Any]) -> bool:
     """Whether everything in a record is as it was."""
-    if not record["seen_whole"] or (record["python"], record["hpo"]) != (sys.version, hpo.__version__):
+    made_by = tuple(record.get(name) for name in ("python", "hpo", "described"))
+    if not record["seen_whole"] or made_by != (sys.version, hpo.__version__, DESCRIBED):
         return False
     try:
         versions = all(metadata.version(name) == version for name, version in record["packages"].items())

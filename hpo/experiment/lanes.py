@@ -54,7 +54,7 @@ class LaneServer:
                 self._start(self._waiting.popleft())
             for population in {id(lane.population): lane.population for lane in self._lanes}.values():
                 self._train_epoch(population)
-            self._waiting.extend(self.child.new_orders())
+            self._waiting.extend(self.child.orders_for_lanes())
 
     def _start(self, order: Message) -> None:
         """Put a training on a lane; it waits where there is none for it now."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpo.errors import ExperimentError
-from hpo.experiment.spaces import Choice, Float, Hyperparameter, Int, Space, Value
+from hpo.experiment.spaces import Choice, Hyperparameter, Space, Value
 from hpo.training.recipe import Recipe
 
 Train = Callable[[Any], Any] | Recipe  # (run) -> predictor
@@ -33,37 +33,14 @@ class Model:
 
     def __post_init__(self) -> None:
         if isinstance(self.train, Recipe):
-            self._check_recipe(self.train)
+            check_recipe_space(self.parsed_space, self.train.names)
+            if self.predict is not None:
+                raise ExperimentError("predict: a recipe says by its outputs what is measured; leave predict out")
         elif not callable(self.train):
             raise ExperimentError(f"train must be a function of a run or a hpo.Recipe, not {self.train!r}")
         if self.epochs is not None and self.epochs < 1:
             raise ExperimentError(f"epochs must be at least 1, not {self.epochs}")
-        Space.of(self.space).check(self.reference, "reference")
-
-    def _check_recipe(self, recipe: Recipe) -> None:
-        self.check_needed(recipe.names)
-        for name, entry in self.space.items():
-            values = entry.values if isinstance(entry, Choice) else [entry]
-            if any(isinstance(value, str) for value in values):
-                raise ExperimentError(
-                    f"a recipe's hyperparameters are numbers, but {name!r} has texts; train by a function"
-                )
-        if self.predict is not None:
-            raise ExperimentError("predict: a recipe says by its outputs what is measured; leave predict out")
-
-    def check_needed(self, names: Iterable[str]) -> None:
-        """ExperimentError where a hyperparameter that a recipe needs is not in the space, or not always active."""
-        for name in names:
-            entry = self.space.get(name)
-            if entry is None:
-                raise ExperimentError(
-                    f"the recipe needs {name!r}, which is not in the space; add it, a plain value makes it a constant"
-                )
-            if isinstance(entry, Float | Int | Choice) and entry.when:
-                raise ExperimentError(
-                    f"the recipe needs {name!r} in every training, but it is active only when "
-                    f"{' and '.join(entry.when)} say so; leave out its `when`"
-                )
+        self.parsed_space.check(self.reference, "reference")
 
     def fit(self, run: Any) -> Any:
         """Train in this process; returns the predictor."""
@@ -82,3 +59,23 @@ class Model:
     def parsed_space(self) -> Space:
         """The space, checked, its constants apart."""
         return Space.of(self.space)
+
+
+def check_recipe_space(space: Space, needed: Iterable[str]) -> None:
+    """ExperimentError where a recipe lacks a hyperparameter that it needs in every training, or has one with texts."""
+    for name in needed:
+        if name not in space.parameters and name not in space.constants:
+            raise ExperimentError(
+                f"the recipe needs {name!r}, which is not in the space; add it, a plain value makes it a constant"
+            )
+        if name in space.parameters and (when := space.parameters[name].when):
+            raise ExperimentError(
+                f"the recipe needs {name!r} in every training, but it is active only when {' and '.join(when)} say so; "
+                "leave out its `when`"
+            )
+    for name, entry in {**space.parameters, **space.constants}.items():
+        values = entry.values if isinstance(entry, Choice) else [entry]
+        if any(isinstance(value, str) for value in values):
+            raise ExperimentError(
+                f"a recipe's hyperparameters are numbers, but {name!r} has texts; train by a function"
+            )

@@ -22,7 +22,7 @@ from hpo.experiment.description import Description, ModelDescription
 from hpo.experiment.experiment import Data, Experiment
 from hpo.experiment.inputs import INPUTS, WatchedFiles, inputs
 from hpo.experiment.load import describe, load
-from hpo.experiment.model import Model
+from hpo.experiment.model import Model, check_recipe_space
 from hpo.experiment.rows import Rows
 from hpo.files import write_atomically
 from hpo.training.recipe import Recipe
@@ -138,10 +138,12 @@ def _described_models(experiment: Experiment, locator: str) -> dict[str, ModelDe
 
 
 def _describe(model: Model, code: str) -> ModelDescription:
+    needed = None
     if isinstance(model.train, Recipe):
-        from hpo.experiment.recipes import check_recipe
+        from hpo.experiment.recipes import needed_by
 
-        check_recipe(model, model.train)
+        needed = needed_by(model.train)
+        check_recipe_space(model.parsed_space, needed)
     seeds = [f"a seed is fixed in the code ({place})" for place in fixed_seeds(*model.code)]
     return ModelDescription(
         space=model.parsed_space.to_plain(),
@@ -151,7 +153,8 @@ def _describe(model: Model, code: str) -> ModelDescription:
         published=dict(model.published),
         code_digest=code,
         remarks=tuple(seeds),
-        by_lanes=isinstance(model.train, Recipe) and not model.new_process,
+        needed=needed,
+        by_lanes=needed is not None and not model.new_process,
     )
 
 

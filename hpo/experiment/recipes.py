@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hpo.errors import ExperimentError
 from hpo.experiment.items import Items
-from hpo.experiment.model import Model
 from hpo.experiment.run import Diverged, Run
 from hpo.experiment.spaces import Value
 from hpo.training.dropout import dropouts
@@ -92,14 +91,14 @@ def task_of(run: Run) -> Task:
     return Task(key=0, params=params, seed=run.seed, epochs=run.max_epochs, training=run.training, validation=None)
 
 
-def check_recipe(model: Model, recipe: Recipe) -> None:
-    """ExperimentError where the module cannot be trained as lanes of a population, or its dropout has no rate."""
+def needed_by(recipe: Recipe) -> tuple[str, ...]:
+    """The hyperparameters that it needs in every training; ExperimentError where its module has no lanes."""
     module = recipe.module()
-    model.check_needed(layer.rate for layer in dropouts(module))
     try:
         stack(module)
     except CannotStack as error:
         raise ExperimentError(f"the recipe's module cannot be trained by lane: {error}") from error
+    return tuple(dict.fromkeys([*recipe.names, *(layer.rate for layer in dropouts(module))]))
 
 
 def batch_size(recipe: Recipe, params: Mapping[str, Value]) -> int:

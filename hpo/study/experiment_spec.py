@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpo.errors import SpecError
+from hpo.errors import ExperimentError, SpecError
 from hpo.experiment.description import Description, ModelDescription
+from hpo.experiment.model import check_recipe_space
 from hpo.study.spec_errors import explain, near, shown
 from hpo.study.study_spec import StudySpec, startup_trials
 
@@ -49,6 +50,11 @@ def spec_from(description: Description, tree: Mapping[str, Any], where: str) -> 
         spec = StudySpec.model_validate(whole)
     except ValidationError as error:
         raise SpecError(f"{where}: {explain(error, StudySpec)}") from error
+    if described.needed is not None:
+        try:
+            check_recipe_space(spec.parsed_space, described.needed)
+        except ExperimentError as error:
+            raise SpecError(f"{where}: space: {error}") from error
     _agrees(spec, tree, where)
     return spec
 

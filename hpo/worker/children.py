@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -27,11 +27,12 @@ from hpo.training.population import LaneState
 from hpo.worker.aside import SetAside
 from hpo.worker.child import Ended
 from hpo.worker.child_pool import ChildPool, WarmChild, successors
+from hpo.worker.child_training import ChildTraining
 from hpo.worker.claim import Claim
 from hpo.worker.fetcher import Group
 from hpo.worker.folds import TrainedFold, over_folds
-from hpo.worker.function_checkpoints import Curves, FunctionCheckpoints, Resumed, storable
-from hpo.worker.job import CheckpointRecord, Job
+from hpo.worker.function_checkpoints import FunctionCheckpoints, Resumed
+from hpo.worker.job import Job
 from hpo.worker.outcomes import FunctionResult, outcome_of_function
 from hpo.worker.serving import Serving
 from hpo.worker.threads import in_thread
@@ -42,41 +43,6 @@ START_SECONDS = 600.0  # until a child that has not imported the experiment is g
 STOP_SECONDS = 5.0  # that a training has to end after it was told so
 
 logger = logging.getLogger(__name__)
-
-ChildStage = Literal["starting", "training", "trained", "testing", "tested"]
-
-
-@dataclass(kw_only=True, eq=False)
-class ChildTraining:
-    """A training, and the child that has it."""
-
-    job: Job
-    child: WarmChild  # others may train there too, where it has lanes
-    stage: ChildStage = "starting"
-    deadline: float = math.inf  # of this stage, by the monotonic clock
-    stop_by: float = math.inf  # when a training that is to stop must have ended
-    log_start: int = 0  # bytes of the log when it began
-    folds: int = 1  # that are trained one after another
-    trained_folds: list[TrainedFold] = field(default_factory=list)
-    is_fork: bool = False  # a copy of the child has it, which ends with its test
-    result: FunctionResult = field(default_factory=FunctionResult)
-    outputs: bytes | None = None
-    is_resumable: bool = False  # it keeps checkpoints
-    has_unusable_checkpoint: bool = False
-    resumed: Resumed | None = None
-
-    @property
-    def is_late(self) -> bool:
-        """Whether its child takes too long for what it does."""
-        return time.monotonic() >= min(self.deadline, self.stop_by)
-
-    def tell(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Tell its child something that concerns it."""
-        self.child.process.tell(kind, {**values, "id": self.job.claim.token})
-
-    def is_of(self, answer: Message) -> bool:
-        """Whether a child's answer concerns it."""
-        return bool(answer.values["id"] == self.job.claim.token)
 
 
 class Children:
@@ -193,9 +159,9 @@ class Children:
         training = self._training(job)
         if how == "complete" and job.claim.slot.kind == "final" and training.stage == "trained":
             training.stage = "testing"
-            training.deadline = _deadline(job)
+            training.deadline = time.monotonic() + training.max_seconds
             training.child.is_reusable = training.child.is_reusable and training.is_fork  # else it sees pool B
-            training.tell("test", _draw(job.claim))
+            training.tell("test", training.seeds)
             return None
         return Conclusion(outcome=outcome_of_function(job, training.result, how), outputs=training.outputs)
 
@@ -285,13 +251,9 @@ class Children:
         job.started = time.monotonic()
         training.folds = 1 if claim.slot.kind == "final" else claim.spec.protocol.folds
         training.result = FunctionResult(code_digest=model.code_digest)
-        if (resumed := training.resumed) is not None:
-            curves = resumed.curves
-            numbers = {name: math.nan if value is None else value for name, value in curves.numbers.items()}
-            epochs = 0 if curves.folds else resumed.record.epoch
-            training.result = replace(training.result, scores=curves.scores, numbers=numbers, epochs=epochs)
-            training.trained_folds = list(curves.folds)
-        training.deadline = _deadline(job) - job.seconds_before
+        if training.resumed is not None:
+            training.go_on_from(training.resumed)
+        training.deadline = time.monotonic() + training.max_seconds - job.seconds_before
         self._tell_train(training)
         self._keep_successors(training.child)
 
@@ -315,7 +277,7 @@ class Children:
             "keep_last": claim.slot.kind == "final",  # a test that fails is made again, its training is not
         }
         values = {
-            **_draw(claim),
+            **training.seeds,
             "fold": len(training.trained_folds),
             "folds": training.folds,
             "model": claim.spec.model,
@@ -409,7 +371,7 @@ class Children:
         job = training.job
         pruned = training.stop_by < math.inf
         training.trained_folds.append(TrainedFold.of(values))
-        training.result = self._result(training, over_folds(training.trained_folds))
+        training.learn(over_folds(training.trained_folds))
         training.is_fork = values["fork"]
         if not training.is_fork:
             training.child.forks = values["forks"]
@@ -427,7 +389,7 @@ class Children:
             self._keep(training, folds, None)
             self._tell_train(training)
             return TrainingEvent(job=job, epoch=folds, value=value)
-        training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
+        training.end()
         return TrainingEvent(job=job, ended="pruned" if pruned or folds < training.folds else "complete")
 
     def _tested(self, training: ChildTraining, answer: Message) -> TrainingEvent:
@@ -435,7 +397,7 @@ class Children:
         job, values = training.job, answer.values
         training.stage, training.deadline = "tested", math.inf
         unit = answer.arrays.get("unit")
-        training.result = self._result(training, values)
+        training.learn(values)
         if unit is not None:
             head = f"{unit.shape} {unit.dtype.str}".encode()
             digest = hashlib.sha256(head + unit.tobytes()).hexdigest()
@@ -447,21 +409,6 @@ class Children:
         outcome = outcome_of_function(job, training.result, "complete")
         return TrainingEvent(job=job, conclusion=Conclusion(outcome=outcome, outputs=training.outputs))
 
-    def _result(self, training: ChildTraining, values: Mapping[str, Any]) -> FunctionResult:
-        """What a child says of its training, or of its test."""
-        before, about = training.result, training.child.about or {}
-        return replace(
-            before,
-            scores=values["scores"],
-            items=values["items"],
-            numbers=values.get("numbers") or before.numbers,  # none where no epoch was left to train
-            memory=values.get("memory", before.memory),
-            epochs=values.get("epochs", before.epochs),
-            seconds=values.get("seconds", before.seconds),
-            device=values.get("device", before.device),
-            versions=about["versions"],
-        )
-
     # -- checkpoints ---------------------------------------------------------------------------------------
 
     def _code(self, job: Job) -> str:
@@ -472,20 +419,7 @@ class Children:
     def _keep(self, training: ChildTraining, epoch: int, folder: Path | None) -> None:
         """Keep what a child has written by an epoch, or without a folder what so many folds gave; one after another."""
         job = training.job
-        curves = Curves(
-            train_loss=[loss if math.isfinite(loss) else None for loss in job.train_loss[:epoch]],
-            values=job.validation_accuracy[:epoch],
-            numbers=storable(training.result.numbers),
-            scores=storable(training.result.scores),
-            epoch=epoch,
-            folds=training.trained_folds if training.folds > 1 else [],
-        )
-        record = CheckpointRecord(
-            epoch=epoch,
-            seconds=job.seconds,
-            device_seconds=job.device_seconds,
-            resumed_at=tuple(job.resumed_at),
-        )
+        curves, record = training.curves(epoch), training.record(epoch)
         code, before = self._code(job), self._keeping.get(job.claim.token)
 
         def keep() -> None:
@@ -521,7 +455,7 @@ class Children:
         if kind != "search":
             return self._failed(training, f"it diverged in a {kind} round: {why}", retry=False)
         logger.info("%s: diverged: %s", training.job.title, why)
-        training.stage, training.deadline, training.stop_by = "trained", math.inf, math.inf
+        training.end()
         if not training.result.device:
             training.result = replace(training.result, device=self._device.type)
         return TrainingEvent(job=training.job, ended="diverged")
@@ -551,7 +485,7 @@ class Children:
             job = training.job
             self._trainings.remove(training)
             self._settle(job)
-            job.train_loss, job.validation_accuracy = [], []
+            job.train_loss, job.validation_accuracy, job.resumed_at = [], [], []
             self.load([job])
             self._start_in(self._pool.take(child.description), job)
         if not self._trainings_in(child):
@@ -565,21 +499,6 @@ class Children:
             return self._failed(training, f"the experiment was not imported within {START_SECONDS:g} s")
         if time.monotonic() >= training.stop_by:  # of what it reported last, its trial keeps the value
             logger.info("%s: it did not stop within %g s, so its process was ended", training.job.title, STOP_SECONDS)
-            training.stage, training.stop_by, training.deadline = "trained", math.inf, math.inf
+            training.end()
             return TrainingEvent(job=training.job, ended="pruned")
-        return self._diverged(training, f"it took longer than budget.max_seconds = {_max_seconds(training.job):g}")
-
-
-def _draw(claim: Claim) -> dict[str, Any]:
-    """The seeds of a training and of its items."""
-    options = dict(claim.spec.data)
-    return {"seed": claim.slot.seed, "draw_seed": claim.draw_seed, "options": options}
-
-
-def _max_seconds(job: Job) -> float:
-    limit = job.claim.spec.budget.max_seconds
-    return math.inf if limit is None else float(limit)
-
-
-def _deadline(job: Job) -> float:
-    return time.monotonic() + _max_seconds(job)
+        return self._diverged(training, f"it took longer than budget.max_seconds = {training.max_seconds:g}")

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hpo.cli import experiment as commands
 from hpo.experiment.prepare import prepared
 from hpo.worker import check as checks
 from hpo.worker.check import Finding
+from tests.support.checks import Write, findings, writer
 
 RIGHT = """
 import hpo
@@ -48,32 +48,17 @@ mine = hpo.Experiment(
     models={{"net": hpo.Model(train, space={{"c": hpo.Float(0, 1)}}, reference={{"c": 0.5}}), {models}}},
 )
 """
-Write = Callable[..., Path]
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Write the file with some of it replaced."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def written(*changes: tuple[str, str], head: str = "", models: str = "") -> Path:
-        text = RIGHT.format(head=head, models=models)
-        for old, new in changes:
-            assert old in text, old
-            text = text.replace(old, new)
-        file = tmp_path / "mine.py"
-        file.write_text(text)
-        return file
-
-    return written
+    write = writer(tmp_path, monkeypatch, "mine.py")
+    return lambda *changes, head="", models="": write(RIGHT.format(head=head, models=models), changes)
 
 
 def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", "hpo", *words], cwd=folder, capture_output=True, text=True)
-
-
-def findings(file: Path) -> list[Finding]:
-    return list(checks.check(prepared(str(file)), [])[0])
 
 
 def before_trainings(file: Path) -> list[Finding]:

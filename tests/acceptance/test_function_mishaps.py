@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from hpo.experiment.child import can_fork
+from hpo.experiment.process import can_fork
 from hpo.storage.slots import Slot
 from hpo.worker.children import STOP_SECONDS
 from tests.support.commandline import DRAIN, Hpo, Said, finish, wait_until

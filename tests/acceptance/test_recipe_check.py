@@ -1,6 +1,5 @@
 """`hpo experiment check` on a recipe, right and with planted faults; and inputs of a user's own, really trained by."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +8,12 @@ import pytest
 from hpo.experiment.items import Draw
 from hpo.experiment.load import load
 from hpo.experiment.measure import measure
-from hpo.experiment.prepare import prepared
 from hpo.experiment.recipes import train_alone
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Report, Run
 from hpo.training.recipe import Recipe, Tensors
-from hpo.worker.check import Finding, check
+from hpo.worker.check import Finding
+from tests.support.checks import Write, findings, writer
 from tests.support.commandline import DRAIN, Hpo, finish
 from tests.support.exact import check_exact
 from tests.support.experiments import create
@@ -68,32 +67,21 @@ halves = hpo.Experiment(
     )},
 )
 """
-Write = Callable[..., Path]
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Write the file with some of it replaced."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def written(*changes: tuple[str, str]) -> Path:
-        text = CODE
-        for old, new in changes:
-            assert old in text, old
-            text = text.replace(old, new)
-        file = tmp_path / "halves_by_recipe.py"
-        file.write_text(text)
-        return file
-
-    return written
+    write = writer(tmp_path, monkeypatch, "halves_by_recipe.py")
+    return lambda *changes: write(CODE, changes)
 
 
-def findings(file: Path) -> dict[str, Finding]:
-    return {finding.check: finding for finding in check(prepared(str(file)), [])[0]}
+def by_check(file: Path) -> dict[str, Finding]:
+    return {finding.check: finding for finding in findings(file)}
 
 
 def test_a_right_recipe_passes(write: Write) -> None:
-    lines = findings(write())
+    lines = by_check(write())
     assert [line for line in lines.values() if line.level != "ok"] == []
     assert lines["resumed"].text == "equal when killed after epoch 1"
     assert lines["another seed"].text == "differs, as it should"
@@ -126,7 +114,7 @@ PLANTED = {  # changes; the check that tells of it, and what it says
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_told(write: Write, fault: str) -> None:
     changes, name, text = PLANTED[fault]
-    lines = findings(
+    lines = by_check(
         write(("\nclass Halved", "\nNOISE, CALLS = np.random.default_rng(), []\n\nclass Halved"), *changes)
     )
     assert lines[name].level == "BAD"

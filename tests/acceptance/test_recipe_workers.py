@@ -1,6 +1,8 @@
 """A user's recipe through real workers: from search to a report, equal to its training alone, and after kills."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
@@ -14,6 +16,7 @@ from hpo.experiment.rows import Rows
 from hpo.experiment.run import Report, Run
 from hpo.storage.slots import Slot
 from hpo.training.recipe import Recipe
+from hpo.worker.child import ChildProcess, Ended
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
 from tests.support.experiments import create, slots_of
@@ -107,6 +110,32 @@ def test_lanes_of_one_child(hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: p
             assert slot.outcome.train_loss == pytest.approx(other.outcome.train_loss, rel=1e-4)
     for command in (beside, deadly):
         command.close()
+
+
+def test_an_order_behind_lanes_is_not_taken_for_one_of_them(file: Path, tmp_path: Path) -> None:
+    """A final round that is ordered while the last lane still trains is trained to itself, and tested."""
+    folder = tmp_path / "pools"
+    subprocess.run([sys.executable, "-m", "hpo.experiment.prepare", str(file), str(folder)], check=True)
+    with (tmp_path / "log").open("wb") as log:
+        child = ChildProcess(str(file), folder, device="cpu", threads=1, log=log)
+    params = {"learning_rate": 0.01, "weight_decay": 1e-4, "dropout": 0.1}
+    common = {"model": "mlp", "params": params, "seed": 5, "draw_seed": 6, "options": {}, "fold": 0, "folds": 1}
+    common |= {"max_epochs": 2, "device": "cpu", "threads": 1, "checkpoints": None}
+    child.tell("train", {**common, "id": "lane", "lanes": 2, "tested": False})
+    child.tell("train", {**common, "id": "round", "lanes": 1, "tested": True})
+    child.tell("test", {"id": "round", "seed": 5, "draw_seed": 6, "options": {}})
+    told = []
+    while not isinstance(answer := child.poll(120), Ended):
+        assert answer is not None
+        told.append((answer.values.get("id"), answer.kind))
+        if answer.kind == "epoch":
+            child.tell("reply", {"id": answer.values["id"], "stop": False})
+        if answer.kind == "tested":
+            child.close()
+    of_lane, of_round = ([kind for name, kind in told if name == one] for one in ("lane", "round"))
+    assert of_lane == ["epoch", "epoch", "trained"]
+    assert of_round[-2:] == ["trained", "tested"]
+    assert told.index(("lane", "trained")) < told.index(("round", "epoch"))
 
 
 @pytest.mark.long

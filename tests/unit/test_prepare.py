@@ -105,7 +105,17 @@ def test_other_versions_do_not_share_an_entry(file: Path) -> None:
     record = json.loads((first / "inputs.json").read_text())
     assert {"numpy", "scikit-learn"} & set(record["packages"]) == {"numpy"}, "what is loaded"
     (first / "inputs.json").write_text(json.dumps({**record, "packages": {"numpy": "1.0"}}))
-    assert prepared(str(file)).folder != first
+    second = prepared(str(file)).folder
+    assert second != first
+    older = json.loads((second / "description.json").read_text())
+    for model in older["models"].values():
+        del model["needed"]  # as a version of hpo wrote it that did not know of it
+    (second / "description.json").write_text(json.dumps(older))
+    sizes = json.loads((second / "sizes.json").read_text())
+    sizes["description.json"] = (second / "description.json").stat().st_size
+    (second / "sizes.json").write_text(json.dumps(sizes))
+    (second / "inputs.json").write_text(json.dumps({**record, "described": record["described"][:-1]}))
+    assert prepared(str(file)).folder not in (first, second)
 
 
 def test_data_from_elsewhere_are_loaded_anew(file: Path) -> None:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import hpo
-from hpo.errors import ExperimentError
+from hpo.errors import ExperimentError, SpecError
 from hpo.experiment.items import Items
 from hpo.experiment.prepare import prepared
 from hpo.experiment.recipes import train_alone
 from hpo.experiment.run import Run
 from hpo.experiment.spaces import Hyperparameter, Value
+from hpo.study.experiment_spec import spec_from
 
 SPACE: dict[str, Hyperparameter | Value] = {
     "learning_rate": hpo.Float(1e-4, 1e-1, log=True),
@@ -90,6 +91,26 @@ def test_so_is_the_rate_of_its_dropout(
     file.write_text(code.replace("reference={", 'reference={"kind": 0, ' if rate else "reference={"))
     with pytest.raises(ExperimentError, match=message):
         prepared(str(file))
+
+
+def test_a_study_file_cannot_take_it_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused when the study is made, in the words of the experiment's own check."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "mine.py"
+    code = FILE.replace("nn.LAYER", "hpo.dropout(4)").replace(
+        "space={", 'space={"kind": hpo.Choice(0, 1), "dropout": 0.1, '
+    )
+    file.write_text(code.replace("reference={", 'reference={"kind": 0, '))
+    described = prepared(str(file))
+    assert described.models["net"].needed == ("learning_rate", "weight_decay", "dropout")
+    spec_from(described, {"model": "net", "space": {"dropout": 0.2}}, "a file")
+    conditional = {"low": 0.0, "high": 0.5, "when": {"kind": [1]}}
+    for entry, message in (
+        (conditional, "the recipe needs 'dropout' in every training"),
+        ("much", "'dropout' has texts"),
+    ):
+        with pytest.raises(SpecError, match=f"^a file: space: .*{message}"):
+            spec_from(described, {"model": "net", "space": {"dropout": entry}}, "a file")
 
 
 def test_its_outputs_are_what_is_measured() -> None:
