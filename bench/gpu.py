@@ -1,46 +1,78 @@
-"""Trials an hour on one GPU: the plain loop, and populations of 1 to 512 and more lanes.
+"""One GPU: is it right, and how many trials an hour? Against the plain loop, part by part.
 
-    python -m bench.gpu [--models ws] [--lanes 1 8 32 128 512] [--tf32]
+    python -m bench.gpu PART [--device cuda]          PART: right, ceilings, sweep, profile, shared, learning
+    bash bench/gpu_run.sh OUT                         all of them, the CUDA tests and the worker, in under 10 minutes
 
-Needs torch with CUDA and this repository, nothing else. A trial is the shipped one: 40 epochs of 180 steps on 100
-pairs, 2,000 validation pairs after each; one full epoch is timed, several times, and trials an hour follow. Beside
-it: how much of an epoch is steps, validation and host (the device waits for launches), and the achieved arithmetic
-(matrix products) and memory traffic (operands of all operations, each counted once) against ceilings measured in
-the same process. `--device cpu` runs the same on a CPU, to try it out.
+Needs torch with CUDA and this repository, nothing else. Each result is a line of JSON, printed as soon as it is there;
+where something was predicted it stands beside. `--device cpu` runs the same on a CPU, to try it out.
+
+A step is one optimizer step on a batch of 100 pairs with all that belongs to it, a thirty-sixth of an epoch of 200
+pairs (drawing the order, gathering, dropout, Adam). "Times the plain loop" is that loop's time a step, as most people
+write it (cuDNN's convolutions may round to TF32, as is torch's default), times P, over the population's.
+
+Shapes: P lanes.
 """
 
 import argparse
+import functools
+import json
+import os
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import measure
 from bench.plain import PAPER, PlainLoop
-from bench.training import flops, pool, population, products
+from bench.training import BATCH, PAIRS, STEPS, pool, population
 from hpo.digits import draws, models
-from hpo.digits.recipes import METRICS, RECIPES
+from hpo.digits.recipes import METRICS, RECIPES, PairAnswers
+from hpo.training import graph, kernels, streams
 from hpo.training.population import Population, Task
 
-EPOCHS, PAIRS, BATCH, VALIDATION = 40, 1000, 100, 2000
+# ms a step of the plain loop and of `ws` by lanes, as predicted before any GPU had run this (on an H100, +- 40%).
+PREDICTED_PLAIN = {"simple": 1.1, "ws": 1.35, "ws-aux": 1.5}
+PREDICTED = {
+    "eager": {1: 1.5, 8: 1.5, 32: 1.5, 64: 2.6, 128: 5.2, 256: 10, 512: 21},
+    "graph": {1: 0.43, 8: 0.58, 32: 1.35, 64: 2.6, 128: 5.2, 256: 10, 512: 21},
+    "graph, TF32": {1: 0.32, 8: 0.39, 32: 1.05, 64: 2.0, 128: 4.0, 256: 8, 512: 16},
+    "graph, TF32, kernels": {1: 0.12, 8: 0.17, 32: 0.40, 64: 0.70, 128: 1.3, 256: 2.6, 512: 5.2},
+}
+WAYS = {  # captured as a graph, products in TF32, our kernels
+    "eager": (False, False, False),
+    "graph": (True, False, False),
+    "graph, TF32": (True, True, False),
+    "graph, kernels": (True, False, True),
+    "graph, TF32, kernels": (True, True, True),
+}
+REPEATS = 5
+LEARNING = {"simple": 83.7, "ws": 87.2, "ws-aux": 97.9}  # %, test accuracy of the paper's values by the plain loop
 
 
-class _Traffic(TorchDispatchMode):
-    """Counts the bytes of the operands and results of every operation that touches memory."""
+def say(part: str, **result: Any) -> None:
+    """One line, at once."""
+    print(json.dumps({"part": part, **result}), flush=True)
 
-    bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            flat, _ = torch.utils._pytree.tree_flatten((args, kwargs, out))
-            self.bytes += sum(t.numel() * t.element_size() for t in flat if isinstance(t, Tensor))
-        return out
+@contextmanager
+def way(name: str) -> Iterator[None]:
+    """Train as one of WAYS says."""
+    captured, tf32, fast = WAYS[name]
+    graph.switch(captured)
+    kernels.switch(fast)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    yield
+    graph.switch(True)
+    kernels.switch(True)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
 
 
 def sync(device: torch.device) -> None:
@@ -49,136 +81,383 @@ def sync(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(act: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
-    """Wall seconds of an act with all that it started, after one to warm up."""
+def milliseconds(act: Callable[[], Any], device: torch.device, per: int, repeats: int = REPEATS) -> dict[str, float]:
+    """Of one of `per` in an act with all that it started: median and quartiles, after one to warm up."""
     times = []
     for _ in range(repeats + 1):
         sync(device)
         begun = time.perf_counter()
         act()
         sync(device)
-        times.append(time.perf_counter() - begun)
-    return times[1:]
+        times.append(1000 * (time.perf_counter() - begun) / per)
+    return measure.spread(times[1:])
 
 
-def ceilings(device: torch.device) -> dict[str, float]:
-    """Arithmetic (TFLOP/s, one large product) and bandwidth (TB/s, one large copy) of the device."""
-    n, m = (8192, 2**28) if device.type == "cuda" else (1024, 2**24)
-    a, b, flat = torch.rand(n, n, device=device), torch.rand(n, n, device=device), torch.rand(m, device=device)
-    copy = torch.empty_like(flat)
-    product = min(seconds(lambda: torch.mm(a, b), device, 5))
-    moved = min(seconds(lambda: copy.copy_(flat), device, 5))
-    return {"tflops": 2 * n**3 / product / 1e12, "tb_s": 2 * 4 * m / moved / 1e12}
+# -- is it right? ------------------------------------------------------------------------------------------
 
 
-def full(model: str, lanes: int, images: draws.ImagePool, device: torch.device) -> Population:
-    """A population with validation, as in a search."""
-    training, left = draws.draw_training(images, 0, PAIRS)
-    validation = draws.draw_validation(images, left, 0, VALIDATION)
-    made = Population(RECIPES[model], lanes, images, samples=18 * PAIRS, batch=BATCH, metrics=METRICS, device=device)
+def small(model: str, device: torch.device, lanes: int, dtype: torch.dtype, *, steps: int) -> Population:
+    """Lanes with unlike rates on random images, with so many steps an epoch, a draw each."""
+    images = pool()
+    made = Population(
+        RECIPES[model], lanes, images, samples=steps * BATCH, batch=BATCH, metrics=METRICS, device=device, dtype=dtype
+    )
     for lane in range(lanes):
-        task = Task(key=lane, params=PAPER, seed=lane, epochs=10**9, training=training, validation=validation)
-        made.start(lane, task)
+        training, _ = draws.draw_training(images, lane, -(-steps * BATCH // 18))
+        part = draws.PairTable(**{n: getattr(training, n)[: steps * BATCH] for n in ("image", "shift", "digit")})
+        params = {**PAPER, "learning_rate": 1e-3 * (1 + lane % 4), "dropout": 0.1 * (lane % 4)}
+        made.start(lane, Task(key=lane, params=params, seed=lane, epochs=9, training=part, validation=None))
     return made
 
 
-def measure_size(model: str, lanes: int, images: draws.ImagePool, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Times of one size of population: of whole epochs, and of validation and launching within them."""
-    made = full(model, lanes, images, device)
-    epochs = seconds(made.train_epoch, device, repeats)
-    group = list(range(lanes))
-    validation = min(seconds(lambda: made._validate(group, made.parameters), device, 3))
-    launching = _launching(made, device)
-    steps = measure.spread(epochs)["median"] - validation
-    trial = measure.spread(epochs)["median"] * EPOCHS / lanes
-    memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-    return {
-        "epoch_s": measure.spread(epochs),
-        "trials_per_hour": 3600 / trial,
-        "ms_a_step_and_trial": 1000 * steps / (18 * PAIRS // BATCH) / lanes,
-        "validation_share": validation / (steps + validation),
-        "launching_share": launching / steps,
-        "memory_gib": memory,
+def right(options: argparse.Namespace, device: torch.device) -> None:
+    """Streams bit for bit; steps against float64 on the CPU; two runs, and lanes in company, against each other."""
+    keys = torch.arange(64) * 0x9E3779B97F4A7 + 5
+    counters = streams.counters(18_000)
+    masks = streams.thresholds(torch.linspace(0, 0.9, 64, dtype=torch.float64))
+    there = streams.Thresholds(*(values.to(device) for values in masks))
+    streams_agree = {
+        "orders": torch.equal(
+            streams.permutations(keys, counters),
+            streams.permutations(keys.to(device), counters.to(device)).cpu(),
+        ),
+        "masks": torch.equal(
+            streams.keep_masks(keys, counters, masks),
+            streams.keep_masks(keys.to(device), counters.to(device), there).cpu(),
+        ),
     }
+    if fast := kernels.for_device(device, torch.float32):
+        found = fast.keep_masks(keys.to(device), len(counters), there).cpu()
+        streams_agree["masks by kernel"] = torch.equal(streams.keep_masks(keys, counters, masks), found)
+    say("right", streams=streams_agree)
+    for model in options.models:
+        for steps in (1, 9):
+            exact = small(model, torch.device("cpu"), 3, torch.float64, steps=steps)
+            begun = exact.parameters[:3].clone()
+            exact.train_epoch()
+            moved = exact.parameters[:3] - begun
+            errors = {}
+            for name in WAYS:
+                with way(name):
+                    lanes = small(model, device, 3, torch.float32, steps=steps)
+                    lanes.train_epoch()
+                error = lanes.parameters.cpu().double() - exact.parameters
+                errors[name] = float(error.norm() / moved.norm())
+            double = small(model, device, 3, torch.float64, steps=steps)
+            double.train_epoch()
+            errors["float64"] = float((double.parameters.cpu() - exact.parameters).norm() / moved.norm())
+            say("right", model=model, steps=steps, error_of_the_change_to_the_parameters=errors)
+        for name in ("graph", "graph, TF32, kernels"):
+            with way(name):
+                twice = [small(model, device, 8, torch.float32, steps=9) for _ in range(2)]
+                for lanes in twice:
+                    lanes.train_epoch()
+                same = torch.equal(twice[0].parameters, twice[1].parameters)
+                first = {}
+                for count in (1, 8, 64):
+                    lanes = small(model, device, count, torch.float32, steps=9)
+                    lanes.train_epoch()
+                    first[count] = lanes.parameters[0].cpu()
+            apart = {count: float((first[count] - first[8]).norm() / first[8].norm()) for count in first}
+            say("right", model=model, way=name, twice_equal=same, lane_0_against_P_8=apart)
 
 
-def _launching(made: Population, device: torch.device) -> float:
-    """Seconds the host takes to launch an epoch's steps; near the epoch's own time, the device waits for it."""
-    program = made._lockstep
-    assert program is not None
-    waits: list[float] = []
-    inner = program.epoch
+# -- how fast? ---------------------------------------------------------------------------------------------
 
-    def timed(*words: Any) -> Any:
-        sync(device)
-        begun = time.perf_counter()
-        result = inner(*words)
-        waits.append(time.perf_counter() - begun)
-        return result
 
-    with mock.patch.object(program, "epoch", timed):
+def ceilings(options: argparse.Namespace, device: torch.device) -> None:
+    """Arithmetic of a large product (TFLOP/s), bandwidth of a copy (TB/s), a kernel's launch (us)."""
+    n, m = (8192, 2**28) if device.type == "cuda" else (512, 2**22)
+    a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
+    for tf32 in (False, True):
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        ms = milliseconds(lambda: torch.mm(a, b), device, 1)["median"]
+        say("ceilings", product_tflops=2 * n**3 / ms / 1e9, tf32=tf32)
+    torch.set_float32_matmul_precision("highest")
+    flat = torch.rand(m, device=device)
+    copy = torch.empty_like(flat)
+    for size in (m, m // 64):
+        ms = milliseconds(lambda size=size: copy[:size].copy_(flat[:size]), device, 1)["median"]  # type: ignore[misc]  # mypy knows no lambda's defaults
+        say("ceilings", copied_mb=4 * size / 1e6, tb_s=8 * size / ms / 1e9)
+    one = torch.zeros(1, device=device)
+
+    def thousand() -> None:
+        for _ in range(1000):
+            one.add_(1)
+
+    say("ceilings", launch_us=milliseconds(thousand, device, 1)["median"])
+    if device.type == "cuda":
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            thousand()
+        say("ceilings", launch_in_a_graph_us=milliseconds(captured.replay, device, 1)["median"])
+
+
+def plain_step(model: str, device: torch.device, *, tf32: bool = True, fused: bool = False) -> dict[str, float]:
+    """Milliseconds a step of the plain loop."""
+    torch.backends.cudnn.allow_tf32 = tf32
+    images = pool()
+    training, _ = draws.draw_training(images, 0, PAIRS)
+    loop = PlainLoop(model, images.images, training, batch=BATCH, device=device)
+    if fused:
+        loop.adam = torch.optim.Adam(
+            loop.model.parameters(), lr=PAPER["learning_rate"], weight_decay=PAPER["weight_decay"], fused=True
+        )
+    spread = milliseconds(loop.train_epoch, device, STEPS)
+    torch.backends.cudnn.allow_tf32 = True
+    return spread
+
+
+def sweep(options: argparse.Namespace, device: torch.device) -> None:
+    """Milliseconds a step of the plain loop and of populations of all sizes, each way."""
+    for model in options.models:
+        plain = plain_step(model, device)
+        say("sweep", model=model, way="plain loop", ms_a_step=plain, predicted_ms=PREDICTED_PLAIN[model])
+        if model == "ws":
+            say("sweep", model=model, way="plain loop, no TF32", ms_a_step=plain_step(model, device, tf32=False))
+            if device.type == "cuda":
+                say("sweep", model=model, way="plain loop, fused Adam", ms_a_step=plain_step(model, device, fused=True))
+        for lanes in options.lanes:
+            for name in options.ways:
+                with way(name):
+                    try:
+                        _one(model, lanes, name, plain["median"], device)
+                    except RuntimeError as error:
+                        say("sweep", model=model, way=name, lanes=lanes, failed=str(error)[:300])
+
+
+def _one(model: str, lanes: int, name: str, plain: float, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    made = population(model, lanes, pool(), str(device))
+    begun = time.perf_counter()
+    made.train_epoch()
+    first = time.perf_counter() - begun
+    ms = milliseconds(made.train_epoch, device, STEPS)
+    result = {"ms_a_step": ms, "us_a_lane": 1000 * ms["median"] / lanes, "times_plain": plain * lanes / ms["median"]}
+    if model == "ws" and (predicted := PREDICTED.get(name, {}).get(lanes)):
+        result |= {"predicted_ms": predicted, "over_predicted": ms["median"] / predicted}
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    say("sweep", model=model, way=name, lanes=lanes, **result, first_epoch_s=first, memory_mb=memory)
+
+
+def whole(options: argparse.Namespace, device: torch.device) -> None:
+    """Whole epochs of a search, with validation: trials of 40 epochs an hour, and times the plain loop's."""
+    for model in options.models:
+        plain = plain_step(model, device)["median"]
+        for lanes in (8, 64):
+            with way("graph, kernels" if device.type == "cuda" else "eager"):
+                images = pool()
+                training, left = draws.draw_training(images, 0, 1000)
+                validation = draws.draw_validation(images, left, 0, 2000)
+                made = Population(
+                    RECIPES[model], lanes, images, samples=18_000, batch=BATCH, metrics=METRICS, device=device
+                )
+                for lane in range(lanes):
+                    made.start(
+                        lane,
+                        Task(key=lane, params=PAPER, seed=lane, epochs=99, training=training, validation=validation),
+                    )
+                epoch = milliseconds(made.train_epoch, device, 1, 3)["median"]
+                checked = milliseconds(lambda made=made: made._validate(made.busy, made.parameters), device, 1, 3)  # type: ignore[misc]  # as above
+            hourly, by_plain = 3.6e6 * lanes / (40 * epoch), 3.6e6 / (40 * 180 * plain)
+            say(
+                "whole", model=model, lanes=lanes, epoch_ms=epoch, validation_share=checked["median"] / epoch,
+                trials_an_hour=hourly, plain_without_validation=by_plain, times_plain=hourly / by_plain,
+            )  # fmt: skip
+
+
+def profile(options: argparse.Namespace, device: torch.device) -> None:
+    """The kernels that take longest, and the device's busy share, of an epoch."""
+    activity = torch.profiler.ProfilerActivity
+    for lanes in (8, 64):
+        with way("graph, kernels" if device.type == "cuda" else "eager"):
+            made = population("ws", lanes, pool(), str(device))
+            made.train_epoch()
+            made.train_epoch()
+            sync(device)
+            begun = time.perf_counter()
+            with torch.profiler.profile(
+                activities=[activity.CPU, *([activity.CUDA] if device.type == "cuda" else [])]
+            ) as seen:
+                made.train_epoch()
+                sync(device)
+            wall = time.perf_counter() - begun
+        rows = [
+            (event.self_device_time_total, event.count, event.key[:70])
+            for event in seen.key_averages()
+            if event.self_device_time_total
+        ]
+        rows.sort(reverse=True)
+        say("profile", lanes=lanes, wall_ms=1000 * wall, busy_ms=sum(us for us, _, _ in rows) / 1000,
+            launches=sum(count for _, count, _ in rows) / STEPS)  # fmt: skip
+        for us, count, name in rows[:28]:
+            say("profile", lanes=lanes, kernel=name, us_a_step=us / STEPS, times_a_step=count / STEPS)
+
+
+def shared(options: argparse.Namespace, device: torch.device) -> None:
+    """Several processes on one device; and steps beside a Python thread that is busy."""
+    for count in (1, 2, 4):
+        command = [sys.executable, "-m", "bench.gpu", "one-process", "--device", str(device)]
+        begun = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        rates = [json.loads(process.communicate()[0].splitlines()[-1])["steps_a_second"] for process in begun]
+        say("shared", processes=count, lanes=8, lane_steps_a_second=sum(rates), each=rates)
+    end = threading.Event()
+
+    def spin() -> None:
+        while not end.is_set():
+            sum(range(1000))
+
+    for busy in (False, True):
+        thread = threading.Thread(target=spin)
+        if busy:
+            thread.start()
+        for name in ("graph, kernels", "eager"):
+            with way(name):
+                made = population("ws", 8, pool(), str(device))
+                ms = milliseconds(made.train_epoch, device, STEPS, 2)
+                say("shared", way=name, busy_thread=busy, ms_a_step=ms)
+    end.set()
+
+
+def one_process(options: argparse.Namespace, device: torch.device) -> None:
+    """For `shared`: lane steps a second for some seconds."""
+    with way("graph, kernels" if device.type == "cuda" else "eager"):
+        made = population("ws", 8, pool(), str(device))
         made.train_epoch()
-    return waits[0]
+        until, steps, begun = time.perf_counter() + 4, 0, time.perf_counter()
+        while time.perf_counter() < until:
+            made.train_epoch()
+            steps += 8 * STEPS
+        say("one-process", steps_a_second=steps / (time.perf_counter() - begun))
 
 
-def work(model: str, images: draws.ImagePool, device: torch.device) -> dict[str, float]:
-    """Operations and bytes of one lane's step."""
-    gflop = flops(products(population(model, 1, images, str(device), pairs=50))) / 1e9
-    lanes = population(model, 1, images, str(device), pairs=50)
-    lanes.train_epoch()
-    with _Traffic() as counted:  # type: ignore[no-untyped-call]  # torch's __init__ has no annotations
-        lanes.train_epoch()
-    return {"gflop": gflop, "mb": counted.bytes / (18 * 50 // BATCH) / 1e6}
+def learning(options: argparse.Namespace, device: torch.device) -> None:
+    """20 rounds by the paper's values, 40 epochs: does a population learn on the GPU what the plain loop learns?"""
+    where = Path(os.environ.get("HPO_BENCH_IMAGES", "bench/out/pool.pt"))
+    if not where.exists():
+        say("learning", skipped=f"{where} is missing: python -m bench.gpu images")
+        return
+    kept = torch.load(where)
+    images = draws.ImagePool(name="A", images=kept["images"], labels=kept["labels"])
+    for name in ("graph, kernels", "graph, TF32, kernels"):
+        for model in options.models:
+            with way(name if device.type == "cuda" else "eager"):
+                made = Population(
+                    RECIPES[model], 20, images, samples=18_000, batch=BATCH, metrics=METRICS, device=device
+                )
+                tests = []
+                for round_ in range(20):
+                    training, left = draws.draw_training(images, 1000 + round_, 1000)
+                    tests.append(draws.draw_validation(images, left, 1000 + round_, 500))
+                    task = Task(
+                        key=round_, params=PAPER, seed=round_, epochs=options.epochs, training=training, validation=None
+                    )
+                    made.start(round_, task)
+                begun = time.perf_counter()
+                for _ in range(options.epochs):
+                    made.train_epoch()
+                seconds = time.perf_counter() - begun
+                right = [
+                    100 * PairAnswers.of(made.predict(made.parameters[lane], tests[lane])).accuracy
+                    for lane in range(20)
+                ]
+            spread = measure.spread(right)
+            mean = sum(right) / len(right)
+            error = (sum((x - mean) ** 2 for x in right) / 19 / 20) ** 0.5
+            say("learning", model=model, way=name, mean=mean, standard_error=error, **spread, seconds=seconds,
+                plain_on_a_cpu=LEARNING[model], accuracies=right)  # fmt: skip
+
+
+def tiles(options: argparse.Namespace, device: torch.device) -> None:
+    """Other tiles for each kernel, at P = 8 and 64: microseconds of a batch; of backward's with the forward before."""
+    from unittest import mock
+
+    from triton.testing import do_bench_cudagraph
+
+    from hpo.training.kernels import gpu
+    from hpo.training.windows import WindowTable
+
+    fast = gpu.TritonKernels()
+    rows = WindowTable(pool().images.to(device), 5, 2)
+    with way("graph, kernels"):
+        for lanes in (8, 64):
+            flat = (torch.randn(lanes, 56_470, device=device) * 0.1).requires_grad_()
+            w1, b1 = flat[:, :800].view(lanes, 32, 1, 5, 5), flat[:, 800:832]
+            w2, b2 = flat[:, 832 : 832 + 18_432].view(lanes, 64, 32, 3, 3), flat[:, 19_264:19_328]
+            corners = torch.randint(0, 2000 * 121, (lanes, 200, 1), device=device)
+            x = torch.randn(lanes, 200, 25, 32, device=device).permute(0, 1, 3, 2).unflatten(3, (5, 5))
+            x.requires_grad_()
+
+            def first(backward: bool) -> None:
+                out = fast.window_convolution(rows, corners, w1, b1)  # noqa: B023 -- called before the loop goes on
+                if backward:
+                    torch.autograd.grad(out, [w1, b1], torch.ones_like(out))  # noqa: B023 -- as above
+
+            def second(backward: bool) -> None:
+                out = fast.convolution(x, w2, b2, 3)  # noqa: B023 -- as above
+                if backward:
+                    torch.autograd.grad(out, [x, w2, b2], torch.ones_like(out))  # noqa: B023 -- as above
+
+            tried = {
+                "WINDOW_FORWARD": (first, False, [(64, 4), (128, 8), (32, 4)]),
+                "WINDOW_BACKWARD": (first, True, [(32, 8), (64, 8), (32, 4), (16, 4)]),
+                "FORWARD": (second, False, [(2, 4), (1, 2), (2, 2), (4, 4), (8, 8)]),
+                "INPUT_GRADIENT": (second, True, [(64, 8), (32, 4), (32, 8), (16, 4)]),
+                "WEIGHT_GRADIENT": (second, True, [(32, 4), (64, 8), (32, 8), (16, 4)]),
+            }
+            for name, (act, backward, choices) in tried.items():
+                for block, warps in choices:
+                    with mock.patch.dict(getattr(gpu, name), BLOCK=block, num_warps=warps):
+                        try:
+                            act(backward)
+                            ms = do_bench_cudagraph(functools.partial(act, backward), rep=10)
+                        except Exception as error:
+                            say("tiles", kernel=name, lanes=lanes, block=block, warps=warps, failed=str(error)[:200])
+                            continue
+                    say("tiles", kernel=name, lanes=lanes, block=block, warps=warps, us=1000 * ms)
+
+
+def images(options: argparse.Namespace, device: torch.device) -> None:
+    """The bundled digits of pool A as a tensor file, for a machine that has torch alone."""
+    from hpo.digits import load
+    from hpo.digits.pools import to_network_images
+
+    source = load.load(None)
+    where = Path(os.environ.get("HPO_BENCH_IMAGES", "bench/out/pool.pt"))
+    where.parent.mkdir(parents=True, exist_ok=True)
+    found = draws.ImagePool.from_numpy("A", to_network_images(source.pool_a_images()), source.pool_a_labels())
+    torch.save({"images": found.images, "labels": found.labels}, where)
+    print(where)
+
+
+PARTS = {
+    "right": right,
+    "ceilings": ceilings,
+    "sweep": sweep,
+    "whole": whole,
+    "profile": profile,
+    "shared": shared,
+    "one-process": one_process,
+    "learning": learning,
+    "tiles": tiles,
+    "images": images,
+}
 
 
 def main() -> None:
-    """Measure, print, store."""
+    """Run one part."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--models", nargs="+", default=list(models.ARCHITECTURES))
-    asked.add_argument("--lanes", type=int, nargs="+", default=[1, 8, 32, 128, 512])
-    asked.add_argument("--repeats", type=measure.two_or_more, default=3)
+    asked.add_argument("part", choices=list(PARTS))
+    asked.add_argument("--models", nargs="+", default=["ws", "simple", "ws-aux"], choices=list(models.ARCHITECTURES))
+    asked.add_argument("--lanes", type=int, nargs="+", default=[8, 64, 1, 32, 128, 256])
+    asked.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    asked.add_argument("--epochs", type=int, default=40, help="of learning")
     asked.add_argument("--device", default="cuda")
-    asked.add_argument("--tf32", action="store_true", help="let matrix products round to TF32")
-    asked.add_argument("--json", type=Path, default=Path("bench/out/gpu.json"))
     options = asked.parse_args()
     device = torch.device(options.device)
-    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
-    images, top = pool(), ceilings(device)
-    results: dict[str, Any] = {"ceilings": top, "tf32": options.tf32, "models": {}}
-    rows = []
-    for model in options.models:
-        training, _ = draws.draw_training(images, 0, PAIRS)
-        plain = PlainLoop(model, images.images, training, batch=BATCH, device=device)
-        plain_epoch = seconds(plain.train_epoch, device, options.repeats)
-        per_hour = 3600 / (measure.spread(plain_epoch)["median"] * EPOCHS)
-        step = work(model, images, device)
-        actual: dict[str, Any] = {"plain": {"epoch_s": measure.spread(plain_epoch), "trials_per_hour": per_hour}}
-        rows.append([f"`{model}`", "plain loop, no validation", f"{per_hour:.0f}", "1", "", "", "", "", ""])
-        for lanes in options.lanes:
-            size = measure_size(model, lanes, images, device, options.repeats)
-            rate = 1000 / size["ms_a_step_and_trial"]  # steps of one trial a second
-            size |= {"tflops": step["gflop"] * rate / 1e3, "tb_s": step["mb"] * rate / 1e6}
-            actual[f"P={lanes}"] = size
-            rows.append(
-                [
-                    f"`{model}`",
-                    f"P = {lanes}",
-                    f"{size['trials_per_hour']:.0f}",
-                    f"{size['trials_per_hour'] / per_hour:.1f}",
-                    f"{size['validation_share']:.0%}",
-                    f"{size['launching_share']:.0%}",
-                    f"{size['tflops']:.2f} ({size['tflops'] / top['tflops']:.0%})",
-                    f"{size['tb_s']:.2f} ({size['tb_s'] / top['tb_s']:.0%})",
-                    "" if size["memory_gib"] is None else f"{size['memory_gib']:.1f}",
-                ]
-            )
-            print("  ".join(rows[-1]), flush=True)
-        results["models"][model] = {"step": step, **actual}
-    head = ["model", "", "trials an hour", "times the plain loop", "validation", "launching / steps"]
-    head += ["products, TFLOP/s", "traffic, TB/s", "memory, GiB"]
-    print(f"\nceilings: {top['tflops']:.1f} TFLOP/s, {top['tb_s']:.2f} TB/s; medians of {options.repeats}\n")
-    print(measure.table(head, rows))
-    measure.store(options.json, results)
+    PARTS[options.part](options, device)
 
 
 if __name__ == "__main__":

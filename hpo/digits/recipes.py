@@ -6,7 +6,7 @@ Shapes: P lanes, B pairs of a batch, E evaluation pairs, S samples, N images, C 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,11 +25,11 @@ ACCURACY, CROSS_ENTROPY = "accuracy", "cross_entropy"
 class ShiftedImages(Inputs):
     """Pairs of images, each shifted by up to a pixel, as the windows that the first convolution reads."""
 
-    windows: ClassVar[bool] = True
+    windows: WindowTable
 
     def __init__(self, images: Tensor) -> None:
         """`images` (N, 14, 14)."""
-        self._table = WindowTable(images, KERNEL, POOL)
+        self.windows = WindowTable(images, KERNEL, POOL)
         self._images = images
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
@@ -38,11 +38,11 @@ class ShiftedImages(Inputs):
 
     def index(self, table: PairTable) -> Tensor:
         """The rows of both images' first windows: (S, 2)."""
-        return self._table.corners(table.image, table.shift)
+        return self.windows.corners(table.image, table.shift)
 
     def batch(self, index: Tensor) -> Tensor:
-        """Windows (P, B, 2, Q, W) of pairs (P, B, 2)."""
-        return self._table.gather(index)
+        """The corners of the windows of pairs (P, B, 2), in the place of images: (P, B, 2, 1, 1)."""
+        return index[..., None, None]
 
 
 def targets(pairs: PairTable) -> Mapping[str, Tensor]:

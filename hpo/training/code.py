@@ -14,7 +14,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 # Beside what trains: how images become numbers, and which draws and seeds a training has.
 _PARTS = "draws", "lanes", "models", "pools", "recipes"  # of the experiment that ships
-_SOURCES = ("training/*.py", *(f"digits/{part}.py" for part in _PARTS), "worker/job.py")
+_SOURCES = ("training/**/*.py", *(f"digits/{part}.py" for part in _PARTS), "worker/job.py")
 
 
 def sources() -> list[Path]:

@@ -7,14 +7,19 @@ for the device.
 Shapes: P lanes, B items of a batch, S items of an epoch, T steps of an epoch, n parameters.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from hpo.training import dropout, streams
+from hpo.training import dropout, graph, kernels, streams
+from hpo.training.graph import Constants, StepGraph, Steps
+from hpo.training.memory import is_out_of_memory
 from hpo.training.recipe import Hyper, Inputs, LossColumns, Recipe
-from hpo.training.stacked import stack
+from hpo.training.stacked import read_windows, stack
+
+logger = logging.getLogger(__name__)
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's (Kingma, Ba, ICLR 2015), as torch.optim.Adam has them
 
@@ -56,11 +61,17 @@ class Lockstep:
     ) -> None:
         """`plain` is the recipe's module, `inputs` are its inputs, on the device."""
         self.layout, self.recipe, self.inputs = Layout(plain), recipe, inputs
-        self.width, self.batch, self.dtype = width, batch, dtype
-        self.twin = stack(plain, windows=inputs.windows).to(device, dtype)
-        self._buffers = [torch.zeros(width, sum(self.layout.sizes), device=device, dtype=dtype) for _ in range(4)]
+        self.width = -(-width // graph.WIDTHS) * graph.WIDTHS if device.type == "cuda" else width
+        self.batch, self.device, self.dtype = batch, device, dtype
+        self.twin = stack(plain, windows=inputs.windows is not None).to(device, dtype)
+        read_windows(self.twin, inputs.windows)
+        self._buffers = [torch.zeros(self.width, sum(self.layout.sizes), device=device, dtype=dtype) for _ in range(4)]
         self._mask_counters = streams.mask_counters(dropout.decisions(plain, batch), device)
+        self._dropouts = dropout.dropouts(self.twin)
         self._leaves = list(self.twin.parameters())
+        self._graphs: dict[tuple[object, ...], StepGraph] = {}  # by lanes, and the names of hyperparameters
+        self._uncapturable = False
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._use(width)
 
     def _use(self, lanes: int) -> None:
@@ -92,49 +103,132 @@ class Lockstep:
         (P,). The last batch has the items that are left over. Returns the means over the epoch's items of the loss
         that is shown and of the objective (2, P).
         """
-        batches = index.split(self.batch, dim=1)
-        columns_T = self._split(columns, len(batches))
-        steps_TP = steps + torch.arange(len(batches), device=steps.device)[:, None]
-        keys_TP = streams.step_keys(dropout_keys, steps_TP)
+        count = -(-index.shape[1] // self.batch)
+        steps_TP = steps + torch.arange(count, device=steps.device)[:, None]
         adam = self.recipe.optimizer
         rate_TP, eps_TP = self._corrections(hyper[adam.rate], steps_TP + 1)
         rounded = {name: values.to(self.dtype) for name, values in hyper.items()}
-        decay = None if adam.decay is None else rounded[adam.decay]
-        shares_T = self._shares(index)
-        seen = []
+        keys_TP = streams.step_keys(dropout_keys, steps_TP)
+        shares_T = self._shares(index, count)
         self.twin.train()
-        for t, (index_PB, columns_PB) in enumerate(zip(batches, columns_T, strict=True)):
+        seen: list[Tensor] = []
+        for size in (self.batch, index.shape[1] % self.batch):
+            whole = index.shape[1] // size if size == self.batch else min(size, 1)
+            if not whole:
+                continue
+            begun = len(seen)
+
+            def of(values: Tensor, size: int = size, whole: int = whole, begun: int = begun) -> Tensor:
+                """Steps (T, P, size, ...) of items (P, S, ...)."""
+                part = values[:, begun * self.batch : begun * self.batch + whole * size]
+                return part.view(len(part), whole, size, *part.shape[2:]).transpose(0, 1)
+
+            part = slice(begun, begun + whole)
+            losses = self._train(
+                Steps(
+                    index=of(index),
+                    columns={name: of(values) for name, values in columns.items()},
+                    keys=keys_TP[part],
+                    rate=rate_TP[part],
+                    eps=eps_TP[part],
+                ),
+                Constants(
+                    hyper=rounded,
+                    decay=None if adam.decay is None else rounded[adam.decay],
+                    thresholds=self._thresholds(hyper, size),
+                ),
+                stop,
+            )
+            if losses is None:
+                return None
+            seen += losses
+        means: Tensor = torch.stack(seen).to(torch.float64).mul_(shares_T[:, None, None]).mean(0)
+        return means
+
+    def _train(self, steps: Steps, constants: Constants, stop: Callable[[], bool]) -> Sequence[Tensor] | None:
+        """All steps, as a graph where the device has those; their losses, each (2, P), or None as `epoch`."""
+        if (replayed := self._graph(steps, constants)) is not None:
+            losses = replayed.run(steps, constants, stop)
+            return None if losses is None else losses[..., : len(self.parameters)].unbind()
+        seen = []
+        for t in range(len(steps.index)):
             if stop():
                 return None
-            self._draw_masks(keys_TP[t], hyper, index_PB.shape[1])
-            out = self.twin(self.inputs.batch(index_PB))
-            shown, objective = self.recipe.loss(out, columns_PB, rounded)
-            gradients = torch.autograd.grad(objective.sum(), self._leaves)
-            seen.append(torch.stack([shown, objective]).detach())
-            self._adam(gradients, rate_TP[t], eps_TP[t], decay)
-        return torch.stack(seen).to(torch.float64).mul_(shares_T[:, None, None]).mean(0)
+            seen.append(self._step(steps.map(lambda values, t=t: values[t]), constants))  # type: ignore[misc]  # mypy knows no lambda's defaults
+        return seen
 
-    def _split(self, columns: LossColumns, batches: int) -> list[dict[str, Tensor]]:
-        """The columns of each batch."""
-        parts = {name: values.split(self.batch, dim=1) for name, values in columns.items()}
-        return [{name: part[t] for name, part in parts.items()} for t in range(batches)]
+    def _step(self, now: Steps, constants: Constants) -> Tensor:
+        """One step of all lanes: the losses (2, P)."""
+        self._draw_masks(now.keys, constants.thresholds, now.index.shape[1])
+        out = self.twin(self.inputs.batch(now.index))
+        shown, objective = self.recipe.loss(out, now.columns, constants.hyper)
+        gradients = torch.autograd.grad(objective.sum(), self._leaves)
+        self._adam(gradients, now.rate, now.eps, constants.decay)
+        return torch.stack([shown, objective]).detach()
 
-    def _draw_masks(self, keys: Tensor, hyper: Hyper, items: int) -> None:
-        """Set the dropout masks of one step, keys (P,), on so many items."""
-        layers = dropout.dropouts(self.twin)
-        if not layers:
-            return
-        counters = self._mask_counters
+    def _graph(self, steps: Steps, constants: Constants) -> StepGraph | None:
+        """The graph of these steps, captured where there is none yet; None where steps are launched one by one."""
+        if (
+            self.device.type != "cuda"
+            or not graph.switched_on()
+            or self._uncapturable
+            or steps.index.shape[2] < self.batch
+        ):
+            return None
+        width = -(-len(self.parameters) // graph.WIDTHS) * graph.WIDTHS
+        key = (width, *sorted(constants.hyper))
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = self._captured(width, steps, constants)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                self._uncapturable = True
+                logger.warning("steps are launched one by one: they cannot be captured as a graph (%s)", error)
+        return self._graphs.get(key)
+
+    def _captured(self, width: int, steps: Steps, constants: Constants) -> StepGraph:
+        """The graph of steps of so many lanes; what the lanes hold is as before."""
+        lanes, kept = len(self.parameters), [buffer[:width].clone() for buffer in self._buffers]
+        self._use(width)
+        try:
+            return StepGraph(self._step, *graph.widened(steps, constants, width), self._pool)
+        finally:
+            for buffer, values in zip(self._buffers, kept, strict=True):
+                buffer[:width].copy_(values)
+            self._use(lanes)
+
+    def _thresholds(self, hyper: Hyper, items: int) -> streams.Thresholds | None:
+        """Of the dropout masks of a step on so many items."""
+        if not self._dropouts:
+            return None
+        words = self._counters(items).numel()
+        return streams.thresholds(dropout.drop_rates(self._dropouts, hyper, items, words))
+
+    def _counters(self, items: int) -> Tensor:
+        """Of the words of a step's masks."""
         if items < self.batch:
-            counters = streams.mask_counters(dropout.decisions(self.twin, items), counters.device)
-        masks = streams.keep_masks(keys, counters, dropout.drop_rates(layers, hyper, items, counters.numel()))
-        dropout.set_masks(self.twin, masks.to(self.dtype), items)
+            return streams.mask_counters(dropout.decisions(self.twin, items), self.device)
+        return self._mask_counters
 
-    def _shares(self, index: Tensor) -> Tensor:
-        """Of each batch of an epoch (P, S): its size over their mean size (T,), which is 1 where all are equal."""
-        sizes = [batch.shape[1] for batch in index.split(self.batch, dim=1)]
-        shares = torch.tensor(sizes, dtype=torch.float64, device=index.device)
-        return shares * len(sizes) / index.shape[1]
+    def _draw_masks(self, keys: Tensor, thresholds: streams.Thresholds | None, items: int) -> None:
+        """Set the dropout masks of one step, keys (P,), on so many items."""
+        if thresholds is None:
+            return
+        counters, fast = self._counters(items), kernels.for_device(self.device, self.dtype)
+        if fast and thresholds.least.ndim == 1:
+            masks = fast.keep_masks(keys, counters.numel(), thresholds)
+        else:
+            masks = streams.keep_masks(keys, counters, thresholds).to(self.dtype)
+        dropout.set_masks(self.twin, masks, items)
+
+    def _shares(self, index: Tensor, count: int) -> Tensor:
+        """Of each of `count` batches of an epoch (P, S): its size over their mean size (T,), 1 where all are equal."""
+        samples = index.shape[1]
+        shares = torch.full((count,), self.batch * count / samples, dtype=torch.float64, device=index.device)
+        if rest := samples % self.batch:
+            shares[-1:].fill_(rest * count / samples)
+        return shares
 
     def _corrections(self, learning_rate: Tensor, steps_TP: Tensor) -> tuple[Tensor, Tensor]:
         """Adam's rate and epsilon (T, P) with both bias corrections taken in.
@@ -150,6 +244,10 @@ class Lockstep:
     @torch.no_grad()
     def _adam(self, gradients: tuple[Tensor, ...], rate: Tensor, eps: Tensor, decay: Tensor | None) -> None:
         """Adam with coupled weight decay, each lane with its own rate, epsilon and decay (P,)."""
+        if fast := kernels.for_device(self.device, self.dtype):
+            torch.cat([values.reshape(len(rate), -1) for values in gradients], 1, out=self.gradient)
+            fast.adam(self.parameters, self.gradient, self.first, self.second, rate, eps, decay)
+            return
         torch._foreach_copy_(self._gradients, gradients)
         gradient = self.gradient if decay is None else self.gradient.addcmul_(self.parameters, decay[:, None])
         self.first.lerp_(gradient, 1 - BETA1)

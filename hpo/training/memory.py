@@ -1,4 +1,4 @@
-"""Memory: how the C library keeps it, and how torch reports that there is none left."""
+"""Memory: how the C library keeps it, how torch reports that there is none left, or that a device is gone."""
 
 import ctypes
 import sys
@@ -22,8 +22,27 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all([mallopt(_M_MMAP_THRESHOLD, _NEVER), mallopt(_M_TRIM_THRESHOLD, _NEVER)])
 
 
+# What torch says where it raises a plain RuntimeError: its CPU allocator, the CUDA runtime, cuBLAS.
+_NO_MEMORY = "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the device or the host has run out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's CPU allocator
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+class DeviceLost(RuntimeError):
+    """A device on which every call fails from now on, in this process."""
+
+
+def check_device(device: torch.device) -> None:
+    """Raise DeviceLost where a GPU does not answer any more: after an error that stays, as a failed assertion does."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        raise DeviceLost(str(error).partition("\n")[0]) from error

@@ -19,11 +19,12 @@ from hpo.training import streams
 from hpo.training.dropout import dropouts
 from hpo.training.initialisation import initial_parameters
 from hpo.training.lockstep import Layout, Lockstep
-from hpo.training.memory import is_out_of_memory
+from hpo.training.memory import check_device, is_out_of_memory
 from hpo.training.recipe import Inputs, LossColumns, Recipe, to_tensor
-from hpo.training.stacked import stack
+from hpo.training.stacked import read_windows, stack
 
-EVALUATION_CHUNK = 1000  # items a forward pass outside of training
+EVALUATION_CHUNK = 1000  # items a forward pass outside of training, of each lane
+EVALUATION_ITEMS = 64_000  # and of all lanes together
 ItemMetric = Callable[[Any, LossColumns], Tensor]  # of the recipe's outputs (P, E, ...) and the columns: (P, E)
 
 
@@ -143,7 +144,7 @@ class Population:
         self.plain = recipe.module()
         self.layout = Layout(self.plain)
         self.inputs = self.inputs_of(pool)
-        self._evaluator = stack(self.plain, windows=self.inputs.windows).to(self.device, dtype).eval()
+        self._evaluator = stack(self.plain, windows=self.inputs.windows is not None).to(self.device, dtype).eval()
         self._needed = {*recipe.optimizer.names, *(layer.rate for layer in dropouts(self.plain))}
         n = sum(self.layout.sizes)
         self.parameters, self.first, self.second = (
@@ -251,7 +252,8 @@ class Population:
 
         `stop` is called before every step: once it returns true, lanes whose epoch is not complete stay as they were
         and are not reported. Where memory runs out, `width` is halved and the epoch repeated in more parts.
-        Raises LanesFailed where a lane raises even alone; all other lanes have trained their epoch.
+        Raises LanesFailed where a lane raises even alone; all other lanes have trained their epoch. Raises DeviceLost
+        where the device is not to be used again; the lanes' states can then not be read.
         """
         reports: list[EpochReport] = []
         errors: dict[int, str] = {}
@@ -270,8 +272,7 @@ class Population:
                 reports += self._report(group, numbers)
                 continue
             self._lockstep = None
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            check_device(self.device)
             if len(group) == 1:
                 errors[group[0]] = why
                 waiting = waiting[1:]
@@ -377,9 +378,11 @@ class Population:
     def _evaluate(self, parameters: Tensor, inputs: Inputs, table: Table) -> tuple[Any, dict[str, Tensor]]:
         """Outputs (P, E, ...) and the metrics of every item (P, E), under parameters (P, n)."""
         self.layout.bind(self._evaluator, parameters)
+        read_windows(self._evaluator, inputs.windows)
         outputs, scores = [], []
-        for at in range(0, table.index.shape[1], EVALUATION_CHUNK):
-            part = slice(at, at + EVALUATION_CHUNK)
+        size = max(1, min(EVALUATION_CHUNK, EVALUATION_ITEMS // len(parameters)))
+        for at in range(0, table.index.shape[1], size):
+            part = slice(at, at + size)
             chunk = table.map(lambda values, part=part: values[:, part])  # type: ignore[misc]  # mypy knows no lambda's defaults
             given = self.recipe.outputs(self._evaluator(inputs.batch(chunk.index)))
             outputs.append(given)

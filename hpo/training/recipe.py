@@ -8,11 +8,13 @@ Shapes: P lanes, B items of a batch, S items of a table; "..." is nothing, or P 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from hpo.training.windows import WindowTable
 
 LossColumns = Mapping[str, "Tensor"]  # by name, each (P, B, ...)
 Hyper = Mapping[str, "Tensor"]  # by name, each (P,); 0 in a lane where it is not active
@@ -22,7 +24,7 @@ TrainingLoss = Callable[[Any, LossColumns, Hyper], tuple["Tensor", "Tensor"]]
 class Inputs(ABC):
     """What the module reads, made from a pool once and kept on the device for all lanes."""
 
-    windows: ClassVar[bool] = False  # whether the first convolution reads windows (`hpo.training.stacked`)
+    windows: "WindowTable | None" = None  # where the first convolution finds the windows that `batch` gives corners of
 
     @abstractmethod
     def to(self, device: "torch.device", dtype: "torch.dtype") -> Self:

@@ -6,7 +6,10 @@ Function of matrix products: eager convolutions of this size cost several times 
 
 Images reach the first convolution as windows: pooling by s after a kernel of k needs, for each of the Q pooled
 positions, a square of k + s - 1 pixels; the products of one square with the kernel at its s * s places are what
-is pooled. All windows of all images lie in one table, so a shift is another row of it (`hpo.training.windows`).
+is pooled. All windows of all images lie in one table, so a shift is another row of it (`hpo.training.windows`), and
+a batch says no more than the row, called corner, at which an image's windows begin.
+
+Where the device has kernels for a layer's shapes (`hpo.training.kernels`), they take the place of these Functions.
 
 Shapes: P lanes, B images of the batch, C channels in, O channels out, Q pooled positions, W pixels of a window,
 N images; R = B * Q rows.
@@ -21,7 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hpo.training import kernels
 from hpo.training.dropout import Dropout
+from hpo.training.windows import WindowTable
 
 _ELEMENTWISE = nn.SELU | nn.ReLU | nn.LeakyReLU | nn.ELU | nn.GELU | nn.SiLU | nn.Tanh | nn.Sigmoid | nn.Softplus
 _ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805  # SELU (Klambauer et al., NeurIPS 2017)
@@ -111,7 +116,7 @@ class _Geometry(NamedTuple):
         return (self.side - self.k + 1) // self.s
 
 
-_FOLDS: dict[tuple[_Geometry, int, torch.device], tuple[Tensor, Tensor]] = {}
+_FOLDS: dict[tuple[_Geometry, torch.device], tuple[Tensor, Tensor]] = {}  # for the most images that there were
 
 
 def _fold(columns: Tensor, g: _Geometry, images: int) -> Tensor:
@@ -119,22 +124,23 @@ def _fold(columns: Tensor, g: _Geometry, images: int) -> Tensor:
 
     A bag of rows for each pixel: one fast kernel instead of k * k strided additions.
     """
-    at = (g, images, columns.device)
-    if at not in _FOLDS:
-        pixel = torch.arange(g.side * g.side).view(g.side, g.side)
+    at, pixels = (g, columns.device), g.side * g.side
+    patches = (g.out * g.s * g.k) ** 2  # rows of one image
+    if at not in _FOLDS or len(_FOLDS[at][1]) < images * pixels:
+        pixel = torch.arange(pixels).view(g.side, g.side)
         place = pixel.unfold(0, g.k, 1).unfold(1, g.k, 1)  # (positions, positions, k, k)
         used = g.out * g.s  # positions that are pooled; a rest is not
         place = place[:used, :used].reshape(g.out, g.s, g.out, g.s, g.k, g.k).transpose(1, 2).flatten()
         source = place.argsort(stable=True)
-        ends = torch.bincount(place, minlength=g.side * g.side).cumsum(0)
+        ends = torch.bincount(place, minlength=pixels).cumsum(0)
         offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
-        every = torch.arange(images)[:, None] * place.numel()
+        every = torch.arange(images)[:, None] * patches
         _FOLDS[at] = (
             (every + source).flatten().to(columns.device),
             (every + offsets).flatten().to(columns.device),
         )
     rows, offsets = _FOLDS[at]
-    return F.embedding_bag(rows, columns, offsets, mode="sum")
+    return F.embedding_bag(rows[: images * patches], columns, offsets[: images * pixels], mode="sum")
 
 
 class _Convolution(torch.autograd.Function):
@@ -174,7 +180,13 @@ class _Convolution(torch.autograd.Function):
 
 
 class StackedConvolution(nn.Module):
-    """Conv2d, MaxPool2d, SELU of P lanes; with `windows` it is the first convolution and reads windows."""
+    """Conv2d, MaxPool2d, SELU of P lanes.
+
+    With `windows` it is the first convolution: in place of images (P, B, C, side, side) it takes the corners of their
+    windows (P, B, C, 1, 1), which lie in `table` (`read_windows`).
+    """
+
+    table: WindowTable | None = None
 
     def __init__(self, conv: nn.Conv2d, pool: nn.MaxPool2d, windows: bool) -> None:
         super().__init__()
@@ -185,12 +197,24 @@ class StackedConvolution(nn.Module):
         size = pool.kernel_size
         if conv.bias is None or not isinstance(size, int) or not (plain and square and simple):
             raise CannotStack(f"{conv} then {pool} has no stacked twin; train it with a population of 1")
-        self.kernel, self.pool = conv.kernel_size[0], size
-        self.run = _WindowConvolution if windows else _Convolution
+        self.kernel, self.pool, self.windows = conv.kernel_size[0], size, windows
         self.weight, self.bias = nn.Parameter(conv.weight[None]), nn.Parameter(conv.bias[None])
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.run.apply(x, self.weight, self.bias, self.pool)  # type: ignore[no-untyped-call]
+        fast = kernels.for_device(self.weight.device, self.weight.dtype)
+        channels, out_channels = self.weight.shape[2], self.weight.shape[1]
+        out: Tensor
+        if not self.windows:
+            if fast and fast.serves(x.shape[-1], channels, out_channels, self.kernel, self.pool):
+                return fast.convolution(x, self.weight, self.bias, self.pool)
+            out = _Convolution.apply(x, self.weight, self.bias, self.pool)  # type: ignore[no-untyped-call]
+            return out
+        if self.table is None:
+            raise RuntimeError("the first convolution has no windows: set them with hpo.training.stacked.read_windows")
+        corners = x[..., 0, 0]
+        if fast and fast.serves_windows(channels, out_channels, self.kernel, self.pool):
+            return fast.window_convolution(self.table, corners, self.weight, self.bias)
+        out = _WindowConvolution.apply(self.table.gather(corners), self.weight, self.bias, self.pool)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -274,10 +298,17 @@ def _stack(plain: nn.Module, first: list[bool]) -> nn.Module:
 def stack(plain: nn.Module, *, windows: bool = False) -> nn.Module:
     """The population's twin of a plain module, with one lane; `Layout.bind` gives it the parameters of P lanes.
 
-    With `windows` its first convolution reads windows (P, B, C, Q, W) where the plain one reads images (B, C, 14, 14).
-    Raises CannotStack for a module without a twin.
+    With `windows` its first convolution takes corners of windows (P, B, C, 1, 1), which `read_windows` says where to
+    find, where the plain one takes images (B, C, side, side). Raises CannotStack for a module without a twin.
     """
     return _stack(plain, [True] if windows else [])
+
+
+def read_windows(twin: nn.Module, table: WindowTable | None) -> None:
+    """Have a twin's first convolution find its windows in a table; None: it reads none."""
+    for layer in twin.modules():
+        if isinstance(layer, StackedConvolution) and layer.windows:
+            layer.table = table
 
 
 def first_convolution(twin: nn.Module) -> StackedConvolution:

@@ -9,6 +9,7 @@ Shapes: P lanes, N numbers.
 """
 
 import hashlib
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,15 +81,26 @@ def permutation(key: int, n: int) -> Tensor:
     return permutations(torch.tensor([key]), counters(n))[0]
 
 
-def keep_masks(keys: Tensor, counters: Tensor, drop: Tensor) -> Tensor:
-    """Scaled dropout masks (P, 4N) float32: 0 with probability drop (P,) or (P, 4N), else 1 / (1 - drop).
+class Thresholds(NamedTuple):
+    """From which 16 bits on a number is kept, and what it is multiplied by then."""
 
-    Each word gives four 16-bit decisions, so the probability in force is drop rounded to 1/65536,
-    and the scale is that of the rounded one: the mask's mean is exactly 1.
+    least: Tensor  # (P,) or (P, 4N) int16
+    scale: Tensor  # likewise, float32
+
+
+def thresholds(drop: Tensor) -> Thresholds:
+    """Those of a probability drop (P,) or (P, 4N).
+
+    The probability in force is drop rounded to 1/65536, and the scale is that of the rounded one: a mask's mean is
+    exactly 1.
     """
-    drop = drop if drop.ndim == 2 else drop[:, None]
     threshold = (drop.to(torch.float64) * 65536).round_().clamp_(0, 65535)
     scale = (65536 / (65536 - threshold)).to(torch.float32)
-    bits = words(keys, counters).view(torch.int16)
-    keep = bits >= (threshold - 32768).to(torch.int16)
+    return Thresholds((threshold - 32768).to(torch.int16), scale)
+
+
+def keep_masks(keys: Tensor, counters: Tensor, at: Thresholds) -> Tensor:
+    """Scaled dropout masks (P, 4N) float32, 0 where a number is dropped; each word gives four decisions of 16 bits."""
+    least, scale = (values if values.ndim == 2 else values[:, None] for values in at)
+    keep = words(keys, counters).view(torch.int16) >= least
     return keep.to(torch.float32).mul_(scale)

@@ -1,6 +1,6 @@
 """What a first convolution with its pooling reads of images, cut out once for all trainings (`hpo.training.stacked`).
 
-Shapes: N images, S pairs of images, Q pooled positions, W pixels of a window.
+Shapes: N images, S pairs of images, Q pooled positions, W pixels of a window; "..." is any number of dimensions.
 """
 
 import torch
@@ -29,6 +29,6 @@ class WindowTable:
         return (image * self.across**2 + inside).to(self.rows.device)
 
     def gather(self, corners: Tensor) -> Tensor:
-        """Windows (..., 2, Q, W) of the pairs whose corners (..., 2) are given."""
+        """Windows (..., Q, W) of the images whose corners (...) are given."""
         index = corners[..., None] + self.positions
         return self.rows.index_select(0, index.flatten()).view(*index.shape, -1)

@@ -9,10 +9,20 @@ class NoDevice(HpoError):
     """The device that was asked for is not there."""
 
 
+class DeviceGone(HpoError):
+    """The device has ended every training at once: the worker ends, others go on from the last checkpoints."""
+
+    def __init__(self, device: torch.device, why: Exception) -> None:
+        super().__init__(
+            f"{device} does not answer any more ({why}); its trials were given back: "
+            "see what nvidia-smi says, then start the worker again"
+        )
+
+
 def choose_device(asked: str) -> torch.device:
     """The torch device for `--device`; NoDevice where CUDA is asked for and missing."""
     if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(asked)
     except RuntimeError as error:
@@ -24,6 +34,8 @@ def choose_device(asked: str) -> torch.device:
                 f"--device {asked}: torch {torch.__version__} finds {count} CUDA device(s) here; use --device cpu, "
                 "or see `hpo doctor`"
             )
+        if device.index is not None:
+            torch.cuda.set_device(device)  # for what names none: Triton's kernels, captured graphs
     elif device.type != "cpu":
         raise NoDevice(f"--device {asked}: not supported; use auto, cpu, cuda or cuda:N")
     return device

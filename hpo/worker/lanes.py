@@ -12,11 +12,12 @@ import torch
 from hpo.experiment import shipped
 from hpo.experiment.shipped import ShippedData
 from hpo.storage.outcome import Outcome, OutcomeState
-from hpo.training.memory import is_out_of_memory
+from hpo.training.memory import DeviceLost, is_out_of_memory
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population, Task
 from hpo.training.sizing import Size
 from hpo.worker.checkpoints import Checkpointer
 from hpo.worker.claim import Claim
+from hpo.worker.device import DeviceGone
 from hpo.worker.fetcher import Group
 from hpo.worker.job import Job
 from hpo.worker.trainers import Conclusion, TrainingEvent, TrainingFailed
@@ -213,6 +214,9 @@ class Lanes:
             reports = self.population.train_epoch(stop=stop)
         except LanesFailed as failed:
             reports, errors = failed.reports, failed.errors
+        except DeviceLost as lost:
+            self._jobs.clear()  # nothing can be read of them
+            raise DeviceGone(self.population.device, lost) from lost
         elapsed = time.monotonic() - begun
         self.training_seconds += elapsed
         if self.population.width < width:

@@ -19,9 +19,9 @@ def step(x, *, rate=None):
 def test_all_that_trains_is_in_it() -> None:
     """Every file of hpo.training, and those that make its numbers elsewhere; asked twice, it is the same."""
     names = {str(path.relative_to(Path(hpo.__file__).parent)) for path in sources()}
-    assert {f"training/{path.name}" for path in (Path(hpo.__file__).parent / "training").iterdir()} - names <= {
-        "training/__pycache__"
-    }
+    package = Path(hpo.__file__).parent
+    files = {path for path in (package / "training").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {str(path.relative_to(package)) for path in files} <= names
     assert {
         *(f"digits/{part}.py" for part in ("draws", "lanes", "models", "pools", "recipes")),
         "worker/job.py",

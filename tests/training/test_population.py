@@ -110,7 +110,7 @@ def plain_training(
             masks = streams.keep_masks(
                 streams.step_keys(dropout_key, torch.tensor([step])),
                 counters,
-                torch.tensor([hyper["dropout"]]),
+                streams.thresholds(torch.tensor([hyper["dropout"]])),
             )
             dropout.set_masks(model, masks[0].to(dtype), len(batch))
             logits, digits = model(images[batch])

@@ -125,7 +125,7 @@ def test_each_layer_drops_at_the_rate_it_names() -> None:
     hyper = {"early": torch.tensor([0.0, 0.25]), "late": torch.tensor([0.5, 0.0])}
     counters = streams.mask_counters(24 * 501, "cpu")
     rates = dropout.drop_rates(layers, hyper, 501, counters.numel())
-    masks = streams.keep_masks(torch.tensor([1, 2]), counters, rates)
+    masks = streams.keep_masks(torch.tensor([1, 2]), counters, streams.thresholds(rates))
     dropout.set_masks(nn.Sequential(*layers), masks, 501)
     kept = [layer.mask for layer in layers if layer.mask is not None]
     shares = [[float((mask[lane] == 0).double().mean()) for lane in range(2)] for mask in kept]

@@ -115,7 +115,7 @@ def test_keep_masks_compare_the_four_quarters_of_a_word(lanes: list[tuple[int, f
     """A decision is one 16-bit quarter, read as signed and little-endian, against the rounded threshold."""
     keys = torch.tensor([key for key, _ in lanes])
     drop = torch.tensor([rate for _, rate in lanes], dtype=torch.float64)
-    masks = streams.keep_masks(keys, streams.counters(n), drop)
+    masks = streams.keep_masks(keys, streams.counters(n), streams.thresholds(drop))
     assert masks.dtype == torch.float32
     for mask, (key, rate) in zip(masks, lanes, strict=True):
         threshold = min(round(rate * 65536), 65535)
@@ -138,8 +138,8 @@ def test_a_lane_does_not_depend_on_its_neighbours(keys: list[int], n: int) -> No
     for lane, key in enumerate(keys):
         assert torch.equal(streams.words(crowd, counters)[lane], streams.words(order_of(key), counters)[0])
         assert torch.equal(streams.permutations(crowd, counters)[lane], streams.permutation(key, n))
-        alone = streams.keep_masks(order_of(key), counters, drop[lane : lane + 1])[0]
-        assert torch.equal(streams.keep_masks(crowd, counters, drop)[lane], alone)
+        alone = streams.keep_masks(order_of(key), counters, streams.thresholds(drop[lane : lane + 1]))[0]
+        assert torch.equal(streams.keep_masks(crowd, counters, streams.thresholds(drop))[lane], alone)
         fewer = streams.words(order_of(key), streams.counters(n // 2))[0]
         assert torch.equal(streams.words(crowd, counters)[lane, : n // 2], fewer)
 
@@ -149,7 +149,7 @@ def test_no_stream_touches_or_reads_the_global_generator() -> None:
 
     def everything() -> list[Tensor]:
         key = streams.key(5, "order")
-        masks = streams.keep_masks(order_of(key), streams.counters(50), torch.tensor([0.4]))
+        masks = streams.keep_masks(order_of(key), streams.counters(50), streams.thresholds(torch.tensor([0.4])))
         parameters = initialisation.initial_parameters(models.ARCHITECTURES["ws"](), 5)
         return [streams.uniform(key, 50), streams.permutation(key, 50), masks, *parameters.values()]
 
@@ -159,7 +159,7 @@ def test_no_stream_touches_or_reads_the_global_generator() -> None:
     torch.manual_seed(2)
     before = torch.get_rng_state()
     streams.uniform(3, 5)
-    streams.keep_masks(order_of(3), streams.counters(5), torch.tensor([0.5]))
+    streams.keep_masks(order_of(3), streams.counters(5), streams.thresholds(torch.tensor([0.5])))
     initialisation.initial_parameters(model, 5)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
@@ -259,7 +259,9 @@ def test_permutations_send_every_element_everywhere() -> None:
 def test_masks_drop_at_their_rate_and_keep_the_mean(rate: float) -> None:
     """32,000 decisions: the dropped share and the mean are within five standard errors."""
     n = 32_000
-    mask = streams.keep_masks(order_of(streams.key(1, "dropout")), streams.counters(n // 4), torch.tensor([rate]))[0]
+    mask = streams.keep_masks(
+        order_of(streams.key(1, "dropout")), streams.counters(n // 4), streams.thresholds(torch.tensor([rate]))
+    )[0]
     assert len(mask) == n
     dropped = float((mask == 0).to(torch.float64).mean())
     assert abs(dropped - rate) <= 5 * math.sqrt(rate * (1 - rate) / n) + 1 / 65536
@@ -270,7 +272,9 @@ def test_masks_drop_at_their_rate_and_keep_the_mean(rate: float) -> None:
 
 def test_masks_of_no_dropout_are_ones_and_full_dropout_stays_finite() -> None:
     """Rate 0 changes nothing; rate 1 is taken as the largest rate below it, never as a division by zero."""
-    masks = streams.keep_masks(torch.tensor([1, 1]), streams.counters(100), torch.tensor([0.0, 1.0]))
+    masks = streams.keep_masks(
+        torch.tensor([1, 1]), streams.counters(100), streams.thresholds(torch.tensor([0.0, 1.0]))
+    )
     assert torch.equal(masks[0], torch.ones(400))
     assert masks[1].isfinite().all()
 
@@ -278,7 +282,9 @@ def test_masks_of_no_dropout_are_ones_and_full_dropout_stays_finite() -> None:
 def test_the_four_decisions_of_a_word_are_independent() -> None:
     """Quarters of one word agree as often as chance says."""
     n = 8_000
-    mask = streams.keep_masks(order_of(9), streams.counters(n), torch.tensor([0.5]))[0].view(n, 4) > 0
+    mask = (
+        streams.keep_masks(order_of(9), streams.counters(n), streams.thresholds(torch.tensor([0.5])))[0].view(n, 4) > 0
+    )
     for a in range(4):
         for b in range(a):
             agree = float((mask[:, a] == mask[:, b]).to(torch.float64).mean())
@@ -340,10 +346,13 @@ def goldens() -> Iterator[tuple[str, object]]:
     yield "uniform", streams.uniform(key, 3).tolist()
     yield "permutation", streams.permutation(key, 12).tolist()
     yield "permutation of 18,000", digest(streams.permutation(key, 18_000))
-    mask = streams.keep_masks(order_of(key), streams.counters(4), torch.tensor([0.3]))[0]
+    mask = streams.keep_masks(order_of(key), streams.counters(4), streams.thresholds(torch.tensor([0.3])))[0]
     yield "keep_masks", "".join("01"[int(keep)] for keep in mask > 0)
     rates = torch.tensor([0.0, 0.15, 0.6], dtype=torch.float64)
-    yield "many keep_masks", digest(streams.keep_masks(order_of(key).expand(3), streams.counters(1000), rates))
+    yield (
+        "many keep_masks",
+        digest(streams.keep_masks(order_of(key).expand(3), streams.counters(1000), streams.thresholds(rates))),
+    )
     for name, make in models.ARCHITECTURES.items():
         yield f"initial_parameters {name}", digest(*initialisation.initial_parameters(make(), 2019).values())
 

@@ -1,0 +1,71 @@
+"""Kernels: steps of a training written by hand for a device, each of which plain torch in `training` can do as well.
+
+`for_device` says which there are; what they serve is decided by shapes, never by a model's name.
+"""
+
+import functools
+import importlib.util
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hpo.training.streams import Thresholds
+from hpo.training.windows import WindowTable
+
+
+class Kernels(Protocol):
+    """What a device's kernels offer. Shapes: P lanes, B images, C channels in, O channels out, n parameters."""
+
+    def serves_windows(self, channels: int, out: int, kernel: int, pool: int) -> bool:
+        """Whether `window_convolution` has a first convolution of these sizes."""
+
+    def serves(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
+        """Whether `convolution` has one of these sizes on square images of `side`."""
+
+    def window_convolution(self, table: WindowTable, corners: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """SELU of the pooled convolution of the windows at corners (P, B, C): (P, B, O, side, side)."""
+
+    def convolution(self, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
+        """SELU of the pooled convolution of x (P, B, C, side, side): (P, B, O, 1, 1)."""
+
+    def keep_masks(self, keys: Tensor, words: int, at: Thresholds) -> Tensor:
+        """`hpo.training.streams.keep_masks` for thresholds (P,): (P, 4 * words)."""
+
+    def adam(
+        self,
+        parameters: Tensor,
+        gradient: Tensor,
+        first: Tensor,
+        second: Tensor,
+        rate: Tensor,
+        eps: Tensor,
+        decay: Tensor | None,
+    ) -> None:
+        """`Lockstep`'s step of Adam on (P, n), in place."""
+
+
+_switched_off = False
+
+
+def switch(on: bool) -> None:
+    """Have this process use its device's kernels, or plain torch alone."""
+    global _switched_off
+    _switched_off = not on
+
+
+def for_device(device: torch.device, dtype: torch.dtype) -> Kernels | None:
+    """The kernels for numbers of this precision on a device; None where there are none."""
+    if _switched_off or device.type != "cuda" or dtype != torch.float32:
+        return None
+    return _triton()
+
+
+@functools.cache
+def _triton() -> Kernels | None:
+    """Triton comes with torch's builds for CUDA."""
+    if importlib.util.find_spec("triton") is None or torch.cuda.get_device_capability() < (8, 0):
+        return None
+    from hpo.training.kernels.gpu import TritonKernels
+
+    return TritonKernels()
