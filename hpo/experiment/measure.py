@@ -1,7 +1,7 @@
 """Measuring a predictor: outputs chunk by chunk, scored by every metric."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -106,6 +106,8 @@ def _taken(outputs: Any, index: NDArray[np.intp]) -> Any:
 
 def _joined(outputs: Sequence[Any]) -> Any:
     first = outputs[0]
+    if isinstance(first, Mapping):
+        return {name: _joined([part[name] for part in outputs]) for name in first}
     if isinstance(first, Probabilities):
         return Probabilities(values=np.concatenate([part.values for part in outputs]), classes=first.classes)
     if (torch := sys.modules.get("torch")) is not None and isinstance(first, torch.Tensor):

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from hpo.storage import slots, studies
 from hpo.storage.engine import open_engine
@@ -25,6 +26,14 @@ TUNED = {
     ("ws-aux", "tuned"): "97.9 ± 0.5",
 }
 WINNERS = (58, 44, 39)  # trials
+DEFAULT = {  # README.md
+    ("simple", "paper"): "83.9 ± 2.1",
+    ("simple", "tuned"): "86.5 ± 1.7",
+    ("ws", "paper"): "87.3 ± 1.3",
+    ("ws", "tuned"): "90.7 ± 1.7",
+    ("ws-aux", "paper"): "97.9 ± 0.4",
+    ("ws-aux", "tuned"): "98.1 ± 0.3",
+}
 
 
 def unpack(hpo: Hpo, packed: Path) -> None:
@@ -58,6 +67,19 @@ def test_the_record_of_a_whole_study(hpo: Hpo) -> None:
     assert [study["phase"] for study in listed] == ["done"] * 3
     assert [study["trials"]["complete"] + study["trials"]["pruned"] for study in listed] == [60] * 3
     assert tuple(study["tuned"]["source"] for study in listed) == WINNERS
+
+
+def test_the_record_of_the_default_study(hpo: Hpo) -> None:
+    """Nothing of pool B was opened before the last search and the last confirm round had ended."""
+    assert table_of(hpo, "40-epoch") == DEFAULT
+    listed = hpo.json("study", "list")
+    assert [study["trials"]["complete"] + study["trials"]["pruned"] for study in listed] == [100] * 3
+    engine = open_engine(hpo.url)
+    with engine.connect() as connection:
+        tuned = connection.execute(text("SELECT max(finished_at) FROM hpo_slots WHERE kind <> 'final'")).scalar_one()
+        opened = connection.execute(text("SELECT min(opened_at) FROM hpo_openings")).scalar_one()
+    engine.dispose()
+    assert tuned < opened
 
 
 @pytest.mark.parametrize("phase", ["search", "confirm", "final"])

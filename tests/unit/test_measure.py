@@ -1,6 +1,7 @@
 """Measuring predictors: whatever they are, chunk by chunk, without a trace in them or in the global generators."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 import hpo
 from hpo.errors import ExperimentError
 from hpo.experiment.items import Items
+from hpo.experiment.jackknife import blocks_of
 from hpo.experiment.measure import measure
 from hpo.experiment.metrics import Metric
 from hpo.experiment.randomness import generator, kept_state, seed_all
@@ -39,6 +41,26 @@ def test_chunks_change_nothing(chunk: int) -> None:
         assert a.value == pytest.approx(b.value)
         assert (a.items is None) == (b.items is None)
     assert values(fitted)[0] == fitted.score(X, Y)
+
+
+@pytest.mark.parametrize("of", [np.asarray, torch.as_tensor, list])
+def test_outputs_by_name_are_joined_as_others_are(of: Callable[[Any], Any]) -> None:
+    """What a recipe with several heads says; by chunks, and where units are left out one by one."""
+
+    def predict(x: Any) -> Any:
+        return {"mean": of(x[:, 0]), "both": of(x[:, :2])}
+
+    def spread(outputs: Any, y: Any) -> float:
+        return float(np.std(np.asarray(outputs["mean"])) + np.std(np.asarray(outputs["both"])))
+
+    metric = Metric("spread", spread, diverged=1e9, maximize=False)
+    blocks = blocks_of(np.arange(50) // 5)
+    whole, parts = (measure(predict, Items(X), [metric], chunk=chunk, blocks=blocks)[0] for chunk in (1000, 9))
+    assert whole is not None
+    assert parts is not None
+    assert whole.items is not None
+    assert whole.value == parts.value == spread(predict(X), None)
+    np.testing.assert_array_equal(whole.items, parts.items)
 
 
 def test_a_classifier_without_probabilities_leaves_blanks() -> None:

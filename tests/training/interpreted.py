@@ -1,0 +1,67 @@
+"""Triton's kernels against plain torch, by Triton's interpreter on a CPU.
+
+`test_kernels` runs this file in a process of its own: the interpreter is asked for before anything imports triton.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hpo.training import streams
+from hpo.training.kernels.gpu import TritonKernels
+from hpo.training.stacked import _Convolution, _WindowConvolution
+from hpo.training.windows import WindowTable
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).detach().norm() / expected.detach().norm())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_tritons_convolutions_are_plain_torchs(channels: int) -> None:
+    """Outputs and gradients, with blank images among them and a last tile that is not full."""
+    lanes, pairs, fast = 3, 7, TritonKernels()
+    generator = torch.Generator().manual_seed(channels)
+    images = torch.rand(20, 14, 14, generator=generator)
+    images[:3] = 0
+    table = WindowTable(images, 5, 2)
+    image = torch.randint(20, (lanes, pairs, 2), generator=generator)
+    shift = torch.randint(9, (lanes, pairs, 2), generator=generator)
+    corners = table.corners(image, shift)
+    corners = corners if channels == 2 else corners.flatten(1, 2)[..., None]
+    flat = (torch.randn(lanes, 30_001, generator=generator) * 0.1).requires_grad_()
+    w1, b1 = flat[:, : 800 * channels].view(lanes, 32, channels, 5, 5), flat[:, 5000:5032]
+    w2, b2 = flat[:, 6000 : 6000 + 18_432].view(lanes, 64, 32, 3, 3), flat[:, 25_000:25_064]
+    assert fast.serves_windows(channels, 32, 5, 2)
+    assert fast.serves(5, 32, 64, 3, 3)
+    hidden = _WindowConvolution.apply(table.gather(corners), w1, b1, 2)  # type: ignore[no-untyped-call]
+    expected = _Convolution.apply(hidden, w2, b2, 3)  # type: ignore[no-untyped-call]
+    found = fast.window_convolution(table, corners, w1, b1)
+    actual = fast.convolution(found, w2, b2, 3)
+    assert relative(found, hidden) < 1e-6
+    assert relative(actual, expected) < 1e-6
+    upstream = torch.randn(expected.shape, generator=generator)
+    wanted = torch.autograd.grad((expected * upstream).sum(), [w1, b1, w2, b2])
+    given = torch.autograd.grad((actual * upstream).sum(), [w1, b1, w2, b2])
+    assert [relative(a, b) < 1e-6 for a, b in zip(given, wanted, strict=True)] == [True] * 4
+
+
+def test_tritons_masks_are_the_streams_bit_for_bit() -> None:
+    keys, counters = torch.tensor([1, -(2**62), 12345]), streams.counters(700)
+    at = streams.thresholds(torch.tensor([0.0, 0.3, 0.99999], dtype=torch.float64))
+    assert torch.equal(TritonKernels().keep_masks(keys, 700, at), streams.keep_masks(keys, counters, at))
+
+
+@pytest.mark.parametrize("decays", [True, False])
+def test_tritons_adam_is_the_lockstep_one(decays: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, g, m, v = (torch.randn(2, 5000, generator=generator) for _ in range(4))
+    v = v.abs()
+    rate, eps, decay = (torch.rand(2, generator=generator) * scale for scale in (0.01, 1e-6, 0.1))
+    exact = [x.double() for x in (p, g, m, v)]
+    gradient = exact[1] + (exact[0] * decay.double()[:, None] if decays else 0)
+    first = exact[2].lerp(gradient, 0.1)
+    second = exact[3] * 0.999 + gradient**2 * 0.001
+    moved = exact[0] - rate.double()[:, None] * first / (second.sqrt() + eps.double()[:, None])
+    TritonKernels().adam(p, g, m, v, rate, eps, decay if decays else None)
+    assert max(relative(a.double(), b) for a, b in ((p, moved), (m, first), (v, second))) < 1e-6
