@@ -14,7 +14,9 @@ NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPAT
 .PHONY: help demo test test-long docs chaos clean \
 	bench-training bench-gpu bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples
 
-$(READY): pyproject.toml constraints.txt
+KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
+
+$(READY): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -127,7 +127,7 @@ def right(options: argparse.Namespace, device: torch.device) -> None:
         ),
     }
     if fast := kernels.for_device(device, torch.float32):
-        found = fast.keep_masks(keys.to(device), len(counters), there).cpu()
+        found = fast.keep_masks(keys.to(device), len(counters), there, torch.float32).cpu()
         streams_agree["masks by kernel"] = torch.equal(streams.keep_masks(keys, counters, masks), found)
     say("right", streams=streams_agree)
     for model in options.models:

@@ -34,6 +34,7 @@ def doctor(context: Context, form: str) -> None:
     checks: dict[str, Callable[[], str]] = {
         "versions": _versions,
         "device": _device,
+        "kernels": _kernels,
         "database": lambda: _database(context),
         "data": lambda: _data(context),
     }
@@ -96,6 +97,16 @@ def _device() -> str:
             "`pip install --force-reinstall torch` with a build for its driver"
         )
     return f"cpu, {torch.get_num_threads()} threads (no CUDA device)"
+
+
+def _kernels() -> str:
+    """Not having some is no fault: training is slower."""
+    import torch
+
+    from hpo.training import kernels
+
+    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    return "; ".join(f"{device}: {kernels.state(torch.device(device))}" for device in devices)
 
 
 def _database(context: Context) -> str:

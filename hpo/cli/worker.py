@@ -16,6 +16,8 @@ from hpo.worker.options import CHECKPOINT_SECONDS, LEASE_SECONDS, Options
 if TYPE_CHECKING:
     from hpo.experiment.description import Description
 
+KERNELS = "HPO_KERNELS"  # also read by `hpo.training.kernels`, in every process that trains
+
 logger = logging.getLogger(__name__)
 
 SIGNALLED = 128  # exit codes above it are a signal's number more, as shells have them
@@ -71,6 +73,14 @@ def described(locators: Sequence[str]) -> "tuple[list[Description], list[str]]":
     "--threads", type=click.IntRange(1, limits.THREADS), default=1, help="CPU threads; one worker a core is faster."
 )
 @click.option(
+    "--kernels",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    envvar=KERNELS,
+    show_envvar=True,
+    help="auto: hpo's own where the device and a layer's shapes have some; off: plain torch.",
+)
+@click.option(
     "--lease",
     type=FiniteRange(1, limits.SECONDS),
     default=LEASE_SECONDS,
@@ -101,6 +111,7 @@ def worker(
     drain: bool,
     max_trials: int | None,
     threads: int,
+    kernels: str,
     lease: float,
     artifacts: str | None,
     checkpoint: float,
@@ -132,6 +143,8 @@ def worker(
 
     import torch
 
+    os.environ[KERNELS] = kernels  # for the processes in which recipes train too
+    from hpo.training import kernels as of_devices
     from hpo.training.memory import keep_freed_memory
     from hpo.worker.worker import Worker
 
@@ -154,7 +167,9 @@ def worker(
     running.listen()
     if stop_with_stdin:
         threading.Thread(target=_stop_at_the_end, args=[0, running.stop], name="stdin", daemon=True).start()
-    logger.info("worker %s: %s; Ctrl-C ends it", running.name, running.device)
+    logger.info(
+        "worker %s: %s, kernels: %s; Ctrl-C ends it", running.name, running.device, of_devices.state(running.device)
+    )
     code = running.run()
     if code > SIGNALLED:  # threads may still wait for a database or a bucket: an orderly end would break off C++
         sys.stderr.flush()

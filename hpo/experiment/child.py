@@ -43,6 +43,7 @@ from hpo.experiment.randomness import kept_state, seed_all
 from hpo.experiment.rows import Rows
 from hpo.experiment.run import Diverged, Report, Run, Stopped
 from hpo.experiment.tables import row_hashes
+from hpo.training.recipe import Recipe
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "skimage": "scikit-image", "cv2": "opencv-python"}
 MOST_FRAMES, MOST_CAUSES = 20, 5  # of a traceback that is told
@@ -203,6 +204,8 @@ class Child:
         scores = self._measure(ordered.model, predictor, ordered.validation, run.key, "validation")
         answer = {"scores": _values(scores), "items": len(ordered.validation), "numbers": run.last_numbers}
         about = {"seconds": seconds, "epochs": run.epochs_trained, "memory": memory(), "device": device_name(run)}
+        if isinstance(ordered.model.train, Recipe):
+            about["kernels"] = kernels_of(run)
         return Message("trained", {**answer, **about, "fork": self._is_fork, "forks": can_fork(run.device)})
 
     def ending(self, error: BaseException, ordered: Ordered | None) -> Message:
@@ -367,6 +370,15 @@ def unit_numbers(unit: NDArray[Any]) -> NDArray[np.int64]:
     values, place = np.unique(unit.astype(str), return_inverse=True)
     digests = [int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "big", signed=True) for value in values]
     return np.array(digests, dtype=np.int64)[place.reshape(unit.shape)]
+
+
+def kernels_of(run: Run) -> str:
+    """Which kernels a recipe's training used where its layers have some."""
+    import torch
+
+    from hpo.training import kernels
+
+    return kernels.state(torch.device(run.device))
 
 
 def versions() -> dict[str, str]:

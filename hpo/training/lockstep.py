@@ -217,7 +217,7 @@ class Lockstep:
             return
         counters, fast = self._counters(items), kernels.for_device(self.device, self.dtype)
         if fast and thresholds.least.ndim == 1:
-            masks = fast.keep_masks(keys, counters.numel(), thresholds)
+            masks = fast.keep_masks(keys, counters.numel(), thresholds, self.dtype)
         else:
             masks = streams.keep_masks(keys, counters, thresholds).to(self.dtype)
         dropout.set_masks(self.twin, masks, items)

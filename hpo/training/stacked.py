@@ -212,7 +212,7 @@ class StackedConvolution(nn.Module):
         if self.table is None:
             raise RuntimeError("the first convolution has no windows: set them with hpo.training.stacked.read_windows")
         corners = x[..., 0, 0]
-        if fast and fast.serves_windows(channels, out_channels, self.kernel, self.pool):
+        if fast and fast.serves_windows(self.table, channels, out_channels, self.kernel):
             return fast.window_convolution(self.table, corners, self.weight, self.bias)
         out = _WindowConvolution.apply(self.table.gather(corners), self.weight, self.bias, self.pool)  # type: ignore[no-untyped-call]
         return out

@@ -80,7 +80,7 @@ class ChildTraining:
             epochs=values.get("epochs", before.epochs),
             seconds=values.get("seconds", before.seconds),
             device=values.get("device", before.device),
-            versions=about["versions"],
+            versions=about["versions"] | {name: values[name] for name in ("kernels",) if name in values},
         )
 
     def end(self) -> None:

@@ -32,7 +32,7 @@ def test_tritons_convolutions_are_plain_torchs(channels: int) -> None:
     flat = (torch.randn(lanes, 30_001, generator=generator) * 0.1).requires_grad_()
     w1, b1 = flat[:, : 800 * channels].view(lanes, 32, channels, 5, 5), flat[:, 5000:5032]
     w2, b2 = flat[:, 6000 : 6000 + 18_432].view(lanes, 64, 32, 3, 3), flat[:, 25_000:25_064]
-    assert fast.serves_windows(channels, 32, 5, 2)
+    assert fast.serves_windows(table, channels, 32, 5)
     assert fast.serves(5, 32, 64, 3, 3)
     hidden = _WindowConvolution.apply(table.gather(corners), w1, b1, 2)  # type: ignore[no-untyped-call]
     expected = _Convolution.apply(hidden, w2, b2, 3)  # type: ignore[no-untyped-call]
@@ -49,7 +49,7 @@ def test_tritons_convolutions_are_plain_torchs(channels: int) -> None:
 def test_tritons_masks_are_the_streams_bit_for_bit() -> None:
     keys, counters = torch.tensor([1, -(2**62), 12345]), streams.counters(700)
     at = streams.thresholds(torch.tensor([0.0, 0.3, 0.99999], dtype=torch.float64))
-    assert torch.equal(TritonKernels().keep_masks(keys, 700, at), streams.keep_masks(keys, counters, at))
+    assert torch.equal(TritonKernels().keep_masks(keys, 700, at, torch.float32), streams.keep_masks(keys, counters, at))
 
 
 @pytest.mark.parametrize("decays", [True, False])

@@ -20,7 +20,7 @@ def test_all_that_trains_is_in_it() -> None:
     """Every file of hpo.training, and those that make its numbers elsewhere; asked twice, it is the same."""
     names = {str(path.relative_to(Path(hpo.__file__).parent)) for path in sources()}
     package = Path(hpo.__file__).parent
-    files = {path for path in (package / "training").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    files = {path for path in (package / "training").rglob("*") if path.suffix == ".py"}
     assert {str(path.relative_to(package)) for path in files} <= names
     assert {
         *(f"digits/{part}.py" for part in ("draws", "lanes", "models", "pools", "recipes")),

@@ -1,10 +1,11 @@
-"""What a GPU needs of a step, as far as a CPU can tell: nothing waits, and every step is the same list of operations.
+"""Kernels against plain torch; and what a GPU needs of a step, as far as a CPU can tell.
 
-Triton's kernels are held against plain torch by Triton's interpreter, and compiled for an H100, where triton is
-installed (`make test-long` installs it).
+There nothing may wait, and every step is the same list of operations. Triton's kernels are held against plain torch by
+Triton's interpreter, and compiled for an H100, where triton is installed (`make test-long` installs it).
 """
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -18,8 +19,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpo.digits import draws, models
+from hpo.training import kernels, streams
+from hpo.training.kernels import cpu
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
+from hpo.training.stacked import _Convolution, _WindowConvolution
+from hpo.training.windows import WindowTable
 from tests.support.training import digit_population
 
 BATCH, PAIRS = 20, 10
@@ -43,11 +48,11 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def population(model: str, lanes: int = 3) -> Population:
+def population(model: str, lanes: int = 3, dtype: torch.dtype = torch.float32) -> Population:
     """Lanes with unlike rates on random images, a draw each."""
     images = torch.rand(60, draws.SIDE, draws.SIDE, generator=torch.Generator().manual_seed(3))
     pool = draws.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
-    made = digit_population(model, lanes, pool, samples=18 * PAIRS, batch=BATCH)
+    made = digit_population(model, lanes, pool, samples=18 * PAIRS, batch=BATCH, dtype=dtype)
     for lane in range(lanes):
         training, _ = draws.draw_training(pool, lane, PAIRS)
         params = {**PARAMS, "learning_rate": 1e-3 * (lane + 1)}
@@ -92,6 +97,139 @@ def test_nothing_in_an_epoch_reads_a_number_back(model: str) -> None:
     names = {line.partition("(")[0] for line in seen.seen}
     assert not names & (WAITS - {"_to_copy"})
     assert not [line for line in seen.seen if line.startswith("_to_copy") and "device" in line]
+
+
+# --- Kernels for CPUs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled() -> cpu.CpuKernels:
+    """Those of this processor."""
+    try:
+        return cpu.load()
+    except cpu.NoKernels as why:
+        pytest.skip(str(why))
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).detach().norm() / expected.detach().norm())
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("lanes", "pairs"), [(1, 1), (3, 7), (2, 50)])
+def test_convolutions_are_plain_torchs(
+    compiled: cpu.CpuKernels, lanes: int, pairs: int, channels: int, dtype: torch.dtype, near: float
+) -> None:
+    """Outputs and gradients, with blank images among them, of parameters that lie in a flat buffer and alone."""
+    generator = torch.Generator().manual_seed(channels)
+    images = torch.rand(20, 14, 14, generator=generator, dtype=dtype)
+    images[:3] = 0
+    table = WindowTable(images, 5, 2)
+    image = torch.randint(20, (lanes, pairs, 2), generator=generator)
+    corners = table.corners(image, torch.randint(9, (lanes, pairs, 2), generator=generator))
+    corners = corners if channels == 2 else corners.flatten(1, 2)[..., None]
+    flat = (torch.randn(lanes, 30_001, generator=generator, dtype=dtype) * 0.1).requires_grad_()
+    w1, b1 = flat[:, : 800 * channels].view(lanes, 32, channels, 5, 5), flat[:, 5000:5032]
+    w2, b2 = flat[:, 6000 : 6000 + 18_432].view(lanes, 64, 32, 3, 3), flat[:, 25_000:25_064]
+    assert compiled.serves_windows(table, channels, 32, 5)
+    assert compiled.serves(5, 32, 64, 3, 3)
+    hidden = _WindowConvolution.apply(table.gather(corners), w1, b1, 2)  # type: ignore[no-untyped-call]
+    expected = _Convolution.apply(hidden, w2, b2, 3)  # type: ignore[no-untyped-call]
+    found = compiled.window_convolution(table, corners, w1, b1.contiguous())
+    actual = compiled.convolution(found, w2, b2, 3)
+    upstream = torch.randn(expected.shape, generator=generator, dtype=dtype)
+    wanted = torch.autograd.grad((expected * upstream).sum(), [w1, b1, w2, b2])
+    given = torch.autograd.grad((actual * upstream).sum(), [w1, b1, w2, b2])
+    pairs_of = [(found, hidden), (actual, expected), *zip(given, wanted, strict=True)]
+    assert [relative(a, b) < near for a, b in pairs_of] == [True] * 6
+
+
+def test_a_lane_has_the_same_bits_whatever_its_neighbours(compiled: cpu.CpuKernels) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = WindowTable(torch.rand(9, 14, 14, generator=generator), 5, 2)
+    corners = torch.randint(9 * 121, (4, 10, 1), generator=generator)
+    weight, bias = torch.randn(4, 32, 1, 5, 5, generator=generator), torch.randn(4, 32, generator=generator)
+    kernel, more = torch.randn(4, 64, 32, 3, 3, generator=generator), torch.randn(4, 64, generator=generator)
+
+    def gradients(lanes: slice) -> list[Tensor]:
+        leaves = [x[lanes].clone().requires_grad_() for x in (weight, bias, kernel, more)]
+        hidden = compiled.window_convolution(table, corners[lanes], leaves[0], leaves[1])
+        return list(torch.autograd.grad(compiled.convolution(hidden, leaves[2], leaves[3], 3).sum(), leaves))
+
+    together = gradients(slice(0, 4))
+    for lane in range(4):
+        for one, all_ in zip(gradients(slice(lane, lane + 1)), together, strict=True):
+            assert torch.equal(one[0], all_[lane])
+
+
+@pytest.mark.parametrize("corner", [-1, 9 * 121])
+def test_a_corner_beyond_the_images_is_refused(compiled: cpu.CpuKernels, corner: int) -> None:
+    """Before anything is read there."""
+    table = WindowTable(torch.rand(9, 14, 14), 5, 2)
+    corners = torch.tensor([0, 9 * 121 - 1, corner]).view(1, 3, 1)
+    with pytest.raises(IndexError, match="beyond the images"):
+        compiled.window_convolution(table, corners, torch.randn(1, 32, 1, 5, 5), torch.randn(1, 32))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_is_seen(compiled: cpu.CpuKernels, value: float) -> None:
+    """A training that diverges says so in its loss: no maximum or SELU hides it."""
+    x = torch.zeros(1, 2, 32, 5, 5)
+    x[0, 1, 3, 2, 2] = value
+    out = compiled.convolution(x, torch.ones(1, 64, 32, 3, 3), torch.zeros(1, 64), 3)
+    assert torch.isfinite(out[0, 0]).all()
+    assert not torch.isfinite(out[0, 1]).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_are_the_streams_bit_for_bit(compiled: cpu.CpuKernels, dtype: torch.dtype) -> None:
+    keys, counters = torch.tensor([1, -(2**62), 12345]), streams.counters(700)
+    at = streams.thresholds(torch.tensor([0.0, 0.3, 0.99999], dtype=torch.float64))
+    assert torch.equal(compiled.keep_masks(keys, 700, at, dtype), streams.keep_masks(keys, counters, at).to(dtype))
+
+
+@pytest.mark.parametrize("decays", [True, False])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
+def test_adam_is_adam(compiled: cpu.CpuKernels, dtype: torch.dtype, near: float, decays: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, g, m, v = (torch.randn(2, 5001, generator=generator, dtype=dtype) for _ in range(4))
+    v = v.abs()
+    rate, eps, decay = (torch.rand(2, generator=generator, dtype=dtype) * scale for scale in (0.01, 1e-6, 0.1))
+    exact = [x.double() for x in (p, g, m, v)]
+    gradient = exact[1] + (exact[0] * decay.double()[:, None] if decays else 0)
+    first = exact[2].lerp(gradient, 1 - 0.9)
+    second = exact[3] * 0.999 + gradient**2 * (1 - 0.999)
+    moved = exact[0] - rate.double()[:, None] * first / (second.sqrt() + eps.double()[:, None])
+    compiled.adam(p, g, m, v, rate, eps, decay if decays else None)
+    assert max(relative(a.double(), b) for a, b in ((p, moved), (m, first), (v, second))) < near
+
+
+@pytest.mark.parametrize("model", list(models.ARCHITECTURES))
+def test_an_epoch_with_kernels_is_one_without(model: str, compiled: cpu.CpuKernels) -> None:
+    """In float64 to rounding; chosen by shapes alone, so all three networks have them."""
+    trained = {}
+    for on in (True, False):
+        kernels.switch(on)
+        made = population(model, dtype=torch.float64)
+        made.train_epoch()
+        trained[on] = made.parameters
+    kernels.switch(True)
+    torch.testing.assert_close(trained[True], trained[False], rtol=1e-8, atol=1e-11)
+    assert not torch.equal(trained[True], trained[False])
+
+
+def test_a_library_of_another_text_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade of the sources alone; nor one that is missing, and both are said."""
+    for name in cpu.SOURCES:
+        (tmp_path / name).write_text((cpu.FOLDER / name).read_text() + "\n")
+    monkeypatch.setattr(cpu, "FOLDER", tmp_path)
+    with pytest.raises(cpu.NoKernels, match="install a C compiler"):
+        cpu.load.__wrapped__()
+    for file in Path(cpu.__file__).parent.glob("cpu-*.so"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(cpu.NoKernels, match="earlier version"):
+        cpu.load.__wrapped__()
 
 
 # --- Triton's kernels ---------------------------------------------------------------------------------------

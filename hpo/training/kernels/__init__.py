@@ -5,11 +5,13 @@
 
 import functools
 import importlib.util
+import os
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from hpo.training.kernels import cpu
 from hpo.training.streams import Thresholds
 from hpo.training.windows import WindowTable
 
@@ -17,7 +19,11 @@ from hpo.training.windows import WindowTable
 class Kernels(Protocol):
     """What a device's kernels offer. Shapes: P lanes, B images, C channels in, O channels out, n parameters."""
 
-    def serves_windows(self, channels: int, out: int, kernel: int, pool: int) -> bool:
+    @property
+    def name(self) -> str:
+        """What they are, for the record."""
+
+    def serves_windows(self, table: WindowTable, channels: int, out: int, kernel: int) -> bool:
         """Whether `window_convolution` has a first convolution of these sizes."""
 
     def serves(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
@@ -29,7 +35,7 @@ class Kernels(Protocol):
     def convolution(self, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
         """SELU of the pooled convolution of x (P, B, C, side, side): (P, B, O, 1, 1)."""
 
-    def keep_masks(self, keys: Tensor, words: int, at: Thresholds) -> Tensor:
+    def keep_masks(self, keys: Tensor, words: int, at: Thresholds, dtype: torch.dtype) -> Tensor:
         """`hpo.training.streams.keep_masks` for thresholds (P,): (P, 4 * words)."""
 
     def adam(
@@ -45,7 +51,9 @@ class Kernels(Protocol):
         """`Lockstep`'s step of Adam on (P, n), in place."""
 
 
-_switched_off = False
+_switched_off = (
+    os.environ.get("HPO_KERNELS") == "off"
+)  # by `hpo worker --kernels`, for the processes that it starts too
 
 
 def switch(on: bool) -> None:
@@ -56,9 +64,32 @@ def switch(on: bool) -> None:
 
 def for_device(device: torch.device, dtype: torch.dtype) -> Kernels | None:
     """The kernels for numbers of this precision on a device; None where there are none."""
-    if _switched_off or device.type != "cuda" or dtype != torch.float32:
+    if _switched_off or dtype not in (torch.float32, torch.float64):
         return None
-    return _triton()
+    if device.type == "cuda":
+        return _triton() if dtype == torch.float32 else None
+    return _cpu() if device.type == "cpu" else None
+
+
+def state(device: torch.device) -> str:
+    """Which kernels a device has, or why none, in words."""
+    if _switched_off:
+        return "switched off"
+    if device.type == "cpu":
+        try:
+            return cpu.load().name
+        except cpu.NoKernels as why:
+            return f"none ({why})"
+    found = for_device(device, torch.float32)
+    return "none (triton is missing, or the device is older than an A100)" if found is None else found.name
+
+
+@functools.cache
+def _cpu() -> Kernels | None:
+    try:
+        return cpu.load()
+    except cpu.NoKernels:
+        return None
 
 
 @functools.cache

@@ -115,10 +115,12 @@ class _Convolution(torch.autograd.Function):
 class TritonKernels:
     """`hpo.training.kernels.Kernels` for CUDA."""
 
-    def serves_windows(self, channels: int, out: int, kernel: int, pool: int) -> bool:
+    name = f"Triton {triton.__version__}"
+
+    def serves_windows(self, table: WindowTable, channels: int, out: int, kernel: int) -> bool:
         """Four places, and tiles that are powers of two and fit into registers."""
-        inner = _power(channels * (kernel + pool - 1) ** 2)
-        return pool == 2 and out in (16, 32, 64) and 16 <= inner <= 128 and inner * out <= 4096
+        inner = _power(channels * table.size**2)
+        return table.size == kernel + 1 and out in (16, 32, 64) and 16 <= inner <= 128 and inner * out <= 4096
 
     def serves(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
         """One pooled position, and powers of two."""
@@ -134,9 +136,9 @@ class TritonKernels:
         out: Tensor = _Convolution.apply(x, weight, bias, pool)  # type: ignore[no-untyped-call]  # torch's
         return out
 
-    def keep_masks(self, keys: Tensor, words: int, at: Thresholds) -> Tensor:
+    def keep_masks(self, keys: Tensor, words: int, at: Thresholds, dtype: torch.dtype) -> Tensor:
         """`hpo.training.streams.keep_masks` for thresholds (P,): (P, 4 * words)."""
-        out = torch.empty(len(keys), 4 * words, device=keys.device)
+        out = torch.empty(len(keys), 4 * words, device=keys.device, dtype=dtype)
         triton_kernels.dropout_masks[(triton.cdiv(words, 512), len(keys))](
             keys, at.least, at.scale, out, words, BLOCK=512
         )

@@ -1,0 +1,93 @@
+"""Compiles the kernels for CPUs (hpo/training/kernels/cpu.c) where hpo is built or installed: hatchling's hook.
+
+With `cc` (or $CC) where there is a compiler, else with ziglang from PyPI, which is asked for only then and is not kept.
+Where neither can be had, hpo is installed without them, trains by plain torch, and `hpo doctor` says so.
+"""
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FOLDER = Path(__file__).parent / "hpo" / "training" / "kernels"
+SOURCES = ("cpu.c", "cpu_real.h")
+# Nobody asks for errno or traps of arithmetic here; everything else is as the standard says.
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "avx2": ("-mavx2", "-mfma"),
+        "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
+    },
+    "aarch64": {"neon": ()},
+}
+MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}  # other names of the same
+
+
+def digest() -> str:
+    """Of the text that is compiled, which the library holds (`hpo.training.kernels.cpu.source_digest`)."""
+    return hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
+
+
+def compiler() -> list[str] | None:
+    """The command of a C compiler, or None."""
+    if given := os.environ.get("CC"):
+        return shlex.split(given)
+    if found := shutil.which("cc"):
+        return [found]
+    return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
+
+
+def compile_level(command: list[str], level: str, flags: tuple[str, ...], folder: Path = FOLDER) -> str | None:
+    """Compile one library into a folder; None, or why it could not be."""
+    target = folder / f"cpu-{level}.so"
+    target.unlink(missing_ok=True)
+    beside = target.with_suffix(f".{os.getpid()}")
+    whole = [*command, *FLAGS, *flags, f"-DSOURCE={digest()}", "-o", str(beside), str(FOLDER / SOURCES[0]), "-lm"]
+    try:
+        ran = subprocess.run(whole, capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    if ran.returncode:
+        beside.unlink(missing_ok=True)
+        return ran.stderr.strip()[-500:] or f"{command[0]} ended with {ran.returncode}"
+    beside.replace(target)
+    return None
+
+
+class Kernels(BuildHookInterface[Any]):
+    """The hook: before a wheel, an editable one too, is put together."""
+
+    PLUGIN_NAME = "custom"
+
+    def dependencies(self) -> list[str]:
+        """What the build needs beside hatchling."""
+        return ["ziglang"] if self.target_name == "wheel" and compiler() is None else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and have the wheel hold what came of it."""
+        if self.target_name != "wheel":
+            return
+        machine = platform.machine()
+        command, system = compiler(), platform.system()
+        made = []
+        for level, flags in LEVELS.get(MACHINES.get(machine, machine), {}).items() if system != "Windows" else ():
+            why = "there is no C compiler" if command is None else compile_level(command, level, flags)
+            if why is None:
+                made.append(f"hpo/training/kernels/cpu-{level}.so")
+            else:
+                self.app.display_warning(f"no kernels for {level}, training is slower: {why}")
+        if made:
+            build_data["artifacts"] += made
+            build_data["pure_python"] = False
+            if system == "Linux":
+                build_data["tag"] = f"py3-none-linux_{MACHINES.get(machine, machine)}"
+            else:
+                build_data["infer_tag"] = True
