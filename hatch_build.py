@@ -20,7 +20,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FOLDER = Path(__file__).parent / "hpo" / "training" / "kernels"
 SOURCES = ("cpu.c", "cpu_real.h")
 # Nobody asks for errno or traps of arithmetic here; everything else is as the standard says.
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-s", "-fno-math-errno", "-fno-trapping-math")
 LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "avx2": ("-mavx2", "-mfma"),
@@ -48,15 +48,18 @@ def compiler() -> list[str] | None:
 def compile_level(command: list[str], level: str, flags: tuple[str, ...], folder: Path = FOLDER) -> str | None:
     """Compile one library into a folder; None, or why it could not be."""
     target = folder / f"cpu-{level}.so"
-    target.unlink(missing_ok=True)
+    if target.exists() and digest().encode() in target.read_bytes():
+        return None  # of this very text
     beside = target.with_suffix(f".{os.getpid()}")
     whole = [*command, *FLAGS, *flags, f"-DSOURCE={digest()}", "-o", str(beside), str(FOLDER / SOURCES[0]), "-lm"]
     try:
         ran = subprocess.run(whole, capture_output=True, text=True)
     except OSError as error:
+        target.unlink(missing_ok=True)
         return str(error)
     if ran.returncode:
         beside.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
         return ran.stderr.strip()[-500:] or f"{command[0]} ended with {ran.returncode}"
     beside.replace(target)
     return None

@@ -29,11 +29,16 @@ class Dropout(nn.Module):
         self.features, self.rows, self.rate = features, rows, rate
 
     def forward(self, x: Tensor) -> Tensor:
+        mask = self.mask_in_force()
+        return x if mask is None else x * mask
+
+    def mask_in_force(self) -> Tensor | None:
+        """The mask of this step; None in evaluation."""
         if not self.training:
-            return x
+            return None
         if self.mask is None:
             raise RuntimeError("Dropout has no mask: set it with hpo.training.dropout.set_masks")
-        return x * self.mask
+        return self.mask
 
 
 def dropouts(model: nn.Module) -> list[Dropout]:

@@ -219,40 +219,50 @@ class StackedConvolution(nn.Module):
 
 
 class _Linear(torch.autograd.Function):
-    """Linear, and SELU where asked for, of x (P, B, in)."""
+    """Linear, SELU where asked for, and the mask of a dropout layer after it, of x (P, B, in)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, selu: bool) -> Tensor:
-        if len(x) == 1:
-            out = torch.addmm(bias[0], x[0], weight[0].T)[None]
-        else:
-            out = torch.baddbmm(bias[:, None], x, weight.mT)
-        if selu:
-            F.selu_(out)
-        ctx.save_for_backward(x, weight, out)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, selu: bool, mask: Tensor | None) -> Tensor:
+        alone = len(x) == 1
+        y = torch.addmm(bias[0], x[0], weight[0].T)[None] if alone else torch.baddbmm(bias[:, None], x, weight.mT)
+        out = None
+        if selu and (fast := kernels.for_device(y.device, y.dtype)):
+            out = fast.activate(y, mask)
+        if out is None:
+            y = F.selu_(y) if selu else y
+            out = y if mask is None else y * mask
+        ctx.save_for_backward(x, weight, y, mask)
         ctx.selu = selu
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight, out = ctx.saved_tensors
-        if ctx.selu:
-            grad = _selu_backward(grad, out)
-        return _product(grad, weight), _product(grad.mT, x), grad.sum(1), None
+        x, weight, y, mask = ctx.saved_tensors
+        before = None
+        if ctx.selu and (fast := kernels.for_device(y.device, y.dtype)):
+            before = fast.before_activation(grad, y, mask)
+        if before is None:
+            grad = grad if mask is None else grad * mask
+            grad = _selu_backward(grad, y) if ctx.selu else grad
+            before = grad, grad.sum(1)
+        grad, bias = before
+        inputs = _product(grad, weight) if ctx.needs_input_grad[0] else None
+        return inputs, _product(grad.mT, x), bias, None, None
 
 
 class StackedLinear(nn.Module):
-    """Linear, and the SELU that follows it, of P lanes: (P, B, in) -> (P, B, out)."""
+    """Linear, and the SELU and the Dropout that follow it, of P lanes: (P, B, in) -> (P, B, out)."""
 
-    def __init__(self, plain: nn.Linear, selu: bool = False) -> None:
+    def __init__(self, plain: nn.Linear, selu: bool = False, dropout: Dropout | None = None) -> None:
         super().__init__()
         if plain.bias is None:
             raise CannotStack(f"{plain} without a bias has no stacked twin")
-        self.selu = selu
+        self.selu, self.dropout = selu, dropout
         self.weight, self.bias = nn.Parameter(plain.weight[None]), nn.Parameter(plain.bias[None])
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _Linear.apply(x, self.weight, self.bias, self.selu)  # type: ignore[no-untyped-call]
+        mask = None if self.dropout is None else self.dropout.mask_in_force()
+        out: Tensor = _Linear.apply(x, self.weight, self.bias, self.selu, mask)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -268,7 +278,10 @@ def _stack_sequence(plain: nn.Sequential, first: list[bool]) -> nn.Sequential:
             twin.add_module(name, StackedConvolution(layer, after[0], windows=first.pop() if first else False))
         elif isinstance(layer, nn.Linear) and layers and isinstance(layers[0][1], nn.SELU):
             layers.pop(0)
-            twin.add_module(name, StackedLinear(layer, selu=True))
+            following = layers[0][1] if layers else None
+            dropped = copy.deepcopy(following) if isinstance(following, Dropout) else None
+            del layers[: dropped is not None]
+            twin.add_module(name, StackedLinear(layer, selu=True, dropout=dropped))
         else:
             twin.add_module(name, _stack(layer, first))
     return twin

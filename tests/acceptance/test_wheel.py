@@ -1,6 +1,7 @@
 """hpo from its wheel: built as for a release, installed into a new environment, and used there."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hpo
+from hpo.training.kernels import cpu
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 600  # for one command, on a machine with other work to do
@@ -35,6 +37,44 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+def sources(folder: Path) -> Path:
+    """What a wheel is built from, without anything that was compiled from it."""
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("hpo", "studies"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return folder
+
+
+def test_where_there_is_no_compiler_the_wheel_has_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one for every machine then; its hook would ask PyPI for a compiler, where there is one for that machine."""
+    folder = sources(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.delenv("CC", raising=False)
+    words = (
+        "pip",
+        "wheel",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        tmp_path / "made",
+        folder,
+    )
+    run(sys.executable, "-m", *words, cwd=tmp_path)
+    (built,) = (tmp_path / "made").iterdir()
+    assert built.name == f"hpo_service-{hpo.__version__}-py3-none-any.whl"
+    assert not [name for name in zipfile.ZipFile(built).namelist() if name.endswith(".so")]
+    asked = "import hatch_build; print(hatch_build.Kernels('', {}, None, None, '', 'wheel').dependencies())"
+    assert run(sys.executable, "-c", asked, cwd=folder) == "['ziglang']\n"
+
+
+def test_the_build_says_what_the_package_looks_for(tmp_path: Path) -> None:
+    """Both know the text by the same digest, and the libraries by the same names."""
+    asked = "import hatch_build; print(hatch_build.digest(), *hatch_build.LEVELS['x86_64'])"
+    assert run(sys.executable, "-c", asked, cwd=ROOT).split() == [cpu.source_digest(), *sorted(cpu.LEVELS.values())]
+
+
 @pytest.fixture(scope="module")
 def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a new environment that has the wheel, and finds what it needs in this one's packages.
@@ -53,7 +93,7 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_has_all_of_hpo_and_nothing_else(wheel: Path) -> None:
     """Every file of the package, templates and types included, the three studies, and no tests."""
-    assert wheel.name.startswith(f"hpo_service-{hpo.__version__}-py3-none-any")
+    assert wheel.name.startswith(f"hpo_service-{hpo.__version__}-py3-none-")
     actual = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpo").rglob("*") if path.is_file()}
     studies = {f"hpo/builtin_studies/{path.relative_to(ROOT / 'studies')}" for path in ROOT.glob("studies/**/*.toml")}

@@ -7,6 +7,7 @@ Triton's interpreter, and compiled for an H100, where triton is installed (`make
 import importlib.util
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from hpo.training import kernels, streams
 from hpo.training.kernels import cpu
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
-from hpo.training.stacked import _Convolution, _WindowConvolution
+from hpo.training.stacked import _Convolution, _Linear, _WindowConvolution
 from hpo.training.windows import WindowTable
 from tests.support.training import digit_population
 
@@ -115,7 +116,7 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).detach().norm() / expected.detach().norm())
 
 
-@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-14), (torch.float32, 3e-6)])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(("lanes", "pairs"), [(1, 1), (3, 7), (2, 50)])
 def test_convolutions_are_plain_torchs(
@@ -148,7 +149,8 @@ def test_convolutions_are_plain_torchs(
 def test_a_lane_has_the_same_bits_whatever_its_neighbours(compiled: cpu.CpuKernels) -> None:
     generator = torch.Generator().manual_seed(0)
     table = WindowTable(torch.rand(9, 14, 14, generator=generator), 5, 2)
-    corners = torch.randint(9 * 121, (4, 10, 1), generator=generator)
+    image, shift = (torch.randint(9, (4, 10, 1), generator=generator) for _ in range(2))
+    corners = table.corners(image, shift)
     weight, bias = torch.randn(4, 32, 1, 5, 5, generator=generator), torch.randn(4, 32, generator=generator)
     kernel, more = torch.randn(4, 64, 32, 3, 3, generator=generator), torch.randn(4, 64, generator=generator)
 
@@ -163,11 +165,11 @@ def test_a_lane_has_the_same_bits_whatever_its_neighbours(compiled: cpu.CpuKerne
             assert torch.equal(one[0], all_[lane])
 
 
-@pytest.mark.parametrize("corner", [-1, 9 * 121])
+@pytest.mark.parametrize("corner", [-1, 3, 33, 8 * 121 + 11 * 2 + 3, 9 * 121])
 def test_a_corner_beyond_the_images_is_refused(compiled: cpu.CpuKernels, corner: int) -> None:
     """Before anything is read there."""
     table = WindowTable(torch.rand(9, 14, 14), 5, 2)
-    corners = torch.tensor([0, 9 * 121 - 1, corner]).view(1, 3, 1)
+    corners = torch.tensor([0, 8 * 121 + 11 * 2 + 2, corner]).view(1, 3, 1)
     with pytest.raises(IndexError, match="beyond the images"):
         compiled.window_convolution(table, corners, torch.randn(1, 32, 1, 5, 5), torch.randn(1, 32))
 
@@ -230,6 +232,65 @@ def test_a_library_of_another_text_is_not_used(tmp_path: Path, monkeypatch: pyte
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(cpu.NoKernels, match="earlier version"):
         cpu.load.__wrapped__()
+
+
+@pytest.mark.parametrize("drops", [True, False])
+@pytest.mark.parametrize("selu", [True, False])
+@pytest.mark.parametrize("features", [1, 7, 8, 230])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-14), (torch.float32, 3e-6)])
+def test_a_dense_layer_is_linear_selu_and_mask(
+    dtype: torch.dtype, near: float, features: int, selu: bool, drops: bool
+) -> None:
+    """Against torch's functions, with kernels and without; the mask's lanes lie apart."""
+    generator = torch.Generator().manual_seed(features)
+    x, weight, bias = (
+        torch.randn(2, *size, generator=generator, dtype=dtype).requires_grad_()
+        for size in ((9, 5), (features, 5), (features,))
+    )
+    many = (torch.rand(2, 9 * features + 3, generator=generator) > 0.3).to(dtype) * 1.5
+    mask = many[:, : 9 * features].reshape(2, 9, features) if drops else None
+    plain = torch.einsum("pbi,poi->pbo", x, weight) + bias[:, None]
+    expected = torch.nn.functional.selu(plain) if selu else plain
+    expected = expected if mask is None else expected * mask
+    upstream = torch.randn(expected.shape, generator=generator, dtype=dtype)
+    wanted = torch.autograd.grad((expected * upstream).sum(), [x, weight, bias])
+    for on in (True, False):
+        kernels.switch(on)
+        actual = _Linear.apply(x, weight, bias, selu, mask)  # type: ignore[no-untyped-call]
+        given = torch.autograd.grad((actual * upstream).sum(), [x, weight, bias])
+        kernels.switch(True)
+        pairs_of = [(actual, expected), *zip(given, wanted, strict=True)]
+        assert [relative(a, b) < near for a, b in pairs_of] == [True] * 4
+
+
+_SANITISED = """
+import sys
+from pathlib import Path
+import pytest
+from hpo.training.kernels import cpu
+cpu.build_of = lambda level: Path(sys.argv[1])
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", sys.argv[2], "-m", "not long", "-k", "not another_text"]))
+"""
+
+
+@pytest.mark.long
+def test_the_kernels_touch_no_memory_but_their_own(tmp_path: Path) -> None:
+    """This file's tests with a library that AddressSanitizer and UndefinedBehaviorSanitizer watch."""
+    if (cc := shutil.which("cc")) is None:
+        pytest.skip("needs a C compiler")
+    found = [
+        subprocess.run([cc, f"-print-file-name={name}.so"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan", "libubsan")
+    ]
+    flags = ["-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-mavx2", "-mfma"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    library = tmp_path / "cpu.so"
+    source = [f"-DSOURCE={cpu.source_digest()}", "-o", str(library), str(cpu.FOLDER / "cpu.c"), "-lm"]
+    subprocess.run([cc, *flags, *source], check=True)
+    watched = {**os.environ, "LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-c", _SANITISED, str(library), __file__]
+    ran = subprocess.run(command, env=watched, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
 
 
 # --- Triton's kernels ---------------------------------------------------------------------------------------

@@ -35,6 +35,12 @@ class Kernels(Protocol):
     def convolution(self, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
         """SELU of the pooled convolution of x (P, B, C, side, side): (P, B, O, 1, 1)."""
 
+    def activate(self, y: Tensor, mask: Tensor | None) -> Tensor | None:
+        """SELU of y (P, rows, features) in place, and that times a mask where there is one; None: not by these."""
+
+    def before_activation(self, grad: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The gradient before `activate`, and its sum over the rows (P, features)."""
+
     def keep_masks(self, keys: Tensor, words: int, at: Thresholds, dtype: torch.dtype) -> Tensor:
         """`hpo.training.streams.keep_masks` for thresholds (P,): (P, 4 * words)."""
 

@@ -63,6 +63,14 @@ def _by_lane(parameter: Tensor) -> Tensor:
     return parameter if parameter[0].is_contiguous() else parameter.contiguous()
 
 
+def _masked(mask: Tensor | None) -> tuple[Tensor | int, int]:
+    """A mask and how far its lanes lie apart; each lies in one piece."""
+    if mask is None:
+        return 0, 0
+    mask = _by_lane(mask)
+    return mask, mask.stride(0)
+
+
 class CpuKernels:
     """`hpo.training.kernels.Kernels` for CPUs; one thread whatever torch has."""
 
@@ -92,6 +100,19 @@ class CpuKernels:
         """SELU of the pooled convolution of x (P, B, C, side, side): (P, B, O, 1, 1)."""
         out: Tensor = _Convolution.apply(self, x, weight, bias)  # type: ignore[no-untyped-call]  # torch's
         return out
+
+    def activate(self, y: Tensor, mask: Tensor | None) -> Tensor:
+        """SELU of y (P, rows, features) in place, and that times a mask of the same shape where there is one."""
+        out = y if mask is None else torch.empty_like(y)
+        lanes, rows, features = y.shape
+        self.call("activate", y.dtype, y, *_masked(mask), out, lanes, rows * features)
+        return out
+
+    def before_activation(self, grad: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The gradient before `activate`, and its sum over the rows (P, features)."""
+        grad, before, bias = grad.contiguous(), torch.empty_like(y), y.new_empty(len(y), y.shape[-1])
+        self.call("before_activation", y.dtype, grad, y, *_masked(mask), before, bias, *y.shape)
+        return before, bias
 
     def keep_masks(self, keys: Tensor, words: int, at: Thresholds, dtype: torch.dtype) -> Tensor:
         """`hpo.training.streams.keep_masks` for thresholds (P,): (P, 4 * words)."""
@@ -126,7 +147,7 @@ class _WindowConvolution(torch.autograd.Function):
             "window_forward", out.dtype, padded, corners, len(padded) * 121,
             weight, weight.stride(0), bias, bias.stride(0), out, route, p, b, channels,
         ):  # fmt: skip
-            raise IndexError("a window lies beyond the images")
+            raise IndexError("a corner of windows lies beyond the images")
         ctx.save_for_backward(corners, padded, out, route)
         ctx.kernels, ctx.weight = c, weight.shape
         return out.view(p, b, 5, 5, 32).permute(0, 1, 4, 2, 3)

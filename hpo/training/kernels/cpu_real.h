@@ -68,12 +68,12 @@ static inline const REAL *NAME(at_corner)(const REAL *padded, int64_t corner) {
 }
 
 /* out (P, B, 25, 32), route the same; weight (P, 32, C, 5, 5) and bias (P, 32), a lane's are so far apart; corners
-   (P, B, C), of which there are `limit`: 1 where one lies beyond, and nothing is done. */
+   (P, B, C), below `limit` and with the whole image behind them: 1 where one is not, and nothing is done. */
 int NAME(window_forward)(const REAL *padded, const int64_t *corners, int64_t limit, const REAL *weight,
                          int64_t weight_stride, const REAL *bias, int64_t bias_stride, REAL *out, uint8_t *route,
                          int64_t lanes, int64_t images, int64_t channels) {
   for (int64_t i = 0; i < lanes * images * channels; i++)
-    if (corners[i] < 0 || corners[i] >= limit) return 1;
+    if (corners[i] < 0 || corners[i] >= limit || corners[i] % 121 / 11 > 2 || corners[i] % 11 > 2) return 1;
   for (int64_t lane = 0; lane < lanes; lane++, weight += weight_stride, bias += bias_stride) {
     REAL packed[2 * 25 * 32]; /* (C, 5, 5, 32) */
     for (int o = 0; o < 32; o++)
@@ -264,6 +264,53 @@ void NAME(convolution_backward)(const REAL *x, const REAL *packed, const REAL *g
             REAL *here = p + ky * 160 + t * N;
             STORE(here, LOAD(here) + g * LOAD(w + ky * 96 + t * N));
           }
+      }
+    }
+  }
+}
+
+/* y (P, rows, features) becomes SELU(y), and out is that times mask, whose lanes are so far apart; without a mask (NULL)
+   there is no out. */
+void NAME(activate)(REAL *y, const REAL *mask, int64_t mask_stride, REAL *out, int64_t lanes, int64_t count) {
+  for (int64_t lane = 0; lane < lanes; lane++, y += count, out += mask ? count : 0, mask += mask ? mask_stride : 0)
+    for (int64_t i = 0; i < count; i += N) {
+      if (i + N <= count) {
+        V value = NAME(selu)(LOAD(y + i));
+        STORE(y + i, value);
+        if (mask) STORE(out + i, value * LOAD(mask + i));
+        continue;
+      }
+      V value = {};
+      for (int k = 0; i + k < count; k++) value[k] = y[i + k];
+      value = NAME(selu)(value);
+      for (int k = 0; i + k < count; k++) {
+        y[i + k] = value[k];
+        if (mask) out[i + k] = value[k] * mask[i + k];
+      }
+    }
+}
+
+/* The gradient before (P, rows, features) what `activate` has done, of grad (the same), and its sum over rows, bias
+   (P, features). */
+void NAME(before_activation)(const REAL *grad, const REAL *y, const REAL *mask, int64_t mask_stride, REAL *before,
+                             REAL *bias, int64_t lanes, int64_t rows, int64_t features) {
+  for (int64_t lane = 0; lane < lanes; lane++, bias += features, mask += mask ? mask_stride : 0) {
+    memset(bias, 0, (size_t)features * sizeof(REAL));
+    for (int64_t row = 0; row < rows; row++, grad += features, y += features, before += features) {
+      const REAL *kept = mask ? mask + row * features : 0;
+      int64_t i = 0;
+      for (; i + N <= features; i += N) {
+        V g = LOAD(grad + i);
+        if (kept) g *= LOAD(kept + i);
+        g = NAME(before_selu)(g, LOAD(y + i));
+        STORE(before + i, g);
+        STORE(bias + i, LOAD(bias + i) + g);
+      }
+      for (; i < features; i++) {
+        REAL g = kept ? grad[i] * kept[i] : grad[i];
+        g *= y[i] > 0 ? (REAL)SELU_SCALE : y[i] + (REAL)(SELU_ALPHA * SELU_SCALE);
+        before[i] = g;
+        bias[i] += g;
       }
     }
   }

@@ -136,6 +136,12 @@ class TritonKernels:
         out: Tensor = _Convolution.apply(x, weight, bias, pool)  # type: ignore[no-untyped-call]  # torch's
         return out
 
+    def activate(self, y: Tensor, mask: Tensor | None) -> None:
+        """Torch's operations do it."""
+
+    def before_activation(self, grad: Tensor, y: Tensor, mask: Tensor | None) -> None:
+        """Torch's operations do it."""
+
     def keep_masks(self, keys: Tensor, words: int, at: Thresholds, dtype: torch.dtype) -> Tensor:
         """`hpo.training.streams.keep_masks` for thresholds (P,): (P, 4 * words)."""
         out = torch.empty(len(keys), 4 * words, device=keys.device, dtype=dtype)
