@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples
+	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
@@ -50,6 +50,9 @@ bench-training: $(READY)  ## ms a step: plain loop, population, matrix products 
 
 bench-gpu:  ## right and how fast on one GPU, part by part; any Python that has torch and CUDA: make bench-gpu PYTHON=python3
 	bash bench/gpu_run.sh bench/out
+
+bench-search: $(READY)  ## a search by Optuna and a plain loop against hpo's workers, in turns (half an hour)
+	$(BIN)/python -m bench.search
 
 bench-worker: $(READY)  ## share of a worker's time in training, SQLite and PostgreSQL (10 minutes)
 	$(BIN)/python -m bench.worker

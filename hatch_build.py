@@ -45,9 +45,10 @@ def compiler() -> list[str] | None:
     return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
 
 
-def compile_level(command: list[str], level: str, flags: tuple[str, ...], folder: Path = FOLDER) -> str | None:
-    """Compile one library into a folder; None, or why it could not be."""
-    target = folder / f"cpu-{level}.so"
+def compile_level(command: list[str], level: str, flags: tuple[str, ...]) -> str | None:
+    """Compile one library; None, or why it could not be."""
+    target = FOLDER / "compiled" / f"cpu-{level}.so"
+    target.parent.mkdir(exist_ok=True)
     if target.exists() and digest().encode() in target.read_bytes():
         return None  # of this very text
     beside = target.with_suffix(f".{os.getpid()}")
@@ -84,7 +85,7 @@ class Kernels(BuildHookInterface[Any]):
         for level, flags in LEVELS.get(MACHINES.get(machine, machine), {}).items() if system != "Windows" else ():
             why = "there is no C compiler" if command is None else compile_level(command, level, flags)
             if why is None:
-                made.append(f"hpo/training/kernels/cpu-{level}.so")
+                made.append(f"hpo/training/kernels/compiled/cpu-{level}.so")
             else:
                 self.app.display_warning(f"no kernels for {level}, training is slower: {why}")
         if made:

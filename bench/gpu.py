@@ -33,7 +33,8 @@ from bench.plain import PAPER, PlainLoop
 from bench.training import BATCH, PAIRS, STEPS, pool, population
 from hpo.digits import draws, models
 from hpo.digits.recipes import METRICS, RECIPES, PairAnswers
-from hpo.training import graph, kernels, streams
+from hpo.training import graph, streams
+from hpo.training.kernels import selection
 from hpo.training.population import Population, Task
 
 # ms a step of the plain loop and of `ws` by lanes, as predicted before any GPU had run this (on an H100, +- 40%).
@@ -55,7 +56,7 @@ REPEATS = 5
 LEARNING = {"simple": 83.7, "ws": 87.2, "ws-aux": 97.9}  # %, test accuracy of the paper's values by the plain loop
 
 
-def say(part: str, **result: Any) -> None:
+def print_result(part: str, **result: Any) -> None:
     """One line, at once."""
     print(json.dumps({"part": part, **result}), flush=True)
 
@@ -65,12 +66,12 @@ def way(name: str) -> Iterator[None]:
     """Train as one of WAYS says."""
     captured, tf32, fast = WAYS[name]
     graph.switch(captured)
-    kernels.switch(fast)
+    selection.switch(fast)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
     yield
     graph.switch(True)
-    kernels.switch(True)
+    selection.switch(True)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True  # torch's default
 
@@ -126,10 +127,10 @@ def right(options: argparse.Namespace, device: torch.device) -> None:
             streams.keep_masks(keys.to(device), counters.to(device), there).cpu(),
         ),
     }
-    if fast := kernels.for_device(device, torch.float32):
-        found = fast.keep_masks(keys.to(device), len(counters), there, torch.float32).cpu()
-        streams_agree["masks by kernel"] = torch.equal(streams.keep_masks(keys, counters, masks), found)
-    say("right", streams=streams_agree)
+    if fast := selection.for_device(device, torch.float32):
+        by_kernel = fast.keep_masks(keys.to(device), len(counters), there, torch.float32).cpu()
+        streams_agree["masks by kernel"] = torch.equal(streams.keep_masks(keys, counters, masks), by_kernel)
+    print_result("right", streams=streams_agree)
     for model in options.models:
         for steps in (1, 9):
             exact = small(model, torch.device("cpu"), 3, torch.float64, steps=steps)
@@ -146,7 +147,7 @@ def right(options: argparse.Namespace, device: torch.device) -> None:
             double = small(model, device, 3, torch.float64, steps=steps)
             double.train_epoch()
             errors["float64"] = float((double.parameters.cpu() - exact.parameters).norm() / moved.norm())
-            say("right", model=model, steps=steps, error_of_the_change_to_the_parameters=errors)
+            print_result("right", model=model, steps=steps, error_of_the_change_to_the_parameters=errors)
         for name in ("graph", "graph, TF32, kernels"):
             with way(name):
                 twice = [small(model, device, 8, torch.float32, steps=9) for _ in range(2)]
@@ -159,7 +160,7 @@ def right(options: argparse.Namespace, device: torch.device) -> None:
                     lanes.train_epoch()
                     first[count] = lanes.parameters[0].cpu()
             apart = {count: float((first[count] - first[8]).norm() / first[8].norm()) for count in first}
-            say("right", model=model, way=name, twice_equal=same, lane_0_against_P_8=apart)
+            print_result("right", model=model, way=name, twice_equal=same, lane_0_against_P_8=apart)
 
 
 # -- how fast? ---------------------------------------------------------------------------------------------
@@ -172,25 +173,25 @@ def ceilings(options: argparse.Namespace, device: torch.device) -> None:
     for tf32 in (False, True):
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         ms = milliseconds(lambda: torch.mm(a, b), device, 1)["median"]
-        say("ceilings", product_tflops=2 * n**3 / ms / 1e9, tf32=tf32)
+        print_result("ceilings", product_tflops=2 * n**3 / ms / 1e9, tf32=tf32)
     torch.set_float32_matmul_precision("highest")
     flat = torch.rand(m, device=device)
     copy = torch.empty_like(flat)
     for size in (m, m // 64):
         ms = milliseconds(lambda size=size: copy[:size].copy_(flat[:size]), device, 1)["median"]  # type: ignore[misc]  # mypy knows no lambda's defaults
-        say("ceilings", copied_mb=4 * size / 1e6, tb_s=8 * size / ms / 1e9)
-    one = torch.zeros(1, device=device)
+        print_result("ceilings", copied_mb=4 * size / 1e6, tb_s=8 * size / ms / 1e9)
+    number = torch.zeros(1, device=device)
 
     def thousand() -> None:
         for _ in range(1000):
-            one.add_(1)
+            number.add_(1)
 
-    say("ceilings", launch_us=milliseconds(thousand, device, 1)["median"])
+    print_result("ceilings", launch_us=milliseconds(thousand, device, 1)["median"])
     if device.type == "cuda":
         captured = torch.cuda.CUDAGraph()
         with torch.cuda.graph(captured):
             thousand()
-        say("ceilings", launch_in_a_graph_us=milliseconds(captured.replay, device, 1)["median"])
+        print_result("ceilings", launch_in_a_graph_us=milliseconds(captured.replay, device, 1)["median"])
 
 
 def plain_step(model: str, device: torch.device, *, tf32: bool = True, fused: bool = False) -> dict[str, float]:
@@ -212,21 +213,25 @@ def sweep(options: argparse.Namespace, device: torch.device) -> None:
     """Milliseconds a step of the plain loop and of populations of all sizes, each way."""
     for model in options.models:
         plain = plain_step(model, device)
-        say("sweep", model=model, way="plain loop", ms_a_step=plain, predicted_ms=PREDICTED_PLAIN[model])
+        print_result("sweep", model=model, way="plain loop", ms_a_step=plain, predicted_ms=PREDICTED_PLAIN[model])
         if model == "ws":
-            say("sweep", model=model, way="plain loop, no TF32", ms_a_step=plain_step(model, device, tf32=False))
+            print_result(
+                "sweep", model=model, way="plain loop, no TF32", ms_a_step=plain_step(model, device, tf32=False)
+            )
             if device.type == "cuda":
-                say("sweep", model=model, way="plain loop, fused Adam", ms_a_step=plain_step(model, device, fused=True))
+                print_result(
+                    "sweep", model=model, way="plain loop, fused Adam", ms_a_step=plain_step(model, device, fused=True)
+                )
         for lanes in options.lanes:
             for name in options.ways:
                 with way(name):
                     try:
-                        _one(model, lanes, name, plain["median"], device)
+                        _measure_size(model, lanes, name, plain["median"], device)
                     except RuntimeError as error:
-                        say("sweep", model=model, way=name, lanes=lanes, failed=str(error)[:300])
+                        print_result("sweep", model=model, way=name, lanes=lanes, failed=str(error)[:300])
 
 
-def _one(model: str, lanes: int, name: str, plain: float, device: torch.device) -> None:
+def _measure_size(model: str, lanes: int, name: str, plain: float, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -239,7 +244,7 @@ def _one(model: str, lanes: int, name: str, plain: float, device: torch.device) 
     if model == "ws" and (predicted := PREDICTED.get(name, {}).get(lanes)):
         result |= {"predicted_ms": predicted, "over_predicted": ms["median"] / predicted}
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    say("sweep", model=model, way=name, lanes=lanes, **result, first_epoch_s=first, memory_mb=memory)
+    print_result("sweep", model=model, way=name, lanes=lanes, **result, first_epoch_s=first, memory_mb=memory)
 
 
 def whole(options: argparse.Namespace, device: torch.device) -> None:
@@ -262,7 +267,7 @@ def whole(options: argparse.Namespace, device: torch.device) -> None:
                 epoch = milliseconds(made.train_epoch, device, 1, 3)["median"]
                 checked = milliseconds(lambda made=made: made._validate(made.busy, made.parameters), device, 1, 3)  # type: ignore[misc]  # as above
             hourly, by_plain = 3.6e6 * lanes / (40 * epoch), 3.6e6 / (40 * 180 * plain)
-            say(
+            print_result(
                 "whole", model=model, lanes=lanes, epoch_ms=epoch, validation_share=checked["median"] / epoch,
                 trials_an_hour=hourly, plain_without_validation=by_plain, times_plain=hourly / by_plain,
             )  # fmt: skip
@@ -290,10 +295,10 @@ def profile(options: argparse.Namespace, device: torch.device) -> None:
             if event.self_device_time_total
         ]
         rows.sort(reverse=True)
-        say("profile", lanes=lanes, wall_ms=1000 * wall, busy_ms=sum(us for us, _, _ in rows) / 1000,
+        print_result("profile", lanes=lanes, wall_ms=1000 * wall, busy_ms=sum(us for us, _, _ in rows) / 1000,
             launches=sum(count for _, count, _ in rows) / STEPS)  # fmt: skip
         for us, count, name in rows[:28]:
-            say("profile", lanes=lanes, kernel=name, us_a_step=us / STEPS, times_a_step=count / STEPS)
+            print_result("profile", lanes=lanes, kernel=name, us_a_step=us / STEPS, times_a_step=count / STEPS)
 
 
 def shared(options: argparse.Namespace, device: torch.device) -> None:
@@ -302,7 +307,7 @@ def shared(options: argparse.Namespace, device: torch.device) -> None:
         command = [sys.executable, "-m", "bench.gpu", "one-process", "--device", str(device)]
         begun = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
         rates = [json.loads(process.communicate()[0].splitlines()[-1])["steps_a_second"] for process in begun]
-        say("shared", processes=count, lanes=8, lane_steps_a_second=sum(rates), each=rates)
+        print_result("shared", processes=count, lanes=8, lane_steps_a_second=sum(rates), each=rates)
     end = threading.Event()
 
     def spin() -> None:
@@ -317,11 +322,11 @@ def shared(options: argparse.Namespace, device: torch.device) -> None:
             with way(name):
                 made = population("ws", 8, pool(), str(device))
                 ms = milliseconds(made.train_epoch, device, STEPS, 2)
-                say("shared", way=name, busy_thread=busy, ms_a_step=ms)
+                print_result("shared", way=name, busy_thread=busy, ms_a_step=ms)
     end.set()
 
 
-def one_process(options: argparse.Namespace, device: torch.device) -> None:
+def single_process(options: argparse.Namespace, device: torch.device) -> None:
     """For `shared`: lane steps a second for some seconds."""
     with way("graph, kernels" if device.type == "cuda" else "eager"):
         made = population("ws", 8, pool(), str(device))
@@ -330,14 +335,14 @@ def one_process(options: argparse.Namespace, device: torch.device) -> None:
         while time.perf_counter() < until:
             made.train_epoch()
             steps += 8 * STEPS
-        say("one-process", steps_a_second=steps / (time.perf_counter() - begun))
+        print_result("one-process", steps_a_second=steps / (time.perf_counter() - begun))
 
 
 def learning(options: argparse.Namespace, device: torch.device) -> None:
     """20 rounds by the paper's values, 40 epochs: does a population learn on the GPU what the plain loop learns?"""
     where = Path(os.environ.get("HPO_BENCH_IMAGES", "bench/out/pool.pt"))
     if not where.exists():
-        say("learning", skipped=f"{where} is missing: python -m bench.gpu images")
+        print_result("learning", skipped=f"{where} is missing: python -m bench.gpu images")
         return
     kept = torch.load(where)
     images = draws.ImagePool(name="A", images=kept["images"], labels=kept["labels"])
@@ -366,7 +371,7 @@ def learning(options: argparse.Namespace, device: torch.device) -> None:
             spread = measure.spread(right)
             mean = sum(right) / len(right)
             error = (sum((x - mean) ** 2 for x in right) / 19 / 20) ** 0.5
-            say("learning", model=model, way=name, mean=mean, standard_error=error, **spread, seconds=seconds,
+            print_result("learning", model=model, way=name, mean=mean, standard_error=error, **spread, seconds=seconds,
                 plain_on_a_cpu=LEARNING[model], accuracies=right)  # fmt: skip
 
 
@@ -414,9 +419,11 @@ def tiles(options: argparse.Namespace, device: torch.device) -> None:
                             act(backward)
                             ms = do_bench_cudagraph(functools.partial(act, backward), rep=10)
                         except Exception as error:
-                            say("tiles", kernel=name, lanes=lanes, block=block, warps=warps, failed=str(error)[:200])
+                            print_result(
+                                "tiles", kernel=name, lanes=lanes, block=block, warps=warps, failed=str(error)[:200]
+                            )
                             continue
-                    say("tiles", kernel=name, lanes=lanes, block=block, warps=warps, us=1000 * ms)
+                    print_result("tiles", kernel=name, lanes=lanes, block=block, warps=warps, us=1000 * ms)
 
 
 def images(options: argparse.Namespace, device: torch.device) -> None:
@@ -427,8 +434,8 @@ def images(options: argparse.Namespace, device: torch.device) -> None:
     source = load.load(None)
     where = Path(os.environ.get("HPO_BENCH_IMAGES", "bench/out/pool.pt"))
     where.parent.mkdir(parents=True, exist_ok=True)
-    found = draws.ImagePool.from_numpy("A", to_network_images(source.pool_a_images()), source.pool_a_labels())
-    torch.save({"images": found.images, "labels": found.labels}, where)
+    kept = draws.ImagePool.from_numpy("A", to_network_images(source.pool_a_images()), source.pool_a_labels())
+    torch.save({"images": kept.images, "labels": kept.labels}, where)
     print(where)
 
 
@@ -439,7 +446,7 @@ PARTS = {
     "whole": whole,
     "profile": profile,
     "shared": shared,
-    "one-process": one_process,
+    "one-process": single_process,
     "learning": learning,
     "tiles": tiles,
     "images": images,

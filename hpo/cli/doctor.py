@@ -103,10 +103,10 @@ def _kernels() -> str:
     """Not having some is no fault: training is slower."""
     import torch
 
-    from hpo.training import kernels
+    from hpo.training.kernels import selection
 
     devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
-    return "; ".join(f"{device}: {kernels.state(torch.device(device))}" for device in devices)
+    return "; ".join(f"{device}: {selection.state(torch.device(device))}" for device in devices)
 
 
 def _database(context: Context) -> str:

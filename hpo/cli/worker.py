@@ -144,7 +144,7 @@ def worker(
     import torch
 
     os.environ[KERNELS] = kernels  # for the processes in which recipes train too
-    from hpo.training import kernels as of_devices
+    from hpo.training.kernels import selection
     from hpo.training.memory import keep_freed_memory
     from hpo.worker.worker import Worker
 
@@ -168,7 +168,7 @@ def worker(
     if stop_with_stdin:
         threading.Thread(target=_stop_at_the_end, args=[0, running.stop], name="stdin", daemon=True).start()
     logger.info(
-        "worker %s: %s, kernels: %s; Ctrl-C ends it", running.name, running.device, of_devices.state(running.device)
+        "worker %s: %s, kernels: %s; Ctrl-C ends it", running.name, running.device, selection.state(running.device)
     )
     code = running.run()
     if code > SIGNALLED:  # threads may still wait for a database or a bucket: an orderly end would break off C++

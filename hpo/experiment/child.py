@@ -376,9 +376,9 @@ def kernels_of(run: Run) -> str:
     """Which kernels a recipe's training used where its layers have some."""
     import torch
 
-    from hpo.training import kernels
+    from hpo.training.kernels import selection
 
-    return kernels.state(torch.device(run.device))
+    return selection.state(torch.device(run.device))
 
 
 def versions() -> dict[str, str]:

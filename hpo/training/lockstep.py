@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from hpo.training import dropout, graph, kernels, streams
+from hpo.training import dropout, graph, streams
 from hpo.training.graph import Constants, StepGraph, Steps
+from hpo.training.kernels import selection
 from hpo.training.memory import is_out_of_memory
 from hpo.training.recipe import Hyper, Inputs, LossColumns, Recipe
 from hpo.training.stacked import read_windows, stack
@@ -215,7 +216,7 @@ class Lockstep:
         """Set the dropout masks of one step, keys (P,), on so many items."""
         if thresholds is None:
             return
-        counters, fast = self._counters(items), kernels.for_device(self.device, self.dtype)
+        counters, fast = self._counters(items), selection.for_device(self.device, self.dtype)
         if fast and thresholds.least.ndim == 1:
             masks = fast.keep_masks(keys, counters.numel(), thresholds, self.dtype)
         else:
@@ -244,7 +245,7 @@ class Lockstep:
     @torch.no_grad()
     def _adam(self, gradients: tuple[Tensor, ...], rate: Tensor, eps: Tensor, decay: Tensor | None) -> None:
         """Adam with coupled weight decay, each lane with its own rate, epsilon and decay (P,)."""
-        if fast := kernels.for_device(self.device, self.dtype):
+        if fast := selection.for_device(self.device, self.dtype):
             torch.cat([values.reshape(len(rate), -1) for values in gradients], 1, out=self.gradient)
             fast.adam(self.parameters, self.gradient, self.first, self.second, rate, eps, decay)
             return

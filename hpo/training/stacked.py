@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpo.training import kernels
 from hpo.training.dropout import Dropout
+from hpo.training.kernels import selection
 from hpo.training.windows import WindowTable
 
 _ELEMENTWISE = nn.SELU | nn.ReLU | nn.LeakyReLU | nn.ELU | nn.GELU | nn.SiLU | nn.Tanh | nn.Sigmoid | nn.Softplus
@@ -201,7 +201,7 @@ class StackedConvolution(nn.Module):
         self.weight, self.bias = nn.Parameter(conv.weight[None]), nn.Parameter(conv.bias[None])
 
     def forward(self, x: Tensor) -> Tensor:
-        fast = kernels.for_device(self.weight.device, self.weight.dtype)
+        fast = selection.for_device(self.weight.device, self.weight.dtype)
         channels, out_channels = self.weight.shape[2], self.weight.shape[1]
         out: Tensor
         if not self.windows:
@@ -226,7 +226,7 @@ class _Linear(torch.autograd.Function):
         alone = len(x) == 1
         y = torch.addmm(bias[0], x[0], weight[0].T)[None] if alone else torch.baddbmm(bias[:, None], x, weight.mT)
         out = None
-        if selu and (fast := kernels.for_device(y.device, y.dtype)):
+        if selu and (fast := selection.for_device(y.device, y.dtype)):
             out = fast.activate(y, mask)
         if out is None:
             y = F.selu_(y) if selu else y
@@ -239,7 +239,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, y, mask = ctx.saved_tensors
         before = None
-        if ctx.selu and (fast := kernels.for_device(y.device, y.dtype)):
+        if ctx.selu and (fast := selection.for_device(y.device, y.dtype)):
             before = fast.before_activation(grad, y, mask)
         if before is None:
             grad = grad if mask is None else grad * mask

@@ -36,7 +36,7 @@ def three_workers(hpo: Hpo) -> None:
     workers = [hpo.start(*DRAIN) for _ in range(3)]
     for worker in workers:
         assert worker.stderr is not None
-        assert ": cpu; Ctrl-C ends it" in worker.stderr.readline(), worker.communicate()
+        assert ": cpu, kernels: " in worker.stderr.readline(), worker.communicate()
     hpo("study", "resume", "ws")
     slots.release(engine, blocker.id, blocker.token or "")
     engine.dispose()

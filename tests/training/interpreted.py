@@ -36,9 +36,9 @@ def test_tritons_convolutions_are_plain_torchs(channels: int) -> None:
     assert fast.serves(5, 32, 64, 3, 3)
     hidden = _WindowConvolution.apply(table.gather(corners), w1, b1, 2)  # type: ignore[no-untyped-call]
     expected = _Convolution.apply(hidden, w2, b2, 3)  # type: ignore[no-untyped-call]
-    found = fast.window_convolution(table, corners, w1, b1)
-    actual = fast.convolution(found, w2, b2, 3)
-    assert relative(found, hidden) < 1e-6
+    given_hidden = fast.window_convolution(table, corners, w1, b1)
+    actual = fast.convolution(given_hidden, w2, b2, 3)
+    assert relative(given_hidden, hidden) < 1e-6
     assert relative(actual, expected) < 1e-6
     upstream = torch.randn(expected.shape, generator=generator)
     wanted = torch.autograd.grad((expected * upstream).sum(), [w1, b1, w2, b2])

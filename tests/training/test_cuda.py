@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hpo.digits import draws, models
-from hpo.training import graph, kernels
+from hpo.training import graph
 from hpo.training.augmentation import SAMPLES_PER_PAIR
+from hpo.training.kernels import selection
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
 from tests.support.training import digit_population
@@ -102,12 +103,12 @@ def test_kernels_train_what_plain_torch_trains(model: str) -> None:
     """To the rounding of float32 after three steps; of TF32 less is asked."""
     changes = {}
     for fast in (False, True):
-        kernels.switch(fast)
+        selection.switch(fast)
         made = population(model, "cuda", 3, torch.float32, batch=60)
         begun = made.parameters.clone()
         made.train_epoch()
         changes[fast] = made.parameters - begun
-    kernels.switch(True)
+    selection.switch(True)
     assert float((changes[True] - changes[False]).norm() / changes[False].norm()) < 1e-3
 
 

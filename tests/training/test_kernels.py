@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpo.digits import draws, models
-from hpo.training import kernels, streams
-from hpo.training.kernels import cpu
+from hpo.training import streams
+from hpo.training.kernels import cpu, selection
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
 from hpo.training.stacked import _Convolution, _Linear, _WindowConvolution
@@ -137,12 +137,12 @@ def test_convolutions_are_plain_torchs(
     assert compiled.serves(5, 32, 64, 3, 3)
     hidden = _WindowConvolution.apply(table.gather(corners), w1, b1, 2)  # type: ignore[no-untyped-call]
     expected = _Convolution.apply(hidden, w2, b2, 3)  # type: ignore[no-untyped-call]
-    found = compiled.window_convolution(table, corners, w1, b1.contiguous())
-    actual = compiled.convolution(found, w2, b2, 3)
+    given_hidden = compiled.window_convolution(table, corners, w1, b1.contiguous())
+    actual = compiled.convolution(given_hidden, w2, b2, 3)
     upstream = torch.randn(expected.shape, generator=generator, dtype=dtype)
     wanted = torch.autograd.grad((expected * upstream).sum(), [w1, b1, w2, b2])
     given = torch.autograd.grad((actual * upstream).sum(), [w1, b1, w2, b2])
-    pairs_of = [(found, hidden), (actual, expected), *zip(given, wanted, strict=True)]
+    pairs_of = [(given_hidden, hidden), (actual, expected), *zip(given, wanted, strict=True)]
     assert [relative(a, b) < near for a, b in pairs_of] == [True] * 6
 
 
@@ -212,11 +212,11 @@ def test_an_epoch_with_kernels_is_one_without(model: str, compiled: cpu.CpuKerne
     """In float64 to rounding; chosen by shapes alone, so all three networks have them."""
     trained = {}
     for on in (True, False):
-        kernels.switch(on)
+        selection.switch(on)
         made = population(model, dtype=torch.float64)
         made.train_epoch()
         trained[on] = made.parameters
-    kernels.switch(True)
+    selection.switch(True)
     torch.testing.assert_close(trained[True], trained[False], rtol=1e-8, atol=1e-11)
     assert not torch.equal(trained[True], trained[False])
 
@@ -228,8 +228,7 @@ def test_a_library_of_another_text_is_not_used(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(cpu, "FOLDER", tmp_path)
     with pytest.raises(cpu.NoKernels, match="install a C compiler"):
         cpu.load.__wrapped__()
-    for file in Path(cpu.__file__).parent.glob("cpu-*.so"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(Path(cpu.__file__).parent / "compiled", tmp_path / "compiled")
     with pytest.raises(cpu.NoKernels, match="earlier version"):
         cpu.load.__wrapped__()
 
@@ -255,10 +254,10 @@ def test_a_dense_layer_is_linear_selu_and_mask(
     upstream = torch.randn(expected.shape, generator=generator, dtype=dtype)
     wanted = torch.autograd.grad((expected * upstream).sum(), [x, weight, bias])
     for on in (True, False):
-        kernels.switch(on)
+        selection.switch(on)
         actual = _Linear.apply(x, weight, bias, selu, mask)  # type: ignore[no-untyped-call]
         given = torch.autograd.grad((actual * upstream).sum(), [x, weight, bias])
-        kernels.switch(True)
+        selection.switch(True)
         pairs_of = [(actual, expected), *zip(given, wanted, strict=True)]
         assert [relative(a, b) < near for a, b in pairs_of] == [True] * 4
 
@@ -278,7 +277,7 @@ def test_the_kernels_touch_no_memory_but_their_own(tmp_path: Path) -> None:
     """This file's tests with a library that AddressSanitizer and UndefinedBehaviorSanitizer watch."""
     if (cc := shutil.which("cc")) is None:
         pytest.skip("needs a C compiler")
-    found = [
+    sanitisers = [
         subprocess.run([cc, f"-print-file-name={name}.so"], capture_output=True, text=True, check=True).stdout.strip()
         for name in ("libasan", "libubsan")
     ]
@@ -287,7 +286,7 @@ def test_the_kernels_touch_no_memory_but_their_own(tmp_path: Path) -> None:
     library = tmp_path / "cpu.so"
     source = [f"-DSOURCE={cpu.source_digest()}", "-o", str(library), str(cpu.FOLDER / "cpu.c"), "-lm"]
     subprocess.run([cc, *flags, *source], check=True)
-    watched = {**os.environ, "LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0"}
+    watched = {**os.environ, "LD_PRELOAD": " ".join(sanitisers), "ASAN_OPTIONS": "detect_leaks=0"}
     command = [sys.executable, "-c", _SANITISED, str(library), __file__]
     ran = subprocess.run(command, env=watched, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]

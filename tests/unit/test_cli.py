@@ -404,7 +404,7 @@ def test_doctor_on_a_fresh_machine(hpo: Hpo, tmp_path: Path) -> None:
     """All is well before the first study; no database is made by looking."""
     result = hpo("doctor", "--format", "json")
     assert result.exit_code == 0
-    assert [one["name"] for one in json.loads(result.stdout)] == ["versions", "device", "database", "data"]
+    assert [one["name"] for one in json.loads(result.stdout)] == ["versions", "device", "kernels", "database", "data"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -109,9 +109,12 @@ def test_some_rooms_know_even_less(room: str, target: str) -> None:
 
 
 def test_training_imports_torch_alone() -> None:
-    """It runs on a bare GPU machine: no other room, and numpy for types alone (test_cli has a process without it)."""
+    """It runs on a bare GPU machine: no other room, and numpy for types alone (test_cli has a process without it).
+
+    Triton comes with torch's builds for CUDA, and is loaded there alone.
+    """
     inside = [one for one in imports() if one.room == "training"]
-    assert {one.name.partition(".")[0] for one in inside if third_party(one)} <= {"torch", "numpy"}
+    assert {one.name.partition(".")[0] for one in inside if third_party(one)} <= {"torch", "numpy", "triton"}
     assert [str(one) for one in inside if one.target not in (None, "training")] == []
 
 
@@ -203,6 +206,7 @@ def test_printing_is_seen(code: str) -> None:
 RELEASED_WITH = {  # two halves of one thing: the second pins the first
     "pydantic-core": "pydantic",
     "botocore": "boto3",
+    "triton": "torch",  # its builds for CUDA bring it
 }
 OPTIONAL = {  # imported only where a user has it
     "pandas": "data frames; where it is missing, reading a CSV file says so",

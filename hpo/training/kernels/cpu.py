@@ -34,7 +34,7 @@ def source_digest() -> str:
 
 def build_of(level: str) -> Path:
     """Where the build for a level of instructions is."""
-    return FOLDER / f"cpu-{level}.so"
+    return FOLDER / "compiled" / f"cpu-{level}.so"  # a folder of its own: Python takes such files for modules
 
 
 @functools.cache
@@ -93,12 +93,12 @@ class CpuKernels:
 
     def window_convolution(self, table: WindowTable, corners: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """SELU of the pooled convolution of the windows at corners (P, B, C): (P, B, O, side, side)."""
-        out: Tensor = _WindowConvolution.apply(self, corners, table.padded, weight, bias)  # type: ignore[no-untyped-call]  # torch's
+        out: Tensor = _CompiledWindowConvolution.apply(self, corners, table.padded, weight, bias)  # type: ignore[no-untyped-call]  # torch's
         return out
 
     def convolution(self, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
         """SELU of the pooled convolution of x (P, B, C, side, side): (P, B, O, 1, 1)."""
-        out: Tensor = _Convolution.apply(self, x, weight, bias)  # type: ignore[no-untyped-call]  # torch's
+        out: Tensor = _CompiledConvolution.apply(self, x, weight, bias)  # type: ignore[no-untyped-call]  # torch's
         return out
 
     def activate(self, y: Tensor, mask: Tensor | None) -> Tensor:
@@ -136,7 +136,7 @@ class CpuKernels:
         self.call("adam", rate.dtype, parameters, gradient, first, second, rate, eps, decay, lanes, n)
 
 
-class _WindowConvolution(torch.autograd.Function):
+class _CompiledWindowConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, c: CpuKernels, corners: Tensor, padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight, bias, corners = _by_lane(weight), _by_lane(bias), corners.contiguous()
@@ -164,7 +164,7 @@ class _WindowConvolution(torch.autograd.Function):
         return None, None, None, weight, bias
 
 
-class _Convolution(torch.autograd.Function):
+class _CompiledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, c: CpuKernels, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight, bias = _by_lane(weight), _by_lane(bias)

@@ -30,7 +30,7 @@ def _power(n: int) -> int:
     return int(triton.next_power_of_2(n))
 
 
-class _WindowConvolution(torch.autograd.Function):
+class _TritonWindowConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, corners: Tensor, rows: Tensor, positions: Tensor, size: int, weight: Tensor, bias: Tensor
@@ -74,7 +74,7 @@ class _WindowConvolution(torch.autograd.Function):
         return None, None, None, None, weight, bias
 
 
-class _Convolution(torch.autograd.Function):
+class _TritonConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
         p, b, c, side, _ = x.shape
@@ -128,12 +128,12 @@ class TritonKernels:
 
     def window_convolution(self, table: WindowTable, corners: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """SELU of the pooled convolution of the windows at corners (P, B, C): (P, B, O, side, side)."""
-        out: Tensor = _WindowConvolution.apply(corners, table.rows, table.positions, table.size, weight, bias)  # type: ignore[no-untyped-call]  # torch's
+        out: Tensor = _TritonWindowConvolution.apply(corners, table.rows, table.positions, table.size, weight, bias)  # type: ignore[no-untyped-call]  # torch's
         return out
 
     def convolution(self, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
         """SELU of the pooled convolution of x (P, B, C, side, side): (P, B, O, 1, 1)."""
-        out: Tensor = _Convolution.apply(x, weight, bias, pool)  # type: ignore[no-untyped-call]  # torch's
+        out: Tensor = _TritonConvolution.apply(x, weight, bias, pool)  # type: ignore[no-untyped-call]  # torch's
         return out
 
     def activate(self, y: Tensor, mask: Tensor | None) -> None:

@@ -159,17 +159,17 @@ def window_fold(
     tap, o = tl.arange(0, TAPS), tl.arange(0, OC)
     here = tap < K * K
     total = tl.zeros((TAPS, OC), tl.float32)
-    one = tl.zeros((OC,), tl.float32)
+    summed = tl.zeros((OC,), tl.float32)
     for chunk in range(CHUNKS):
         for place in tl.static_range(S * S):
             pixel = c * SIZE * SIZE + (tap // K + place // S) * SIZE + tap % K + place % S
             at = ((lane * CHUNKS + chunk) * S * S + place) * INNER + pixel[:, None]
             total += tl.load(part + at * OC + o[None, :], here[:, None], 0.0)
-        one += tl.load(bias_part + (lane * CHUNKS + chunk) * OC + o)
+        summed += tl.load(bias_part + (lane * CHUNKS + chunk) * OC + o)
     to = ((lane * OC + o[None, :]) * C + c) * K * K + tap[:, None]
     tl.store(weight + to, total, here[:, None])
     if c == 0:
-        tl.store(bias + lane * OC + o, one)
+        tl.store(bias + lane * OC + o, summed)
 
 
 @triton.jit
