@@ -12,7 +12,7 @@ FROM ${BASE_IMAGE} AS wheel
 ARG PIP_ARGS=""
 RUN python3 -m venv /venv
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY studies studies
 COPY hpo hpo
 RUN /venv/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /wheel ${PIP_ARGS} .

@@ -65,6 +65,8 @@ def read_part(folder: Path, part: Literal["train", "t10k"]) -> MnistPart:
 
 def mnist_folder(folder: Path) -> Path:
     """The folder that holds MNIST's files: this one, or the one below it where torchvision puts them."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; name the folder that holds MNIST's files")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `hpo data fetch {folder}` creates it and downloads MNIST")
     kinds = (("images", "idx3-ubyte"), ("labels", "idx1-ubyte"))

@@ -38,11 +38,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sources(folder: Path) -> Path:
-    """What a wheel is built from, without anything that was compiled from it."""
-    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("hpo", "studies"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    """What the image's wheel is built from, by its Dockerfile, without anything that was compiled from it."""
+    stage = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1]
+    copied = [name for line in stage.splitlines() if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert {f"!{name}" for name in copied} <= set((ROOT / ".dockerignore").read_text().splitlines())
+    for name in copied:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
     return folder
 
 

@@ -154,7 +154,9 @@ def test_the_published_set_is_known(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_missing_folder_and_files(folder: Path) -> None:
-    """What is missing is named with the command that gets it."""
+    """What is missing is named with the command that gets it; a file in a folder's place is no missing folder."""
+    (folder.parent / "file").write_text("")
+    assert "is a file; name the folder" in refused(folder.parent / "file")
     assert f"no such folder; `hpo data fetch {folder / 'nowhere'}`" in refused(folder / "nowhere")
     for name in parts():
         content = (folder / name).read_bytes()
