@@ -288,18 +288,18 @@ class Population:
         """One epoch of these lanes, and their validation; (2 + metrics, P) on the CPU, the one wait for the device."""
         if self._lockstep is None or self._lockstep.width < len(group):
             self._lockstep = self._program(len(group))
-        epochs = torch.tensor([self._at(lane).epoch for lane in group], device=self.device)
-        order = streams.permutations(streams.step_keys(self._order_key[group], epochs), self._sample_counters)
-        rows = torch.tensor(group, device=self.device)[:, None]
+        at = torch.tensor([group, [self._at(lane).epoch for lane in group]]).to(self.device)  # one copy to the device
+        lanes, epochs = at.unbind()
+        order = streams.permutations(streams.step_keys(self._order_key[lanes], epochs), self._sample_counters)
         assert self._tables is not None  # a lane has started
-        ordered = self._tables.map(lambda values: values[rows, order])
-        self._lockstep.load(self.parameters[group], self.first[group], self.second[group])
+        ordered = self._tables.map(lambda values: values[lanes[:, None], order])
+        self._lockstep.load(self.parameters[lanes], self.first[lanes], self.second[lanes])
         means = self._lockstep.epoch(
             ordered.index,
             ordered.columns,
-            {name: values[group] for name, values in self._hyper.items()},
+            {name: values[lanes] for name, values in self._hyper.items()},
             epochs * math.ceil(self.samples / self.batch),
-            self._dropout_key[group],
+            self._dropout_key[lanes],
             stop,
         )
         if means is None:
@@ -310,7 +310,7 @@ class Population:
             (self._lockstep.parameters, self._lockstep.first, self._lockstep.second),
             strict=True,
         ):
-            kept[group] = new
+            kept[lanes] = new
         return numbers
 
     def _program(self, width: int) -> Lockstep:
@@ -359,6 +359,12 @@ class Population:
         """A busy lane's validation metrics, as its last epoch's report has them, evaluated again."""
         values = self._validate([lane], self.parameters[lane : lane + 1])[:, 0].tolist()
         return dict(zip(self.metrics, values, strict=True))
+
+    @torch.no_grad()
+    def evaluate_training(self) -> None:
+        """Evaluate training items of all lanes as validation items are after an epoch: it takes as much memory."""
+        assert self._tables is not None  # a lane has started
+        self._evaluate(self.parameters, self.inputs, self._tables.map(lambda values: values[:, :EVALUATION_CHUNK]))
 
     @torch.no_grad()
     def _validate(self, group: list[int], parameters: Tensor) -> Tensor:

@@ -97,6 +97,7 @@ def _milliseconds(recipe: Recipe, pool: Any, tasks: list[Task], batch: int, devi
         begun = clock()
         population.train_epoch()  # ends with the wait for the device
         times.append(clock() - begun)
+    population.evaluate_training()  # so that what is planned for has its memory too
     return 1000 * min(times) / math.ceil(samples / batch) / lanes
 
 
