@@ -14,9 +14,10 @@ from hpo.experiment.items import Items
 from hpo.experiment.run import Diverged, Run
 from hpo.experiment.spaces import Value
 from hpo.training.dropout import dropouts
+from hpo.training.mapped import twin_of
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population, Task
 from hpo.training.recipe import Recipe
-from hpo.training.stacked import CannotStack, stack
+from hpo.training.stacked import CannotStack
 
 
 class RecipePredictor:
@@ -95,7 +96,7 @@ def needed_by(recipe: Recipe) -> tuple[str, ...]:
     """The hyperparameters that it needs in every training; ExperimentError where its module has no lanes."""
     module = recipe.module()
     try:
-        stack(module)
+        twin_of(module)
     except CannotStack as error:
         raise ExperimentError(f"the recipe's module cannot be trained by lane: {error}") from error
     return tuple(dict.fromkeys([*recipe.names, *(layer.rate for layer in dropouts(module))]))

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from hpo.training import dropout, graph, streams
 from hpo.training.graph import Constants, StepGraph, Steps
 from hpo.training.kernels import selection
+from hpo.training.mapped import twin_of
 from hpo.training.memory import is_out_of_memory
 from hpo.training.recipe import Hyper, Inputs, LossColumns, Recipe
-from hpo.training.stacked import read_windows, stack
+from hpo.training.stacked import read_windows
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Lockstep:
         self.layout, self.recipe, self.inputs = Layout(plain), recipe, inputs
         self.width = -(-width // graph.WIDTHS) * graph.WIDTHS if device.type == "cuda" else width
         self.batch, self.device, self.dtype = batch, device, dtype
-        self.twin = stack(plain, windows=inputs.windows is not None).to(device, dtype)
+        self.twin = twin_of(plain, windows=inputs.windows is not None).to(device, dtype)
         read_windows(self.twin, inputs.windows)
         self._buffers = [torch.zeros(self.width, sum(self.layout.sizes), device=device, dtype=dtype) for _ in range(4)]
         self._mask_counters = streams.mask_counters(dropout.decisions(plain, batch), device)

@@ -6,6 +6,7 @@ stop at epoch boundaries while their neighbours train on. A lane's numbers depen
 Shapes: P lanes, B items of a batch, S items of an epoch, E items that are evaluated, n parameters.
 """
 
+import logging
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,12 @@ from hpo.training import streams
 from hpo.training.dropout import dropouts
 from hpo.training.initialisation import initial_parameters
 from hpo.training.lockstep import Layout, Lockstep
+from hpo.training.mapped import MappedTwin, own_initialisation, twin_of
 from hpo.training.memory import check_device, is_out_of_memory
 from hpo.training.recipe import Inputs, LossColumns, Recipe, to_tensor
-from hpo.training.stacked import read_windows, stack
+from hpo.training.stacked import read_windows
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_CHUNK = 1000  # items a forward pass outside of training, of each lane
 EVALUATION_ITEMS = 64_000  # and of all lanes together
@@ -144,7 +148,7 @@ class Population:
         self.plain = recipe.module()
         self.layout = Layout(self.plain)
         self.inputs = self.inputs_of(pool)
-        self._evaluator = stack(self.plain, windows=self.inputs.windows is not None).to(self.device, dtype).eval()
+        self._evaluator = twin_of(self.plain, windows=self.inputs.windows is not None).to(self.device, dtype).eval()
         self._needed = {*recipe.optimizer.names, *(layer.rate for layer in dropouts(self.plain))}
         n = sum(self.layout.sizes)
         self.parameters, self.first, self.second = (
@@ -189,7 +193,10 @@ class Population:
         if len(table.index) != self.samples:
             raise ValueError(f"{len(table.index)} items in a population of {self.samples}")
         if state is None:
-            values = initial_parameters(self.plain, task.seed)
+            own = isinstance(self._evaluator, MappedTwin)
+            values = (
+                own_initialisation(self.recipe.module, task.seed) if own else initial_parameters(self.plain, task.seed)
+            )
             start = torch.cat([values[name].flatten() for name in self.layout.shapes])
             state = LaneState(
                 epoch=0,
@@ -258,6 +265,7 @@ class Population:
         reports: list[EpochReport] = []
         errors: dict[int, str] = {}
         suspects: set[int] = set()  # lanes of a group that raised: each is tried alone
+        together = ""  # what it raised
         waiting = self.busy if lanes is None else list(lanes)
         while waiting:
             group = waiting[: 1 if waiting[0] in suspects else self.width]
@@ -280,6 +288,12 @@ class Population:
                 self.width = (len(group) + 1) // 2
             else:
                 suspects.update(group)
+                together = why.strip().splitlines()[-1]
+        if suspects and isinstance(self._evaluator, MappedTwin) and not errors:
+            logger.warning(
+                "lanes train one at a time from now on: the module cannot be mapped over them (%s)", together
+            )
+            self.width = 1
         if errors:
             raise LanesFailed(reports, errors)
         return reports

@@ -1,0 +1,249 @@
+"""Modules of any layers as lanes: against the plain loop of torch.optim.Adam, lane by lane.
+
+Shapes: P lanes, S items, B items of a batch.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import hpo
+from hpo.experiment.items import Items
+from hpo.training import dropout, streams
+from hpo.training.mapped import MappedTwin, own_initialisation, twin_of
+from hpo.training.population import LanesFailed, Population, Task
+from hpo.training.recipe import Hyper, LossColumns
+from hpo.training.stacked import CannotStack
+from tests.support.training import parameters_of
+
+ITEMS, BATCH, EPOCHS, CLASSES = 50, 16, 2, 3
+
+
+class Residual(nn.Module):
+    """A block of a small residual network."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(2, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.relu(x + self.second(F.relu(self.norm(self.first(x)))))
+        return out
+
+
+class Points(nn.Module):
+    """As PointNet: the same layers on every point of a cloud, the maximum over points, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each = nn.Sequential(nn.Conv1d(2, 8, 1), nn.ReLU(), nn.Conv1d(8, 16, 1))
+        self.top = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), hpo.dropout(8), nn.Linear(8, CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.top(self.each(x).amax(-1))
+        return out
+
+
+class Attends(nn.Module):
+    """A block of a transformer, with a parameter of its own beside its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(4, 8) * 0.02)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, norm_first=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.block(x + self.place).mean(-2))
+        return out
+
+
+class Branches(nn.Module):
+    """What it does depends on the numbers: that cannot be mapped over lanes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 8, bias=False), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        out: Tensor = self.head(hidden.tanh() if hidden.sum() > 0 else hidden.relu())
+        return out
+
+
+def residual() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), Residual(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+
+
+def layer_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(4, 8, bias=False), nn.LayerNorm(8), nn.PReLU(), hpo.dropout(8), nn.Linear(8, CLASSES)
+    )
+
+
+KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # and the shape of an item
+    "residual": (residual, (1, 6, 6)),
+    "points": (Points, (2, 5)),
+    "transformer": (Attends, (4, 8)),
+    "layer norm": (layer_norm, (4,)),
+    "branches": (Branches, (4,)),
+}
+
+
+def loss(out: Tensor, columns: LossColumns, hyper: Hyper) -> tuple[Tensor, Tensor]:
+    target = columns["y"]
+    each = F.cross_entropy(out.flatten(0, -2), target.flatten(), reduction="none").view(target.shape).mean(-1)
+    return each, each
+
+
+def recipe_of(make: Callable[[], nn.Module]) -> hpo.Recipe:
+    return hpo.Recipe(make, hpo.Tensors, lambda items: {"y": items.y}, loss, lambda out: out, batch=BATCH)
+
+
+def task(shape: tuple[int, ...], lane: int) -> Task:
+    generator = torch.Generator().manual_seed(lane)
+    x = torch.randn(ITEMS, *shape, generator=generator, dtype=torch.float64)
+    y = torch.randint(CLASSES, (ITEMS,), generator=generator)
+    params = {"learning_rate": 1e-3 * (lane + 1), "weight_decay": 1e-3 * lane, "dropout": 0.2 * lane}
+    return Task(key=lane, params=params, seed=lane, epochs=EPOCHS, training=Items(x, y), validation=None)
+
+
+def trained_plainly(make: Callable[[], nn.Module], task: Task) -> nn.Module:
+    """The plain loop, on the streams that a lane has."""
+    model = make().to(torch.float64)
+    model.load_state_dict(own_initialisation(make, task.seed), strict=False)  # tied parameters have one name
+    hyper, step = task.params, 0
+    adam = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
+    order_key, dropout_key = (torch.tensor([streams.key(task.seed, what)]) for what in ("order", "dropout"))
+    x, y = task.training.x, task.training.y
+    for epoch in range(EPOCHS):
+        order = streams.permutations(streams.step_keys(order_key, torch.tensor([epoch])), streams.counters(ITEMS))[0]
+        for batch in order.split(BATCH):
+            if many := dropout.decisions(model, len(batch)):
+                keys = streams.step_keys(dropout_key, torch.tensor([step]))
+                at = streams.thresholds(torch.tensor([hyper["dropout"]]))
+                masks = streams.keep_masks(keys, streams.mask_counters(many), at)[0]
+                dropout.set_masks(model, masks.to(torch.float64), len(batch))
+            adam.zero_grad()
+            F.cross_entropy(model(x[batch]), y[batch]).backward()
+            adam.step()
+            step += 1
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True:UserWarning")  # torch's, of its own encoder layer
+def test_lanes_are_plain_trainings(kind: str) -> None:
+    """Three lanes with hyperparameters, draws and initialisations of their own, whatever the layers."""
+    make, shape = KINDS[kind]
+    tasks = [task(shape, lane) for lane in range(3)]
+    lanes = Population(recipe_of(make), 3, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+    for lane, one in enumerate(tasks):
+        lanes.start(lane, one)
+    for _ in range(EPOCHS):
+        assert [report.lane for report in lanes.train_epoch()] == [0, 1, 2]
+    for lane, one in enumerate(tasks):
+        plain = trained_plainly(make, one)
+        for name, values in parameters_of(lanes, lane).items():
+            if name == "block.self_attn.in_proj_bias":
+                continue  # the keys' has no gradient but rounding, and Adam makes steps of it
+            torch.testing.assert_close(values, plain.get_parameter(name).detach(), rtol=1e-6, atol=1e-9, msg=name)
+        x = one.training.x[:7]
+        outputs = lanes.predict(lanes.parameters[lane], Items(x)).outputs
+        torch.testing.assert_close(outputs, plain.eval()(x).detach(), rtol=1e-6, atol=1e-8)
+
+
+def test_what_cannot_be_mapped_trains_one_lane_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
+    """Which is said once."""
+    lanes = Population(recipe_of(Branches), 3, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+    for lane in range(3):
+        lanes.start(lane, task((4,), lane))
+    for _ in range(2):
+        assert len(lanes.train_epoch()) == 3
+    assert lanes.width == 1
+    assert [record.message for record in caplog.records if "one at a time" in record.message] == [
+        record.message for record in caplog.records
+    ]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (nn.BatchNorm1d(4), r"BatchNorm1d \(1\) keeps numbers beside its parameters"),
+        (nn.Dropout(0.5), r"Dropout \(1\) draws random numbers that all lanes would share: use hpo.dropout"),
+        (nn.AlphaDropout(0.1), "AlphaDropout"),
+        (nn.RReLU(), "RReLU"),
+    ],
+)
+def test_what_is_a_lanes_state_or_chance_is_refused(layer: nn.Module, why: str) -> None:
+    """Never approximated; without chance torch's dropout is fine."""
+    with pytest.raises(CannotStack, match=why):
+        twin_of(nn.Sequential(nn.Linear(4, 4), layer))
+    assert isinstance(twin_of(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.0))), MappedTwin)
+
+
+class Tied(nn.Module):
+    """As small language models are: the head has the embedding's weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(4, CLASSES, bias=False), nn.LayerNorm(4)
+        self.head = nn.Linear(4, CLASSES, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.norm(x)) + self.embed(x)
+        return out
+
+
+def test_tied_parameters_stay_tied() -> None:
+    lanes = Population(recipe_of(Tied), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+    for lane in range(2):
+        lanes.start(lane, task((4,), lane))
+    for _ in range(EPOCHS):
+        lanes.train_epoch()
+    assert list(parameters_of(lanes, 0)) == ["embed.weight", "norm.weight", "norm.bias"]
+    for lane in range(2):
+        plain = trained_plainly(Tied, task((4,), lane))
+        assert isinstance(plain, Tied)
+        torch.testing.assert_close(parameters_of(lanes, lane)["embed.weight"], plain.embed.weight.detach())
+
+
+class Drops(nn.Module):
+    """Drops by torch's generator inside its forward, where no layer shows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, CLASSES, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.head(x), 0.5, self.training)
+
+
+def test_chance_in_a_forward_is_an_error_of_every_lane() -> None:
+    """It would be another training each time."""
+    lanes = Population(recipe_of(Drops), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+    for lane in range(2):
+        lanes.start(lane, task((4,), lane))
+    with pytest.raises(LanesFailed) as failed:
+        lanes.train_epoch()
+    assert [error.strip().splitlines()[-1] for error in failed.value.errors.values()] == [
+        "RuntimeError: the module's forward draws from torch's generator, so it cannot be repeated: use hpo.dropout"
+    ] * 2
+
+
+def test_initialisation_is_the_modules_own_and_leaves_torchs_generator() -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = (own_initialisation(Attends, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["place"], other["place"])
+    assert float(first["place"].std()) == pytest.approx(0.02, rel=0.5)
+    assert math.isclose(float(first["block.norm1.weight"].mean()), 1.0)
