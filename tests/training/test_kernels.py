@@ -221,7 +221,9 @@ def test_an_epoch_with_kernels_is_one_without(model: str, compiled: cpu.CpuKerne
     assert not torch.equal(trained[True], trained[False])
 
 
-def test_a_library_of_another_text_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_another_text_is_not_used(
+    compiled: cpu.CpuKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After an upgrade of the sources alone; nor one that is missing, and both are said."""
     for name in cpu.SOURCES:
         (tmp_path / name).write_text((cpu.FOLDER / name).read_text() + "\n")
