@@ -57,8 +57,8 @@ class MappedTwin(nn.Module):
         self.lanes = copy.deepcopy(plain)  # its parameters are those of P lanes, under the same names
         new = {id(one): nn.Parameter(one.detach()[None].clone()) for one in plain.parameters()}
         for name, parameter in plain.named_parameters(remove_duplicate=False):  # what is tied stays so
-            owner, _, own = name.rpartition(".")
-            setattr(self.lanes.get_submodule(owner), own, new[id(parameter)])
+            owner, _, attribute = name.rpartition(".")
+            setattr(self.lanes.get_submodule(owner), attribute, new[id(parameter)])
         # Not a child: the module whose forward is run, and the dropout layers that it asks for masks.
         self._single = (copy.deepcopy(plain),)
 
@@ -94,7 +94,7 @@ class MappedTwin(nn.Module):
         return out
 
 
-def own_initialisation(make: Callable[[], nn.Module], seed: int) -> dict[str, Tensor]:
+def module_initialisation(make: Callable[[], nn.Module], seed: int) -> dict[str, Tensor]:
     """The parameters of a new module by name, drawn by its own code from a seed; torch's generator is as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.key(seed, "init"))

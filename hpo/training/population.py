@@ -20,7 +20,7 @@ from hpo.training import streams
 from hpo.training.dropout import dropouts
 from hpo.training.initialisation import initial_parameters
 from hpo.training.lockstep import Layout, Lockstep
-from hpo.training.mapped import MappedTwin, own_initialisation, twin_of
+from hpo.training.mapped import MappedTwin, module_initialisation, twin_of
 from hpo.training.memory import check_device, is_out_of_memory
 from hpo.training.recipe import Inputs, LossColumns, Recipe, to_tensor
 from hpo.training.stacked import read_windows
@@ -193,9 +193,11 @@ class Population:
         if len(table.index) != self.samples:
             raise ValueError(f"{len(table.index)} items in a population of {self.samples}")
         if state is None:
-            own = isinstance(self._evaluator, MappedTwin)
+            mapped = isinstance(self._evaluator, MappedTwin)
             values = (
-                own_initialisation(self.recipe.module, task.seed) if own else initial_parameters(self.plain, task.seed)
+                module_initialisation(self.recipe.module, task.seed)
+                if mapped
+                else initial_parameters(self.plain, task.seed)
             )
             start = torch.cat([values[name].flatten() for name in self.layout.shapes])
             state = LaneState(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import hpo
 from hpo.experiment.items import Items
 from hpo.training import dropout, streams
-from hpo.training.mapped import MappedTwin, own_initialisation, twin_of
+from hpo.training.mapped import MappedTwin, module_initialisation, twin_of
 from hpo.training.population import LanesFailed, Population, Task
 from hpo.training.recipe import Hyper, LossColumns
 from hpo.training.stacked import CannotStack
@@ -117,7 +117,7 @@ def task(shape: tuple[int, ...], lane: int) -> Task:
 def trained_plainly(make: Callable[[], nn.Module], task: Task) -> nn.Module:
     """The plain loop, on the streams that a lane has."""
     model = make().to(torch.float64)
-    model.load_state_dict(own_initialisation(make, task.seed), strict=False)  # tied parameters have one name
+    model.load_state_dict(module_initialisation(make, task.seed), strict=False)  # tied parameters have one name
     hyper, step = task.params, 0
     adam = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
     order_key, dropout_key = (torch.tensor([streams.key(task.seed, what)]) for what in ("order", "dropout"))
@@ -241,7 +241,7 @@ def test_chance_in_a_forward_is_an_error_of_every_lane() -> None:
 
 def test_initialisation_is_the_modules_own_and_leaves_torchs_generator() -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (own_initialisation(Attends, seed) for seed in (1, 1, 2))
+    first, again, other = (module_initialisation(Attends, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["place"], other["place"])
