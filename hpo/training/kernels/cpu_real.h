@@ -12,7 +12,7 @@ typedef uint8_t NAME(bytes) __attribute__((vector_size(BYTES / sizeof(REAL)), al
 #define N ((int)(BYTES / sizeof(REAL))) /* numbers of a vector */
 #define LOAD(p) (*(const V *)(p))
 #define STORE(p, x) (*(V *)(p) = (x))
-#define ALL(x) ((V){} + (REAL)(x))
+#define ALL(x) ((REAL)(x) - (V){})
 #define SELU_ALPHA 1.6732632423543772 /* Klambauer et al., NeurIPS 2017 */
 #define SELU_SCALE 1.0507009873554805
 
@@ -145,7 +145,7 @@ void NAME(window_backward)(const REAL *padded, const int64_t *corners, const REA
           NAME(eight) s0 = sums[c][o][0], s1 = sums[c][o][1], s2 = sums[c][o][2], s3 = sums[c][o][3], s4 = sums[c][o][4];
           for (int k = 0; k < count; k++) {
             const REAL *p = at[c][k] + beside[places[k * 32 + o]];
-            NAME(eight) g = (NAME(eight)){} + before[k][o];
+            NAME(eight) g = before[k][o] - (NAME(eight)){};
             s0 += g * *(const NAME(eight) *)p;
             s1 += g * *(const NAME(eight) *)(p + 16);
             s2 += g * *(const NAME(eight) *)(p + 32);
