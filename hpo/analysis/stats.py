@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy  # type: ignore[import-untyped]  # has no types; loads its parts where they are first used
 from numpy.typing import NDArray
-from scipy import optimize  # type: ignore[import-untyped]  # has no types
-from scipy import stats as scipy_stats
 
 LEVEL = 0.95  # of every interval unless another is given
 BCA_LEAST = 10  # rounds: with fewer, a bootstrap interval covers far less than it claims (a mean's 73 % at n = 3)
@@ -64,7 +63,7 @@ def iqm(values: Numbers) -> float:
 
     See Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (2021).
     """
-    return float(scipy_stats.trim_mean(_not_empty(values), 0.25))
+    return float(scipy.stats.trim_mean(_not_empty(values), 0.25))
 
 
 def t_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
@@ -72,7 +71,7 @@ def t_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
     spread = std(values)
     if spread is None:
         return None
-    half = float(scipy_stats.t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    half = float(scipy.stats.t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
     centre = mean(values)
     return Interval(low=centre - half, high=centre + half, level=level, method="t")
 
@@ -93,7 +92,7 @@ def bca_interval(
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():  # of a constant jackknife, which the bounds reveal
             warnings.simplefilter("ignore")
-            bounds = scipy_stats.bootstrap(
+            bounds = scipy.stats.bootstrap(
                 (sample,),
                 statistic,
                 n_resamples=_RESAMPLES,
@@ -113,7 +112,7 @@ def median_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
 
 def iqm_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
     """BCa interval of the interquartile mean."""
-    return bca_interval(values, lambda x, axis=-1: scipy_stats.trim_mean(x, 0.25, axis=axis), level)
+    return bca_interval(values, lambda x, axis=-1: scipy.stats.trim_mean(x, 0.25, axis=axis), level)
 
 
 def expected_maximum(values: Numbers) -> list[float]:
@@ -173,8 +172,8 @@ def probability_of_outperforming(a: Numbers, b: Numbers, level: float = LEVEL) -
     n, wins, ties = len(values), sum(d > 0 for d in values), sum(d == 0 for d in values)
     k = wins + ties / 2  # may end in .5, which the beta quantiles below accept
     tail = (1 - level) / 2
-    low = float(scipy_stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
-    high = float(scipy_stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    low = float(scipy.stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
+    high = float(scipy.stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
     return Outperforming(
         probability=k / n,
         wins=wins,
@@ -271,18 +270,18 @@ def detectable_difference(spread: float, n: int, power: float = 0.8, alpha: floa
     """
     if n < 2 or alpha <= 0:
         return None
-    critical = float(scipy_stats.t.ppf(1 - alpha / 2, n - 1))
+    critical = float(scipy.stats.t.ppf(1 - alpha / 2, n - 1))
 
     def excess(shift: float) -> float:
         """The power at that noncentrality, minus the power asked for."""
         # The lower tail as an upper one of the mirrored distribution: scipy's nct.cdf is often NaN that far out.
-        tails = scipy_stats.nct.sf(critical, n - 1, shift) + scipy_stats.nct.sf(critical, n - 1, -shift)
+        tails = scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.sf(critical, n - 1, -shift)
         return float(tails) - power
 
     high = 1.0
     while excess(high) < 0:
         high *= 2
-    return float(optimize.brentq(excess, 0.0, high)) * spread / math.sqrt(n)
+    return float(scipy.optimize.brentq(excess, 0.0, high)) * spread / math.sqrt(n)
 
 
 # --- A crossed table --------------------------------------------------------------------------------------
@@ -327,8 +326,8 @@ def variance_components(table: Sequence[Numbers], level: float = LEVEL) -> Compo
     ratio = ms_between / residual if residual > 0 else math.inf if ms_between > 0 else 0.0
     ends = []
     for tail in ((1 + level) / 2, (1 - level) / 2):
-        f = float(scipy_stats.f.ppf(tail, searches - 1, freedom))
-        chi2 = float(scipy_stats.chi2.ppf(tail, searches - 1))
+        f = float(scipy.stats.f.ppf(tail, searches - 1, freedom))
+        chi2 = float(scipy.stats.chi2.ppf(tail, searches - 1))
         ends.append(max(0.0, ss_between * (1 - f / ratio) / (rounds * chi2)) if ratio > 0 else 0.0)
     return Components(
         searches=searches,
@@ -337,7 +336,7 @@ def variance_components(table: Sequence[Numbers], level: float = LEVEL) -> Compo
         interval=Interval(low=ends[0], high=ends[1], level=level, method="Williams"),
         shared=max(0.0, (ms_rounds - residual) / searches),
         residual=residual,
-        p=float(scipy_stats.f.sf(ratio, searches - 1, freedom)),
+        p=float(scipy.stats.f.sf(ratio, searches - 1, freedom)),
     )
 
 

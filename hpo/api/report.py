@@ -29,7 +29,7 @@ class WrittenReport:
     @property
     def table(self) -> "RenderableType":
         """The comparison and its sentences, for a terminal."""
-        from hpo.report.terminal import comparison_table
+        from hpo.report.terminal_comparison import comparison_table
 
         return comparison_table(self.results, self.comparison, self.conclusions)
 

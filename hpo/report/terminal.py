@@ -9,14 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis.comparison import Comparison, TableRow, other_metrics
 from hpo.analysis.pairwise import setting_of
 from hpo.analysis.provenance import reason
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
-from hpo.report.formats import NOTHING, Scale, code_changes_in_words, configuration, references, time
+from hpo.report.formats import NOTHING, Scale, code_changes_in_words, references, time
 from hpo.report.formats import value as shown_value
-from hpo.report.sentences import Conclusions
 from hpo.results.failures import optuna_name, setbacks, troubled
 from hpo.results.records import FinalResult, StudyResult, mean, std
 from hpo.study.labels import TUNED
@@ -36,71 +34,13 @@ _TRIAL_FIELDS = (  # a line each
 )
 
 
-def comparison_table(
-    results: Sequence[StudyResult], comparison: Comparison, conclusions: Conclusions
-) -> RenderableType:
-    """Every measured configuration beside the published numbers, then the sentences."""
-    if not results:
-        return Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything.")
-    parts: list[RenderableType] = []
-    named = len({row.experiment for row in comparison.rows}) > 1
-    for measured in dict.fromkeys((row.experiment, row.metric) for row in comparison.rows):
-        rows = [row for row in comparison.rows if (row.experiment, row.metric) == measured]
-        parts += [_rows_table(rows, comparison, named=named), ""]
-        if others := other_metrics(rows):
-            parts += [_others_table(rows, others), ""]
-    if not parts:
-        parts += [Text("No final round is done yet.", style="dim"), ""]
-    parts += [Text(line) for line in conclusions.headlines]
-    warnings = ([conclusions.budget] if conclusions.budget else []) + list(conclusions.cautions)
-    parts += [Text(line, style="yellow") for line in warnings]
-    parts += [Text(f"{r.name}: {line}", style="dim") for r in results for line in r.missing]
-    return Group(*parts)
-
-
-def _rows_table(rows: Sequence[TableRow], comparison: Comparison, *, named: bool) -> Table:
-    """One experiment's configurations."""
-    scale, train = Scale(rows[0].metric), any(row.train.n for row in rows)
-    epochs = any(row.epochs is not None for row in rows)
-    what = f"{'Train and test' if train else 'Test'} {scale.name}"
-    unit = "" if scale.is_percent or not scale.metric.unit else f"{scale.metric.unit}, "
-    direction = "" if scale.is_percent else f" ({unit}{scale.better})"
-    name = f"{rows[0].experiment}: " if named else ""
-    table = _table(f"{name}{what}{direction}, mean ± std over the rounds")
-    several = len({row.setting for row in rows} - {None}) > 1 or comparison.repeated
-    _words(table, "model", "configuration")
-    _numbers(table, *(("epochs",) if epochs else ()), "trials", "rounds", *(("train %",) if train else ()))
-    _numbers(table, "test %" if scale.is_percent else f"test\n{scale.name}", "95%\ninterval")
-    before = None
-    for row in rows:
-        if before is not None and row.model != before:
-            table.add_section()
-        before = row.model
-        model, label, *numbers = _cells(row, epochs, train)
-        study = f"\n{escape(row.study)}" if several and row.study else ""
-        table.add_row(model, label + study, *numbers)
-    return table
-
-
-def _others_table(rows: Sequence[TableRow], others: Sequence[MetricInfo]) -> Table:
-    """The metrics that do not decide, on the same test items."""
-    table = _table("Also measured on the test items, mean ± std over the rounds")
-    _words(table, "model", "configuration")
-    _numbers(table, *(f"{scale.title}\n{scale.better}" for scale in map(Scale, others)))
-    for row in rows:
-        columns = [row.others.get(metric.name) for metric in others]
-        cells = (NOTHING if c is None else Scale(m).summary(c) for m, c in zip(others, columns, strict=True))
-        table.add_row(escape(row.model), escape(configuration(row.label, row.experiment)), *cells)
-    return table
-
-
 def study_table(results: Iterable[StudyResult]) -> RenderableType:
     """`hpo study list`: a line for each study."""
-    table = _table(None)
-    _words(table, "study", "model", "phase")
+    table = plain_table(None)
+    add_words(table, "study", "model", "phase")
     results = list(results)
     percent = all(Scale(result.metric).is_percent for result in results)
-    _numbers(table, "trials", "best", "confirmed", "final\nrounds", "tuned\ntest %" if percent else "tuned\ntest")
+    add_numbers(table, "trials", "best", "confirmed", "final\nrounds", "tuned\ntest %" if percent else "tuned\ntest")
     count = 0
     for result in results:
         count += 1
@@ -160,7 +100,7 @@ def study_detail(result: StudyResult) -> RenderableType:
 
 def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
     """`hpo trial show`: the fields of `queries.trial`, a line each."""
-    table = _table(f"{trial['study']} trial {trial['number']}", header=False)
+    table = plain_table(f"{trial['study']} trial {trial['number']}", header=False)
     table.add_column("what", style="bold", no_wrap=True)
     table.add_column("value")
     if trial["label"] is not None:
@@ -191,7 +131,7 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
 # --- Parts ------------------------------------------------------------------------------------------------
 
 
-def _table(title: str | None, *, header: bool = True) -> Table:
+def plain_table(title: str | None, *, header: bool = True) -> Table:
     return Table(
         title=title,
         title_justify="left",
@@ -204,12 +144,12 @@ def _table(title: str | None, *, header: bool = True) -> Table:
     )
 
 
-def _words(table: Table, *names: str) -> None:
+def add_words(table: Table, *names: str) -> None:
     for name in names:
         table.add_column(name, overflow="fold")  # a name can be copied whole
 
 
-def _numbers(table: Table, *names: str) -> None:
+def add_numbers(table: Table, *names: str) -> None:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
 
@@ -219,30 +159,15 @@ def _parameter(value: Value | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else escape(shown_value(value))
 
 
-def _cells(row: TableRow, epochs: bool, train: bool) -> tuple[str, ...]:
-    interval, scale = row.test.interval, Scale(row.metric)
-    rounds = f"{row.rounds}/{row.planned}" if row.rounds < row.planned else str(row.rounds)
-    return (
-        escape(row.model),
-        escape(configuration(row.label, row.experiment)),
-        *((NOTHING if row.epochs is None else str(row.epochs),) if epochs else ()),
-        NOTHING if row.trials is None else str(row.trials),
-        rounds if row.planned else NOTHING,
-        *((scale.summary(row.train),) if train else ()),
-        scale.summary(row.test),
-        scale.interval(interval, "\N{EN DASH}"),
-    )
-
-
 def _test(final: FinalResult | None, scale: Scale) -> str:
     return NOTHING if final is None else scale.mean_std(final.test_mean, final.test_std)
 
 
 def _configurations(result: StudyResult) -> Table:
-    table = _table("Configurations")
+    table = plain_table("Configurations")
     names, label = result.hyperparameters, result.reference_label
-    _words(table, "configuration")
-    _numbers(table, *names)
+    add_words(table, "configuration")
+    add_numbers(table, *names)
     shown: list[tuple[str, Mapping[str, Value]]] = [(label, result.spec.reference)]
     if result.best is not None:
         shown.append((f"best of the search (trial {result.best.number})", result.best.params))
@@ -257,10 +182,10 @@ def _configurations(result: StudyResult) -> Table:
 def _ranking(result: StudyResult) -> Table:
     scale = Scale(result.metric)
     what = "accuracy %" if scale.is_percent else scale.column("").strip()
-    table = _table(f"Confirm: validation {what} on fresh draws")
-    _words(table, "configuration")
-    _numbers(table, "rounds", "mean")
-    _words(table, "rounds' values")
+    table = plain_table(f"Confirm: validation {what} on fresh draws")
+    add_words(table, "configuration")
+    add_numbers(table, "rounds", "mean")
+    add_words(table, "rounds' values")
     for ranked in result.ranking:
         state = "" if ranked.whole else f" ({ranked.failed} failed)" if ranked.failed else " (unfinished)"
         values = " ".join(scale.number(value, 1) for value in ranked.values)
@@ -273,9 +198,9 @@ def _final(result: StudyResult) -> Table:
     scale, train = Scale(result.metric), any(final.train_mean is not None for final in result.final)
     others = [m for m in result.metrics[1:] if any(_known(final.metrics.get(m.name)) for final in result.final)]
     what = "accuracy % on pool B" if scale.is_percent else f"{scale.column('').strip()} on pool B"
-    table = _table(f"Final: {what}")
-    _words(table, "configuration")
-    _numbers(table, "rounds", *(("train",) if train else ()), "test", *(Scale(metric).title for metric in others))
+    table = plain_table(f"Final: {what}")
+    add_words(table, "configuration")
+    add_numbers(table, "rounds", *(("train",) if train else ()), "test", *(Scale(metric).title for metric in others))
     for final in result.final:
         if final.rounds:
             same = f" ({references(final.same_as)} won)" if final.same_as else ""
@@ -303,8 +228,8 @@ def _failures(result: StudyResult) -> list[RenderableType]:
     runs = troubled(result)
     if not runs:
         return []
-    table = _table("What went wrong")
-    _words(table, "trial", "round", "state", "what happened", "error")
+    table = plain_table("What went wrong")
+    add_words(table, "trial", "round", "state", "what happened", "error")
     for run in runs[:MOST_FAILURES]:
         table.add_row(
             f"{optuna_name(result, run)} {NOTHING if run.number is None else run.number}",

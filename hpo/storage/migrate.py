@@ -4,24 +4,26 @@ Creating and upgrading are one transaction each, so a database is never left hal
 `hpo db upgrade`: a worker that meets an older or newer schema reports it and stops.
 """
 
+import ast
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from optuna.storages._rdb import models, storage
-from sqlalchemy import Connection, Engine, MetaData, insert, inspect, text, update
+from optuna.storages._rdb import models
+from sqlalchemy import Connection, Engine, MetaData, column, insert, inspect, select, table, text, update
 
 from hpo.errors import SchemaError
 from hpo.storage.engine import begin_change, begin_read, display_url, is_missing
 from hpo.storage.row_ids import giving_ids_again, make_ids_last, with_lasting_ids
 from hpo.storage.schema import metadata
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 _LOCK = 0x68706F  # PostgreSQL's advisory lock: only one process at a time creates or changes tables
 
@@ -46,7 +48,7 @@ _OURS = _Line(
 )
 _OPTUNAS = _Line(
     owner="Optuna",
-    scripts=Path(storage.__file__).parent / "alembic",
+    scripts=Path(models.__file__).parent / "alembic",
     version_table="alembic_version",
     metadata=models.BaseModel.metadata,
 )
@@ -129,8 +131,7 @@ def _check(connection: Connection, where: str) -> None:
 
 
 def _refuse_newer(line: _Line, version: str | None, where: str) -> None:
-    known = {script.revision for script in _scripts(line).walk_revisions()}
-    if version is not None and version not in known:
+    if version is not None and version not in _revisions(line):
         raise SchemaError(
             f"{where}: the tables of {line.owner} are at version {version}, which this hpo does not know; "
             "install the newer hpo that made them"
@@ -157,10 +158,16 @@ def _create_optunas(connection: Connection) -> None:
             version_info_id=1, schema_version=models.SCHEMA_VERSION, library_version=optuna.__version__
         )
     )
-    _context(connection, _OPTUNAS).stamp(_scripts(_OPTUNAS), "head")
+    from alembic.runtime.migration import MigrationContext
+
+    context = MigrationContext.configure(connection, opts={"version_table": _OPTUNAS.version_table})
+    context.stamp(_scripts(_OPTUNAS), "head")
 
 
 def _migrate(connection: Connection, line: _Line, target: str = "head") -> None:
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+
     scripts = _scripts(line)
     with EnvironmentContext(
         Config(), scripts, fn=lambda revision, _: scripts._upgrade_revs(target, revision)
@@ -181,20 +188,37 @@ def _migrate(connection: Connection, line: _Line, target: str = "head") -> None:
 
 
 def _version(connection: Connection, line: _Line) -> str | None:
-    return _context(connection, line).get_current_revision()
+    if not inspect(connection).has_table(line.version_table):
+        return None
+    return connection.scalar(select(column("version_num")).select_from(table(line.version_table)))
 
 
-def _context(connection: Connection, line: _Line) -> MigrationContext:
-    return MigrationContext.configure(connection, opts={"version_table": line.version_table})
+def _scripts(line: _Line) -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
 
-
-def _scripts(line: _Line) -> ScriptDirectory:
     return ScriptDirectory(str(line.scripts))
 
 
+@functools.cache
+def _revisions(line: _Line) -> dict[str, str | None]:
+    """Each revision and the one before it, as the files say: for alembic, which runs them, every command would wait."""
+    revisions = {}
+    for file in (line.scripts / "versions").glob("*.py"):
+        said = {
+            target.id: ast.literal_eval(statement.value)
+            for statement in ast.parse(file.read_text(encoding="utf-8")).body
+            if isinstance(statement, ast.Assign)
+            for target in statement.targets
+            if isinstance(target, ast.Name) and target.id in ("revision", "down_revision")
+        }
+        if "revision" in said:
+            revisions[said["revision"]] = said["down_revision"]
+    return revisions
+
+
 def _head(line: _Line) -> str:
-    head = _scripts(line).get_current_head()
-    assert head is not None, f"{line.scripts} holds no migrations"
+    revisions = _revisions(line)
+    (head,) = revisions.keys() - revisions.values()
     return head
 
 

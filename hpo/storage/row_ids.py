@@ -5,8 +5,6 @@ PostgreSQL's sequences see to it. SQLite does where a table has AUTOINCREMENT, w
 
 from collections.abc import Iterator, Mapping
 
-from alembic.operations import Operations
-from alembic.runtime.migration import MigrationContext
 from optuna.storages._rdb import models
 from sqlalchemy import Column, Connection, MetaData, Table, func, select, text
 
@@ -44,6 +42,9 @@ def make_ids_last(connection: Connection, table: Table) -> None:
 
     Belongs into a transaction of `engine.begin_change`, when all tables are there.
     """
+    from alembic.operations import Operations  # nothing else needs them, and they take their time to load
+    from alembic.runtime.migration import MigrationContext
+
     used = max(connection.scalar(select(func.max(column))) or 0 for column in _with_ids_of(table))
     query = text("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :name")
     triggers = connection.scalars(query, {"name": table.name}).all()

@@ -8,7 +8,8 @@ records both.
 import ast
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
@@ -22,9 +23,17 @@ def sources() -> list[Path]:
     return sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern))
 
 
-@functools.cache
 def code_digest() -> str:
     """The digest of the code that trains, as it was when this was first asked for; 64 hexadecimal digits."""
+    with _once:
+        return _code_digest()
+
+
+_once = threading.Lock()  # threads that ask at once wait for one answer
+
+
+@functools.cache
+def _code_digest() -> str:
     return digest_of((str(path.relative_to(_PACKAGE)), path.read_text(encoding="utf-8")) for path in sources())
 
 
@@ -33,29 +42,30 @@ def digest_of(files: Iterable[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
     for name, source in files:
         digest.update(f"{name}\n".encode())
-        for part in _outline(ast.parse(source)):
-            digest.update(f"{part}\0".encode())
+        words: list[str] = []
+        _outline(ast.parse(source), words)
+        digest.update("".join(f"{word}\0" for word in words).encode())
     return digest.hexdigest()
 
 
-def _outline(node: object) -> Iterator[str]:
-    """A syntax tree as words. What is empty is left out: later versions of Python know more fields."""
+def _outline(node: object, words: list[str]) -> None:
+    """Add a syntax tree as words. What is empty is left out: later versions of Python know more fields."""
     if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
+        words.append(f"({type(node).__name__}")
         for name, value in ast.iter_fields(node):
             if name == "body":
                 value = _without_docstring(node, value)
             if value is not None and value != []:
-                yield f"{name}="
-                yield from _outline(value)
-        yield ")"
+                words.append(f"{name}=")
+                _outline(value, words)
+        words.append(")")
     elif isinstance(node, list):
-        yield "["
+        words.append("[")
         for item in node:
-            yield from _outline(item)
-        yield "]"
+            _outline(item, words)
+        words.append("]")
     else:
-        yield repr(node)
+        words.append(repr(node))
 
 
 def _without_docstring(node: ast.AST, body: object) -> object:

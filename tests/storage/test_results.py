@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 from hpo.analysis.comparison import compare
 from hpo.errors import SchemaError, StudyNotFound
 from hpo.report.sentences import conclusions_of
-from hpo.report.terminal import comparison_table, study_detail, study_table, trial_detail
+from hpo.report.terminal import study_detail, study_table, trial_detail
+from hpo.report.terminal_comparison import comparison_table
 from hpo.results import queries
 from hpo.results.summary import summary as summary_of
 from hpo.storage import claims, slots, studies
