@@ -7,10 +7,10 @@ slot that is finished but not yet told.
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -225,6 +225,35 @@ def _first_pruned(spec: StudySpec) -> float:
     return first[spec.pruner.name]
 
 
+class _ReadOnce:
+    """A storage that reads a search's trials once, for all questions to its pruner that are asked together."""
+
+    def __init__(self, storage: BaseStorage, row: StudyRow) -> None:
+        self._storage, self._study_id = storage, row.search_study_id
+        self._trials = {trial._trial_id: trial for trial in storage.get_all_trials(self._study_id, deepcopy=False)}
+
+    def trial(self, slot: Slot) -> FrozenTrial:
+        """A slot's trial."""
+        assert slot.trial_id is not None
+        return self._trials[slot.trial_id]
+
+    def get_study_id_from_name(self, name: str) -> int:
+        return self._study_id
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials.values() if states is None or trial.state in states]
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Hyperband's notes, which it reads when it is asked about the next trial."""
+        self._storage.set_trial_system_attr(trial_id, key, value)
+        self._trials[trial_id].system_attrs[key] = value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+
 class Search:
     """A study of hpo as Optuna sees it."""
 
@@ -253,17 +282,32 @@ class Search:
 
     def should_prune(self, slot: Slot, epoch: int) -> bool:
         """Whether the values that a search slot's trial has stored up to an epoch are so poor that it should stop."""
-        if slot.kind != "search" or slot.idx < self.spec.sampler.startup_trials or slot.trial_id is None:
-            return False
-        if epoch < self._first_pruned:  # the pruner would decide the same, but only after reading all trials
-            return False
-        study = self._study(slot)
-        trial = self._storage.get_trial(slot.trial_id)
-        with suppress(
-            UpdateFinishedTrialError
-        ):  # this worker was frozen and another has finished the slot: the lease is lost
-            return self._pruner.prune(optuna.pruners._filter_study(study, trial), trial)
-        return False
+        return bool(self.to_prune([(slot, epoch)]))
+
+    def to_prune(self, reached: Sequence[tuple[Slot, int]]) -> list[Slot]:
+        """Those of the slots, each with the epoch that it has reached, that should stop; the trials are read once."""
+        asked = [slot for slot, epoch in reached if self._may_prune(slot, epoch)]
+        if not asked:
+            return []  # the pruner would decide the same, but only after reading all trials
+        seen = _ReadOnce(self._storage, self.row)
+        study = optuna.load_study(
+            study_name=self.row.name,
+            storage=cast("BaseStorage", seen),
+            sampler=RandomSampler(seed=0),
+            pruner=self._pruner,
+        )
+        poor = []
+        for slot in asked:
+            trial = seen.trial(slot)
+            # Where this worker was frozen and another has finished the slot, the lease is lost.
+            with suppress(UpdateFinishedTrialError):
+                if self._pruner.prune(optuna.pruners._filter_study(study, trial), trial):
+                    poor.append(slot)
+        return poor
+
+    def _may_prune(self, slot: Slot, epoch: int) -> bool:
+        adaptive = slot.kind == "search" and slot.idx >= self.spec.sampler.startup_trials
+        return adaptive and slot.trial_id is not None and epoch >= self._first_pruned
 
     def tell(self, slot: Slot) -> None:
         """Project a finished slot on its Optuna trial: attributes first, then the state; repeatable."""

@@ -12,7 +12,8 @@ from hpo.training.memory import is_out_of_memory
 from hpo.training.population import Population, Task
 from hpo.training.recipe import Recipe
 
-STEPS, TURNS = 6, 3  # a measurement is the fastest of TURNS turns of STEPS steps
+STEPS, TURNS = 6, 3  # a measurement is the fastest of TURNS turns of STEPS steps, or of as many as BRIEF takes
+BRIEF = 0.2  # seconds: what is measured in less is measured more often, and no size is ruled out by a smaller one
 LARGE = 2000  # samples: of larger batches fewer steps are enough
 WORTH = 1.05  # a larger population must be faster by this factor: it also holds more trials, and ends later
 CPU_LANES = (1, 2, 4)
@@ -54,9 +55,9 @@ def choose_lanes(
     """The fewest lanes that are within 5% of the fastest tried; candidates ascend.
 
     Each lane trains on the `samples_to_measure` of the table, with the same hyperparameters. Larger populations are
-    tried until one is slower, would not fit into memory, or is above `most`; `free` is what a CPU's trainings may take,
-    in bytes, None: whatever they need, and `peak` what this process has taken at its most. Nothing that is trained here
-    is kept. Raises torch's error where not even the first fits.
+    tried until one is slower (where a turn is not brief), would not fit into memory, or is above `most`; `free` is
+    what a CPU's trainings may take, in bytes, None: whatever they need, and `peak` what this process has taken at its
+    most. Nothing that is trained here is kept. Raises torch's error where not even the first fits.
     """
     if candidates is None:
         candidates = CUDA_LANES if device.type == "cuda" else CPU_LANES
@@ -71,12 +72,13 @@ def choose_lanes(
             Task(key=lane, params=params, seed=lane, epochs=1, training=table, validation=None) for lane in range(lanes)
         ]
         try:
-            measured[lanes] = _milliseconds(recipe, pool, tasks, batch, device)
+            measured[lanes] = ms = _milliseconds(recipe, pool, tasks, batch, device)
         except (RuntimeError, MemoryError) as error:
             if not measured or not is_out_of_memory(error):
                 raise
             break
-        if len(measured) > 1 and measured[lanes] > WORTH * min(measured.values()):
+        slower = ms > WORTH * min(measured.values())
+        if slower and (device.type == "cuda" or ms * lanes * len(table) / batch > 1000 * BRIEF):
             break
     best = min(measured.values())
     return Size(lanes=next(p for p, ms in measured.items() if ms <= WORTH * best), milliseconds=measured)
@@ -92,8 +94,8 @@ def _milliseconds(recipe: Recipe, pool: Any, tasks: list[Task], batch: int, devi
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     clock = time.perf_counter if device.type == "cuda" else time.process_time  # a core may be shared with others
-    times = []
-    for _ in range(TURNS):
+    times: list[float] = []
+    while len(times) < TURNS or sum(times) < BRIEF:
         begun = clock()
         population.train_epoch()  # ends with the wait for the device
         times.append(clock() - begun)

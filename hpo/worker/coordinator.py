@@ -246,12 +246,16 @@ class Coordinator(threading.Thread):
         self._report([_row(event.claim, event.epoch, event.value) for event in reports])
         logger.debug("stored %d epoch(s)", len(reports))
         newest = {event.claim.token: event for event in reports if event.value is not None}
-        for token, event in newest.items():
-            search = event.claim.search
+        by_study: dict[int, list[_Epoch]] = {}
+        for event in newest.values():
+            by_study.setdefault(event.claim.study.id, []).append(event)
+        for events in by_study.values():
+            search = events[0].claim.search
             with self._aside.guard(search.row), unless_deleted(self._engine, search):
-                if not self.lost(event.claim) and search.should_prune(event.claim.slot, event.epoch):
-                    with self._changed:
-                        self._stopped.add(token)
+                reached = [(event.claim.slot, event.epoch) for event in events if not self.lost(event.claim)]
+                poor = {slot.token for slot in search.to_prune(reached)}
+                with self._changed:
+                    self._stopped.update(event.claim.token for event in events if event.claim.token in poor)
 
     def _end(self, event: _End, ended: dict[int, Search]) -> None:
         """Store an end; may be repeated."""

@@ -696,6 +696,26 @@ def test_no_trial_is_read_before_the_pruner_may_stop_one(sqlite_engine: Engine, 
         assert bool(sent) == (epoch >= first), epoch
 
 
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_several_trials_are_one_question(sqlite_engine: Engine, statements: Watch, pruner: str) -> None:
+    """The lanes of a worker end their epochs together: trials are read once for all, and the answers are the same."""
+    worker = start(sqlite_engine, spec_of(pruner=pruner, trials=20))
+    history(worker, STARTUP)
+    taken = [claim_slot(worker) for _ in range(3)]
+    reached = [(slot, EPOCHS) for slot in taken]
+    for slot, value in zip(taken, (0.0, 0.99, 0.01), strict=True):
+        worker.report(slot, dict.fromkeys(range(1, EPOCHS + 1), value))
+    alone = [slot for slot in taken if worker.search.should_prune(slot, EPOCHS)]
+    with statements(sqlite_engine) as one:
+        worker.search.should_prune(taken[0], EPOCHS)
+    with statements(sqlite_engine) as three:
+        poor = worker.search.to_prune(reached)
+    assert poor == alone
+    assert pruner == "hyperband" or poor == [taken[0], taken[2]]  # hyperband compares within its brackets
+    reads = [sum(statement.startswith("SELECT") for statement, _ in sent) for sent in (one, three)]
+    assert reads[0] == reads[1]
+
+
 def test_hyperband_is_optunas(sqlite_engine: Engine, open_database: Callable[[str], Engine], tmp_path: Path) -> None:
     """Hyperband keeps notes in the trials, so ours and Optuna's own run over two copies of one database."""
     spec = spec_of(pruner="hyperband", trials=40)
