@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from hpo.experiment.model import Model
     from hpo.experiment.page import Section, figure, table
-    from hpo.experiment.recipe import Adam, Inputs, Recipe, Tensors, dropout
+    from hpo.experiment.recipe import SGD, Adam, AdamW, Cosine, Inputs, Recipe, Tensors, dropout
     from hpo.experiment.rows import rows
     from hpo.experiment.run import Diverged, Run
     from hpo.experiment.spaces import Choice, Float, Int
@@ -51,14 +51,17 @@ _HOMES = {
     "experiment.rows": ("rows",),
     "experiment.run": ("Diverged", "Run"),
     "experiment.spaces": ("Choice", "Float", "Int"),
-    "experiment.recipe": ("Adam", "Inputs", "Recipe", "Tensors", "dropout"),
+    "experiment.recipe": ("SGD", "Adam", "AdamW", "Cosine", "Inputs", "Recipe", "Tensors", "dropout"),
 }
 _HOME = {name: f"hpo.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "SGD",
     "Adam",
+    "AdamW",
     "Choice",
     "ComparisonReport",
+    "Cosine",
     "Data",
     "Diverged",
     "Draw",

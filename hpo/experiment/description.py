@@ -21,6 +21,7 @@ class ModelDescription:
     code_digest: str  # of what its training runs
     remarks: tuple[str, ...] = ()  # what a user should look at in its code
     needed: tuple[str, ...] | None = None  # the hyperparameters that a recipe has in every training; None: a function
+    structure: tuple[str, ...] = ()  # those of them that its module is made from
     by_lanes: bool = False  # a process may train several at once
 
 
@@ -58,6 +59,7 @@ class Description:
                         **{
                             **model,
                             "remarks": tuple(model["remarks"]),
+                            "structure": tuple(model["structure"]),
                             "needed": None if model["needed"] is None else tuple(model["needed"]),
                         }
                     )

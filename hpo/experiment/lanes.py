@@ -1,8 +1,8 @@
 """Trainings by recipes side by side in one child process, in the lanes of populations, an epoch of all at a time.
 
-A training joins a population of the same model with equally many items and the same batch size; where the recipe's
-inputs are its own, of the very same training items too, which is so for all trials of a search. What a lane gives does
-not depend on its neighbours.
+A training joins a population of the same model and structure with equally many items and the same batch size; where
+the recipe's inputs are its own, of the very same training items too, which is so for all trials of a search. What a
+lane gives does not depend on its neighbours.
 """
 
 import time
@@ -65,7 +65,8 @@ class LaneServer:
             recipe, run = ordered.model.train, ordered.run
             assert isinstance(recipe, Recipe)  # the description says so
             same_items = () if recipe.inputs is Tensors else (values["draw_seed"], values["fold"], values["folds"])
-            shared = (values["model"], len(run.training), batch_size(recipe, run.params), *same_items)
+            structure = tuple(run.params[name] for name in recipe.structure)
+            shared = (values["model"], structure, len(run.training), batch_size(recipe, run.params), *same_items)
             if shared not in self._populations:
                 self._populations = {key: one for key, one in self._populations.items() if one.busy}
                 self._populations[shared] = population_of(recipe, run, self.width)

@@ -1,6 +1,6 @@
 """A model of an experiment: its search space, its reference configuration, and how it is trained."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class Model:
 
     def __post_init__(self) -> None:
         if isinstance(self.train, Recipe):
-            check_recipe_space(self.parsed_space, self.train.names)
+            check_recipe_space(self.parsed_space, self.train.names, self.train.structure)
             if self.predict is not None:
                 raise ExperimentError("predict: a recipe says by its outputs what is measured; leave predict out")
         elif not callable(self.train):
@@ -61,8 +61,11 @@ class Model:
         return Space.of(self.space)
 
 
-def check_recipe_space(space: Space, needed: Iterable[str]) -> None:
-    """ExperimentError where a recipe lacks a hyperparameter that it needs in every training, or has one with texts."""
+def check_recipe_space(space: Space, needed: Iterable[str], structure: Collection[str] = ()) -> None:
+    """ExperimentError where a recipe lacks a hyperparameter that it needs in every training, or has one with texts.
+
+    Those that its module's structure is made from may be texts.
+    """
     for name in needed:
         if name not in space.parameters and name not in space.constants:
             raise ExperimentError(
@@ -75,7 +78,8 @@ def check_recipe_space(space: Space, needed: Iterable[str]) -> None:
             )
     for name, entry in {**space.parameters, **space.constants}.items():
         values = entry.values if isinstance(entry, Choice) else [entry]
-        if any(isinstance(value, str) for value in values):
+        if name not in structure and any(isinstance(value, str) for value in values):
             raise ExperimentError(
-                f"a recipe's hyperparameters are numbers, but {name!r} has texts; train by a function"
+                f"a recipe's hyperparameters are numbers, but {name!r} has texts; name it in `structure` if the module "
+                "is made from it, or train by a function"
             )

@@ -142,8 +142,8 @@ def _describe(model: Model, code: str) -> ModelDescription:
     if isinstance(model.train, Recipe):
         from hpo.experiment.recipes import needed_by
 
-        needed = needed_by(model.train)
-        check_recipe_space(model.parsed_space, needed)
+        needed = needed_by(model.train, {**model.parsed_space.constants, **model.reference})
+        check_recipe_space(model.parsed_space, needed, model.train.structure)
     seeds = [f"a seed is fixed in the code ({place})" for place in fixed_seeds(*model.code)]
     return ModelDescription(
         space=model.parsed_space.to_plain(),
@@ -154,6 +154,7 @@ def _describe(model: Model, code: str) -> ModelDescription:
         code_digest=code,
         remarks=tuple(seeds),
         needed=needed,
+        structure=model.train.structure if isinstance(model.train, Recipe) else (),
         by_lanes=needed is not None and not model.new_process,
     )
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hpo.errors import ExperimentError
 from hpo.experiment.items import Items
@@ -29,8 +28,11 @@ class RecipePredictor:
     def __call__(self, x: Any) -> Any:
         """Outputs (n, ...) for the features of n items, on the device."""
         items = Items(x)
-        inputs = self._population.inputs_of(items)
-        return self._population.predict(self._population.parameters[self._lane], items, inputs).outputs
+        population, lane = self._population, self._lane
+        buffers = {name: values[lane] for name, values in population.buffers.items()}
+        return population.predict(
+            population.parameters[lane], items, population.inputs_of(items), buffers=buffers
+        ).outputs
 
 
 class RecipeTraining:
@@ -40,8 +42,8 @@ class RecipeTraining:
         self._population, self._lane, self._task = population, lane, task_of(run)
         population.start(lane, self._task)
 
-    def state_dict(self) -> dict[str, int | Tensor]:
-        """Epochs trained, and parameters and both of Adam's moments (k,)."""
+    def state_dict(self) -> dict[str, Any]:
+        """Epochs trained, parameters and the optimizer's moments (k,), the module's buffers by name."""
         return dict(vars(self._population.state(self._lane)))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -83,18 +85,22 @@ def population_of(recipe: Recipe, run: Run, lanes: int) -> Population:
     """A population for trainings on equally many items as this one's, with its batch size."""
     torch.set_num_threads(run.threads)
     batch = batch_size(recipe, run.params)
+    recipe = recipe.built(run.params)
     return Population(recipe, lanes, run.training, samples=len(run.training), batch=batch, device=run.device)
 
 
 def task_of(run: Run) -> Task:
     """A population's task for a training; its validation items are measured elsewhere."""
-    params = {name: float(value) for name, value in run.params.items()}
+    params = {name: float(value) for name, value in run.params.items() if not isinstance(value, str)}
     return Task(key=0, params=params, seed=run.seed, epochs=run.max_epochs, training=run.training, validation=None)
 
 
-def needed_by(recipe: Recipe) -> tuple[str, ...]:
-    """The hyperparameters that it needs in every training; ExperimentError where its module has no lanes."""
-    module = recipe.module()
+def needed_by(recipe: Recipe, params: Mapping[str, Value]) -> tuple[str, ...]:
+    """The hyperparameters that it needs in every training; ExperimentError where its module has no lanes.
+
+    `params` are a configuration that says the module's structure.
+    """
+    module = recipe.built(params).module()
     try:
         twin_of(module)
     except CannotStack as error:

@@ -52,7 +52,7 @@ def spec_from(description: Description, tree: Mapping[str, Any], where: str) -> 
         raise SpecError(f"{where}: {explain(error, StudySpec)}") from error
     if described.needed is not None:
         try:
-            check_recipe_space(spec.parsed_space, described.needed)
+            check_recipe_space(spec.parsed_space, described.needed, described.structure)
         except ExperimentError as error:
             raise SpecError(f"{where}: space: {error}") from error
     _agrees(spec, tree, where)

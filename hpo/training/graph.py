@@ -4,7 +4,7 @@ Shapes: P lanes, B items of a batch, T steps of an epoch; "..." are a table's fu
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +39,7 @@ class Steps:
     index: Tensor  # (T, P, B, ...) what of the inputs the items are
     columns: LossColumns  # each (T, P, B, ...)
     keys: Tensor  # (T, P) of the dropout masks
-    rate: Tensor  # (T, P) Adam's, with its bias corrections
-    eps: Tensor  # (T, P)
+    optimizer: Mapping[str, Tensor]  # each (T, P), of `optimizers.numbers_of_steps`
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Steps":
         """Each tensor changed."""
@@ -48,13 +47,13 @@ class Steps:
             index=change(self.index),
             columns={name: change(values) for name, values in self.columns.items()},
             keys=change(self.keys),
-            rate=change(self.rate),
-            eps=change(self.eps),
+            optimizer={name: change(values) for name, values in self.optimizer.items()},
         )
 
     def tensors(self) -> Iterator[Tensor]:
         """All of them, in one order."""
-        yield from (self.index, self.keys, self.rate, self.eps)
+        yield from (self.index, self.keys)
+        yield from (self.optimizer[name] for name in sorted(self.optimizer))
         yield from (self.columns[name] for name in sorted(self.columns))
 
 
@@ -63,13 +62,13 @@ class Constants:
     """What is the same in all steps of an epoch."""
 
     hyper: Hyper  # (P,) by name, in the precision of the population
-    decay: Tensor | None  # (P,)
+    optimizer: Mapping[str, Tensor]  # each (P,), of `optimizers.numbers_of_training`
     thresholds: Thresholds | None  # of a whole batch's masks; None: there is no dropout
 
     def tensors(self) -> Iterator[Tensor]:
         """All of them, in one order."""
         yield from (self.hyper[name] for name in sorted(self.hyper))
-        yield from () if self.decay is None else (self.decay,)
+        yield from (self.optimizer[name] for name in sorted(self.optimizer))
         yield from self.thresholds or ()
 
 
@@ -134,7 +133,7 @@ def _copy(constants: Constants) -> Constants:
     thresholds = constants.thresholds
     return Constants(
         hyper={name: values.clone() for name, values in constants.hyper.items()},
-        decay=None if constants.decay is None else constants.decay.clone(),
+        optimizer={name: values.clone() for name, values in constants.optimizer.items()},
         thresholds=None if thresholds is None else Thresholds(*(values.clone() for values in thresholds)),
     )
 
@@ -155,7 +154,7 @@ def widened(steps: Steps, constants: Constants, lanes: int) -> tuple[Steps, Cons
     thresholds = constants.thresholds
     return steps.map(lambda values: more(values, 1)), Constants(
         hyper={name: more(values, 0) for name, values in constants.hyper.items()},
-        decay=None if constants.decay is None else more(constants.decay, 0),
+        optimizer={name: more(values, 0) for name, values in constants.optimizer.items()},
         thresholds=None if thresholds is None else Thresholds(*(more(values, 0) for values in thresholds)),
     )
 

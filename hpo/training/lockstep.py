@@ -8,12 +8,12 @@ Shapes: P lanes, B items of a batch, S items of an epoch, T steps of an epoch, n
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from hpo.training import dropout, graph, streams
+from hpo.training import dropout, graph, optimizers, streams
 from hpo.training.graph import Constants, StepGraph, Steps
 from hpo.training.kernels import selection
 from hpo.training.mapped import twin_of
@@ -23,28 +23,36 @@ from hpo.training.stacked import read_windows
 
 logger = logging.getLogger(__name__)
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's (Kingma, Ba, ICLR 2015), as torch.optim.Adam has them
-
 
 class Layout:
-    """Where a plain module's parameters lie in a flat buffer (P, n)."""
+    """Where a plain module's parameters lie in a flat tensor (P, n), and what its buffers are."""
 
     def __init__(self, plain: nn.Module) -> None:
         self.shapes = {name: p.shape for name, p in plain.named_parameters()}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
+        self._buffers = {name: (buffer.shape, buffer.dtype) for name, buffer in plain.named_buffers()}
+
+    def buffers(self, lanes: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Tensors (P, ...) for the buffers of so many lanes, by name, all zero."""
+        return {
+            name: torch.zeros(lanes, *shape, device=device, dtype=dtype if kind.is_floating_point else kind)
+            for name, (shape, kind) in self._buffers.items()
+        }
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a flat buffer (P, n) by parameter name, each with P in front."""
+        """Views of a flat tensor (P, n) by parameter name, each with P in front."""
         parts = torch.split(flat, self.sizes, dim=1)
         return {
             name: part.view(len(flat), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def bind(self, twin: nn.Module, flat: Tensor) -> None:
-        """Make a stacked twin read its parameters from a flat buffer (P, n)."""
+    def bind(self, twin: nn.Module, flat: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Make a twin read its parameters from a flat tensor (P, n), and its buffers from tensors (P, ...) by name."""
         values = self.views(flat)
         for name, parameter in twin.named_parameters():
             parameter.data = values[name]
+        for name, buffer in twin.named_buffers():
+            buffer.data = buffers[name]
 
 
 class Lockstep:
@@ -67,7 +75,8 @@ class Lockstep:
         self.batch, self.device, self.dtype = batch, device, dtype
         self.twin = twin_of(plain, windows=inputs.windows is not None).to(device, dtype)
         read_windows(self.twin, inputs.windows)
-        self._buffers = [torch.zeros(self.width, sum(self.layout.sizes), device=device, dtype=dtype) for _ in range(4)]
+        self._rows = [torch.zeros(self.width, sum(self.layout.sizes), device=device, dtype=dtype) for _ in range(4)]
+        self._buffer_rows = self.layout.buffers(self.width, device, dtype)
         self._mask_counters = streams.mask_counters(dropout.decisions(plain, batch), device)
         self._dropouts = dropout.dropouts(self.twin)
         self._leaves = list(self.twin.parameters())
@@ -77,18 +86,21 @@ class Lockstep:
         self._use(width)
 
     def _use(self, lanes: int) -> None:
-        """Use the first `lanes` rows of the buffers."""
-        self.parameters, self.gradient, self.first, self.second = (buffer[:lanes] for buffer in self._buffers)
-        self.layout.bind(self.twin, self.parameters)
+        """Use the first `lanes` rows."""
+        self.parameters, self.gradient, self.first, self.second = (rows[:lanes] for rows in self._rows)
+        self.buffers = {name: rows[:lanes] for name, rows in self._buffer_rows.items()}
+        self.layout.bind(self.twin, self.parameters, self.buffers)
         self._gradients = list(self.layout.views(self.gradient).values())
 
-    def load(self, parameters: Tensor, first: Tensor, second: Tensor) -> None:
-        """Take P <= width lanes: parameters and both moments (P, n), copied."""
+    def load(self, parameters: Tensor, first: Tensor, second: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Take P <= width lanes: parameters and both moments (P, n), buffers (P, ...), copied."""
         if len(parameters) != len(self.parameters):
             self._use(len(parameters))
         self.parameters.copy_(parameters)
         self.first.copy_(first)
         self.second.copy_(second)
+        for name, values in self.buffers.items():
+            values.copy_(buffers[name])
 
     def epoch(
         self,
@@ -96,19 +108,20 @@ class Lockstep:
         columns: LossColumns,
         hyper: Hyper,
         steps: Tensor,
+        total: Tensor,
         dropout_keys: Tensor,
         stop: Callable[[], bool],
     ) -> Tensor | None:
         """Train all lanes on their items in the order given; None where `stop` returned true before a step.
 
-        index and columns (P, S, ...), hyper (P,) float64 by name, steps (P,) that each lane has completed, dropout_keys
-        (P,). The last batch has the items that are left over. Returns the means over the epoch's items of the loss
-        that is shown and of the objective (2, P).
+        index and columns (P, S, ...), hyper (P,) float64 by name, steps (P,) that each lane has completed, and of how
+        many in all (P,), dropout_keys (P,). The last batch has the items that are left over. Returns the means over the
+        epoch's items of the loss that is shown and of the objective (2, P).
         """
         count = -(-index.shape[1] // self.batch)
         steps_TP = steps + torch.arange(count, device=steps.device)[:, None]
-        adam = self.recipe.optimizer
-        rate_TP, eps_TP = self._corrections(hyper[adam.rate], steps_TP + 1)
+        optimizer = self.recipe.optimizer
+        of_steps = optimizers.numbers_of_steps(optimizer, hyper, steps_TP, total, self.dtype)
         rounded = {name: values.to(self.dtype) for name, values in hyper.items()}
         keys_TP = streams.step_keys(dropout_keys, steps_TP)
         shares_T = self._shares(index, count)
@@ -131,12 +144,11 @@ class Lockstep:
                     index=of(index),
                     columns={name: of(values) for name, values in columns.items()},
                     keys=keys_TP[part],
-                    rate=rate_TP[part],
-                    eps=eps_TP[part],
+                    optimizer={name: values[part] for name, values in of_steps.items()},
                 ),
                 Constants(
                     hyper=rounded,
-                    decay=None if adam.decay is None else rounded[adam.decay],
+                    optimizer=optimizers.numbers_of_training(optimizer, rounded, rounded[optimizer.rate]),
                     thresholds=self._thresholds(hyper, size),
                 ),
                 stop,
@@ -165,7 +177,7 @@ class Lockstep:
         out = self.twin(self.inputs.batch(now.index))
         shown, objective = self.recipe.loss(out, now.columns, constants.hyper)
         gradients = torch.autograd.grad(objective.sum(), self._leaves)
-        self._adam(gradients, now.rate, now.eps, constants.decay)
+        self._update(gradients, now, constants)
         return torch.stack([shown, objective]).detach()
 
     def _graph(self, steps: Steps, constants: Constants) -> StepGraph | None:
@@ -191,13 +203,14 @@ class Lockstep:
 
     def _captured(self, width: int, steps: Steps, constants: Constants) -> StepGraph:
         """The graph of steps of so many lanes; what the lanes hold is as before."""
-        lanes, kept = len(self.parameters), [buffer[:width].clone() for buffer in self._buffers]
+        lanes, rows = len(self.parameters), [*self._rows, *self._buffer_rows.values()]
+        kept = [values[:width].clone() for values in rows]
         self._use(width)
         try:
             return StepGraph(self._step, *graph.widened(steps, constants, width), self._pool)
         finally:
-            for buffer, values in zip(self._buffers, kept, strict=True):
-                buffer[:width].copy_(values)
+            for values, before in zip(rows, kept, strict=True):
+                values[:width].copy_(before)
             self._use(lanes)
 
     def _thresholds(self, hyper: Hyper, items: int) -> streams.Thresholds | None:
@@ -232,27 +245,14 @@ class Lockstep:
             shares[-1:].fill_(rest * count / samples)
         return shares
 
-    def _corrections(self, learning_rate: Tensor, steps_TP: Tensor) -> tuple[Tensor, Tensor]:
-        """Adam's rate and epsilon (T, P) with both bias corrections taken in.
-
-        lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps), with root = sqrt(1 - b2^t), is
-        lr * root / (1 - b1^t) * m / (sqrt(v) + eps * root). In float64: in float32 they cost 1e-5 after 200 steps.
-        """
-        steps = steps_TP.to(torch.float64)
-        root = (1 - BETA2**steps).sqrt()
-        rate = learning_rate * root / (1 - BETA1**steps)
-        return rate.to(self.dtype), (EPS * root).to(self.dtype)
-
     @torch.no_grad()
-    def _adam(self, gradients: tuple[Tensor, ...], rate: Tensor, eps: Tensor, decay: Tensor | None) -> None:
-        """Adam with coupled weight decay, each lane with its own rate, epsilon and decay (P,)."""
-        if fast := selection.for_device(self.device, self.dtype):
-            torch.cat([values.reshape(len(rate), -1) for values in gradients], 1, out=self.gradient)
-            fast.adam(self.parameters, self.gradient, self.first, self.second, rate, eps, decay)
-            return
-        torch._foreach_copy_(self._gradients, gradients)
-        gradient = self.gradient if decay is None else self.gradient.addcmul_(self.parameters, decay[:, None])
-        self.first.lerp_(gradient, 1 - BETA1)
-        self.second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        size = torch.sqrt(self.second, out=gradient).add_(eps[:, None])
-        self.parameters.addcmul_(torch.div(self.first, size, out=size), rate[:, None], value=-1)
+    def _update(self, gradients: tuple[Tensor, ...], now: Steps, constants: Constants) -> None:
+        """Change the parameters by the gradients of a step."""
+        if selection.for_device(self.device, self.dtype):
+            torch.cat([values.reshape(len(self.parameters), -1) for values in gradients], 1, out=self.gradient)
+        else:
+            torch._foreach_copy_(self._gradients, gradients)
+        trained = optimizers.Trained(
+            parameters=self.parameters, gradient=self.gradient, first=self.first, second=self.second
+        )
+        optimizers.update(self.recipe.optimizer, trained, now.optimizer, constants.optimizer)

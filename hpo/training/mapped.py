@@ -32,8 +32,8 @@ _RANDOM = (
 def twin_of(plain: nn.Module, *, windows: bool = False) -> nn.Module:
     """A module of P lanes with the plain one's parameter names: of stacked layers, else mapped.
 
-    Raises CannotStack for one that has neither: with buffers, which would be a lane's state, or with layers that draw
-    random numbers of their own; and for one without a stacked twin that was to read windows.
+    Raises CannotStack for one that has neither, with layers that draw random numbers of their own, and for one without
+    a stacked twin that was to read windows.
     """
     try:
         return stack(plain, windows=windows)
@@ -52,13 +52,14 @@ class MappedTwin(nn.Module):
             where = f"{type(layer).__name__} ({name or 'the module'})"
             if isinstance(layer, _RANDOM) and getattr(layer, "p", 1) != 0:
                 raise CannotStack(f"{where} draws random numbers that all lanes would share: use hpo.dropout")
-            if next(layer.buffers(recurse=False), None) is not None:
-                raise CannotStack(f"{where} keeps numbers beside its parameters, as no lane does: train by a function")
-        self.lanes = copy.deepcopy(plain)  # its parameters are those of P lanes, under the same names
+        self.lanes = copy.deepcopy(plain)  # its parameters and buffers are those of P lanes, under the same names
         new = {id(one): nn.Parameter(one.detach()[None].clone()) for one in plain.parameters()}
         for name, parameter in plain.named_parameters(remove_duplicate=False):  # what is tied stays so
             owner, _, attribute = name.rpartition(".")
             setattr(self.lanes.get_submodule(owner), attribute, new[id(parameter)])
+        for name, buffer in plain.named_buffers():
+            owner, _, attribute = name.rpartition(".")
+            setattr(self.lanes.get_submodule(owner), attribute, buffer.detach()[None].clone())
         # Not a child: the module whose forward is run, and the dropout layers that it asks for masks.
         self._single = (copy.deepcopy(plain),)
 
@@ -66,22 +67,27 @@ class MappedTwin(nn.Module):
         """Under the plain module's names."""
         return self.lanes.named_parameters(*words, **options)
 
+    def named_buffers(self, *words: Any, **options: Any) -> Any:
+        """Under the plain module's names; a forward in training changes them in place, as BatchNorm's do."""
+        return self.lanes.named_buffers(*words, **options)
+
     def forward(self, x: Any) -> Any:
         """One lane alone is run as it is, so that what cannot be mapped can be trained all the same."""
         single = self._single[0].train(self.training)
         masks = [layer.mask for layer in dropouts(self.lanes)] if self.training else []
         layers = dropouts(single)[: len(masks)]
 
-        def run(parameters: dict[str, Tensor], masks: list[Tensor | None], x: Any) -> Any:
+        def run(state: dict[str, Tensor], masks: list[Tensor | None], x: Any) -> Any:
             for layer, mask in zip(layers, masks, strict=True):
                 layer.mask = mask
             try:
-                return functional_call(single, parameters, (x,))
+                return functional_call(single, state, (x,))
             finally:
                 for layer in layers:
                     layer.mask = None
 
-        arguments: tuple[Any, ...] = (dict(self.lanes.named_parameters()), masks, x)
+        state = dict([*self.lanes.named_parameters(), *self.lanes.named_buffers()])
+        arguments: tuple[Any, ...] = (state, masks, x)
         if len(x) > 1:
             with sdpa_kernel(SDPBackend.MATH):  # the only attention that vmap knows
                 return vmap(run)(*arguments)
@@ -95,8 +101,8 @@ class MappedTwin(nn.Module):
 
 
 def module_initialisation(make: Callable[[], nn.Module], seed: int) -> dict[str, Tensor]:
-    """The parameters of a new module by name, drawn by its own code from a seed; torch's generator is as it was."""
+    """Parameters and buffers of a new module, drawn by its own code from a seed; torch's generator is as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.key(seed, "init"))
         module = make()
-    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return {name: values.detach() for name, values in (*module.named_parameters(), *module.named_buffers())}

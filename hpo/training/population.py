@@ -52,6 +52,7 @@ class LaneState:
     parameters: Tensor  # (n,)
     first_moment: Tensor  # (n,)
     second_moment: Tensor  # (n,)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # the module's, as BatchNorm's running statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,7 @@ class Population:
         self.parameters, self.first, self.second = (
             torch.zeros(lanes, n, device=self.device, dtype=dtype) for _ in range(3)
         )
+        self.buffers = self.layout.buffers(lanes, self.device, self.dtype)
         self._hyper: dict[str, Tensor] = {}  # (P,) by name
         self._order_key, self._dropout_key = (
             torch.zeros(lanes, dtype=torch.int64, device=self.device) for _ in range(2)
@@ -205,10 +207,13 @@ class Population:
                 parameters=start,
                 first_moment=torch.zeros_like(start),
                 second_moment=torch.zeros_like(start),
+                buffers={name: values[name] for name in self.buffers},
             )
         self.parameters[lane], self.first[lane], self.second[lane] = (
             t.to(self.device, self.dtype) for t in (state.parameters, state.first_moment, state.second_moment)
         )
+        for name, of_lanes in self.buffers.items():
+            of_lanes[lane] = state.buffers[name].to(self.device)
         for name in task.params.keys() - self._hyper.keys():
             self._hyper[name] = torch.zeros(self.lanes, dtype=torch.float64, device=self.device)
         for name, values_P in self._hyper.items():
@@ -250,6 +255,7 @@ class Population:
             parameters=self.parameters[lane].cpu().clone(),
             first_moment=self.first[lane].cpu().clone(),
             second_moment=self.second[lane].cpu().clone(),
+            buffers={name: values[lane].cpu().clone() for name, values in self.buffers.items()},
         )
 
     # -- training ------------------------------------------------------------------------------------------
@@ -304,29 +310,39 @@ class Population:
         """One epoch of these lanes, and their validation; (2 + metrics, P) on the CPU, the one wait for the device."""
         if self._lockstep is None or self._lockstep.width < len(group):
             self._lockstep = self._program(len(group))
-        at = torch.tensor([group, [self._at(lane).epoch for lane in group]]).to(self.device)  # one copy to the device
-        lanes, epochs = at.unbind()
+        tasks = [self._at(lane) for lane in group]
+        at = torch.tensor([group, [at.epoch for at in tasks], [at.task.epochs for at in tasks]])
+        lanes, epochs, whole = at.to(self.device).unbind()  # one copy to the device
         order = streams.permutations(streams.step_keys(self._order_key[lanes], epochs), self._sample_counters)
         assert self._tables is not None  # a lane has started
         ordered = self._tables.map(lambda values: values[lanes[:, None], order])
-        self._lockstep.load(self.parameters[lanes], self.first[lanes], self.second[lanes])
+        self._lockstep.load(
+            self.parameters[lanes],
+            self.first[lanes],
+            self.second[lanes],
+            {name: values[lanes] for name, values in self.buffers.items()},
+        )
+        steps_an_epoch = math.ceil(self.samples / self.batch)
         means = self._lockstep.epoch(
             ordered.index,
             ordered.columns,
             {name: values[lanes] for name, values in self._hyper.items()},
-            epochs * math.ceil(self.samples / self.batch),
+            epochs * steps_an_epoch,
+            whole * steps_an_epoch,
             self._dropout_key[lanes],
             stop,
         )
         if means is None:
             return None
-        numbers = torch.cat([means, self._validate(group, self._lockstep.parameters)]).cpu()
-        for kept, new in zip(
-            (self.parameters, self.first, self.second),
-            (self._lockstep.parameters, self._lockstep.first, self._lockstep.second),
-            strict=True,
-        ):
-            kept[lanes] = new
+        trained = self._lockstep
+        numbers = torch.cat([means, self._validate(group, trained.parameters, trained.buffers)]).cpu()
+        self.parameters[lanes], self.first[lanes], self.second[lanes] = (
+            trained.parameters,
+            trained.first,
+            trained.second,
+        )
+        for name, values in self.buffers.items():
+            values[lanes] = trained.buffers[name]
         return numbers
 
     def _program(self, width: int) -> Lockstep:
@@ -361,11 +377,19 @@ class Population:
         return self.recipe.inputs(pool).to(self.device, self.dtype)
 
     @torch.no_grad()
-    def predict(self, parameters: Tensor, items: Any, inputs: Inputs | None = None) -> Prediction:
-        """What a lane's parameters (n,) give for items, of the population's inputs or of those of another pool."""
+    def predict(
+        self,
+        parameters: Tensor,
+        items: Any,
+        inputs: Inputs | None = None,
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> Prediction:
+        """What a lane's parameters (n,) and buffers give for items, of the population's inputs or another pool's."""
         inputs = inputs or self.inputs
         table = self._table(items, inputs, with_columns=bool(self.metrics)).map(lambda values: values[None])
-        outputs, scores = self._evaluate(parameters.to(self.device)[None], inputs, table)
+        of_lane = {name: values.to(self.device)[None] for name, values in (buffers or {}).items()}
+        outputs, scores = self._evaluate(parameters.to(self.device)[None], of_lane, inputs, table)
         return Prediction(
             outputs=_mapped(outputs, lambda values: values[0]),
             scores={name: values[0] for name, values in scores.items()},
@@ -373,18 +397,21 @@ class Population:
 
     def validate(self, lane: int) -> dict[str, float]:
         """A busy lane's validation metrics, as its last epoch's report has them, evaluated again."""
-        values = self._validate([lane], self.parameters[lane : lane + 1])[:, 0].tolist()
+        one = slice(lane, lane + 1)
+        buffers = {name: values[one] for name, values in self.buffers.items()}
+        values = self._validate([lane], self.parameters[one], buffers)[:, 0].tolist()
         return dict(zip(self.metrics, values, strict=True))
 
     @torch.no_grad()
     def evaluate_training(self) -> None:
         """Evaluate training items of all lanes as validation items are after an epoch: it takes as much memory."""
         assert self._tables is not None  # a lane has started
-        self._evaluate(self.parameters, self.inputs, self._tables.map(lambda values: values[:, :EVALUATION_CHUNK]))
+        items = self._tables.map(lambda values: values[:, :EVALUATION_CHUNK])
+        self._evaluate(self.parameters, self.buffers, self.inputs, items)
 
     @torch.no_grad()
-    def _validate(self, group: list[int], parameters: Tensor) -> Tensor:
-        """Validation metrics (metrics, P) of lanes with these parameters (P, n); NaN where there are no items.
+    def _validate(self, group: list[int], parameters: Tensor, buffers: Mapping[str, Tensor]) -> Tensor:
+        """Validation metrics (metrics, P) of lanes with these parameters (P, n), buffers; NaN where there are no items.
 
         Lanes whose tables are equally long are evaluated in one pass.
         """
@@ -393,13 +420,19 @@ class Population:
         for length in set(lengths.values()) if self.metrics else ():
             rows = [at for at, have in lengths.items() if have == length]
             table = Table.stacked([self._validation[group[at]] for at in rows])
-            _, scores = self._evaluate(parameters if len(rows) == len(group) else parameters[rows], self.inputs, table)
+            if len(rows) < len(group):
+                of_rows = parameters[rows], {name: values[rows] for name, values in buffers.items()}
+            else:
+                of_rows = parameters, dict(buffers)
+            _, scores = self._evaluate(*of_rows, self.inputs, table)
             result[:, rows] = torch.stack(list(scores.values())).to(torch.float64).mean(-1)
         return result
 
-    def _evaluate(self, parameters: Tensor, inputs: Inputs, table: Table) -> tuple[Any, dict[str, Tensor]]:
-        """Outputs (P, E, ...) and the metrics of every item (P, E), under parameters (P, n)."""
-        self.layout.bind(self._evaluator, parameters)
+    def _evaluate(
+        self, parameters: Tensor, buffers: Mapping[str, Tensor], inputs: Inputs, table: Table
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Outputs (P, E, ...) and the metrics of every item (P, E), under parameters (P, n) and buffers (P, ...)."""
+        self.layout.bind(self._evaluator, parameters, buffers)
         read_windows(self._evaluator, inputs.windows)
         outputs, scores = [], []
         size = max(1, min(EVALUATION_CHUNK, EVALUATION_ITEMS // len(parameters)))

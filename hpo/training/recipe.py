@@ -5,9 +5,10 @@ Loads no torch, so that a user's file can be imported without it.
 Shapes: P lanes, B items of a batch, S items of a table; "..." is nothing, or P lanes.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 LossColumns = Mapping[str, "Tensor"]  # by name, each (P, B, ...)
 Hyper = Mapping[str, "Tensor"]  # by name, each (P,); 0 in a lane where it is not active
+Schedule = Callable[["Tensor", Hyper], "Tensor"]  # of the share of the steps that is done (T, P), from 0 to below 1
 TrainingLoss = Callable[[Any, LossColumns, Hyper], tuple["Tensor", "Tensor"]]
 
 
@@ -88,36 +90,89 @@ def dropout(features: int, *, rate: str = "dropout") -> "nn.Module":
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam:
-    """Adam with coupled weight decay, as `torch.optim.Adam`: the hyperparameters that each lane has its own of."""
+class Optimizer:
+    """What all optimizers have: which hyperparameters, of which each lane has its own value, they take."""
 
     rate: str = "learning_rate"
     decay: str | None = "weight_decay"  # None: there is none
+    clip: str | float | None = None  # the largest norm of a step's gradient: a hyperparameter or a number
+    schedule: "Schedule | None" = None  # what the learning rate is multiplied with, step by step
 
     @property
     def names(self) -> tuple[str, ...]:
         """The hyperparameters that it needs."""
-        return (self.rate,) if self.decay is None else (self.rate, self.decay)
+        named = (self.rate, self.decay, self.clip, *getattr(self.schedule, "names", ()))
+        return tuple(name for name in named if isinstance(name, str))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Adam with coupled weight decay, as `torch.optim.Adam` (Kingma, Ba, ICLR 2015)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay, as `torch.optim.AdamW` (Loshchilov, Hutter, ICLR 2019)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, as `torch.optim.SGD`; momentum is a hyperparameter or a number."""
+
+    momentum: str | float = 0.0
+    nesterov: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hyperparameters that it needs."""
+        return (*super().names, *((self.momentum,) if isinstance(self.momentum, str) else ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """The learning rate rises linearly over a first share of the steps, then falls as a half cosine.
+
+    To zero, or to a share of its height (Loshchilov, Hutter, ICLR 2017). Both are a hyperparameter or a number.
+    """
+
+    warmup: str | float = 0.0
+    floor: str | float = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hyperparameters that it needs."""
+        return tuple(name for name in (self.warmup, self.floor) if isinstance(name, str))
+
+    def __call__(self, done: "Tensor", hyper: Hyper) -> "Tensor":
+        """What the rate is multiplied with, of the share of the steps that is done."""
+        import torch
+
+        warmup, floor = (hyper[x] if isinstance(x, str) else done.new_tensor(x) for x in (self.warmup, self.floor))
+        falling = ((done - warmup) / (1 - warmup).clamp(min=1e-9)).clamp(0, 1)
+        height = floor + (1 - floor) * (1 + torch.cos(torch.pi * falling)) / 2
+        return torch.where(done < warmup, done / warmup.clamp(min=1e-9), height)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained, for one lane and for many.
 
-    `module()` is a new network whose `forward` counts dimensions from the right. `inputs(pool)` are what it reads,
-    `columns(table)` what the loss needs of each item of a table (S, ...), made once at the draw. A user's recipe gets
-    the items of its training, or those to be predicted, for pool and table alike.
+    `module()` is a new network whose `forward` counts dimensions from the right; where `structure` names
+    hyperparameters it is given their values by name, and trainings with the same ones are lanes of one population.
+    `inputs(pool)` are what it reads, `columns(table)` what the loss needs of each item of a table (S, ...), made once
+    at the draw. A user's recipe gets the items of its training, or those to be predicted, for pool and table alike.
     `loss(out, columns, hyper)` is (P,) twice: the loss that is shown, and the objective whose gradient is followed.
     `outputs(out)` is what is measured of items: a tensor (P, B, ...), or several by name.
     """
 
-    module: Callable[[], "nn.Module"]
+    module: Callable[..., "nn.Module"]
     inputs: Callable[[Any], Inputs]
     columns: Callable[[Any], Mapping[str, Any]]
     loss: TrainingLoss
     outputs: Callable[[Any], Any]
     batch: str | int = "batch_size"  # items a step: a number, or the constant of the space that says it
-    optimizer: Adam = Adam()
+    optimizer: Optimizer = Adam()
+    structure: tuple[str, ...] = ()  # hyperparameters that the module is made from
 
     @property
     def parts(self) -> tuple[Any, ...]:
@@ -127,4 +182,10 @@ class Recipe:
     @property
     def names(self) -> tuple[str, ...]:
         """The hyperparameters that it needs, beside those of the module's dropout and of the loss."""
-        return (*self.optimizer.names, self.batch) if isinstance(self.batch, str) else self.optimizer.names
+        batch = (self.batch,) if isinstance(self.batch, str) else ()
+        return (*self.optimizer.names, *batch, *self.structure)
+
+    def built(self, params: Mapping[str, Any]) -> "Recipe":
+        """The same for trainings whose structure is that of these hyperparameters."""
+        values = {name: params[name] for name in self.structure}
+        return replace(self, module=functools.partial(self.module, **values), structure=())

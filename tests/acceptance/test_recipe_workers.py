@@ -31,6 +31,11 @@ from torch.nn import functional as F
 def network():
     return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), hpo.dropout(32), nn.Linear(32, 10))
 
+def normed(width, activation):
+    return nn.Sequential(
+        nn.Linear(64, width), nn.BatchNorm1d(width), getattr(nn, activation)(), hpo.dropout(width), nn.Linear(width, 10)
+    )
+
 def loss(out, columns, hyper):
     time.sleep(float(os.environ.get("SLOWNESS", "0")))
     with open(os.environ.get("LANES", os.devnull), "a") as lanes:
@@ -53,6 +58,18 @@ written = hpo.Experiment(
         hpo.Recipe(network, hpo.Tensors, lambda items: {"y": items.y}, loss, lambda out: out, batch=50),
         space={"learning_rate": hpo.Float(1e-4, 1e-1, log=True), "weight_decay": 1e-4, "dropout": hpo.Float(0.0, 0.6)},
         reference={"learning_rate": 1e-2, "dropout": 0.1},
+    ), "norm": hpo.Model(
+        hpo.Recipe(
+            normed, hpo.Tensors, lambda items: {"y": items.y}, loss, lambda out: out, batch=50,
+            structure=("width", "activation"),
+            optimizer=hpo.SGD(momentum="momentum", nesterov=True, clip=1.0, schedule=hpo.Cosine(warmup=0.1)),
+        ),
+        space={
+            "learning_rate": hpo.Float(1e-3, 1e-1, log=True), "weight_decay": 1e-4, "dropout": hpo.Float(0.0, 0.6),
+            "momentum": hpo.Float(0.5, 0.95), "width": hpo.Int(16, 32, step=16),
+            "activation": hpo.Choice("ReLU", "Tanh"),
+        },
+        reference={"learning_rate": 5e-2, "dropout": 0.1, "momentum": 0.9, "width": 32, "activation": "ReLU"},
     )},
 )
 """
@@ -112,6 +129,27 @@ def test_lanes_of_one_child(hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: p
         command.close()
 
 
+def test_lanes_of_several_structures(hpo: Hpo, file: Path, tmp_path: Path) -> None:
+    """BatchNorm's statistics, momenta and schedules are each lane's; trials of one structure share a population."""
+    create(hpo, file, "norm", trials=6, epochs=3)
+    finish(hpo.start(*DRAIN, "--experiment", file))
+    alone = check_exact(hpo.url, "norm", search=6, confirm=6, rounds=2)["search"]
+    assert len({(slot.params["width"], slot.params["activation"]) for slot in alone if slot.params}) > 1
+    beside = Hpo(tmp_path, f"sqlite:///{tmp_path / 'beside.db'}")
+    create(beside, file, "norm", trials=6, epochs=3)
+    log = finish(beside.start(*DRAIN, "--experiment", file, "--population", "4"))[1]
+    assert "WARNING" not in log
+    for slot, other in zip(
+        check_exact(beside.url, "norm", search=6, confirm=6, rounds=2)["search"], alone, strict=True
+    ):
+        assert slot.params == other.params
+        assert slot.outcome is not None
+        assert other.outcome is not None
+        assert slot.outcome.train_loss == pytest.approx(other.outcome.train_loss, rel=1e-4)
+        assert slot.outcome.loss == pytest.approx(other.outcome.loss, rel=1e-3)
+    beside.close()
+
+
 def test_an_order_behind_lanes_is_not_taken_for_one_of_them(file: Path, tmp_path: Path) -> None:
     """A final round that is ordered while the last lane still trains is trained to itself, and tested."""
     folder = tmp_path / "pools"
@@ -139,20 +177,20 @@ def test_an_order_behind_lanes_is_not_taken_for_one_of_them(file: Path, tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("population", ["1", "3"])
+@pytest.mark.parametrize(("population", "model"), [("1", "mlp"), ("3", "mlp"), ("3", "norm")])
 def test_killed_it_ends_as_if_undisturbed_and_is_reported(
-    hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, population: str
+    hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, population: str, model: str
 ) -> None:
     """SIGKILL of a worker and SIGTERM of the next: the same results to the bit, gone on with where they were.
 
     A trial's result is that of the same training here; and the report says what came of it.
     """
-    create(hpo, file, "mlp", trials=2, epochs=6)
+    create(hpo, file, model, trials=2, epochs=6)
     finish(hpo.start(*DRAIN, "--experiment", file, "--population", population))
-    whole = check_exact(hpo.url, "mlp", search=2, confirm=4, rounds=2)
-    check_equal_to_training_alone(whole["search"][0], file)
+    whole = check_exact(hpo.url, model, search=2, confirm=4, rounds=2)
+    check_equal_to_training_alone(whole["search"][0], file, model)
     again = Hpo(tmp_path, f"sqlite:///{tmp_path / 'again.db'}")
-    create(again, file, "mlp", trials=2, epochs=6)
+    create(again, file, model, trials=2, epochs=6)
     monkeypatch.setenv("SLOWNESS", "0.05")
     for number in (signal.SIGKILL, signal.SIGTERM):
         worker = again.start(
@@ -165,19 +203,19 @@ def test_killed_it_ends_as_if_undisturbed_and_is_reported(
         psutil.wait_procs(children, timeout=20)
     monkeypatch.delenv("SLOWNESS")
     finish(again.start(*DRAIN, "--experiment", file, "--population", population))
-    actual = check_exact(again.url, "mlp", search=2, confirm=4, rounds=2)
+    actual = check_exact(again.url, model, search=2, confirm=4, rounds=2)
     assert results(actual) == results(whole)
     assert any(slot.outcome and slot.outcome.resumed_at for of_kind in actual.values() for slot in of_kind)
     again("report", "--out", "report")
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "mlp" in page
+    assert model in page
     again.close()
 
 
-def check_equal_to_training_alone(slot: Slot, file: Path) -> None:
+def check_equal_to_training_alone(slot: Slot, file: Path, name: str) -> None:
     """A trial's value and curve are those of a population of one in this process, to the rounding of its threads."""
     experiment = load(str(file))
-    model, data = experiment.model("mlp"), experiment.data
+    model, data = experiment.model(name), experiment.data
     assert isinstance(data, Rows)
     assert isinstance(model.train, Recipe)
     assert slot.outcome is not None

@@ -18,6 +18,7 @@ from hpo.experiment.page import PageFigure, Section
 from hpo.report import csv_tables, outline, terminal
 from hpo.report.contents import Contents
 from hpo.report.sentences import conclusions_of
+from hpo.report.terminal_comparison import comparison_table
 from hpo.report.write import as_json
 from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.experiment_spec import spec_from
@@ -116,7 +117,7 @@ def texts_of(report: Contents) -> dict[str, str]:
     """Whatever form the report has, as text: its page (with the figures' titles and labels), JSON, CSV, terminal."""
     console = Console(width=120, file=None, force_terminal=False, no_color=True)
     with console.capture() as captured:
-        console.print(terminal.comparison_table(report.results, report.comparison, report.conclusions))
+        console.print(comparison_table(report.results, report.comparison, report.conclusions))
         console.print(terminal.study_table(report.results))
         for result in report.results:
             console.print(terminal.study_detail(result))

@@ -15,7 +15,7 @@ import hpo
 from hpo.experiment.items import Items
 from hpo.training import dropout, streams
 from hpo.training.mapped import MappedTwin, module_initialisation, twin_of
-from hpo.training.population import LanesFailed, Population, Task
+from hpo.training.population import LanesFailed, LaneState, Population, Task
 from hpo.training.recipe import Hyper, LossColumns
 from hpo.training.stacked import CannotStack
 from tests.support.training import parameters_of
@@ -87,11 +87,34 @@ def layer_norm() -> nn.Module:
     )
 
 
+def batch_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), hpo.dropout(6), nn.Linear(6, CLASSES),
+    )  # fmt: skip
+
+
+class Placed(nn.Module):
+    """Numbers of its own that no training changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.randn(4))
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x + self.get_buffer("places"))
+        return out
+
+
 KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # and the shape of an item
     "residual": (residual, (1, 6, 6)),
     "points": (Points, (2, 5)),
     "transformer": (Attends, (4, 8)),
     "layer norm": (layer_norm, (4,)),
+    "batch norm": (batch_norm, (1, 6, 6)),
+    "buffer": (Placed, (4,)),
     "branches": (Branches, (4,)),
 }
 
@@ -154,8 +177,11 @@ def test_lanes_are_plain_trainings(kind: str) -> None:
             if name == "block.self_attn.in_proj_bias":
                 continue  # the keys' has no gradient but rounding, and Adam makes steps of it
             torch.testing.assert_close(values, plain.get_parameter(name).detach(), rtol=1e-6, atol=1e-9, msg=name)
+        buffers = {name: values[lane] for name, values in lanes.buffers.items()}
+        for name, values in buffers.items():
+            torch.testing.assert_close(values, plain.get_buffer(name), rtol=1e-6, atol=1e-9, msg=name)
         x = one.training.x[:7]
-        outputs = lanes.predict(lanes.parameters[lane], Items(x)).outputs
+        outputs = lanes.predict(lanes.parameters[lane], Items(x), buffers=buffers).outputs
         torch.testing.assert_close(outputs, plain.eval()(x).detach(), rtol=1e-6, atol=1e-8)
 
 
@@ -176,17 +202,40 @@ def test_what_cannot_be_mapped_trains_one_lane_at_a_time(caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (nn.BatchNorm1d(4), r"BatchNorm1d \(1\) keeps numbers beside its parameters"),
         (nn.Dropout(0.5), r"Dropout \(1\) draws random numbers that all lanes would share: use hpo.dropout"),
         (nn.AlphaDropout(0.1), "AlphaDropout"),
         (nn.RReLU(), "RReLU"),
     ],
 )
-def test_what_is_a_lanes_state_or_chance_is_refused(layer: nn.Module, why: str) -> None:
+def test_what_is_left_to_chance_is_refused(layer: nn.Module, why: str) -> None:
     """Never approximated; without chance torch's dropout is fine."""
     with pytest.raises(CannotStack, match=why):
         twin_of(nn.Sequential(nn.Linear(4, 4), layer))
     assert isinstance(twin_of(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.0))), MappedTwin)
+
+
+def test_buffers_are_a_lanes_state() -> None:
+    """A lane goes on elsewhere with its statistics, and an epoch that is abandoned has not changed them."""
+    make, shape = KINDS["batch norm"]
+
+    def started(lane: int, state: LaneState | None = None) -> Population:
+        alone = Population(recipe_of(make), 1, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+        alone.start(0, task(shape, lane), state)
+        return alone
+
+    whole, begun = started(1), started(1)
+    whole.train_epoch()
+    begun.train_epoch()
+    state = begun.state(0)
+    assert float(state.buffers["1.num_batches_tracked"]) == math.ceil(ITEMS / BATCH)
+    steps = iter([False, True])
+    assert begun.train_epoch(stop=lambda: next(steps)) == []
+    for name, values in begun.state(0).buffers.items():
+        assert torch.equal(values, state.buffers[name])
+    resumed = started(1, state)
+    assert whole.train_epoch() == resumed.train_epoch()
+    assert all(torch.equal(values, resumed.buffers[name]) for name, values in whole.buffers.items())
+    assert not torch.equal(state.buffers["1.running_mean"], whole.buffers["1.running_mean"][0])
 
 
 class Tied(nn.Module):
