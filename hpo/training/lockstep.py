@@ -252,7 +252,7 @@ class Lockstep:
             torch.cat([values.reshape(len(self.parameters), -1) for values in gradients], 1, out=self.gradient)
         else:
             torch._foreach_copy_(self._gradients, gradients)
-        trained = optimizers.Trained(
+        trained = optimizers.TrainedState(
             parameters=self.parameters, gradient=self.gradient, first=self.first, second=self.second
         )
         optimizers.update(self.recipe.optimizer, trained, now.optimizer, constants.optimizer)

@@ -17,11 +17,11 @@ from hpo.training.recipe import SGD, AdamW, Hyper, Optimizer
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's (Kingma, Ba, ICLR 2015), as torch.optim.Adam has them
 _NORM_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
 
-Numbers = Mapping[str, Tensor]
+StepNumbers = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedState:
     """What an optimizer changes, all (P, n): SGD has one moment, its momentum."""
 
     parameters: Tensor
@@ -67,7 +67,7 @@ def numbers_of_training(optimizer: Optimizer, hyper: Hyper, like: Tensor) -> dic
     }
 
 
-def update(optimizer: Optimizer, of: Trained, step: Numbers, training: Numbers) -> None:
+def update(optimizer: Optimizer, of: TrainedState, step: StepNumbers, training: StepNumbers) -> None:
     """One step, in place; `step` (P,) of `numbers_of_steps`, `training` (P,) of `numbers_of_training`."""
     if (clip := training.get("clip")) is not None:
         norms = torch.stack(torch._foreach_norm(of.gradient.unbind()))  # each lane's by itself: its bits are its own
@@ -80,7 +80,7 @@ def update(optimizer: Optimizer, of: Trained, step: Numbers, training: Numbers) 
     _adam(of, step["rate"], step["eps"], training.get("decay"))
 
 
-def _adam(of: Trained, rate: Tensor, eps: Tensor, decay: Tensor | None) -> None:
+def _adam(of: TrainedState, rate: Tensor, eps: Tensor, decay: Tensor | None) -> None:
     """Adam with coupled weight decay, each lane with its own rate, epsilon and decay (P,)."""
     if fast := selection.for_device(rate.device, rate.dtype):
         fast.adam(of.parameters, of.gradient, of.first, of.second, rate, eps, decay)
@@ -92,7 +92,7 @@ def _adam(of: Trained, rate: Tensor, eps: Tensor, decay: Tensor | None) -> None:
     of.parameters.addcmul_(torch.div(of.first, size, out=size), rate[:, None], value=-1)
 
 
-def _sgd(of: Trained, rate: Tensor, training: Numbers, *, nesterov: bool) -> None:
+def _sgd(of: TrainedState, rate: Tensor, training: StepNumbers, *, nesterov: bool) -> None:
     """Gradient descent with coupled weight decay and momentum (P,)."""
     gradient = of.gradient
     if (decay := training.get("decay")) is not None:

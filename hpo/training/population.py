@@ -397,9 +397,9 @@ class Population:
 
     def validate(self, lane: int) -> dict[str, float]:
         """A busy lane's validation metrics, as its last epoch's report has them, evaluated again."""
-        one = slice(lane, lane + 1)
-        buffers = {name: values[one] for name, values in self.buffers.items()}
-        values = self._validate([lane], self.parameters[one], buffers)[:, 0].tolist()
+        rows = slice(lane, lane + 1)
+        buffers = {name: values[rows] for name, values in self.buffers.items()}
+        values = self._validate([lane], self.parameters[rows], buffers)[:, 0].tolist()
         return dict(zip(self.metrics, values, strict=True))
 
     @torch.no_grad()

@@ -706,13 +706,13 @@ def test_several_trials_are_one_question(sqlite_engine: Engine, statements: Watc
     for slot, value in zip(taken, (0.0, 0.99, 0.01), strict=True):
         worker.report(slot, dict.fromkeys(range(1, EPOCHS + 1), value))
     alone = [slot for slot in taken if worker.search.should_prune(slot, EPOCHS)]
-    with statements(sqlite_engine) as one:
+    with statements(sqlite_engine) as alone_sent:
         worker.search.should_prune(taken[0], EPOCHS)
-    with statements(sqlite_engine) as three:
+    with statements(sqlite_engine) as together_sent:
         poor = worker.search.to_prune(reached)
     assert poor == alone
     assert pruner == "hyperband" or poor == [taken[0], taken[2]]  # hyperband compares within its brackets
-    reads = [sum(statement.startswith("SELECT") for statement, _ in sent) for sent in (one, three)]
+    reads = [sum(statement.startswith("SELECT") for statement, _ in sent) for sent in (alone_sent, together_sent)]
     assert reads[0] == reads[1]
 
 
