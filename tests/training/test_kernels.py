@@ -49,15 +49,18 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def population(model: str, lanes: int = 3, dtype: torch.dtype = torch.float32) -> Population:
-    """Lanes with unlike rates on random images, a draw each."""
+def population(
+    model: str, lanes: int = 3, dtype: torch.dtype = torch.float32, *, device: str = "cpu", validated: bool = False
+) -> Population:
+    """Lanes with unlike rates on random images, a draw each; `validated`: on what they train on."""
     images = torch.rand(60, draws.SIDE, draws.SIDE, generator=torch.Generator().manual_seed(3))
     pool = draws.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
-    made = digit_population(model, lanes, pool, samples=18 * PAIRS, batch=BATCH, dtype=dtype)
+    made = digit_population(model, lanes, pool, samples=18 * PAIRS, batch=BATCH, dtype=dtype, device=device)
     for lane in range(lanes):
         training, _ = draws.draw_training(pool, lane, PAIRS)
         params = {**PARAMS, "learning_rate": 1e-3 * (lane + 1)}
-        made.start(lane, Task(key=lane, params=params, seed=lane, epochs=3, training=training, validation=None))
+        validation = training if validated else None
+        made.start(lane, Task(key=lane, params=params, seed=lane, epochs=3, training=training, validation=validation))
     return made
 
 
@@ -98,6 +101,29 @@ def test_nothing_in_an_epoch_reads_a_number_back(model: str) -> None:
     names = {line.partition("(")[0] for line in seen.seen}
     assert not names & (WAITS - {"_to_copy"})
     assert not [line for line in seen.seen if line.startswith("_to_copy") and "device" in line]
+
+
+@pytest.mark.parametrize("model", list(models.ARCHITECTURES))
+def test_an_epoch_stays_on_its_device_and_waits_once(model: str) -> None:
+    """On a device whose tensors have no numbers: to mix it with the CPU's, or to ask for a number, raises there.
+
+    (torch's fake tensors of a GPU need a build with CUDA for their gradients.)
+    """
+    made = population(model, device="meta", validated=True)
+    waits = []
+
+    def copied(values: Tensor) -> Tensor:
+        waits.append(values.shape)
+        return torch.zeros(values.shape, dtype=values.dtype)
+
+    with mock.patch.object(Tensor, "cpu", copied):
+        reports = made.train_epoch()
+    assert [report.lane for report in reports] == [0, 1, 2]
+    assert waits == [(4, 3)]  # both losses, and both metrics of the validation, of three lanes
+    with pytest.raises(RuntimeError, match="not on the expected device meta"):
+        made.parameters + torch.zeros(made.parameters.shape)
+    with pytest.raises(NotImplementedError, match="no data"):
+        made.state(0)
 
 
 # --- Kernels for CPUs ---------------------------------------------------------------------------------------
