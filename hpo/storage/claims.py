@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from hpo.storage.engine import begin_read, begin_write, eight_hex_digits, now
-from hpo.storage.schema import TICKET_LENGTH, WORKER_LENGTH, slots, studies
+from hpo.storage.schema import TICKET_LENGTH, WORKER_LENGTH, slots, studies, workers
 from hpo.storage.slots import PRIORITY, RUNNING, WAITING, Slot, columns, from_row
 
 
@@ -165,6 +165,31 @@ def next_models(
     )
     with begin_read(engine) as connection:
         return list(dict.fromkeys(Trained(*row) for row in connection.execute(per_study)))
+
+
+class Running(NamedTuple):
+    """A slot in training."""
+
+    worker: str
+    study_id: int
+    epoch: int
+    lanes: int | None  # of its worker; None: nobody knows
+
+
+def outlook(engine: Engine, study_ids: Collection[int]) -> tuple[int, list[Running]]:
+    """How many slots of these studies are to be taken up, expired ones too, and those that run under a lease."""
+    waiting = (
+        select(func.count()).select_from(slots).where(or_(WAITING, _expired), *_among(slots.c.study_id, study_ids))
+    )
+    running = (
+        select(slots.c.worker, slots.c.study_id, slots.c.epoch, workers.c.lanes)
+        .outerjoin_from(slots, workers, workers.c.name == slots.c.worker)
+        .where(RUNNING, slots.c.lease_expires >= now(), *_among(slots.c.study_id, study_ids))
+    )
+    with begin_read(engine) as connection:
+        if not (count := connection.scalar(waiting) or 0):
+            return 0, []
+        return count, [Running(*row) for row in connection.execute(running)]
 
 
 def any_open(engine: Engine, study_ids: Collection[int] | None = None) -> bool:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from hpo.errors import LeaseLost
 from hpo.storage import claims, slots, studies, workers
 from hpo.storage.optuna_storage import CachedHpoStorage
+from hpo.storage.schema import WORKER_LENGTH
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
 from hpo.study import phases
@@ -18,6 +19,7 @@ from hpo.study.spec import spec_of
 from hpo.worker.aside import SetAside
 from hpo.worker.claim import Claim
 from hpo.worker.coordinator import Coordinator
+from hpo.worker.dealing import dealt
 from hpo.worker.health import Health
 from hpo.worker.job import Job
 from hpo.worker.serving import DIGITS, Serving
@@ -161,24 +163,30 @@ class Fetcher:
         """Whether there is something to claim for a group."""
         return bool(self.claimable([row for row in rows if Group.of(row) == group]))
 
-    def fetch(self, group: Group, lanes: int, *, if_its_turn: bool) -> list[Job]:
+    def fetch(self, group: Group, lanes: int, *, if_its_turn: bool, width: int | None = None) -> list[Job]:
         """Up to so many slots of a group, to be trained; with `if_its_turn` none where another group's turn is due.
 
+        With `width`, all lanes of this worker, it leaves others their share of the last ones (`hpo.worker.dealing`).
         Where the database breaks off on the way, what is claimed by then stays claimed, and the next call goes on
         with it.
         """
         rows = self.rows()
         jobs: list[Job] = []
         with self._aside.guard(*(row for row in rows if Group.of(row) == group)):
-            jobs = self._fetch(group, lanes, rows, if_its_turn)
+            jobs = self._fetch(group, lanes, rows, if_its_turn, width)
         return self._without_set_aside(jobs)
 
-    def _fetch(self, group: Group, lanes: int, rows: Sequence[StudyRow], if_its_turn: bool) -> list[Job]:
+    def _fetch(
+        self, group: Group, lanes: int, rows: Sequence[StudyRow], if_its_turn: bool, width: int | None
+    ) -> list[Job]:
         self._recover(group)
         if not self._unprepared and not self._ready:
             if if_its_turn and self.choose(rows) != group:
                 return []
-            self._claim(group, lanes, rows, claims.new_ticket())
+            if width is not None:
+                lanes = self._share(group, lanes, rows, width)
+            if lanes:
+                self._claim(group, lanes, rows, claims.new_ticket())
         while self._unprepared:
             claim = self._unprepared[0]
             job = None
@@ -191,6 +199,17 @@ class Fetcher:
                 self._coordinator.release(claim)
         jobs, self._ready = self._ready, []
         return jobs
+
+    def _share(self, group: Group, lanes: int, rows: Sequence[StudyRow], width: int) -> int:
+        """How many of the lanes are to be filled; all of them where others would have something else to do."""
+        epochs = {row.id: spec_of(row).budget.epochs for row in rows if Group.of(row) == group and not row.paused}
+        waiting, running = claims.outlook(self._engine, list(epochs))
+        if not waiting:
+            return lanes
+        name = self._worker[:WORKER_LENGTH]
+        share = dealt(lanes, waiting, running, worker=name, width=width, epochs=epochs)
+        elsewhere = [row for row in rows if Group.of(row) != group]
+        return lanes if share < lanes and self.claimable(elsewhere) else share
 
     @property
     def leftovers(self) -> bool:

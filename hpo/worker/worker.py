@@ -359,14 +359,14 @@ class Worker:
             if not self.trainers.jobs and not self._exhausted:
                 self._take_turn()
             trainers, group, wanted = self.trainers, self.trainers.group, self._wanted
-            turn_over = self._refills >= REFILLS
+            turn_over, width = self._refills >= REFILLS, trainers.free + len(trainers.jobs)
             if group is None or not (wanted or self.fetcher.leftovers):
                 return
             if trainers.jobs and wanted <= self._not_needed and time.monotonic() < self._fetch_at:
                 return
 
             def fetch() -> list[Job]:
-                jobs = self.fetcher.fetch(group, wanted, if_its_turn=turn_over)
+                jobs = self.fetcher.fetch(group, wanted, if_its_turn=turn_over, width=width)
                 trainers.load(jobs)
                 return jobs
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from hpo.digits.load import load
 from hpo.digits.pools import Digits
 from hpo.errors import DatabaseUnreachable
 from hpo.storage import claims, slots
 from hpo.storage.optuna_storage import CachedHpoStorage, open_optuna
+from hpo.storage.schema import slots as slots_table
 from hpo.storage.slots import Slot
 from hpo.worker.aside import SetAside
 from hpo.worker.coordinator import Coordinator
@@ -23,7 +24,7 @@ from tests.support.beats import beat_of
 from tests.support.checkpoints import SIGNER
 from tests.support.handmade import make, small_spec
 
-MakeFetcher = Callable[[Engine], Fetcher]
+MakeFetcher = Callable[..., Fetcher]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def make_fetcher(tmp_path: Path, digits: Digits) -> Iterator[MakeFetcher]:
     """A fetcher as a worker has it, whose coordinator runs."""
     coordinators = []
 
-    def made(engine: Engine) -> Fetcher:
+    def made(engine: Engine, worker: str = "w") -> Fetcher:
         storage = open_optuna(engine)
         aside, spool = SetAside(), Spool(tmp_path / "results", engine, SIGNER)
         coordinator = Coordinator(engine, storage, spool, aside, 600.0, beat_of, lambda name: None)
@@ -49,7 +50,7 @@ def make_fetcher(tmp_path: Path, digits: Digits) -> Iterator[MakeFetcher]:
             Serving(lambda: digits),
             aside,
             Health(),
-            worker="w",
+            worker=worker,
             study_names=(),
             lease_seconds=600.0,
         )
@@ -133,3 +134,16 @@ def test_what_was_claimed_for_another_group_goes_back(
 
 def _cut() -> None:
     raise DatabaseUnreachable("the connection was cut")
+
+
+def test_the_last_slots_are_shared(engine: Engine, make_fetcher: MakeFetcher, digits: Digits) -> None:
+    """With who trains the group and is about to be free; not where others have something else to do."""
+    maker = make(engine, small_spec("ws", trials=6), limit=0, data_digest=digits.digest)
+    first, second, group = make_fetcher(engine, "first"), make_fetcher(engine, "second"), Group.of(maker.row)
+    assert len(first.fetch(group, 4, if_its_turn=False, width=4)) == 4
+    with engine.begin() as connection:  # they are in their last epoch
+        connection.execute(update(slots_table).values(epoch=maker.spec.budget.epochs))
+    assert len(second.fetch(group, 4, if_its_turn=False, width=4)) == 1
+    assert second.fetch(group, 3, if_its_turn=False, width=4) == [], "the other one is the first worker's"
+    make(engine, small_spec("simple", trials=6), limit=0, data_digest=digits.digest)
+    assert len(second.fetch(group, 3, if_its_turn=False, width=4)) == 1
