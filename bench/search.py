@@ -91,11 +91,19 @@ def by_plain(model: str, options: argparse.Namespace, environment: dict[str, str
     """The plain search."""
     with tempfile.TemporaryDirectory(prefix="hpo-bench-") as folder:
         url = f"sqlite:///{folder}/optuna.db"
+        _create_tables(url)
         command = [sys.executable, "-m", "bench.search", "--process", url, "--models", model]
         command += ["--epochs", str(options.epochs), "--trials"]
         return run_all(
             [[*command, str(share)] for share in shares(options.trials, options.processes)], environment, folder
         )
+
+
+def _create_tables(url: str) -> None:
+    """Processes that begin at once would each make them, and one of them fail."""
+    import optuna
+
+    optuna.storages.RDBStorage(url)
 
 
 def by_hpo(model: str, options: argparse.Namespace, environment: dict[str, str]) -> dict[str, float]:

@@ -62,6 +62,20 @@ static inline V NAME(before_selu)(V grad, V out) {
     place = (place & ~more_) | (more_ & (number));                       \
   }
 
+/* Two vectors of places as bytes, one behind the other. */
+static inline void NAME(store_places)(uint8_t *to, I first, I second) {
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(IS_DOUBLE)
+  /* GCC takes such vectors apart, number by number. */
+  __m256i words = _mm256_packs_epi32((__m256i)first, (__m256i)second); /* four of each, and four of each */
+  __m256i bytes = _mm256_packus_epi16(words, words);
+  bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+  _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(bytes));
+#else
+  *(NAME(bytes) *)to = __builtin_convertvector(first, NAME(bytes));
+  *(NAME(bytes) *)(to + N) = __builtin_convertvector(second, NAME(bytes));
+#endif
+}
+
 /* Where the image at a corner (hpo/training/windows.py: 11 x 11 of each image) begins among the padded ones. */
 static inline const REAL *NAME(at_corner)(const REAL *padded, int64_t corner) {
   return padded + corner / 121 * 256 + corner % 121 / 11 * 16 + corner % 11;
@@ -101,8 +115,7 @@ int NAME(window_forward)(const REAL *padded, const int64_t *corners, int64_t lim
           int64_t to = (i * 25 + q) * 32 + h;
           STORE(out + to, NAME(selu)(s00 + b0));
           STORE(out + to + N, NAME(selu)(s01 + b1));
-          *(NAME(bytes) *)(route + to) = __builtin_convertvector(k0, NAME(bytes));
-          *(NAME(bytes) *)(route + to + N) = __builtin_convertvector(k1, NAME(bytes));
+          NAME(store_places)(route + to, k0, k1);
         }
     }
   }
@@ -209,19 +222,25 @@ void NAME(convolution_forward)(const REAL *x, const REAL *weight, int64_t weight
         for (int u = 0; u < COLUMNS; u++) {
           int64_t to = i * 64 + h + u * N;
           STORE(out + to, NAME(selu)(best[u] + LOAD(bias + h + u * N)));
-          *(NAME(bytes) *)(route + to) = __builtin_convertvector(place[u], NAME(bytes));
+          if (u % 2) NAME(store_places)(route + to - N, place[u - 1], place[u]);
         }
       }
     }
   }
 }
 
-/* dx (P, B, 25, 32), weight (P, 64, 32, 3, 3), bias (P, 64), set, from grad (P, B, 64); before is set to that before SELU. */
+/* dx (P, B, 25, 32), weight (P, 64, 32, 3, 3), bias (P, 64), set, from grad (P, B, 64); before is set to that before SELU.
+
+   It goes by SOME images, which with their gradients stay in the first cache, and for each channel adds to its sums and
+   to their gradients: the weights and the sums come from the second cache once for all of them. */
+#define SOME 4
 void NAME(convolution_backward)(const REAL *x, const REAL *packed, const REAL *grad, const REAL *out,
                                 const uint8_t *route, REAL *before, REAL *dx, REAL *weight, REAL *bias, int64_t lanes,
                                 int64_t images) {
   for (int64_t lane = 0; lane < lanes; lane++, packed += 64 * 288, weight += 64 * 288, bias += 64) {
     int64_t from = lane * images, to = from + images;
+    REAL totals[64 * 288]; /* (64, 3, 3, 32) */
+    memset(totals, 0, sizeof totals);
     for (int h = 0; h < 64; h += N) {
       V total = {};
       for (int64_t i = from; i < to; i++) {
@@ -231,43 +250,39 @@ void NAME(convolution_backward)(const REAL *x, const REAL *packed, const REAL *g
       }
       STORE(bias + h, total);
     }
-    for (int o = 0; o < 64; o++) {
-      REAL of[288]; /* (3, 3, 32) */
-      for (int ky = 0; ky < 3; ky += ROWS) {
-        V sums[ROWS * 96 / N];
+    for (int64_t next = from; next < to; next += SOME) {
+      int64_t end = next + SOME < to ? next + SOME : to;
+      memset(dx + next * 800, 0, (size_t)(end - next) * 800 * sizeof(REAL));
+      for (int o = 0; o < 64; o++)
+        for (int ky = 0; ky < 3; ky += ROWS) {
+          V sums[ROWS * 96 / N];
+          REAL *total = totals + o * 288 + ky * 96;
+          const REAL *w = packed + o * 288 + ky * 96;
 #pragma GCC unroll 24
-        for (int t = 0; t < ROWS * 96 / N; t++) sums[t] = (V){};
-        for (int64_t i = from; i < to; i++) {
-          int s = route[i * 64 + o];
-          const REAL *p = x + i * 800 + (s / 3 + ky) * 160 + s % 3 * 32;
-          V g = ALL(before[i * 64 + o]);
+          for (int t = 0; t < ROWS * 96 / N; t++) sums[t] = LOAD(total + t * N);
+          for (int64_t i = next; i < end; i++) {
+            int s = route[i * 64 + o];
+            int64_t at = i * 800 + (s / 3 + ky) * 160 + s % 3 * 32;
+            const REAL *p = x + at;
+            REAL *d = dx + at;
+            V g = ALL(before[i * 64 + o]);
 #pragma GCC unroll 24
-          for (int t = 0; t < ROWS * 96 / N; t++) sums[t] += g * LOAD(p + t / (96 / N) * 160 + t % (96 / N) * N);
-        }
-#pragma GCC unroll 24
-        for (int t = 0; t < ROWS * 96 / N; t++) STORE(of + ky * 96 + t * N, sums[t]);
-      }
-      for (int c = 0; c < 32; c++)
-        for (int t = 0; t < 9; t++) weight[(o * 32 + c) * 9 + t] = of[t * 32 + c];
-    }
-    for (int64_t i = from; i < to; i++) {
-      REAL *d = dx + i * 800;
-      memset(d, 0, 800 * sizeof(REAL));
-      for (int o = 0; o < 64; o++) {
-        int s = route[i * 64 + o];
-        REAL *p = d + s / 3 * 160 + s % 3 * 32;
-        V g = ALL(before[i * 64 + o]);
-        const REAL *w = packed + o * 288;
-        for (int ky = 0; ky < 3; ky++)
-#pragma GCC unroll 24
-          for (int t = 0; t < 96 / N; t++) {
-            REAL *here = p + ky * 160 + t * N;
-            STORE(here, LOAD(here) + g * LOAD(w + ky * 96 + t * N));
+            for (int t = 0; t < ROWS * 96 / N; t++) {
+              int place = t / (96 / N) * 160 + t % (96 / N) * N;
+              sums[t] += g * LOAD(p + place);
+              STORE(d + place, LOAD(d + place) + g * LOAD(w + t * N));
+            }
           }
-      }
+#pragma GCC unroll 24
+          for (int t = 0; t < ROWS * 96 / N; t++) STORE(total + t * N, sums[t]);
+        }
     }
+    for (int o = 0; o < 64; o++)
+      for (int c = 0; c < 32; c++)
+        for (int t = 0; t < 9; t++) weight[(o * 32 + c) * 9 + t] = totals[o * 288 + t * 32 + c];
   }
 }
+#undef SOME
 
 /* y (P, rows, features) becomes SELU(y), and out is that times mask, whose lanes are so far apart; without a mask (NULL)
    there is no out. */
