@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpo.analysis import stats
-from hpo.analysis.items import ScoredRounds, crossed, same_units
+from hpo.analysis.items import ScoredRounds, for_new_items, same_units
 from hpo.analysis.pairwise import (
     Pair,
     PairSide,
@@ -250,11 +250,11 @@ def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
             fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
             key = pair.metric, fewest, scores[pair.a.study_id].units
             together.setdefault(key, []).append((place, (a, b)))
-    for (metric, fewest, units), group in together.items():  # those over the same items share their draws
-        intervals = crossed([sides for _, sides in group], metric, fewest=fewest, units=units)
-        for (place, _), resampled in zip(group, intervals, strict=True):
-            if resampled is not None:
-                completed[place] = replace(completed[place], items=resampled.interval, from_items=resampled.from_units)
+    for (metric, fewest, units), group in together.items():
+        intervals = for_new_items([sides for _, sides in group], metric, fewest=fewest, units=units)
+        for (place, _), expected in zip(group, intervals, strict=True):
+            if expected is not None:
+                completed[place] = replace(completed[place], items=expected.interval, from_items=expected.from_units)
     return completed
 
 

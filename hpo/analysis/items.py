@@ -1,16 +1,18 @@
 """Test items: what their single scores show beyond the rounds' values.
 
-An interval over rounds alone holds for new seeds on these test items. Here the items are resampled too, by the units
-that they were sampled from (a patient, an image), which are the same in every round or recur in several.
-Shapes: R rounds, n test items of a round, u units of an item, N distinct units, D bootstrap draws.
+An interval over rounds alone holds for new seeds on these test items. Here it is asked how new items would change
+things, by the units that they were sampled from (a patient, an image), which are the same in every round or recur in
+several. Shapes: R rounds, n test items of a round, u units of an item, N distinct units.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # type: ignore[import-untyped]  # has no types; loads its parts where they are first used
 from numpy.typing import NDArray
 
 from hpo.analysis.stats import LEVEL, Interval
@@ -19,11 +21,7 @@ from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import StudyResult
 from hpo.study.labels import TUNED
 
-DRAWS = 2000  # of the bootstrap
 UNIT = "unit"  # the column that names the units
-_CHUNK = 50  # draws at once: 50 x 20 rounds x 1,000 items are 8 MB
-_MOST_CELLS = 10_000_000  # draws x rounds x items at once: 80 MB
-_TINY = 1e-300  # in place of a denominator of which nothing was drawn
 
 ItemArray = NDArray[np.float64]
 
@@ -89,122 +87,69 @@ def same_units(rounds: Sequence[ScoredRound]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Crossed:
+class ForNewItems:
     """An interval for new seeds and new units, and where its width comes from."""
 
     interval: Interval
     from_units: float | None  # share of the variance; the rest comes from the rounds. None: there is no variance
 
 
-def crossed_intervals(
+def for_new_items(
     sides: Sequence[tuple[ScoredRounds, ScoredRounds]],
     metric: MetricInfo,
-    seed: int = 0,
-    level: float = LEVEL,
-    *,
-    units: str = "units",
-) -> list[Interval | None]:
-    """The intervals of `crossed` alone."""
-    both = crossed(sides, metric, seed, level, units=units)
-    return [None if resampled is None else resampled.interval for resampled in both]
-
-
-def crossed(
-    sides: Sequence[tuple[ScoredRounds, ScoredRounds]],
-    metric: MetricInfo,
-    seed: int = 0,
     level: float = LEVEL,
     *,
     fewest: int = 2,
     units: str = "units",
-) -> list[Crossed | None]:
+) -> list[ForNewItems | None]:
     """Intervals of the mean improvements of a over b for new seeds AND new units; None below `fewest` common rounds.
 
-    Bootstrap over rounds and, crossed, over units (not items: a unit may be part of many). A draw weights each unit by
-    how often it was drawn, and an item by the product of its units' weights (Owen, "The pigeonhole bootstrap", 2007;
-    never too narrow, and up to twice too wide where units do not matter at all). Comparisons over the same items share
-    their draws. `units` is what the method's name calls them.
+    The variance has two components, both estimated without bias: that between the rounds, over their number, which is
+    what new seeds and draws bring; and that of the units, which all rounds share. A unit's influence on a round is what
+    the round's improvement changes by with the unit's weight; products of its influences on two different rounds have
+    the units' share alone as their mean, because what seeds and draws add differs from round to round. Student's t with
+    degrees of freedom after Satterthwaite (1946). `units` is what the method's name calls them.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, (a, b) in enumerate(sides):
-        common = tuple(sorted(a.keys() & b.keys()))
-        if len(common) >= fewest and all(np.array_equal(a[r].units, b[r].units) for r in common):
-            groups.setdefault(common, []).append(index)
-    intervals: list[Crossed | None] = [None] * len(sides)
-    tail = (1 - level) / 2
-    for common, members in groups.items():
-        rng = np.random.default_rng(seed)
-        means = _crossed_means([sides[index] for index in members], common, metric, rng)
-        for index, (resampled, by_units, by_rounds) in zip(members, means, strict=True):
-            low, high = np.quantile(resampled, [tail, 1 - tail])
-            method = f"bootstrap over rounds and {units}"
-            interval = Interval(low=float(low), high=float(high), level=level, method=method)
-            total = by_units + by_rounds
-            intervals[index] = Crossed(interval=interval, from_units=by_units / total if total > 0 else None)
-    return intervals
+    return [_for_new_items(a, b, metric, level, fewest=fewest, units=units) for a, b in sides]
 
 
-def _crossed_means(
-    sides: Sequence[tuple[ScoredRounds, ScoredRounds]],
-    common: Sequence[int],
-    metric: MetricInfo,
-    rng: np.random.Generator,
-) -> list[tuple[ItemArray, float, float]]:
-    """For each comparison the mean improvement in every draw (D,), and its variance by units alone and rounds alone."""
-    first = [sides[0][0][r] for r in common]
-    units = first[0].units[None] if same_units(first) else np.stack([scored.units for scored in first])
-    distinct, index = np.unique(units, return_inverse=True)
-    index = index.reshape(units.shape)  # (R, n, u), or (1, n, u) where all rounds have the same items
-    compared = [_Compared(a, b, common, metric) for a, b in sides]
-    chunk = max(1, min(_CHUNK, _MOST_CELLS // max(1, units[..., 0].size)))
-    means: list[list[ItemArray]] = [[] for _ in sides]
-    of_units: list[list[ItemArray]] = [[] for _ in sides]  # the same with every round drawn once
-    for start in range(0, DRAWS, chunk):
-        draws = min(chunk, DRAWS - start)
-        of_unit = _times_drawn(rng, draws, len(distinct))  # (D, N)
-        weights = of_unit[:, index[..., 0]]
-        for j in range(1, units.shape[-1]):
-            weights = weights * of_unit[:, index[..., j]]  # (D, R or 1, n)
-        rounds = _times_drawn(rng, draws, len(common))  # (D, R)
-        for resampled, alone, comparison in zip(means, of_units, compared, strict=True):
-            by_round = comparison.improvements(weights)
-            resampled.append((rounds * by_round).sum(axis=-1) / len(common))
-            alone.append(by_round.mean(axis=-1))
-    as_tested = np.ones((1, *units.shape[:2]))  # each item once
-    by_rounds = [float(c.improvements(as_tested).var()) / len(common) for c in compared]
-    by_units = [float(np.concatenate(parts).var()) for parts in of_units]
-    return [(np.concatenate(m), u, r) for m, u, r in zip(means, by_units, by_rounds, strict=True)]
+def _for_new_items(
+    a: ScoredRounds, b: ScoredRounds, metric: MetricInfo, level: float, *, fewest: int, units: str
+) -> ForNewItems | None:
+    common = sorted(a.keys() & b.keys())
+    if len(common) < fewest or not all(np.array_equal(a[r].units, b[r].units) for r in common):
+        return None
+    rounds = len(common)
+    improvements = np.array(
+        [float(metric.improvement(*(metric.combined(s[r].scores) for s in (a, b)))) for r in common]
+    )
+    influences, n = _influences(a, b, common, metric)
+    scale = n / max(1, n - 1)  # as a sample's variance has it
+    if rounds == 1:  # all rounds are equal: new units alone
+        by_rounds, by_units = 0.0, scale * float((influences**2).sum())
+    else:
+        by_rounds = float(improvements.var(ddof=1)) / rounds
+        products = influences.sum(axis=0) ** 2 - (influences**2).sum(axis=0)  # of different rounds, (N,)
+        by_units = scale * max(0.0, float(products.sum()) / (rounds * (rounds - 1)))
+    total = by_rounds + by_units
+    if not math.isfinite(total):
+        return None
+    mean = float(improvements.mean())
+    half = 0.0
+    if total > 0:
+        inverse = by_rounds**2 / max(1, rounds - 1) + by_units**2 / max(1, n - 1)
+        half = float(scipy.stats.t.ppf((1 + level) / 2, total**2 / inverse)) * math.sqrt(total)
+    method = f"variance components of rounds and {units}"
+    interval = Interval(low=mean - half, high=mean + half, level=level, method=method)
+    return ForNewItems(interval=interval, from_units=by_units / total if total > 0 else None)
 
 
-class _Compared:
-    """Two configurations' sums over items, in every round and draw."""
-
-    def __init__(self, a: ScoredRounds, b: ScoredRounds, common: Sequence[int], metric: MetricInfo) -> None:
-        self._metric = metric
-        sums = [[metric.sums(side[r].scores) for r in common] for side in (a, b)]
-        (self._a, self._b), (self._below_a, self._below_b) = (
-            [np.stack([of_round[part] for of_round in of_side]) for of_side in sums] for part in (0, 1)
-        )  # each (R, n)
-
-    def improvements(self, weights: ItemArray) -> ItemArray:
-        """By how much a is better, (D, R), under weights (D, R, n) or, the same in all rounds, (D, 1, n)."""
-        if self._metric.combine == "mean":  # the mean of the differences is the difference of the means
-            total = np.maximum(weights.sum(axis=-1), 1)  # (D, R)
-            return np.asarray(self._metric.sign * _added(weights, self._a - self._b) / total)
-        a, b = (
-            self._metric.of_sums(_added(weights, above), np.maximum(_added(weights, below), _TINY))
-            for above, below in ((self._a, self._below_a), (self._b, self._below_b))
-        )
-        return np.asarray(self._metric.improvement(a, b))
-
-
-def _added(weights: ItemArray, values: ItemArray) -> ItemArray:
-    """Weighted sums over items, (D, R)."""
-    if weights.shape[1] == 1:
-        return np.asarray(weights[:, 0] @ values.T)
-    return np.asarray(np.einsum("drn,rn->dr", weights, values))
-
-
-def _times_drawn(rng: np.random.Generator, draws: int, n: int) -> ItemArray:
-    """How often each of n items is drawn when n are drawn with replacement: (draws, n)."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+def _influences(a: ScoredRounds, b: ScoredRounds, common: Sequence[int], metric: MetricInfo) -> tuple[ItemArray, int]:
+    """By round and unit (R, N) how the improvement changes with the unit's weight; and N."""
+    distinct = np.unique(np.concatenate([a[r].units.ravel() for r in common]))
+    by_unit = np.zeros((len(common), len(distinct)))
+    for row, r in zip(by_unit, common, strict=True):
+        of_items = metric.sign * (metric.influences(a[r].scores) - metric.influences(b[r].scores))
+        for column in np.searchsorted(distinct, a[r].units).T:  # an item counts with each of its units' weights
+            row += np.bincount(column, of_items, len(distinct))
+    return by_unit, len(distinct)

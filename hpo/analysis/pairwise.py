@@ -139,7 +139,7 @@ class Pair:
     unanswered: int = 0  # rounds without single scores although others have them: one prevents that interval
     same_items: bool = False  # every round was tested on the same items
     repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
-    needs_items: bool = False  # whether a difference must hold for new test items too, to be clear
+    items_name: str = "test items"  # what single test items are called
 
     @property
     def clear_on_these_items(self) -> bool:
@@ -149,17 +149,16 @@ class Pair:
 
     @property
     def clear(self) -> bool:
-        """Whether the difference holds for new seeds, and for new test items where that is asked for."""
-        holds = not self.needs_items or (self.items is not None and self.items.excludes_zero)
-        return self.clear_on_these_items and holds
+        """Whether the difference holds for new seeds and for new test items."""
+        return self.clear_on_these_items and self.items is not None and self.items.excludes_zero
 
     @property
     def is_immaterial(self) -> bool:
         """Whether the difference is too small to matter, as far as its intervals go."""
-        intervals = [i for i in (self.difference.interval, self.items) if i is not None]
         margin = self.metric.margin
-        if margin is None or not intervals or (self.needs_items and self.items is None):
+        if margin is None or self.items is None:
             return False
+        intervals = [i for i in (self.difference.interval, self.items) if i is not None]
         return all(-margin < i.low and i.high < margin for i in intervals)
 
 
@@ -251,7 +250,7 @@ def _pair(
         pairing=stats.pairing(*oriented(metric, values_a, values_b)),
         detectable=None,
         repeated=len(paired) - len(common),
-        needs_items=not a[0].is_digits,
+        items_name="test images" if a[0].is_digits else "test items",
     )
 
 

@@ -59,6 +59,14 @@ class MetricInfo:
         numerators, denominators = self.sums(items)
         return float(self.of_sums(numerators.sum(), denominators.sum()))
 
+    def influences(self, items: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How the metric, or its logarithm where `is_relative`, changes with the weight of each item: (n,)."""
+        numerators, denominators = self.sums(items)
+        with np.errstate(all="ignore"):
+            ratio = numerators.sum() / denominators.sum()
+            slope = 0.5 / np.sqrt(ratio) if self.combine == "root" else 1.0
+            return np.asarray(slope * (numerators - ratio * denominators) / denominators.sum())
+
     def added_up(self, value: float) -> float:
         """What the mean over items is of which the metric is this value: the inverse of `of_sums`."""
         with np.errstate(all="ignore"):

@@ -137,7 +137,7 @@ def between_sentence(pair: Pair) -> str:
     elif pair.clear:
         verdict = f"{a.model} is better than {b.model}{_immaterial(pair)}"
     elif pair.clear_on_these_items:
-        verdict = f"{a.model} is better than {b.model} on these test items{_immaterial(pair)}"
+        verdict = f"{a.model} is better than {b.model} on these {pair.items_name}{_immaterial(pair)}"
     elif pair.difference.interval is not None and pair.difference.interval.excludes_zero:
         verdict = f"{a.model} did better than {b.model}, though {_why_open(pair, 'rounds')}"
     else:
@@ -170,7 +170,7 @@ def tuning_sentence(pair: Pair) -> str:
     elif pair.clear:
         verdict = f"Tuning {did} {model}{_immaterial(pair)}"
     elif pair.clear_on_these_items:
-        verdict = f"Tuning {did} {model} on these test items{_immaterial(pair)}"
+        verdict = f"Tuning {did} {model} on these {pair.items_name}{_immaterial(pair)}"
     else:
         verdict = f"Whether tuning changed {model} is not settled"
     what = "" if pair.a.experiment == DIGITS else f"test {scale.name} "
@@ -284,15 +284,15 @@ def _difference(pair: Pair) -> str:
     if interval is None and not pair.repeated:
         return f"{words} in a single round, which says nothing about its uncertainty"
     items = ""
-    if pair.needs_items and pair.items is not None:
+    if pair.items is not None:
         _, low, high = _sizes(scale, sign, pair.difference.mean, pair.items, signed=tuning)
         items = f"{low} to {high}"
     if interval is None:
         every = f"all {len(pair.rounds) + pair.repeated} rounds are equal in every test item, so they count once"
-        return f"{words}; {every}" + (f" (95% interval for new test items {items})" if items else "")
+        return f"{words}; {every}" + (f" (95% interval for new {pair.items_name} {items})" if items else "")
     low, high = ends
     wins = pair.outperforming.wins if sign > 0 else pair.outperforming.losses
-    also = f", {items} for new test items too" if items else ""
+    also = f", {items} for new {pair.items_name} too" if items else ""
     return f"{words} (95% interval {low} to {high}{also}; better in {wins} of {len(pair.rounds)} rounds)"
 
 
@@ -431,22 +431,17 @@ def row_note(row: TableRow) -> str:
 
 def items_note(pair: Pair) -> str:
     """What to know about the test items of a pair; empty where there is nothing."""
-    if pair.unanswered and not pair.needs_items:
-        return (
-            f"no interval for new images: {pair.unanswered} of {len(pair.rounds)} rounds have no stored answers "
-            "(a diverged round has none)"
-        )
     notes = []
     if pair.unanswered:
         lacking = f"{pair.unanswered} of {len(pair.rounds)} rounds have no stored scores (a diverged round has none)"
-        notes.append(f"no interval for new test items: {lacking}")
-    elif pair.needs_items and pair.items is None:
+        notes.append(f"no interval for new {pair.items_name}: {lacking}")
+    elif pair.items is None:
         why = (
             "a single round"
             if len(pair.rounds) < 2 and not pair.repeated
-            else f"{Scale(pair.metric).name} has no scores of single items"
+            else f"{Scale(pair.metric).name} has no scores of single items here"
         )
-        notes.append(f"no interval for new test items: {why}")
+        notes.append(f"no interval for new {pair.items_name}: {why}")
     if pair.repeated:
         total = len(pair.rounds) + pair.repeated
         notes.append(

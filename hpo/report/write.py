@@ -21,6 +21,7 @@ from hpo.report.contents import Contents, gather
 from hpo.report.html import render
 from hpo.report.sections.dependence import sentences
 from hpo.report.sentences import data_in_words, family_title, items_note, kind_title, row_note, tuning_verdict
+from hpo.results.records import DIGITS
 from hpo.results.summary import summary
 
 T = TypeVar("T")
@@ -127,7 +128,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
     """A pair with its kind and family in words; of the digits the interval over items is called `images` too."""
     label = pair.b.label
     words = {"kind": kind_title(pair.kind, label), "family": family_title(pair.family, label)}
-    images = {} if pair.needs_items else {"images": _plain(pair.items)}
+    images = {"images": _plain(pair.items)} if pair.a.experiment == DIGITS else {}
     return {**_plain(pair), **words, **images, "note": items_note(pair)}
 
 

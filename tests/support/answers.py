@@ -30,9 +30,10 @@ def columns_of(answers: RoundAnswers) -> AnswerColumns:
     return {"accuracy": right, "unit": answers.images, "digits": answers.digits, "named": answers.said}
 
 
-def crossed_intervals(
-    sides: Sequence[tuple[AnswersByRound, AnswersByRound]], seed: int = 0, level: float = LEVEL
+def new_image_intervals(
+    sides: Sequence[tuple[AnswersByRound, AnswersByRound]], level: float = LEVEL
 ) -> list[Interval | None]:
     """Intervals of the mean differences a - b for new seeds and new images."""
     by_item = [(scored(a), scored(b)) for a, b in sides]
-    return items.crossed_intervals(by_item, METRICS[0], seed, level, units="images")
+    expected = items.for_new_items(by_item, METRICS[0], level, units="images")
+    return [None if it is None else it.interval for it in expected]

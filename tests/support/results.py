@@ -1,8 +1,12 @@
 """Results made by hand, as if read from a database."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
+from hpo.analysis.items import ItemScores, ScoredRound
 from hpo.results.queries import result_of
 from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.spec import StudySpec, builtin_spec
@@ -72,6 +76,25 @@ def study(model: str, runs: list[TrainingRecord], spec: StudySpec | None = None,
 
 def finals(label: str, values: list[float], first: int = 0) -> list[TrainingRecord]:
     return [run("final", 100 + i, label=label, round=first + i, value=v) for i, v in enumerate(values)]
+
+
+def by_image(results: Sequence[StudyResult]) -> dict[int, ItemScores]:
+    """Test images of which none matters more than another: what holds for new seeds holds for new images too."""
+    units = np.arange(20).reshape(10, 2)
+    return {
+        result.id: ItemScores(
+            by_label={
+                final.label: {
+                    number: ScoredRound(scores=np.full(10, value), units=units)
+                    for number, value in zip(final.round_numbers, final.test_values, strict=True)
+                }
+                for final in result.final
+            },
+            fingerprints={},
+            units="images",
+        )
+        for result in results
+    }
 
 
 COURSE = [0.001 * ((7 * r) % 11 - 5) for r in range(20)]

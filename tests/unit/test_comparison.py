@@ -7,7 +7,7 @@ import pytest
 from hpo.analysis.comparison import compare
 from hpo.report.sentences import conclusions_of, row_note
 from hpo.study.spec import builtin_spec
-from tests.support.results import PARAMS, around, finals, study
+from tests.support.results import PARAMS, around, by_image, finals, study
 
 
 def test_rows_have_their_epochs_and_are_in_order() -> None:
@@ -32,7 +32,7 @@ def test_detectable_is_only_what_can_be_clear(n: int, families: int, detectable:
         study(model, [r for label in labels for r in finals(label, around(level)[:n])], id=place)
         for place, (model, level) in enumerate((("simple", 0.7), ("ws", 0.9)))
     ]
-    between = [pair for pair in compare(results).pairs if pair.family == "models"]
+    between = [pair for pair in compare(results, by_image(results)).pairs if pair.family == "models"]
     assert [pair.clear for pair in between] == [detectable] * families
     assert [pair.detectable is not None for pair in between] == [detectable] * families
 

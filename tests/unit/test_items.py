@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]  # shi
 
 import hpo
 from hpo.analysis.comparison import compare
-from hpo.analysis.items import ItemScores, ScoredRound, crossed
+from hpo.analysis.items import ItemScores, ScoredRound, for_new_items
 from hpo.experiment.items import Items
 from hpo.experiment.jackknife import blocks_of, column_of, pseudo_values
 from hpo.experiment.measure import measure
@@ -124,10 +124,10 @@ def test_shares_are_those_of_the_variances() -> None:
     of_item, of_round = rng.normal(0, 1.0, ITEMS), rng.normal(0, 0.05, 20)
     flat = {r: ScoredRound(scores=np.zeros(ITEMS), units=np.arange(ITEMS)[:, None]) for r in range(20)}
     made = {r: ScoredRound(scores=of_item + of_round[r], units=np.arange(ITEMS)[:, None]) for r in range(20)}
-    (resampled,) = crossed([(made, flat)], MetricInfo(name="gain"))
-    assert resampled is not None
+    (expected,) = for_new_items([(made, flat)], MetricInfo(name="gain"))
+    assert expected is not None
     items, rounds = of_item.var() / ITEMS, of_round.var() / 20
-    assert resampled.from_units == pytest.approx(items / (items + rounds), abs=0.02)
+    assert expected.from_units == pytest.approx(items / (items + rounds), abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_a_jackknifes_spread_is_that_of_resampled_items() -> None:
         {r: ScoredRound(scores=values, units=score.blocks[:, None]) for r in range(2)}
         for values in (score.items, np.zeros(ITEMS))
     )
-    (crossing,) = crossed([(made, flat)], MetricInfo(name="auc"))
-    assert crossing is not None
-    width = crossing.interval.high - crossing.interval.low
+    (expected,) = for_new_items([(made, flat)], MetricInfo(name="auc"))
+    assert expected is not None
+    width = expected.interval.high - expected.interval.low
     assert width == pytest.approx(2 * 1.96 * float(np.std(resampled)), rel=0.25)
 
 

@@ -7,7 +7,7 @@ from hpo.analysis.pairwise import BETWEEN_REFERENCE, BETWEEN_TUNED, TUNING
 from hpo.analysis.tuning import tuning_of
 from hpo.report.sentences import budget_warning, conclusions_of, tuning_verdict
 from hpo.study.spec import builtin_spec
-from tests.support.results import PARAMS, around, finals, run, study
+from tests.support.results import PARAMS, around, by_image, finals, run, study
 
 
 def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
@@ -15,7 +15,7 @@ def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
         study("ws", finals("tuned", around(0.90)) + finals("paper", around(0.87, 0.001))),
         study("ws-aux", finals("tuned", around(0.98, 0.004)) + finals("paper", around(0.97)), id=2),
     ]
-    comparison = compare(results)
+    comparison = compare(results, by_image(results))
     assert [pair.kind for pair in comparison.pairs] == [BETWEEN_TUNED, BETWEEN_REFERENCE, TUNING, TUNING]
     pair = comparison.pairs[0]
     assert pair.difference.mean == pytest.approx(0.08)
@@ -26,9 +26,15 @@ def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
     assert pair.pairing.variance_ratio < 0.5
     headlines = conclusions_of(results, comparison).headlines
     assert headlines[0].startswith("ws-aux is better than ws: both tuned, they answer 98.0% and 90.0% of")
-    assert "8.0 points apart (95% interval 7.8 to 8.2; better in 20 of 20 rounds)" in headlines[0]
+    assert (
+        "8.0 points apart (95% interval 7.8 to 8.2, 7.8 to 8.2 for new test images too; better in 20 of 20 rounds)"
+        in headlines[0]
+    )
     assert headlines[1].startswith("Tuning improved ws: 90.0% tuned, 87.0% with the paper's")
     assert "+3.0 points (95% interval +3.0 to +3.0" in headlines[1]
+    without = conclusions_of(results, compare(results)).headlines
+    assert without[0].startswith("ws-aux is better than ws on these test images: both tuned")
+    assert without[1].startswith("Tuning improved ws on these test images: ")
 
 
 def test_the_worse_model_is_never_called_better() -> None:
@@ -37,9 +43,12 @@ def test_the_worse_model_is_never_called_better() -> None:
         study("simple", finals("tuned", around(0.93, 0.004)) + finals("paper", around(0.93))),
         study("ws", finals("tuned", around(0.90)) + finals("paper", around(0.92)), id=2),
     ]
-    headlines = conclusions_of(results, compare(results)).headlines
+    headlines = conclusions_of(results, compare(results, by_image(results))).headlines
     assert headlines[0].startswith("simple is better than ws: both tuned, they answer 93.0% and 90.0% of")
-    assert "3.0 points apart (95% interval 2.8 to 3.2; better in 20 of 20 rounds)" in headlines[0]
+    assert (
+        "3.0 points apart (95% interval 2.8 to 3.2, 2.8 to 3.2 for new test images too; better in 20 of 20 rounds)"
+        in headlines[0]
+    )
     assert any(line.startswith("Tuning harmed ws: 90.0% tuned, 92.0%") for line in headlines)
     assert any(line.startswith("Whether tuning changed simple is not settled") for line in headlines)
 
@@ -51,7 +60,7 @@ def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> N
         study("ws", finals("tuned", around(0.90, 0.002)) + finals("paper", around(0.87)), id=2),
         study("ws-aux", finals("paper", around(0.97, 0.003)), id=3),
     ]
-    lines = conclusions_of(results, compare(results)).headlines
+    lines = conclusions_of(results, compare(results, by_image(results))).headlines
     assert [line.partition(", they answer")[0] for line in lines[:3]] == [
         "ws is better than simple: both tuned",
         "ws-aux is better than simple: both with the paper's configuration",
@@ -69,7 +78,7 @@ def test_nothing_is_concluded_from_a_search_of_which_too_much_failed(source: int
     spoiled = study("ws", failed + rounds, tuned=tuned)
     whole = study("ws-aux", finals("tuned", around(0.98, 0.004)) + finals("paper", around(0.97)), id=2)
     results = [spoiled, whole]
-    lines = conclusions_of(results, compare(results)).headlines
+    lines = conclusions_of(results, compare(results, by_image(results))).headlines
     assert "Nothing is concluded about tuning ws: 3 of 8 trials of its search failed." in lines
     assert lines[0].startswith("ws-aux is better than ws: both with the paper's configuration")
     assert sum("ws" in line.replace("ws-aux", "") for line in lines) == 2

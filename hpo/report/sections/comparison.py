@@ -7,6 +7,7 @@ from hpo.analysis.pairwise import Pair, PairSide
 from hpo.experiment.page import Bullets, PageTable, Part, numbers, texts
 from hpo.report.formats import MINUS, NOTHING, Scale, as_percent, p_value, signed
 from hpo.report.sentences import items_note, kind_title
+from hpo.study.labels import PAPER
 
 
 def comparison_parts(comparison: Comparison) -> Iterable[Part]:
@@ -21,7 +22,7 @@ def comparison_parts(comparison: Comparison) -> Iterable[Part]:
         scale, minus = Scale(pairs[0].metric), _minus(pairs[0])
         titles = (
             f"{minus} [95%]",
-            f"new {_items(pairs[0])} too",
+            f"new {pairs[0].items_name} too",
             "d_z",
             "P(A > B)" if scale.metric.maximize else "P(A better)",
             "p",
@@ -58,26 +59,13 @@ def _minus(pair: Pair) -> str:
     return "A / B" if pair.metric.is_relative else f"A {MINUS} B"
 
 
-def _items(pair: Pair) -> str:
-    return "test items" if pair.needs_items else "images"
-
-
 def _legend(comparison: Comparison) -> Bullets:
     fewest = min(len(pair.rounds) for pair in comparison.pairs)
     smallest = max(pair.test.smallest for pair in comparison.pairs)
-    digits = [pair for pair in comparison.pairs if not pair.needs_items]
-    others = [pair for pair in comparison.pairs if pair.needs_items]
-    lines: list[str] = []
-    if digits:
-        lines += (
-            f"A {MINUS} B: the mean difference with Student's t interval over the rounds, that is, for new seeds on "
-            "the same images.",
-            "New images too: a bootstrap interval over the rounds crossed with the images of pool B.",
-        )
-    if others:
-        lines += _item_lines(others)
+    lines = list(_item_lines(comparison.pairs))
+    papers = any(PAPER in (pair.a.label, pair.b.label) for pair in comparison.pairs)
+    of_reference = "the paper's configurations" if papers else "the reference configurations"
     wins = "P(A > B)" if all(pair.metric.maximize for pair in comparison.pairs) else "P(A better)"
-    of_reference = "the paper's configurations" if digits else "the reference configurations"
     return Bullets(
         lines=(
             *lines,
@@ -97,10 +85,11 @@ def _legend(comparison: Comparison) -> Bullets:
 
 
 def _item_lines(pairs: Sequence[Pair]) -> Iterable[str]:
-    """What the two intervals of pairs with single test items hold for."""
+    """What the two intervals of pairs hold for."""
+    name = pairs[0].items_name if len({pair.items_name for pair in pairs}) == 1 else "test items"
     yield (
         f"{_minus(pairs[0])}: the mean difference with Student's t interval over the rounds, that is, for new seeds "
-        "and new training draws, on these test items."
+        f"and new training draws, on these {name}."
     )
     if any(pair.metric.is_relative for pair in pairs):
         yield "Ratios: geometric means over the rounds; intervals and tests are those of the logarithms."
@@ -108,18 +97,23 @@ def _item_lines(pairs: Sequence[Pair]) -> Iterable[str]:
         return
     same = any(pair.same_items for pair in pairs)
     yield (
-        "New test items too: a bootstrap interval over the rounds crossed with what the test items were sampled from. "
-        "A difference is called clear only where it is clear over the rounds and this interval agrees; where it does "
-        'not, the sentence says "on these test items".'
+        f"New {name} too: an interval from two components of variance, that between the rounds and that of what the "
+        f"{name} were sampled from, which all rounds share. A difference is called clear only where it is clear over "
+        f'the rounds and this interval agrees; where it does not, the sentence says "on these {name}".'
     )
     yield (
-        "Behind it in brackets: the share of that interval's variance that comes from which test items there were; the "
+        f"Behind it in brackets: the share of that interval's variance that comes from which {name} there were; the "
         "rest comes from the rounds, that is, from seeds and training draws. More rounds narrow the second part alone."
     )
     if same:
         yield (
             "The test items are the same in every round, and no round was trained on them: neither interval says how "
             "another split into training and test data would come out."
+        )
+    if name == "test images":
+        yield (
+            "Training images are drawn anew in every round, but from one pool: neither interval says how other images "
+            "to train on would come out."
         )
 
 
