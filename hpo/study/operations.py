@@ -14,7 +14,7 @@ from hpo.storage import slots, studies
 from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import limits, phases
-from hpo.study.labels import TUNED
+from hpo.study.labels import PUBLISHED, TUNED
 from hpo.study.requests import Requested
 from hpo.study.spec import StudySpec, differences, spec_of
 
@@ -247,6 +247,8 @@ def evaluate(
         raise UsageError(
             f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
         )
+    if label == PUBLISHED:
+        raise UsageError(f"--label {label}: so the report calls what others have published; choose another")
     row = _study_to_evaluate(engine, file, name, rounds, epochs)
     spec = spec_of(row)
     label, params = _configuration(row, spec, None if file is None else file.spec, label)

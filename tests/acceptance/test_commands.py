@@ -263,6 +263,7 @@ def test_evaluate_a_study(hpo: Hpo) -> None:
     train(hpo)
     assert final_rounds(hpo) == {**before, "colleague": 1}
     assert "1 to 64" in hpo.refused("evaluate", other, "--label", "no spaces", code=2)
+    assert "others have published" in hpo.refused("evaluate", other, "--label", "published", code=2)
 
 
 def test_an_older_name_that_begins_like_an_option(hpo: Hpo) -> None:
