@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt $(KERNELS)
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## the main job on bundled digits with a small, labelled budget (under 10 minutes on 2 cores)
+demo: $(READY)  ## the main job on bundled digits with a small, labelled budget (3 to 5 minutes on 2 cores)
 	mkdir -p demo
 	$(BIN)/hpo --db sqlite:///demo/hpo.db run --demo --out demo/report
 
