@@ -85,15 +85,16 @@ def picture(page: Path, file: Path) -> None:
 
 
 def main() -> None:
-    """The examples that are named, else all."""
+    """The examples that are named, else all; with `--again` all that are kept."""
     there = sorted(path.stem for path in FOLDER.glob("*.py"))
+    kept = sorted(path.parent.name for path in FOLDER.glob("reports/*/hpo.db.gz"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(there)}")
     for option in ("--trials", "--rounds", "--epochs", "--workers"):
         parser.add_argument(option, type=int)
     parser.add_argument("--again", action="store_true", help="train nothing")
     options = parser.parse_args()
-    for name in options.names or there:
+    for name in options.names or (kept if options.again else there):
         if options.again:
             show(name)
         else:

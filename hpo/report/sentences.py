@@ -118,8 +118,8 @@ def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: S
                 failed = f"{result.trials.failed} of {result.trials.total} trials of its search failed"
                 lines.append(f"Nothing is concluded about tuning {result.model}: {failed}.{suffix}")
             elif tuned is not None and tuned.same_as is not None:
-                won = f"{reference(result.reference_label)} won the confirm phase"
-                lines.append(f"Tuning did not improve {result.model}: {won}.{suffix}")
+                won = f"{reference(result.reference_label)} won the confirm phase, and no other was tested"
+                lines.append(f"What tuning brings {result.model} is open: {won}.{suffix}")
     return lines
 
 
@@ -476,7 +476,7 @@ def tuning_verdict(tuning: Tuning) -> str:
     if tuning.is_inconclusive:
         return f"{tuning.failed} of {tuning.trials} trials of the search failed: nothing is concluded from it."
     if tuning.source == tuning.reference_label:
-        return f"{it[0].upper()}{it[1:]} won the confirm phase: tuning did not improve on it."
+        return f"{it[0].upper()}{it[1:]} won the confirm phase."
     return f"Trial {tuning.source} of the search won the confirm phase."
 
 
