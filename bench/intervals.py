@@ -37,7 +37,8 @@ def world(rng: np.random.Generator, rounds: int, by_round: float, by_image: floa
         a[r] = ScoredRound(scores=(u < np.clip(0.68 + TRUTH + shift, 0, 1)).astype(float), units=units)
         b[r] = ScoredRound(scores=(u < 0.68).astype(float), units=units)
     (wider,) = for_new_items([(a, b)], METRICS[0])
-    alone = stats.paired_difference(*([float(side[r].scores.mean()) for r in side] for side in (a, b))).interval
+    means_a, means_b = ([float(side[r].scores.mean()) for r in side] for side in (a, b))
+    alone = stats.paired_difference(means_a, means_b).interval
     assert wider is not None
     assert alone is not None
     return wider.interval, alone

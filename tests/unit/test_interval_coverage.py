@@ -186,7 +186,8 @@ def _world_of_images(
                 round=r, slot=r, opened=True, images=pairs, digits=pairs, correct=u < level, said=pairs
             )
     (wider,) = new_image_intervals([(a, b)])
-    alone = stats.paired_difference(*([float(side[r].correct.mean()) for r in side] for side in (a, b))).interval
+    means_a, means_b = ([float(side[r].correct.mean()) for r in side] for side in (a, b))
+    alone = stats.paired_difference(means_a, means_b).interval
     assert wider is not None
     assert alone is not None
     return wider, alone
