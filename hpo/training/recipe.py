@@ -98,6 +98,10 @@ class Optimizer:
     clip: str | float | None = None  # the largest norm of a step's gradient: a hyperparameter or a number
     schedule: "Schedule | None" = None  # what the learning rate is multiplied with, step by step
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.clip, str | None) and not self.clip > 0:
+            raise ValueError(f"clip must be a number above 0 or a hyperparameter's name, not {self.clip!r}")
+
     @property
     def names(self) -> tuple[str, ...]:
         """The hyperparameters that it needs."""
@@ -122,6 +126,13 @@ class SGD(Optimizer):
     momentum: str | float = 0.0
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.momentum, str) and not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be from 0 to below 1 or a name, not {self.momentum!r}")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0, as torch's does")
+
     @property
     def names(self) -> tuple[str, ...]:
         """The hyperparameters that it needs."""
@@ -137,6 +148,11 @@ class Cosine:
 
     warmup: str | float = 0.0
     floor: str | float = 0.0
+
+    def __post_init__(self) -> None:
+        for what, share in (("warmup", self.warmup), ("floor", self.floor)):
+            if not isinstance(share, str) and not 0 <= share <= 1:
+                raise ValueError(f"{what} must be a share from 0 to 1 or a hyperparameter's name, not {share!r}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -173,6 +189,12 @@ class Recipe:
     batch: str | int = "batch_size"  # items a step: a number, or the constant of the space that says it
     optimizer: Optimizer = Adam()
     structure: tuple[str, ...] = ()  # hyperparameters that the module is made from
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(f"optimizer must be hpo.Adam(), hpo.AdamW() or hpo.SGD(), not {self.optimizer!r}")
+        if isinstance(self.structure, str):
+            raise TypeError(f'structure must be a tuple of names: ("{self.structure}",)')
 
     @property
     def parts(self) -> tuple[Any, ...]:

@@ -202,12 +202,12 @@ class Fetcher:
 
     def _share(self, group: Group, lanes: int, rows: Sequence[StudyRow], width: int) -> int:
         """How many of the lanes are to be filled; all of them where others would have something else to do."""
-        epochs = {row.id: spec_of(row).budget.epochs for row in rows if Group.of(row) == group and not row.paused}
-        waiting, running = claims.outlook(self._engine, list(epochs))
+        steps = {row.id: spec_of(row).steps for row in rows if Group.of(row) == group and not row.paused}
+        waiting, running = claims.outlook(self._engine, list(steps))
         if not waiting:
             return lanes
         name = self._worker[:WORKER_LENGTH]
-        share = dealt(lanes, waiting, running, worker=name, width=width, epochs=epochs)
+        share = dealt(lanes, waiting, running, worker=name, width=width, steps=steps)
         elsewhere = [row for row in rows if Group.of(row) != group]
         return lanes if share < lanes and self.claimable(elsewhere) else share
 

@@ -202,3 +202,24 @@ def test_a_structure_is_made_from_hyperparameters() -> None:
         hpo.Model(replace(recipe, structure=("width",)), space=space, reference=reference)
     with pytest.raises(ExperimentError, match="needs 'width', which is not in the space"):
         hpo.Model(recipe, space={"rate": 0.1, "kind": "selu"})
+
+
+WRONG: dict[str, dict[str, Any]] = {"optimizer": {"optimizer": "adam"}, "structure": {"structure": "width"}}
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda: hpo.Adam(clip=0.0), "clip must be a number above 0"),
+        (lambda: hpo.AdamW(clip=math.nan), "clip must be a number above 0"),
+        (lambda: hpo.SGD(momentum=1.0), "momentum must be from 0 to below 1"),
+        (lambda: hpo.SGD(nesterov=True), "nesterov needs a momentum"),
+        (lambda: hpo.Cosine(warmup=2), "warmup must be a share from 0 to 1"),
+        (lambda: hpo.Cosine(floor=-0.1), "floor must be a share"),
+        (lambda: replace(RECIPE, **WRONG["optimizer"]), r"optimizer must be hpo.Adam\(\), .* not 'adam'"),
+        (lambda: replace(RECIPE, **WRONG["structure"]), r'a tuple of names: \("width",\)'),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(made: Callable[[], Any], why: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=why):
+        made()

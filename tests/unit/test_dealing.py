@@ -32,7 +32,7 @@ def simulated(workers: list[Simulated], slots: int, *, dealing: bool) -> tuple[f
         if dealing and wanted:
             running = [Running(w.name, 1, epoch, w.lanes) for w in workers for epoch in w.trainings]
             name, width = worker.name, worker.lanes
-            wanted = dealt(wanted, waiting, running, worker=name, width=width, epochs={1: EPOCHS})
+            wanted = dealt(wanted, waiting, running, worker=name, width=width, steps={1: EPOCHS})
         assert wanted >= 0
         waiting -= wanted
         worker.trainings += [0] * wanted
@@ -92,4 +92,4 @@ def test_a_large_worker_takes_more() -> None:
 )
 def test_shares(wanted: int, waiting: int, running: list[tuple[str, int]], expected: int) -> None:
     rows = [Running(name, 1, epoch, None if name == "c" else 4) for name, epoch in running]
-    assert dealt(wanted, waiting, rows, worker="a", width=4, epochs={1: EPOCHS}) == min(expected, waiting)
+    assert dealt(wanted, waiting, rows, worker="a", width=4, steps={1: EPOCHS}) == min(expected, waiting)
