@@ -77,7 +77,7 @@ def parts_of(url: str, out: Path) -> dict[str, float]:
     )
     part("comparison: pairs", lambda: comparison.paired_of(actual))
     part("comparison: and intervals", lambda: comparison.compare(actual))
-    part("comparison: and new images", lambda: comparison.compare(actual, scores.scores_of(actual, columns, shipped)))
+    part("comparison: and new images", lambda: comparison.compare(actual, scores.scores_of(actual, columns)))
     for result in actual:
         part(f"dependence: {result.name}", partial(interactions.dependence_of, result))
     whole = part("all of these again, and pictures, models' costs", lambda: contents.gather(engine))

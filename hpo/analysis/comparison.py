@@ -21,7 +21,7 @@ from hpo.analysis.pairwise import (
 from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
-from hpo.results.records import DIGITS, FinalResult, StudyResult, models_of
+from hpo.results.records import FinalResult, StudyResult, models_of
 from hpo.study.digits_spec import METRICS
 from hpo.study.labels import PUBLISHED, TUNED
 
@@ -79,7 +79,7 @@ def _is_known(column: Summary | None) -> bool:
 
 def published_rows(results: Sequence[StudyResult], experiment: str, model: str) -> list[TableRow]:
     """A model's published values, where there are some."""
-    if experiment == DIGITS:
+    if experiment == shipped.NAME:
         return [published_row(model)]
     of_model = [result for result in results if (result.experiment, result.model) == (experiment, model)]
     latest = of_model[-1]  # what it says of others' results, the earlier ones may not know yet
@@ -98,7 +98,7 @@ def published_row(model: str) -> TableRow:
     of_model = published.ACCURACIES[model]
     train = Summary(n=published.ROUNDS, mean=of_model.train_mean, std=of_model.train_std)
     test = Summary(n=published.ROUNDS, mean=of_model.test_mean, std=of_model.test_std)
-    return _published(DIGITS, model, METRICS[:1], published.EPOCHS, published.ROUNDS, train, test)
+    return _published(shipped.NAME, model, METRICS[:1], published.EPOCHS, published.ROUNDS, train, test)
 
 
 def _published(
@@ -236,7 +236,7 @@ def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
         return {r: scored[r] for r in pair.rounds if r in scored}
 
     completed = list(pairs)
-    together: dict[tuple[MetricInfo, int, str], list[tuple[int, tuple[ScoredRounds, ScoredRounds]]]] = {}
+    together: dict[tuple[MetricInfo, int], list[tuple[int, tuple[ScoredRounds, ScoredRounds]]]] = {}
     for place, pair in enumerate(pairs):
         if not _at_hand(pair, scores):
             continue
@@ -248,10 +248,9 @@ def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
         completed[place] = replace(pair, unanswered=len(lacking), same_items=same)
         if not lacking:
             fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
-            key = pair.metric, fewest, scores[pair.a.study_id].units
-            together.setdefault(key, []).append((place, (a, b)))
-    for (metric, fewest, units), group in together.items():
-        intervals = for_new_items([sides for _, sides in group], metric, fewest=fewest, units=units)
+            together.setdefault((pair.metric, fewest), []).append((place, (a, b)))
+    for (metric, fewest), group in together.items():
+        intervals = for_new_items([sides for _, sides in group], metric, fewest=fewest)
         for (place, _), expected in zip(group, intervals, strict=True):
             if expected is not None:
                 completed[place] = replace(completed[place], items=expected.interval, from_items=expected.from_units)

@@ -43,11 +43,10 @@ class ItemScores:
 
     by_label: Mapping[str, ScoredRounds]
     fingerprints: Mapping[str, Mapping[int, str]]  # label -> round -> digest of all that was stored of its items
-    units: str = "units"  # what items were sampled from, in words
 
 
 def item_scores_of(
-    result: StudyResult, columns: Mapping[tuple[str, int], Mapping[str, NDArray[Any]]], *, units: str = "units"
+    result: StudyResult, columns: Mapping[tuple[str, int], Mapping[str, NDArray[Any]]]
 ) -> ItemScores | None:
     """A study's item scores from its final rounds' columns (`queries.final_columns`); None where none are stored.
 
@@ -70,7 +69,7 @@ def item_scores_of(
             by_label[TUNED] = by_label[tuned.same_as]
         if tuned.same_as in fingerprints:
             fingerprints[TUNED] = fingerprints[tuned.same_as]
-    return ItemScores(by_label=by_label, fingerprints=fingerprints, units=units) if fingerprints else None
+    return ItemScores(by_label=by_label, fingerprints=fingerprints) if fingerprints else None
 
 
 def _fingerprint(columns: Mapping[str, NDArray[Any]]) -> str:
@@ -100,7 +99,6 @@ def for_new_items(
     level: float = LEVEL,
     *,
     fewest: int = 2,
-    units: str = "units",
 ) -> list[ForNewItems | None]:
     """Intervals of the mean improvements of a over b for new seeds AND new units; None below `fewest` common rounds.
 
@@ -108,13 +106,13 @@ def for_new_items(
     what new seeds and draws bring; and that of the units, which all rounds share. A unit's influence on a round is what
     the round's improvement changes by with the unit's weight; products of its influences on two different rounds have
     the units' share alone as their mean, because what seeds and draws add differs from round to round. Student's t with
-    degrees of freedom after Satterthwaite (1946). `units` is what the method's name calls them.
+    degrees of freedom after Satterthwaite (1946).
     """
-    return [_for_new_items(a, b, metric, level, fewest=fewest, units=units) for a, b in sides]
+    return [_for_new_items(a, b, metric, level, fewest=fewest) for a, b in sides]
 
 
 def _for_new_items(
-    a: ScoredRounds, b: ScoredRounds, metric: MetricInfo, level: float, *, fewest: int, units: str
+    a: ScoredRounds, b: ScoredRounds, metric: MetricInfo, level: float, *, fewest: int
 ) -> ForNewItems | None:
     common = sorted(a.keys() & b.keys())
     if len(common) < fewest or not all(np.array_equal(a[r].units, b[r].units) for r in common):
@@ -139,7 +137,7 @@ def _for_new_items(
     if total > 0:
         inverse = by_rounds**2 / max(1, rounds - 1) + by_units**2 / max(1, n - 1)
         half = float(scipy.stats.t.ppf((1 + level) / 2, total**2 / inverse)) * math.sqrt(total)
-    method = f"variance components of rounds and {units}"
+    method = "variance components of rounds and units"
     interval = Interval(low=mean - half, high=mean + half, level=level, method=method)
     return ForNewItems(interval=interval, from_units=by_units / total if total > 0 else None)
 

@@ -45,9 +45,7 @@ class Setting:
     data_digest: str
     protocol_seed: int
     epochs: int | None  # None: the model's affair, which pairs with any
-    batch_size: int | None  # this and the next two: of the digits' draws
-    training_pairs: int | None
-    test_pairs: int | None
+    draws: tuple[tuple[str, int], ...]  # sizes of the draws by name, where the protocol says them
     metric: MetricInfo
     options: tuple[tuple[str, Value], ...]  # of the data
 
@@ -57,9 +55,6 @@ class Setting:
         return replace(self, epochs=None) == replace(other, epochs=None) and (any_epochs or self.epochs == other.epochs)
 
 
-SIZES = ("batch_size", "training_pairs", "test_pairs")  # of the digits' draws: no other setting has them
-
-
 def setting_of(result: StudyResult) -> Setting:
     """The setting of a study's final rounds."""
     spec, protocol = result.spec, result.spec.protocol
@@ -67,9 +62,7 @@ def setting_of(result: StudyResult) -> Setting:
         data_digest=result.data_digest,
         protocol_seed=protocol.seed,
         epochs=_epochs(result),
-        batch_size=protocol.batch_size if result.is_digits else None,
-        training_pairs=protocol.training_pairs if result.is_digits else None,
-        test_pairs=protocol.test_pairs if result.is_digits else None,
+        draws=tuple(spec.traits.draws.items()),
         metric=result.metric,
         options=tuple(sorted(spec.data.items())),
     )
@@ -250,7 +243,7 @@ def _pair(
         pairing=stats.pairing(*oriented(metric, values_a, values_b)),
         detectable=None,
         repeated=len(paired) - len(common),
-        items_name="test images" if a[0].is_digits else "test items",
+        items_name=f"test {a[0].spec.traits.items}",
     )
 
 
@@ -282,7 +275,7 @@ def distinct_rounds(
 def evidence(result: StudyResult, label: str, scores: ScoresOf) -> Mapping[int, str]:
     """For each round what tells whether another one is equal to it: its items' scores, else all its metrics."""
     final = result.final_of(label)
-    if result.is_digits or final is None:  # every round draws its pairs anew
+    if result.spec.traits.redraws_test or final is None:
         return {}
     if result.id in scores and label in scores[result.id].fingerprints:
         return scores[result.id].fingerprints[label]

@@ -28,7 +28,7 @@ class Provenance:
     finished_at: float | None  # the last run's end
     versions: tuple[tuple[str, int], ...]  # "torch 2.13.0", runs
     commits: tuple[tuple[str, int], ...]  # of hpo
-    codes: tuple[tuple[str, int], ...]  # digests of the user's code; the digits have none
+    codes: tuple[tuple[str, int], ...]  # digests of the user's code; empty where hpo's own code trained
     devices: tuple[tuple[str, int], ...]
     workers: tuple[tuple[str, int], ...]
     code_changes: tuple[CodeChange, ...]  # of the model's code, accepted while the study went on
@@ -62,7 +62,7 @@ def provenance_of(result: StudyResult, bundled: Collection[str] = ()) -> Provena
         finished_at=max(ends, default=None),
         versions=_count(f"{name} {version}" for run in done for name, version in sorted(run.versions.items())),
         commits=_count(run.git_commit or "not known" for run in done),
-        codes=_count(run.code_digest or "not known" for run in done if not result.is_digits),
+        codes=_count(run.code_digest or "not known" for run in done if not result.is_shipped),
         devices=_count(run.device or "not known" for run in done),
         workers=_count(run.worker or "not known" for run in done),
         code_changes=result.code_changes,
@@ -103,7 +103,7 @@ def _commands(result: StudyResult, bundled: Collection[str]) -> Iterable[tuple[s
     """Lines for a shell: every name in them is quoted, or set apart where it looks like an option."""
     name, file = result.name, _file(result.name)
     search, rounds = (_elsewhere(result, bundled, database) for database in ("again.db", "rounds.db"))
-    experiment = () if result.is_digits else ("--experiment", "FILE")  # whose place is not stored
+    experiment = () if result.is_shipped else ("--experiment", "FILE")  # whose place is not stored
     spec, extended = result.spec, result.trials.total - result.spec.budget.trials
     export = ("hpo", "study", "export")
     yield "the study's configuration as a file", f"{_line(*export, '--as-created', name=name)} > {shlex.quote(file)}"
@@ -133,7 +133,7 @@ def _commands(result: StudyResult, bundled: Collection[str]) -> Iterable[tuple[s
 
 def _elsewhere(result: StudyResult, bundled: Collection[str], database: str) -> list[str]:
     """`hpo` with another database and the study's images; the folder of images that are not bundled is not stored."""
-    data = [] if result.data_digest in bundled or not result.is_digits else ["--data", "FOLDER"]
+    data = [] if result.data_digest in bundled or not result.is_shipped else ["--data", "FOLDER"]
     return ["hpo", "--db", f"sqlite:///{database}", *data]
 
 

@@ -84,7 +84,8 @@ class Tuning:
     parameters: tuple[Parameter, ...]
     stages: tuple[Stage, ...]  # the reference's, then the tuned one where it differs
     spend: tuple[Spend, ...]  # search, confirm, final
-    reported: tuple[Reported, ...] = ()  # by configuration; empty for the digits, whose trainings report nothing
+    by_user: bool = False  # whether the user's code trained, in processes of its own
+    reported: tuple[Reported, ...] = ()  # by configuration; empty where hpo's own code trained
 
 
 def tuning_of(result: StudyResult) -> Tuning:
@@ -102,7 +103,8 @@ def tuning_of(result: StudyResult) -> Tuning:
         parameters=tuple(_parameters(result)),
         stages=tuple(_stages(result)),
         spend=tuple(_spend(result)),
-        reported=() if result.is_digits else tuple(_reported(result)),
+        by_user=not result.is_shipped,
+        reported=() if result.is_shipped else tuple(_reported(result)),
     )
 
 

@@ -35,8 +35,6 @@ class Images:
 class DigitsReport:
     """One report's; it remembers what it could not read, and says so in its sections."""
 
-    units = "images"
-
     def __init__(self, given: Digits | None) -> None:
         """`given` are the images of --data."""
         self._images = Images(given)

@@ -44,9 +44,9 @@ class Contents:
     contributed: Mapping[str, Sequence[Section]]  # the experiments' own, by its name
 
     @property
-    def has_digits(self) -> bool:
-        """Whether any of the studies is of the digits; a report without studies keeps their tables, empty."""
-        return not self.results or any(result.is_digits for result in self.results)
+    def measures_training(self) -> bool:
+        """Whether any of the studies has measured final rounds on their training items too."""
+        return any(result.spec.traits.measures_training for result in self.results)
 
 
 def gather(
@@ -61,9 +61,9 @@ def gather(
         shipped_report = shipped_report_of(None)
     results = all_results(engine)
     columns = {result.id: read_columns(engine, result, shipped_report) for result in results}
-    scores = scores_of(results, columns, shipped_report)
+    scores = scores_of(results, columns)
     comparison = compare(results, scores)
-    bundled = {r.data_digest for r in results if r.is_digits and shipped_report.needs_no_folder(r.data_digest)}
+    bundled = {r.data_digest for r in results if r.is_shipped and shipped_report.needs_no_folder(r.data_digest)}
     return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         database=display_url(engine),
@@ -75,7 +75,7 @@ def gather(
         dependence=tuple(dependence_of(result) for result in results),
         scores=scores,
         timeline=timeline_of(results),
-        about_data={r.data_digest: shipped_report.about(r.data_digest) for r in results if r.is_digits},
+        about_data={r.data_digest: shipped_report.about(r.data_digest) for r in results if r.is_shipped},
         contributed=_contributed(results, columns, shipped_report, experiments),
     )
 

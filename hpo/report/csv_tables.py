@@ -25,30 +25,24 @@ def tables_of(report: Contents) -> dict[str, list[CsvRow]]:
     }
 
 
-def _experiment(results: Sequence[StudyResult], name: str) -> CsvRow:
-    """The column of the experiment, where there is another than the digits."""
-    return {} if all(result.is_digits for result in results) else {"experiment": name}
-
-
 def _comparison(report: Contents) -> list[CsvRow]:
     rows: list[CsvRow] = []
     others = dict.fromkeys(name for row in report.comparison.rows for name in row.others)
     for row in report.comparison.rows:
         test = row.test
-        measured = _experiment(report.results, row.experiment)
         rows.append(
             {
-                **measured,
+                "experiment": row.experiment,
                 "model": row.model,
                 "configuration": row.label,
                 "study": row.study,
                 "setting": None if row.setting is None else row.setting + 1,
-                **({"metric": row.metric.name} if measured else {}),
+                "metric": row.metric.name,
                 "epochs": row.epochs,
                 "trials": row.trials,
                 "rounds": row.rounds,
                 "planned_rounds": row.planned,
-                **({"train_mean": row.train.mean, "train_std": row.train.std} if report.has_digits else {}),
+                **({"train_mean": row.train.mean, "train_std": row.train.std} if report.measures_training else {}),
                 "test_mean": test.mean,
                 "test_std": test.std,
                 "test_mean_low": None if test.interval is None else test.interval.low,
@@ -71,7 +65,7 @@ def _repeats(report: Contents) -> list[CsvRow]:
     names = _hyperparameters(report.results)
     return [
         {
-            **_experiment(report.results, group.experiment),
+            "experiment": group.experiment,
             "group": group.group,
             "model": group.model,
             "setting": group.setting + 1,
@@ -96,28 +90,28 @@ def _reference(results: Sequence[StudyResult]) -> str:
 
 
 def _hyperparameters(results: Sequence[StudyResult]) -> list[str]:
-    """The names of all studies' hyperparameters: a column each; the digits' in the order of the paper."""
+    """The names of all studies' hyperparameters, in the order of their models: a column each."""
     ordered = sorted(results, key=lambda result: models_of(results).index((result.experiment, result.model)))
     return list(dict.fromkeys(name for result in ordered for name in result.hyperparameters))
 
 
 def _measured(run: TrainingRecord, result: StudyResult, results: Sequence[StudyResult], what: str) -> CsvRow:
-    """A run's metrics: a column each, empty where it is another experiment's; the digits' second is called loss."""
+    """A run's metrics: a column each, empty where it is another experiment's."""
     values: dict[str, Cell] = {}
     for other in results:
         for place, metric in enumerate(other.metrics):
-            values.setdefault(_column(other, metric.name, what), None)
+            values.setdefault(f"{what}_{metric.name}", None)
             if other is result:
                 first_two = (run.value, run.loss)
-                values[_column(other, metric.name, what)] = run.metrics.get(
+                values[f"{what}_{metric.name}"] = run.metrics.get(
                     metric.name, first_two[place] if place < len(first_two) else None
                 )
     return values
 
 
 def _numbers(results: Sequence[StudyResult]) -> list[str] | None:
-    """The names of what the users' trainings report; None where all are the digits', which report nothing."""
-    if all(result.is_digits for result in results):
+    """The names of what the users' trainings report; None where hpo's own code trained, which reports nothing."""
+    if all(result.is_shipped for result in results):
         return None
     return sorted({name for result in results for run in result.runs for name in run.numbers})
 
@@ -129,31 +123,26 @@ def _reported(run: TrainingRecord, names: Sequence[str] | None) -> CsvRow:
     return {"memory": run.memory, **{f"reported_{name}": run.numbers.get(name) for name in names}}
 
 
-def _column(result: StudyResult, metric: str, what: str) -> str:
-    return f"{what}_loss" if result.is_digits and metric == "cross_entropy" else f"{what}_{metric}"
-
-
 def _pairs(report: Contents) -> list[CsvRow]:
     rows: list[CsvRow] = []
     for pair in report.comparison.pairs:
         interval, items, label = pair.difference.interval, pair.items, pair.b.label
-        measured = _experiment(report.results, pair.a.experiment)
         rows.append(
             {
-                **measured,
+                "experiment": pair.a.experiment,
                 "kind": kind_title(pair.kind, label),
                 "family": family_title(pair.family, label),
                 "setting": pair.setting + 1,
-                **({"metric": pair.metric.name} if measured else {}),
+                "metric": pair.metric.name,
                 "a": f"{pair.a.model} {pair.a.label}",
                 "b": f"{pair.b.model} {pair.b.label}",
                 "rounds": len(pair.rounds),
                 "difference": pair.difference.mean,
                 "difference_low": None if interval is None else interval.low,
                 "difference_high": None if interval is None else interval.high,
-                f"new_{'items' if measured else 'images'}_low": None if items is None else items.low,
-                f"new_{'items' if measured else 'images'}_high": None if items is None else items.high,
-                **({"variance_from_items": pair.from_items} if measured else {}),
+                "new_items_low": None if items is None else items.low,
+                "new_items_high": None if items is None else items.high,
+                "variance_from_items": pair.from_items,
                 "effect_dz": pair.difference.effect,
                 "p_a_better": pair.outperforming.probability,
                 "p_a_better_low": pair.outperforming.interval.low,
@@ -174,14 +163,14 @@ def _rounds(results: Sequence[StudyResult]) -> list[CsvRow]:
     reported = _numbers(results)
     return [
         {
-            **_experiment(results, result.experiment),
+            "experiment": result.experiment,
             "study": result.name,
             "model": result.model,
             "configuration": run.label,
             "round": run.round,
             "state": run.state,
             "epochs": run.epochs,
-            **({"train_accuracy": run.train_accuracy} if any(r.is_digits for r in results) else {}),
+            **({"train_accuracy": run.train_accuracy} if any(r.spec.traits.measures_training for r in results) else {}),
             **_measured(run, result, results, "test"),
             "seconds": run.seconds,
             "device_seconds": run.device_seconds,
@@ -201,7 +190,7 @@ def _trials(results: Sequence[StudyResult]) -> list[CsvRow]:
     names, reported = _hyperparameters(results), _numbers(results)
     return [
         {
-            **_experiment(results, result.experiment),
+            "experiment": result.experiment,
             "study": result.name,
             "model": result.model,
             "phase": run.kind,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
-from hpo.results.records import DIGITS
 from hpo.storage.studies import CodeChange
 from hpo.study.labels import PAPER, PUBLISHED, TUNED
 
@@ -29,17 +29,20 @@ _WORDS = {  # of shipped metrics, by name, where they are not the name itself
     "rmse": "RMSE",
 }
 CONFIGURATIONS = {
-    PUBLISHED: "paper, as published",
+    PUBLISHED: "as published",
     PAPER: "paper's, re-run",
     TUNED: "tuned",
 }
 
 
-def configuration(label: str, experiment: str) -> str:
+def configuration(label: str) -> str:
     """A configuration's name in tables and charts."""
-    if experiment != DIGITS and label == PUBLISHED:
-        return "as published"
     return CONFIGURATIONS.get(label, label)
+
+
+def model_title(experiment: str, model: str) -> str:
+    """A model's name among those of several experiments; the one that comes with hpo goes without saying."""
+    return model if experiment == shipped.NAME else f"{experiment}: {model}"
 
 
 def reference(label: str) -> str:

@@ -1,7 +1,7 @@
 """Sentences: what the comparison comes to, for readers who skip the tables."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +24,7 @@ from hpo.analysis.repeats import RepeatPair, Repeats
 from hpo.analysis.tuning import Tuning
 from hpo.experiment.metric_info import MetricInfo
 from hpo.report.formats import Scale, figures, reference
-from hpo.results.records import DIGITS, StudyResult
+from hpo.results.records import StudyResult
 from hpo.study.labels import TUNED
 from hpo.study.spec import Budget, Protocol
 
@@ -52,9 +52,10 @@ def conclusions_of(results: Sequence[StudyResult], comparison: Comparison) -> Co
     )
 
 
-def budget_warning(results: Iterable[StudyResult]) -> str | None:
+def budget_warning(results: Sequence[StudyResult]) -> str | None:
     """A warning that budgets are below the shipped defaults; None where none is."""
-    defaults = {"trials": Budget().trials, "epochs": Budget().epochs, "rounds": Protocol().final_rounds}
+    epochs = next((known for result in results if (known := result.spec.traits.usual_epochs)), Budget().epochs)
+    defaults = {"trials": Budget().trials, "epochs": epochs, "rounds": Protocol().final_rounds}
     small: list[str] = []
     named: set[str] = set()
     tiny = False
@@ -63,7 +64,7 @@ def budget_warning(results: Iterable[StudyResult]) -> str | None:
         asked = {"trials": budget.trials, "rounds": result.spec.protocol.final_rounds}
         if result.is_fixed:
             del asked["trials"]
-        if result.is_digits:  # of another experiment nobody knows how many epochs are enough
+        if result.spec.traits.usual_epochs:  # else nobody knows how many are enough
             asked["epochs"] = budget.epochs
         # Without a search only what is measured counts.
         shares = [n / defaults[what] for what, n in asked.items() if n or what != "trials"]
@@ -143,10 +144,7 @@ def between_sentence(pair: Pair) -> str:
     else:
         verdict = f"{a.model} and {b.model} cannot be told apart"
     scale = Scale(pair.metric)
-    if a.experiment == DIGITS:
-        means = f"they answer {scale.value(a.mean)} and {scale.value(b.mean)} of unseen pairs correctly"
-    else:
-        means = f"their test {scale.name} is {scale.value(a.mean)} and {scale.value(b.mean)}"
+    means = f"their test {scale.name} is {scale.value(a.mean)} and {scale.value(b.mean)}"
     return f"{verdict}: {how}, {means}, {_difference(pair)}."
 
 
@@ -173,9 +171,8 @@ def tuning_sentence(pair: Pair) -> str:
         verdict = f"Tuning {did} {model} on these {pair.items_name}{_immaterial(pair)}"
     else:
         verdict = f"Whether tuning changed {model} is not settled"
-    what = "" if pair.a.experiment == DIGITS else f"test {scale.name} "
     return (
-        f"{verdict}: {what}{scale.value(pair.a.mean)} tuned, {scale.value(pair.b.mean)} with "
+        f"{verdict}: test {scale.name} {scale.value(pair.a.mean)} tuned, {scale.value(pair.b.mean)} with "
         f"{reference(pair.b.label)}, {_difference(pair)}."
     )
 
@@ -330,7 +327,10 @@ def cautions(results: Sequence[StudyResult], settings: Sequence[Setting]) -> lis
                 label = label_of(omitted[0], which)
                 names = ", ".join(result.name for result in omitted)
                 lines.append(f"In the table but not in the sentences, {label}: {names} (one study per model).")
-    for group in [settings] if all(r.is_digits for r in results) else [[setting] for setting in settings]:
+    by_experiment: dict[tuple[str, ...], list[Setting]] = {}
+    for setting in settings:
+        by_experiment.setdefault(_experiments(results, setting), []).append(setting)
+    for group in by_experiment.values():
         tuned = [r for setting in group for r in representatives(results, setting, "tuned")]
         budgets = {(r.trials.total, r.epochs) for r in tuned}
         if len(budgets) > len({setting_of(r) for r in tuned}):
@@ -382,19 +382,21 @@ _SETTING_FIELDS = {  # of Setting
     "options": "options of the data",
     "protocol_seed": "protocol seed",
     "epochs": "epochs",
-    "batch_size": "batch size",
-    "training_pairs": "training pairs",
-    "test_pairs": "test pairs",
 }
 
 
 def setting_differences(a: Setting, b: Setting) -> list[str]:
     """In which points two settings differ."""
-    words = _SETTING_FIELDS | ({} if a.training_pairs is None else {"data_digest": "images"})
-    return [
-        f"{words[name]} ({_short(getattr(a, name))} and {_short(getattr(b, name))})"
-        for name in words
+    points = [
+        f"{words} ({_short(getattr(a, name))} and {_short(getattr(b, name))})"
+        for name, words in _SETTING_FIELDS.items()
         if getattr(a, name) != getattr(b, name)
+    ]
+    of_a, of_b = dict(a.draws), dict(b.draws)
+    return points + [
+        f"{name.replace('_', ' ')} ({of_a.get(name, 'none')} and {of_b.get(name, 'none')})"
+        for name in dict.fromkeys((*of_a, *of_b))
+        if of_a.get(name) != of_b.get(name)
     ]
 
 
@@ -419,11 +421,8 @@ def row_note(row: TableRow) -> str:
     if row.no_spread:
         notes.append("its rounds are equal in every test item: they count once, and such a method has no spread")
     if row.diverged:
-        if row.experiment == DIGITS:
-            counted = "at chance accuracy in the test values and left out of the train ones"
-        else:
-            counted = f"as {Scale(row.metric).value(row.metric.diverged)}"
-        notes.append(f"{row.diverged} diverged, counted {counted}")
+        left_out = " in the test values and left out of the train ones" if row.train.n else ""
+        notes.append(f"{row.diverged} diverged, counted as {Scale(row.metric).value(row.metric.diverged)}{left_out}")
     if row.failed:
         notes.append(f"{row.failed} failed")
     return "; ".join(notes)

@@ -13,8 +13,6 @@ from hpo.results.records import StudyResult
 class ShippedReport(Protocol):
     """Its part of the report; one is made for each report."""
 
-    units: str  # what its test items are sampled from, in the plural
-
     def columns(
         self, result: StudyResult, outputs: Mapping[tuple[str, int], bytes]
     ) -> Mapping[tuple[str, int], Mapping[str, NDArray[Any]]]:

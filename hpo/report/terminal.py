@@ -13,7 +13,7 @@ from hpo.analysis.pairwise import setting_of
 from hpo.analysis.provenance import reason
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
-from hpo.report.formats import NOTHING, Scale, code_changes_in_words, references, time
+from hpo.report.formats import NOTHING, Scale, code_changes_in_words, model_title, references, time
 from hpo.report.formats import value as shown_value
 from hpo.results.failures import optuna_name, setbacks, troubled
 from hpo.results.records import FinalResult, StudyResult, mean, std
@@ -49,7 +49,7 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
         tuned, scale = result.tuned, Scale(result.metric)
         table.add_row(
             escape(result.name),
-            result.model if result.is_digits else escape(f"{result.experiment}: {result.model}"),
+            escape(model_title(result.experiment, result.model)),
             result.phase + "".join(f" ({state})" for state in _states(result)[:1]),
             f"{result.trials.total - result.trials.open}/{result.trials.total}",
             scale.value(None if result.best is None else result.best.value, 2),
@@ -71,7 +71,7 @@ def _states(result: StudyResult) -> list[str]:
 def study_detail(result: StudyResult) -> RenderableType:
     """`hpo study show`: a study on one screen."""
     t, scale = result.trials, Scale(result.metric)
-    experiment = "" if result.is_digits else f"experiment {result.experiment}, "
+    experiment = "" if result.is_shipped else f"experiment {result.experiment}, "
     epochs = result.epochs
     state = "".join(f", {state}" for state in _states(result))
     head = Text.assemble(
@@ -106,7 +106,7 @@ def trial_detail(trial: Mapping[str, Any]) -> RenderableType:
     if trial["label"] is not None:
         table.add_row("configuration", f"{escape(trial['label'])}, round {trial['round']}")
     for name in _TRIAL_FIELDS:
-        if name in trial:  # some are the digits' alone
+        if name in trial:  # not every experiment measures all of them
             table.add_row(name.replace("_", " "), NOTHING if trial[name] is None else escape(str(trial[name])))
     items = "test" if trial["kind"] == "final" else "validation"
     measured = {f"{items} {name.replace('_', ' ')}": value for name, value in trial["metrics"].items()}

@@ -69,7 +69,7 @@ def _others_table(rows: Sequence[TableRow], others: Sequence[MetricInfo]) -> Tab
     for row in rows:
         columns = [row.others.get(metric.name) for metric in others]
         cells = (NOTHING if c is None else Scale(m).summary(c) for m, c in zip(others, columns, strict=True))
-        table.add_row(escape(row.model), escape(configuration(row.label, row.experiment)), *cells)
+        table.add_row(escape(row.model), escape(configuration(row.label)), *cells)
     return table
 
 
@@ -78,7 +78,7 @@ def _cells(row: TableRow, epochs: bool, train: bool) -> tuple[str, ...]:
     rounds = f"{row.rounds}/{row.planned}" if row.rounds < row.planned else str(row.rounds)
     return (
         escape(row.model),
-        escape(configuration(row.label, row.experiment)),
+        escape(configuration(row.label)),
         *((NOTHING if row.epochs is None else str(row.epochs),) if epochs else ()),
         NOTHING if row.trials is None else str(row.trials),
         rounds if row.planned else NOTHING,

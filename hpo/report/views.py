@@ -20,7 +20,7 @@ def read_columns(engine: Engine, result: StudyResult, shipped: ShippedReport | N
     """The columns of a study's final rounds that are done; those of the first format as `shipped` reads them."""
     if not any(run.done for run in result.final_runs):
         return {}
-    if not result.is_digits:
+    if not result.is_shipped:
         return final_columns(engine, result.id)
     return {} if shipped is None else shipped.columns(result, final_outputs(engine, result.id))
 

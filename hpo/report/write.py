@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 from hpo.analysis.dependence.interactions import Dependence
-from hpo.analysis.pairwise import SIZES, Pair, Setting
+from hpo.analysis.pairwise import Pair, Setting
 from hpo.errors import HpoError
 from hpo.experiment.page import Cell, CsvRow
 from hpo.files import write_atomically
@@ -21,7 +21,6 @@ from hpo.report.contents import Contents, gather
 from hpo.report.html import render
 from hpo.report.sections.dependence import sentences
 from hpo.report.sentences import data_in_words, family_title, items_note, kind_title, row_note, tuning_verdict
-from hpo.results.records import DIGITS
 from hpo.results.summary import summary
 
 T = TypeVar("T")
@@ -73,12 +72,7 @@ def page(report: Contents) -> str:
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # 5 MB: read when needed
 
     subtitle = f"Made {report.made_at} from {report.database}"
-    return render(_title(report), subtitle, outline.sections_of(report), get_plotlyjs())
-
-
-def _title(report: Contents) -> str:
-    digits = all(result.is_digits for result in report.results)
-    return "Fair comparison of architectures" if digits else "Fair comparison of models"
+    return render("Fair comparison of models", subtitle, outline.sections_of(report), get_plotlyjs())
 
 
 def as_json(report: Contents) -> dict[str, Any]:
@@ -119,17 +113,15 @@ def _add(ours: dict[str, T], experiment: str, added: Mapping[str, T]) -> None:
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
-    """A setting; the sizes of the digits' draws are theirs alone."""
-    plain: dict[str, Any] = _plain(setting)
-    return {name: value for name, value in plain.items() if value is not None or name not in SIZES}
+    """A setting, with the sizes of its draws by name."""
+    return {**_plain(setting), "draws": dict(setting.draws)}
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
-    """A pair with its kind and family in words; of the digits the interval over items is called `images` too."""
+    """A pair with its kind and family in words."""
     label = pair.b.label
     words = {"kind": kind_title(pair.kind, label), "family": family_title(pair.family, label)}
-    images = {"images": _plain(pair.items)} if pair.a.experiment == DIGITS else {}
-    return {**_plain(pair), **words, **images, "note": items_note(pair)}
+    return {**_plain(pair), **words, "note": items_note(pair)}
 
 
 def _dependence(dependence: Dependence) -> dict[str, Any]:

@@ -11,12 +11,7 @@ def setbacks(run: TrainingRecord, result: StudyResult) -> list[str]:
     lines = []
     failed, out_of_leases = run.state == "failed", run.expiries >= MAX_ATTEMPTS
     if run.state == "diverged":
-        what = (
-            "the loss was NaN or infinite; counts at chance accuracy"
-            if result.is_digits
-            else f"counts as {run.value:g}"
-        )
-        lines.append(f"diverged: {what} and is not repeated")
+        lines.append(f"diverged: counts as {run.value:g} and is not repeated")
     if run.failures:
         end = "given up" if failed and not out_of_leases else "retried"
         lines.append(f"raised {_times(run.failures)}, {end}")

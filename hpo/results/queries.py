@@ -90,13 +90,12 @@ def trial(engine: Engine, name: str, number: int) -> dict[str, Any]:
 
 
 def _fields(run: TrainingRecord, result: StudyResult) -> dict[str, Any]:
-    """A run's fields; where they are named for an accuracy that is the digits' alone, by another metric's name."""
+    """A run's fields, its curve by the metric's name, and those alone that its experiment measures."""
     fields = asdict(run)
-    if result.is_digits:
-        return fields
     curve = fields.pop("validation_accuracy")
-    for name in ("train_accuracy", "loss"):  # not measured; among the metrics
-        del fields[name]
+    if not result.spec.traits.measures_training:
+        for name in ("train_accuracy", "loss"):  # the second is among the metrics
+            del fields[name]
     return {**fields, f"validation_{result.metric.name}": curve}
 
 

@@ -15,9 +15,7 @@ from hpo.experiment.spaces import Value
 from hpo.storage.studies import CodeChange
 from hpo.study.phases import too_many_failed
 from hpo.study.ranking import ConfirmResult
-from hpo.study.spec import MODELS, StudySpec
-
-DIGITS = shipped.NAME  # the experiment of this name has answers, images and published accuracies; others have none
+from hpo.study.spec import StudySpec
 
 RunState = Literal["waiting", "running", "complete", "pruned", "diverged", "failed"]
 
@@ -198,9 +196,9 @@ class StudyResult:
         return self.spec.experiment
 
     @property
-    def is_digits(self) -> bool:
-        """Whether it is of the experiment that has answers, images and published accuracies."""
-        return self.experiment == DIGITS
+    def is_shipped(self) -> bool:
+        """Whether it is of the experiment that comes with hpo, which commands mean where they name none."""
+        return self.experiment == shipped.NAME
 
     @property
     def metric(self) -> MetricInfo:
@@ -261,15 +259,10 @@ class StudyResult:
 
 
 def models_of(results: Iterable[StudyResult]) -> list[tuple[str, str]]:
-    """Experiments and their models, as they were first created; the digits' models in the order of the paper."""
-    order = dict.fromkeys((result.experiment, result.model) for result in results)
-    experiments = list(dict.fromkeys(experiment for experiment, _ in order))
-
-    def place(key: tuple[str, str]) -> tuple[int, int]:
-        experiment, model = key
-        return experiments.index(experiment), [str(name) for name in MODELS].index(model) if experiment == DIGITS else 0
-
-    return sorted(order, key=place)
+    """Experiments as they were first created, and their models: where they have no order, as they were created too."""
+    places = {(result.experiment, result.model): result.spec.traits.place for result in results}
+    experiments = list(dict.fromkeys(experiment for experiment, _ in places))
+    return sorted(places, key=lambda key: (experiments.index(key[0]), places[key]))
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -188,12 +188,11 @@ def confirm_note_of(result: StudyResult) -> str:
         (ranked.label, f"{len(ranked.values)} of {ranked.rounds}", scale.number(ranked.mean, 2))
         for ranked in result.ranking
     ]
-    fresh = "fresh pairs" if result.is_digits else "fresh draws"
     lines = [
         f"## {_safe(result.name)}: rounds of the confirm phase",
         "",
         f"The best trials of study {_safe(result.name)} and {it}, trained again on fresh seeds "
-        f"and {fresh}: the configuration with the best mean becomes the tuned one. No sampler is involved. A trial "
+        "and fresh draws: the configuration with the best mean becomes the tuned one. No sampler is involved. A trial "
         f"is one round of one configuration, named in its user attributes; its value is the validation {scale.name}.",
         "",
         *(_table(("configuration", "rounds", _mean_column(scale)), rows) or ["It has not started.", ""]),
@@ -208,7 +207,7 @@ def _mean_column(scale: Scale) -> str:
 def final_note_of(result: StudyResult) -> str:
     """The note of `NAME:final`."""
     scale, it = Scale(result.metric), reference(result.reference_label).removesuffix(" configuration")
-    trained = result.is_digits
+    trained = result.spec.traits.measures_training
     rows = [
         (
             final.label + (f" ({references(final.same_as)} won the confirm phase)" if final.same_as else ""),
@@ -218,14 +217,13 @@ def final_note_of(result: StudyResult) -> str:
         )
         for final in result.final
     ]
-    measured, pairs = ("pairs from image pool B", "pairs") if result.is_digits else ("items of pool B", "draws")
     columns = ("configuration", "rounds", *(("train %",) if trained else ()), scale.column("test"))
     lines = [
         f"## {_safe(result.name)}: final rounds",
         "",
-        f"The tuned and {it} configuration of study {_safe(result.name)}, measured on {measured}, "
-        "which tuning never sees. No sampler is involved. A trial is one round of one configuration, named in its user "
-        f"attributes; its value is the test {scale.name}. Rounds with the same number share seeds and {pairs}.",
+        f"The tuned and {it} configuration of study {_safe(result.name)}, measured on items of pool B, which tuning "
+        "never sees. No sampler is involved. A trial is one round of one configuration, named in its user attributes; "
+        f"its value is the test {scale.name}. Rounds with the same number share seeds and draws.",
         "",
         *(_table(columns, rows) or ["It has not started.", ""]),
     ]

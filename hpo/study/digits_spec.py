@@ -25,6 +25,7 @@ from hpo.study.study_spec import (
     Values,
     compact_json,
 )
+from hpo.study.traits import Traits
 from hpo.training.augmentation import SAMPLES_PER_PAIR
 
 EXPERIMENT = shipped.NAME
@@ -41,6 +42,7 @@ HYPERPARAMETERS: Mapping[str, tuple[str, ...]] = {
 MOST_BATCH = 10_000  # samples
 MOST_VALIDATION_PAIRS = 100_000
 CHANCE = 0.5  # the accuracy of a training that diverged
+SINGLE_ANSWER = 0.55  # of always answering yes: the share of digit 1 <= digit 2 where digits are uniform
 METRICS = (
     MetricInfo(name="accuracy", diverged=CHANCE),
     MetricInfo(name="cross_entropy", maximize=False, diverged=40.0, unit="nats"),
@@ -152,6 +154,26 @@ class DigitsSpec(StudySpec):
         ranges = {name: self.space[name] for name in HYPERPARAMETERS[self.model]}
         return Space.of({name: Float(r.low, r.high, log=r.log) for name, r in ranges.items()})
 
+    @functools.cached_property
+    def traits(self) -> Traits:
+        """Those of pairs of images, drawn anew for each round."""
+        protocol = self.protocol
+        return Traits(
+            items="images",
+            draws={
+                "batch_size": protocol.batch_size,
+                "training_pairs": protocol.training_pairs,
+                "test_pairs": protocol.test_pairs,
+            },
+            validation_items=protocol.validation_pairs,
+            redraws_test=True,
+            measures_training=True,
+            usual_epochs=Budget().epochs,
+            learned_above=constant_answer(protocol.validation_pairs),
+            weighs_losses="aux_weight" in self.space,
+            place=MODELS.index(self.model),
+        )
+
     @property
     def goes_by_epochs(self) -> bool:
         """They do."""
@@ -168,6 +190,11 @@ class DigitsSpec(StudySpec):
 
     def _followed(self, values: Mapping[tuple[str, ...], object]) -> Mapping[tuple[str, ...], object]:
         return values
+
+
+def constant_answer(pairs: int) -> float:
+    """The accuracy on so many pairs that a constant answer does not exceed: four standard errors above its mean."""
+    return SINGLE_ANSWER + 4 * math.sqrt(SINGLE_ANSWER * (1 - SINGLE_ANSWER) / pairs)
 
 
 def _check_names(key: str, values: Mapping[str, object], model: str) -> None:

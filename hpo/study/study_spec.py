@@ -25,6 +25,7 @@ from hpo.experiment.spaces import Float, Space, Value
 from hpo.study import limits
 from hpo.study.labels import PUBLISHED, TUNED
 from hpo.study.spec_errors import explain, shown
+from hpo.study.traits import Traits
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # no colon: `NAME:confirm` and `NAME:final` are studies that hpo makes
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._'-]{0,63}")
@@ -221,6 +222,11 @@ class StudySpec(Record):
     def parsed_space(self) -> Space:
         """What is tuned, in the order of every table and file, and what is constant."""
         return Space.from_plain(self.space)
+
+    @property
+    def traits(self) -> Traits:
+        """What reports must know of its experiment beside its keys."""
+        return Traits()
 
     @property
     def diverged_drops(self) -> bool:

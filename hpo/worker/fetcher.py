@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Engine
 
 from hpo.errors import LeaseLost
+from hpo.experiment import shipped
 from hpo.storage import claims, slots, studies, workers
 from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.schema import WORKER_LENGTH
@@ -22,7 +23,7 @@ from hpo.worker.coordinator import Coordinator
 from hpo.worker.dealing import dealt
 from hpo.worker.health import Health
 from hpo.worker.job import Job
-from hpo.worker.serving import DIGITS, Serving
+from hpo.worker.serving import Serving
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Group:
     def of(cls, row: StudyRow) -> "Group":
         """The group that a study belongs to."""
         spec = spec_of(row)
-        if spec.experiment != DIGITS:
+        if spec.experiment != shipped.NAME:
             return cls(spec.experiment, row.model)
         return cls(spec.experiment, row.model, spec.protocol.samples, spec.protocol.batch_size)
 

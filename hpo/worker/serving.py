@@ -10,8 +10,6 @@ from hpo.experiment.shipped import ShippedData
 from hpo.storage.studies import StudyRow
 from hpo.study.spec import StudySpec, spec_of
 
-DIGITS = shipped.NAME  # the experiment that every worker can train
-
 
 class Serving:
     """The experiments of a worker; its threads share it."""
@@ -40,7 +38,7 @@ class Serving:
     def why_not(self, row: StudyRow) -> str | None:
         """Why this worker leaves a study to others, None where it can train it; SpecError where its spec is damaged."""
         spec = spec_of(row)
-        if spec.experiment == DIGITS:
+        if spec.experiment == shipped.NAME:
             return self._why_not_images(row)
         description = self.experiments.get(spec.experiment)
         if description is None:

@@ -126,7 +126,7 @@ def test_new_images_and_hard_pairs(whole: tuple[Engine, Path]) -> None:
     report = json.loads((out / "report.json").read_text())
     assert len(report["pairs"]) == 8
     for pair in report["pairs"]:
-        assert pair["images"]["low"] <= pair["difference"]["mean"] <= pair["images"]["high"]
+        assert pair["items"]["low"] <= pair["difference"]["mean"] <= pair["items"]["high"]
     page = _Reader((out / "report.html").read_text()).text
     assert "Where the models go wrong" in page
     assert "conditional on these pools" in page
@@ -354,7 +354,7 @@ def test_everything_diverged(sqlite_engine: Engine, tmp_path: Path) -> None:
     assert study["best"] is None
     assert [one["test_mean"] for one in study["final"]] == [0.5, 0.5]
     assert [one["train_mean"] for one in study["final"]] == [None, None]
-    assert "2 diverged, counted at chance accuracy in the test values and left out of the train ones" in text
+    assert "2 diverged, counted as 50.0% in the test values and left out of the train ones" in text
 
 
 def test_diverged_final_rounds_have_no_interval_for_new_images(sqlite_engine: Engine, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_diverged_final_rounds_have_no_interval_for_new_images(sqlite_engine: En
     )
     report, text = _report(sqlite_engine, tmp_path)
     (pair,) = report["pairs"]
-    assert (len(pair["rounds"]), pair["images"]) == (3, None)
+    assert (len(pair["rounds"]), pair["items"]) == (3, None)
     assert f"ws tuned and ws paper: {pair['note']}." in text
     with open(tmp_path / "pairs.csv", newline="") as file:
         assert [row["note"] for row in csv.DictReader(file)] == [pair["note"]]

@@ -183,7 +183,7 @@ def test_figures_are_small_and_of_this_model(sqlite_engine: Engine) -> None:
     drawn = notes.figures_of(study_result(sqlite_engine, "ws"), compare(results))
     assert set(drawn) == {"hpo-confirm", "hpo-final"}
     assert max(len(text) for text in drawn.values()) < 20_000
-    assert configurations(drawn["hpo-final"]) == ["paper, as published", "paper's, re-run", "tuned"]
+    assert configurations(drawn["hpo-final"]) == ["as published", "paper's, re-run", "tuned"]
     assert configurations(drawn["hpo-confirm"]) == [
         "paper's, re-run" if confirmed.label == "paper" else confirmed.label for confirmed in results[1].ranking
     ]

@@ -21,7 +21,7 @@ def scored(rounds: AnswersByRound) -> ScoredRounds:
 def item_scores(by_label: Mapping[str, AnswersByRound]) -> ItemScores:
     """A study's."""
     by_item = {label: scored(rounds) for label, rounds in by_label.items()}
-    return ItemScores(by_label=by_item, fingerprints={}, units="images")
+    return ItemScores(by_label=by_item, fingerprints={})
 
 
 def columns_of(answers: RoundAnswers) -> AnswerColumns:
@@ -35,5 +35,5 @@ def new_image_intervals(
 ) -> list[Interval | None]:
     """Intervals of the mean differences a - b for new seeds and new images."""
     by_item = [(scored(a), scored(b)) for a, b in sides]
-    expected = items.for_new_items(by_item, METRICS[0], level, units="images")
+    expected = items.for_new_items(by_item, METRICS[0], level)
     return [None if it is None else it.interval for it in expected]

@@ -91,7 +91,6 @@ def by_image(results: Sequence[StudyResult]) -> dict[int, ItemScores]:
                 for final in result.final
             },
             fingerprints={},
-            units="images",
         )
         for result in results
     }

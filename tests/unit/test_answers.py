@@ -151,7 +151,7 @@ def test_an_interval_for_new_images_is_over_the_rounds_of_its_row() -> None:
     assert "no interval for new test images: 1 of 4 rounds have no stored scores" in items_note(pair)
     (row,) = [row for row in actual.rows if row.label == "paper"]
     assert (row.test.n, row.train.n) == (4, 3)
-    assert row_note(row) == "1 diverged, counted at chance accuracy in the test values and left out of the train ones"
+    assert row_note(row) == "1 diverged, counted as 50.0% in the test values and left out of the train ones"
     others = {2: item_scores({})}
     (elsewhere,) = compare([study("ws", finals("tuned", [0.9]) + finals("paper", [0.8]))], others).pairs
     assert items_note(elsewhere) == "no interval for new test images: a single round"

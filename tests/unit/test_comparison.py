@@ -62,7 +62,7 @@ def test_where_the_papers_configuration_won_nothing_is_tested() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"epochs": 12}, "epochs (40 and 12)"), ({"data_digest": "e" * 64}, "images (d and eeeeeeeeeeee)")],
+    [({"epochs": 12}, "epochs (40 and 12)"), ({"data_digest": "e" * 64}, "data (d and eeeeeeeeeeee)")],
 )
 def test_other_settings_are_not_mixed(changes: dict[str, Any], words: str) -> None:
     digest = changes.pop("data_digest", "d")

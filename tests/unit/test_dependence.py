@@ -12,7 +12,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[im
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel  # type: ignore[import-untyped]
 
 from hpo.analysis.dependence import interactions, surrogate
-from hpo.analysis.dependence.encoding import Coordinate, Link, Sample, learned_least, sample_of
+from hpo.analysis.dependence.encoding import Coordinate, Link, Sample, sample_of
 from hpo.analysis.dependence.interactions import Answer, Dependence, answer_of, dependence_of, ped_anova
 from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, best_of_grid, coordinate_search
 from hpo.analysis.search_history import SearchHistory, Trial, search_data
@@ -20,7 +20,7 @@ from hpo.experiment.page import PageFigure
 from hpo.report.charts import dependence
 from hpo.report.sections.dependence import dependence_parts, sentences
 from hpo.results.records import StudyResult, TrainingRecord
-from hpo.study.digits_spec import METRICS
+from hpo.study.digits_spec import METRICS, constant_answer
 from hpo.study.spec import HYPERPARAMETERS, ModelName, builtin_spec
 from tests.support.results import run, study
 
@@ -308,8 +308,8 @@ def test_only_random_trials_that_learned_are_fitted() -> None:
 
 
 def test_learning_nothing_is_what_one_answer_gives() -> None:
-    assert 0.56 < learned_least(2000) < 0.6
-    assert learned_least(200) > learned_least(2000)
+    assert 0.56 < constant_answer(2000) < 0.6
+    assert constant_answer(200) > constant_answer(2000)
 
 
 def test_the_sentences_say_what_was_found() -> None:

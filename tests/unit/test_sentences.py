@@ -25,7 +25,7 @@ def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
     assert pair.pairing.variance_ratio is not None
     assert pair.pairing.variance_ratio < 0.5
     headlines = conclusions_of(results, comparison).headlines
-    assert headlines[0].startswith("ws-aux is better than ws: both tuned, they answer 98.0% and 90.0% of")
+    assert headlines[0].startswith("ws-aux is better than ws: both tuned, their test accuracy is 98.0% and 90.0%")
     assert (
         "8.0 points apart (95% interval 7.8 to 8.2, 7.8 to 8.2 for new test images too; better in 20 of 20 rounds)"
         in headlines[0]
@@ -44,7 +44,7 @@ def test_the_worse_model_is_never_called_better() -> None:
         study("ws", finals("tuned", around(0.90)) + finals("paper", around(0.92)), id=2),
     ]
     headlines = conclusions_of(results, compare(results, by_image(results))).headlines
-    assert headlines[0].startswith("simple is better than ws: both tuned, they answer 93.0% and 90.0% of")
+    assert headlines[0].startswith("simple is better than ws: both tuned, their test accuracy is 93.0% and 90.0%")
     assert (
         "3.0 points apart (95% interval 2.8 to 3.2, 2.8 to 3.2 for new test images too; better in 20 of 20 rounds)"
         in headlines[0]
@@ -61,7 +61,7 @@ def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> N
         study("ws-aux", finals("paper", around(0.97, 0.003)), id=3),
     ]
     lines = conclusions_of(results, compare(results, by_image(results))).headlines
-    assert [line.partition(", they answer")[0] for line in lines[:3]] == [
+    assert [line.partition(", their test accuracy")[0] for line in lines[:3]] == [
         "ws is better than simple: both tuned",
         "ws-aux is better than simple: both with the paper's configuration",
         "ws-aux is better than ws: both with the paper's configuration",

@@ -11,7 +11,6 @@ from hpo.analysis.search_history import SearchHistory, Trial
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Choice, Hyperparameter, Int, Value
 
-SINGLE_ANSWER = 0.55  # accuracy of always answering yes: the share of digit 1 <= digit 2 where digits are uniform
 WEIGHT_RATIO = "weight_ratio"  # main to auxiliary
 RELATIVE_DECAY = "relative_decay"  # weight decay to the sum of the loss weights
 
@@ -83,11 +82,6 @@ class Sample:
     def levels(self) -> tuple[int, ...]:
         """How many values each coordinate can take; 0 for numbers."""
         return tuple(len(c.choices) for c in self.coordinates)
-
-
-def learned_least(pairs: int) -> float:
-    """The accuracy on so many pairs that a constant answer does not reach: four standard errors above its mean."""
-    return SINGLE_ANSWER + 4 * math.sqrt(SINGLE_ANSWER * (1 - SINGLE_ANSWER) / pairs)
 
 
 def fitted_names(search: SearchHistory) -> tuple[str, ...]:

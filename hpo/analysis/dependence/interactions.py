@@ -23,7 +23,6 @@ from hpo.analysis.dependence.encoding import (
     Link,
     Sample,
     fitted_names,
-    learned_least,
     sample_of,
 )
 from hpo.analysis.dependence.one_at_a_time import CoordinateSearch, coordinate_search
@@ -125,7 +124,7 @@ class SampleCounts:
 
     random: int  # start-up trials with a result, without the reference's
     diverged: int  # of them
-    blank: int | None  # of them: trained to the end without learning anything; counted for the digits alone
+    blank: int | None  # of them: trained to the end without learning anything; None where that cannot be told
     blank_rates: tuple[float, float] | None
     learned: int
     learned_rates: tuple[float, float] | None
@@ -166,30 +165,28 @@ class Dependence:
 
 
 def dependence_of(result: StudyResult) -> Dependence:
-    """Fit the random start-up trials that were never pruned, did not diverge and, of the digits, learned something."""
-    search, link = search_data(result), _link(result)
-    threshold = learned_least(result.spec.protocol.validation_pairs) if result.is_digits else -math.inf
+    """Fit the random start-up trials that were never pruned, did not diverge and learned something."""
+    search, link, traits = search_data(result), _link(result), result.spec.traits
     random = [trial for trial in search.trials if trial.unbiased]
     complete = [trial for trial in random if trial.state == "complete"]
-    blank = [trial for trial in complete if trial.value <= threshold]
-    learned = [trial for trial in complete if trial.value > threshold]
+    blank = [trial for trial in complete if trial.value <= traits.learned_above]
+    learned = [trial for trial in complete if trial.value > traits.learned_above]
     counts = SampleCounts(
         random=len(random),
         diverged=sum(trial.state == "diverged" for trial in random),
-        blank=len(blank) if result.is_digits else None,
-        blank_rates=_rates(search, blank) if result.is_digits else None,
+        blank=len(blank) if traits.knows_blank else None,
+        blank_rates=_rates(search, blank) if traits.knows_blank else None,
         learned=len(learned),
-        learned_rates=_rates(search, learned) if result.is_digits else None,
+        learned_rates=_rates(search, learned) if traits.knows_blank else None,
     )
     others: dict[Check, list[Trial]] = {
-        "all complete trials": [t for t in search.trials if t.state == "complete" and t.value > threshold],
+        "all complete trials": [t for t in search.trials if t.state == "complete" and t.value > traits.learned_above],
     }
     if blank:
         others["with those that learned nothing"] = complete
 
     def sample(trials: Sequence[Trial]) -> Sample:
-        ratios = result.is_digits and "aux_weight" in search.names
-        return sample_of(trials, search, result.spec.reference, link, ratios=ratios)
+        return sample_of(trials, search, result.spec.reference, link, ratios=traits.weighs_losses)
 
     checks = {}
     for what, trials in others.items():
@@ -213,13 +210,13 @@ def dependence_of(result: StudyResult) -> Dependence:
 
 def _link(result: StudyResult) -> Link:
     """How the values of a study's search are fitted: an accuracy over a known number of items by its log-odds."""
-    if result.is_digits:
-        return Link(metric=result.metric, items=result.spec.protocol.validation_pairs)
-    items = next((run.items for run in result.search if run.items), None)
+    items = result.spec.traits.validation_items or next((run.items for run in result.search if run.items), None)
     return Link(metric=result.metric, items=items if result.metric.name == "accuracy" else None)
 
 
 def _rates(search: SearchHistory, trials: Sequence[Trial]) -> tuple[float, float] | None:
+    if "learning_rate" not in search.names:
+        return None
     column = search.names.index("learning_rate")
     rates = [rate for trial in trials if isinstance(rate := trial.params[column], int | float)]
     return (min(rates), max(rates)) if rates else None

@@ -57,10 +57,10 @@ def curves_chart(curves: Sequence[Curve], models: Sequence[str] = ()) -> go.Figu
                 y=[_rounded(scale * y) for y in curve.mean],
                 mode="lines+markers" if len(epochs) == 1 else "lines",
                 line={"color": colour if curve.label == TUNED else INK, "dash": dash, "width": 2},
-                name=title(curve.label, curve.experiment),
+                name=title(curve.label),
                 legendgroup=curve.label,
                 showlegend=curve.label not in shown,
-                hovertemplate=f"{title(curve.label, curve.experiment)}, mean of {curve.runs} rounds<br>epoch %{{x}}: "
+                hovertemplate=f"{title(curve.label)}, mean of {curve.runs} rounds<br>epoch %{{x}}: "
                 "%{y:.4g}<extra></extra>",
             ),
             **at,

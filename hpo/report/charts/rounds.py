@@ -50,7 +50,7 @@ def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test", models: Sequ
 
 
 def _title(group: RoundsGroup) -> str:
-    return title(group.label, group.experiment)
+    return title(group.label)
 
 
 def _box(group: RoundsGroup, place: float, colour: str) -> go.Box:

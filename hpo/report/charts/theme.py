@@ -11,7 +11,6 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no type
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
 from hpo.report.formats import configuration
-from hpo.results.records import DIGITS
 from hpo.study.spec import MODELS
 
 GREY, INK = "#767676", "#222222"
@@ -26,15 +25,13 @@ _COLOURS = {
     "#56B4E9": "sky blue",
     "#7F4F24": "brown",
 }
-_ORDER: dict[str, int] = {
-    model: place for place, model in enumerate(MODELS)
-}  # the digits' keep their colours in every report
+_ORDER: dict[str, int] = {model: place for place, model in enumerate(MODELS)}  # they keep theirs in every report
 _LONG_TITLE = 28  # characters
 
 
-def title(label: str, experiment: str = DIGITS) -> str:
+def title(label: str) -> str:
     """The name of a configuration in a chart."""
-    return safe(configuration(label, experiment))
+    return safe(configuration(label))
 
 
 def colours_of(models: Iterable[str]) -> dict[str, str]:

@@ -8,9 +8,9 @@ from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.page import Bullets, Callout, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report import chart_data
 from hpo.report.charts import rounds
-from hpo.report.formats import NOTHING, Scale, configuration
+from hpo.report.formats import NOTHING, Scale, configuration, reference
 from hpo.report.sentences import Conclusions, row_note
-from hpo.results.records import DIGITS, StudyResult
+from hpo.results.records import StudyResult
 
 
 def headline_parts(results: Sequence[StudyResult], conclusions: Conclusions) -> Iterable[Part]:
@@ -42,12 +42,13 @@ def accuracy_parts(results: Sequence[StudyResult], comparison: Comparison) -> It
         rows = [row for row in comparison.rows if (row.experiment, row.metric) == (experiment, metric)]
         of_experiment = [r for r in results if (r.experiment, r.metric) == (experiment, metric)]
         name = f"{experiment}: " if len({name for name, _ in measured}) > 1 else ""
-        yield from _table_parts(rows, comparison, name)
+        redrawn = all(result.spec.traits.redraws_test for result in of_experiment)
+        yield from _table_parts(rows, comparison, name, redrawn)
         yield from _rounds_parts(of_experiment, results, comparison, name, f"-{place}" if place else "")
 
 
-def _table_parts(rows: Sequence[TableRow], comparison: Comparison, name: str) -> Iterable[Part]:
-    scale, digits = Scale(rows[0].metric), rows[0].experiment == DIGITS
+def _table_parts(rows: Sequence[TableRow], comparison: Comparison, name: str, redrawn: bool) -> Iterable[Part]:
+    scale = Scale(rows[0].metric)
     several, studies = len({row.setting for row in rows} - {None}) > 1, comparison.repeated
     train, epochs = any(row.train.n for row in rows), any(row.epochs is not None for row in rows)
     others = other_metrics(rows)
@@ -68,15 +69,13 @@ def _table_parts(rows: Sequence[TableRow], comparison: Comparison, name: str) ->
     )
     if others:
         yield _directions(scale, others)
-    notes = tuple(
-        f"{row.study}, {configuration(row.label, row.experiment)}: {note}" for row in rows if (note := row_note(row))
-    )
+    notes = tuple(f"{row.study}, {configuration(row.label)}: {note}" for row in rows if (note := row_note(row)))
     if notes:
         yield Bullets(lines=notes)
     yield (
         "The intervals of means are Student's t intervals; those of medians and interquartile means (IQM) are BCa "
         f"bootstrap intervals, given from {BCA_LEAST} rounds on. All of them describe new seeds and new draws from the "
-        + ("same images." if digits else "same training data, on these test items.")
+        + ("same data." if redrawn else "same training data, on these test items.")
     )
 
 
@@ -86,20 +85,15 @@ def _rounds_parts(
     groups = [
         g for g in chart_data.rounds_data(of_experiment, comparison) if g.experiment == of_experiment[0].experiment
     ]
-    if of_experiment[0].is_digits:
-        caption = (
-            "Test accuracy in every round (after the paper's Figure 2). Each point is a round: hollow with the paper's "
-            "configuration, filled with the tuned one. Boxes show quartiles; the black diamond is the mean with its "
-            "95% interval. Grey: the published mean ± standard deviation."
-        )
-    else:
-        published = " Grey: the published value." if any(not group.values for group in groups) else ""
-        scale = Scale(of_experiment[0].metric)
-        caption = (
-            f"Test {scale.name} in every round ({scale.better}). Each point is a round: hollow with the reference "
-            "configuration, filled with the tuned one. Boxes show quartiles; the black diamond is the mean with its "
-            f"95% interval.{published}"
-        )
+    published = ""
+    if any(not group.values for group in groups):
+        spread = any(not group.values and group.low != group.high for group in groups)
+        published = f" Grey: the published {'mean ± standard deviation' if spread else 'value'}."
+    scale, it = Scale(of_experiment[0].metric), reference(of_experiment[0].reference_label)
+    caption = (
+        f"Test {scale.name} in every round ({scale.better}). Each point is a round: hollow with {it}, filled with the "
+        f"tuned one. Boxes show quartiles; the black diamond is the mean with its 95% interval.{published}"
+    )
     models = [result.model for result in results]
     if groups:
         yield plotly_figure(f"rounds{suffix}", f"{name}{caption}", rounds.rounds_chart(groups, models=models))
@@ -113,7 +107,7 @@ def _cells(
     return (
         row.model,
         *((row.study or NOTHING,) if studies else ()),
-        configuration(row.label, row.experiment),
+        configuration(row.label),
         *((setting,) if several else ()),
         *((NOTHING if row.epochs is None else str(row.epochs),) if epochs else ()),
         NOTHING if row.trials is None else str(row.trials),

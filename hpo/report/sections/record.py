@@ -6,9 +6,9 @@ from hpo.analysis.provenance import Provenance
 from hpo.analysis.timeline import Timeline
 from hpo.experiment.page import Column, PageTable, Part, numbers, plotly_figure, texts
 from hpo.report.charts.timeline import timeline_chart
-from hpo.report.formats import NOTHING, code_changes_in_words, counted, time
+from hpo.report.formats import NOTHING, code_changes_in_words, counted, model_title, time
 from hpo.report.sentences import data_in_words
-from hpo.results.records import DIGITS, StudyResult
+from hpo.results.records import StudyResult
 
 
 def timeline_parts(timeline: Timeline | None, models: Sequence[str] = ()) -> Iterable[Part]:
@@ -39,7 +39,7 @@ def record_parts(
     """What made the results, and how to repeat them; `about` says of data what they are, by digest."""
     for record in provenance:
         yield PageTable(
-            caption=f"{record.study} ({_of(record)})",
+            caption=f"{record.study} ({model_title(record.experiment, record.model)})",
             columns=(Column(title="item"), Column(title="value", long=True)),
             rows=tuple(_items(record, about)),
         )
@@ -51,10 +51,6 @@ def record_parts(
     yield from _openings(results)
 
 
-def _of(record: Provenance) -> str:
-    return record.model if record.experiment == DIGITS else f"{record.experiment}: {record.model}"
-
-
 def _items(record: Provenance, about: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     yield "spec digest", record.spec_digest
     yield "data", data_in_words(record, about)
@@ -63,11 +59,9 @@ def _items(record: Provenance, about: Mapping[str, str]) -> Iterable[tuple[str, 
     yield "created", time(record.created_at)
     yield "last result", time(record.finished_at)
     yield "versions", counted(record.versions)
-    if record.experiment == DIGITS:
-        yield "code (git)", counted(record.commits)
-    else:
+    if record.codes:
         yield "code of the model", counted(record.codes)
-        yield "code of hpo (git)", counted(record.commits)
+    yield "code of hpo (git)", counted(record.commits)
     yield "devices", counted(record.devices)
     yield "workers", f"{len(record.workers)}: {counted(record.workers[:5])}" if record.workers else NOTHING
     yield (

@@ -66,7 +66,7 @@ def missing_sentences(searched: Sequence[StudyResult], repeats: Repeats) -> Iter
 
 
 def _experiment(result: StudyResult) -> str:
-    return "" if result.is_digits else "--experiment FILE "
+    return "" if result.is_shipped else "--experiment FILE "
 
 
 def _searches(group: RepeatGroup) -> PageTable:

@@ -18,7 +18,6 @@ from hpo.report.formats import (
     value,
 )
 from hpo.report.sentences import tuning_verdict
-from hpo.results.records import DIGITS
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # by torch's names
@@ -37,10 +36,10 @@ def tuning_parts(tunings: Sequence[Tuning]) -> Iterable[Part]:
         "the training with fresh seeds and draws from pool A; the test uses pool B, which tuning never saw. Only the "
         "test value is unbiased."
     )
-    for trains_by_lanes in (True, False):
-        of_kind = [tuning for tuning in tunings if (tuning.experiment == DIGITS) == trains_by_lanes]
+    for by_user in (False, True):
+        of_kind = [tuning for tuning in tunings if tuning.by_user == by_user]
         if of_kind:
-            yield _cost(of_kind, lanes=trains_by_lanes)
+            yield _cost(of_kind, lanes=not by_user)
     if any(tuning.reported for tuning in tunings):
         yield _reported(tunings)
 
@@ -87,7 +86,7 @@ def _stages(tunings: Sequence[Tuning]) -> PageTable:
         rows=tuple(
             (
                 tuning.study,
-                configuration(stage.label, tuning.experiment),
+                configuration(stage.label),
                 scale.number(stage.search, 2),
                 scale.number(stage.confirm, 2),
                 NOTHING if stage.optimism is None else _gap(scale, stage.optimism),
@@ -174,7 +173,7 @@ def _reported(tunings: Sequence[Tuning]) -> PageTable:
         rows=tuple(
             (
                 tuning.study,
-                configuration(reported.label, tuning.experiment),
+                configuration(reported.label),
                 str(reported.rounds),
                 _figures(reported.seconds),
                 NOTHING if reported.memory is None else f"{reported.memory / 1e6:,.0f}",
