@@ -22,7 +22,6 @@ from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import FinalResult, StudyResult, models_of
-from hpo.study.digits_spec import METRICS
 from hpo.study.labels import PUBLISHED, TUNED
 
 # --- The table --------------------------------------------------------------------------------------------
@@ -79,10 +78,10 @@ def _is_known(column: Summary | None) -> bool:
 
 def published_rows(results: Sequence[StudyResult], experiment: str, model: str) -> list[TableRow]:
     """A model's published values, where there are some."""
-    if experiment == shipped.NAME:
-        return [published_row(model)]
     of_model = [result for result in results if (result.experiment, result.model) == (experiment, model)]
     latest = of_model[-1]  # what it says of others' results, the earlier ones may not know yet
+    if latest.is_shipped:
+        return [_published_with_hpo(model, latest.metrics[:1])]
     values = latest.spec.published
     if not values:
         return []
@@ -92,13 +91,13 @@ def published_rows(results: Sequence[StudyResult], experiment: str, model: str) 
     return [replace(_published(experiment, model, latest.metrics, None, 0, nothing, test), others=columns)]
 
 
-def published_row(model: str) -> TableRow:
+def _published_with_hpo(model: str, metrics: tuple[MetricInfo, ...]) -> TableRow:
     """The published numbers of one of the models that ship with hpo, which its specs do not have."""
     published = shipped.part("published")
     of_model = published.ACCURACIES[model]
     train = Summary(n=published.ROUNDS, mean=of_model.train_mean, std=of_model.train_std)
     test = Summary(n=published.ROUNDS, mean=of_model.test_mean, std=of_model.test_std)
-    return _published(shipped.NAME, model, METRICS[:1], published.EPOCHS, published.ROUNDS, train, test)
+    return _published(shipped.NAME, model, metrics, published.EPOCHS, published.ROUNDS, train, test)
 
 
 def _published(

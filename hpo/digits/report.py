@@ -32,6 +32,11 @@ class Images:
         return self._by_digest.get(digest)
 
 
+def report_part(given: Digits | None) -> "DigitsReport":
+    """A report's part that is the digits'; `given` are the images of --data."""
+    return DigitsReport(given)
+
+
 class DigitsReport:
     """One report's; it remembers what it could not read, and says so in its sections."""
 

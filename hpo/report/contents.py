@@ -82,7 +82,7 @@ def gather(
 
 def shipped_report_of(data: object | None) -> ShippedReport:
     """The shipped experiment's part of a report; `data` are those that were given, None: none were."""
-    made: ShippedReport = shipped.part("report").DigitsReport(data)
+    made: ShippedReport = shipped.part("report").report_part(data)
     return made
 
 

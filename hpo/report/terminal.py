@@ -58,7 +58,7 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
             _test(result.final_of(TUNED), scale) + ("" if percent or result.final_of(TUNED) is None else scale.unit),
         )
     if not count:
-        return Text("There are no studies yet; `hpo study create --model ws` makes one.")
+        return Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything.")
     return table
 
 

@@ -100,10 +100,8 @@ def _fields(run: TrainingRecord, result: StudyResult) -> dict[str, Any]:
 
 
 def final_outputs(engine: Engine, study_id: int) -> dict[tuple[str, int], bytes]:
-    """The packed test answers of a study's final rounds that are done, by label and round.
-
-    One byte a test pair: answer + 2 * (10 * digit 1 + digit 2), the digits as the model says them, else 0.
-    """
+    """The test answers of a study's final rounds that are done, by label and round, as the first format packs them
+    (`storage/outcome.py`)."""
     return {place: packed for place, packed, _ in _final_outputs(engine, study_id) if not has_columns(packed)}
 
 

@@ -132,6 +132,24 @@ def test_nothing_but_one_default_names_the_digits() -> None:
     }
 
 
+NUMBER_OF_FIGURES = "digits"  # of a decimal number: a parameter in `report/formats.py`
+
+
+@pytest.mark.parametrize("room", ["analysis", "results", "report", "server"])
+def test_what_shows_results_knows_no_experiment_by_name(room: str) -> None:
+    """Neither a name, nor an import, nor a text has the digits' or their models'; what differs is asked of the spec."""
+    known = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name | ast.Attribute | ast.alias | ast.FunctionDef | ast.Constant)
+        for text in (getattr(node, "id", getattr(node, "attr", getattr(node, "name", getattr(node, "value", "")))),)
+        if isinstance(text, str) and re.search(r"digits|\bws\b|ws-aux", text, re.IGNORECASE)
+        if text != NUMBER_OF_FIGURES or isinstance(node, ast.Attribute | ast.Constant)
+    ]
+    assert known == []
+
+
 def test_packages_hold_only_their_docstring() -> None:
     """Nothing happens when a folder is imported; `hpo` and `hpo.digits` have names for users, loaded on use."""
     for path in PACKAGE.rglob("__init__.py"):

@@ -30,7 +30,7 @@ def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
         "8.0 points apart (95% interval 7.8 to 8.2, 7.8 to 8.2 for new test images too; better in 20 of 20 rounds)"
         in headlines[0]
     )
-    assert headlines[1].startswith("Tuning improved ws: 90.0% tuned, 87.0% with the paper's")
+    assert headlines[1].startswith("Tuning improved ws: test accuracy 90.0% tuned, 87.0% with the paper's")
     assert "+3.0 points (95% interval +3.0 to +3.0" in headlines[1]
     without = conclusions_of(results, compare(results)).headlines
     assert without[0].startswith("ws-aux is better than ws on these test images: both tuned")
@@ -49,7 +49,7 @@ def test_the_worse_model_is_never_called_better() -> None:
         "3.0 points apart (95% interval 2.8 to 3.2, 2.8 to 3.2 for new test images too; better in 20 of 20 rounds)"
         in headlines[0]
     )
-    assert any(line.startswith("Tuning harmed ws: 90.0% tuned, 92.0%") for line in headlines)
+    assert any(line.startswith("Tuning harmed ws: test accuracy 90.0% tuned, 92.0%") for line in headlines)
     assert any(line.startswith("Whether tuning changed simple is not settled") for line in headlines)
 
 
