@@ -46,6 +46,7 @@ def write_report(
     `locators` are of the experiments whose own sections it gets.
     """
     from hpo.analysis.comparison import compare
+    from hpo.analysis.opened import opened_pools
     from hpo.experiment.prepare import prepared
     from hpo.report import write as reports
     from hpo.report.contents import gather, shipped_report_of
@@ -60,6 +61,6 @@ def write_report(
     if names is not None and any(result.name not in names for result in results):
         results = [result for result in results if result.name in names]
         comparison = compare(results, scores=contents.scores)
-        conclusions = conclusions_of(results, comparison)
+        conclusions = conclusions_of(results, comparison, opened_pools(contents.ledger, contents.results, comparison))
     notes.update_pages(engine, contents.results, contents.comparison)
     return WrittenReport(files=files, results=results, comparison=comparison, conclusions=conclusions)

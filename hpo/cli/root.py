@@ -30,6 +30,7 @@ COMMANDS = {  # name -> module and function; read on use alone
     "evaluate": "hpo.cli.evaluate:evaluate",
     "run": "hpo.cli.run:run",
     "report": "hpo.cli.report:report",
+    "ledger": "hpo.cli.ledger:ledger",
     "trial": "hpo.cli.trial:trial",
     "dashboard": "hpo.cli.dashboard:dashboard",
     "data": "hpo.digits.command:data",

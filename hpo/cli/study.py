@@ -248,6 +248,8 @@ def resume(context: Context, name: str) -> None:
 def delete(context: Context, name: str, yes: bool) -> None:
     """Delete a study with all its trials and results.
 
+    What it opened of the test pool stays in `hpo ledger`, and every report counts it.
+
     \b
     Example:
       hpo study delete ws --yes

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from hpo.analysis.comparison import Comparison, compare
 from hpo.analysis.dependence.interactions import Dependence, dependence_of
 from hpo.analysis.items import ItemScores
+from hpo.analysis.opened import opened_pools
 from hpo.analysis.provenance import Provenance, provenance_of
 from hpo.analysis.timeline import Timeline, timeline_of
 from hpo.analysis.tuning import Tuning, tuning_of
@@ -24,6 +25,7 @@ from hpo.report.views import Columns, read_columns, view_of
 from hpo.results.queries import all_results
 from hpo.results.records import StudyResult
 from hpo.storage.engine import display_url
+from hpo.storage.ledger import LedgerEntry, read_ledger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,7 @@ class Contents:
     results: tuple[StudyResult, ...]
     comparison: Comparison
     conclusions: Conclusions
+    ledger: tuple[LedgerEntry, ...]  # every opening of a test pool, by studies that are gone too
     tuning: tuple[Tuning, ...]
     provenance: tuple[Provenance, ...]
     dependence: tuple[Dependence, ...]
@@ -62,14 +65,15 @@ def gather(
     results = all_results(engine)
     columns = {result.id: read_columns(engine, result, shipped_report) for result in results}
     scores = scores_of(results, columns)
-    comparison = compare(results, scores)
+    comparison, ledger = compare(results, scores), read_ledger(engine)
     bundled = {r.data_digest for r in results if r.is_shipped and shipped_report.needs_no_folder(r.data_digest)}
     return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         database=display_url(engine),
         results=tuple(results),
         comparison=comparison,
-        conclusions=conclusions_of(results, comparison),
+        conclusions=conclusions_of(results, comparison, opened_pools(ledger, results, comparison)),
+        ledger=tuple(ledger),
         tuning=tuple(tuning_of(result) for result in results),
         provenance=tuple(provenance_of(result, bundled) for result in results),
         dependence=tuple(dependence_of(result) for result in results),

@@ -36,7 +36,9 @@ def sections_of(report: Contents) -> list[Section]:
         Section(title=DEPENDENCE, parts=tuple(dependence_parts(report.dependence, models))),
         Section(title="Learning curves", parts=tuple(curves_parts(results))),
         Section(title="Timeline of the workers", parts=tuple(timeline_parts(report.timeline, models))),
-        Section(title="Record", parts=tuple(record_parts(results, report.provenance, report.about_data))),
+        Section(
+            title="Record", parts=tuple(record_parts(results, report.provenance, report.about_data, report.ledger))
+        ),
     ]
     return [section for section in _with_contributed(ours, report.contributed) if section.parts]
 

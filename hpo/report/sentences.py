@@ -7,6 +7,7 @@ from typing import Literal
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison, TableRow
+from hpo.analysis.opened import OpenedPool
 from hpo.analysis.pairwise import (
     BETWEEN_REFERENCE,
     BETWEEN_TUNED,
@@ -38,10 +39,13 @@ class Conclusions:
     headlines: tuple[str, ...]  # what each comparison of models, and each tuning, came to
     budget: str | None  # a warning where budgets are below the defaults
     cautions: tuple[str, ...]  # what was not compared, or is not comparable, and why
+    tested: tuple[str, ...] = ()  # how often the test items have been looked at
 
 
-def conclusions_of(results: Sequence[StudyResult], comparison: Comparison) -> Conclusions:
-    """All sentences about a comparison of these results."""
+def conclusions_of(
+    results: Sequence[StudyResult], comparison: Comparison, tested: Sequence[OpenedPool] = ()
+) -> Conclusions:
+    """All sentences about a comparison of these results, and about how often their test items were looked at."""
     return Conclusions(
         headlines=(
             *headlines(results, comparison.pairs, comparison.settings),
@@ -49,6 +53,7 @@ def conclusions_of(results: Sequence[StudyResult], comparison: Comparison) -> Co
         ),
         budget=budget_warning(results),
         cautions=tuple(cautions(results, comparison.settings)),
+        tested=tuple(tested_sentence(pool, named=len(tested) > 1) for pool in tested),
     )
 
 
@@ -84,6 +89,25 @@ def budget_warning(results: Sequence[StudyResult]) -> str | None:
     budgets = "; ".join(b for b in distinct if not any(other != b and other.endswith(b) for other in distinct))
     usual = ", ".join(f"{n} {what}" for what, n in defaults.items() if what in named)
     return f"Small budget ({budgets}; the defaults are {usual}): {verdict}."
+
+
+def tested_sentence(pool: OpenedPool, *, named: bool) -> str:
+    """How many configurations have been tested on the same items, and what choosing among them would cost."""
+    count = "1 configuration has" if pool.configurations == 1 else f"{pool.configurations} configurations have"
+    experiment = f" of experiment {pool.experiment}" if named else ""
+    line = f"{count} been tested on the test {pool.items}{experiment} so far, in {pool.openings} openings of pool B"
+    if pool.gone:
+        studies = "a study that was" if len(pool.gone) == 1 else "studies that were"
+        others = f"{pool.only_gone} of them only by" if pool.only_gone else "some of these by"
+        line += f", {others} {studies} deleted since ({', '.join(pool.gone)})"
+    if pool.luck is None or pool.configurations < 2:
+        return f"{line}."
+    scale = Scale(pool.metric)
+    size = f"{'by a factor of ' if pool.metric.is_relative else ''}{scale.size(pool.luck)}{scale.apart}"
+    return (
+        f"{line}: whoever takes the best of {pool.configurations} equally good ones sees it {size} better than it is, "
+        "by chance alone."
+    )
 
 
 def _where(results: Sequence[StudyResult], settings: Sequence[Setting], place: int) -> str:

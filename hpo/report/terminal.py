@@ -1,6 +1,6 @@
 """Tables for the terminal (rich), with the report's numbers; in 80 columns words wrap and numbers stay whole."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -17,6 +17,7 @@ from hpo.report.formats import NOTHING, Scale, code_changes_in_words, model_titl
 from hpo.report.formats import value as shown_value
 from hpo.results.failures import optuna_name, setbacks, troubled
 from hpo.results.records import FinalResult, StudyResult, mean, std
+from hpo.storage.ledger import LedgerEntry
 from hpo.study.labels import TUNED
 
 MOST_FAILURES = 10  # rows of the table
@@ -96,6 +97,31 @@ def study_detail(result: StudyResult) -> RenderableType:
     setting = setting_of(result)
     parts.append(Text(f"spec {result.spec_digest[:12]}, data {setting.data_digest[:12]}", style="dim"))
     return Group(*parts)
+
+
+def ledger_table(entries: Sequence[LedgerEntry], there: Collection[int]) -> RenderableType:
+    """`hpo ledger`: a line for each configuration of a study; `there` are the ids of the studies that are."""
+    if not entries:
+        return Text("No test pool has been opened yet; final rounds and `hpo evaluate` do so.")
+    table = plain_table(None)
+    add_words(table, "study", "model", "configuration", "data")
+    add_numbers(table, "rounds", "openings", "first", "last")
+    tested: dict[tuple[int, str | None], list[LedgerEntry]] = {}
+    for entry in entries:
+        tested.setdefault((entry.study_id, entry.label), []).append(entry)
+    for (study_id, label), of_label in tested.items():
+        first = of_label[0]
+        table.add_row(
+            escape(first.study) + ("" if study_id in there else " (deleted)"),
+            escape(model_title(first.experiment, first.model)),
+            escape(label or NOTHING),
+            first.data_digest[:12],
+            str(len({entry.round for entry in of_label})),
+            str(len(of_label)),
+            time(min(entry.opened_at for entry in of_label)),
+            time(max(entry.opened_at for entry in of_label)),
+        )
+    return table
 
 
 def trial_detail(trial: Mapping[str, Any]) -> RenderableType:

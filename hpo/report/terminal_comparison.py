@@ -33,6 +33,7 @@ def comparison_table(
     parts += [Text(line) for line in conclusions.headlines]
     warnings = ([conclusions.budget] if conclusions.budget else []) + list(conclusions.cautions)
     parts += [Text(line, style="yellow") for line in warnings]
+    parts += [Text(line, style="dim") for line in conclusions.tested]
     parts += [Text(f"{r.name}: {line}", style="dim") for r in results for line in r.missing]
     return Group(*parts)
 

@@ -84,6 +84,7 @@ def as_json(report: Contents) -> dict[str, Any]:
         "headlines": list(report.conclusions.headlines),
         "budget": report.conclusions.budget,
         "cautions": list(report.conclusions.cautions),
+        "tested": list(report.conclusions.tested),
         "table": [{**_plain(row), "note": row_note(row)} for row in report.comparison.rows],
         "settings": [_setting(setting) for setting in report.comparison.settings],
         "pairs": [_pair(pair) for pair in report.comparison.pairs],

@@ -134,6 +134,25 @@ openings = Table(
     Column("opened_at", Float, nullable=False),
 )
 
+ledger = Table(
+    "hpo_ledger",  # the same, with what it was for; a row stays whatever becomes of the study
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", Integer, nullable=False),  # no foreign key: the study may be gone
+    Column("study", String(200), nullable=False),  # its name then
+    Column("experiment", String(40), nullable=False),
+    Column("model", String(32), nullable=False),
+    Column("spec_digest", String(64), nullable=False),
+    Column("data_digest", String(64), nullable=False),
+    Column("label", String(LABEL_LENGTH)),  # this and the next three as the slot had them
+    Column("params", Text),
+    Column("round", Integer),
+    Column("attempt", Integer, nullable=False),
+    Column("worker", String(WORKER_LENGTH), nullable=False),
+    Column("opened_at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 database = Table(
     "hpo_database",  # one row
     metadata,

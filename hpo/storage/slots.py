@@ -35,6 +35,7 @@ from sqlalchemy import (
 )
 
 from hpo.errors import StudyNotFound, UsageError
+from hpo.storage import ledger
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.outcome import Outcome, OutcomeState
 from hpo.storage.schema import LABEL_LENGTH, UNTOLD, WORKER_LENGTH, openings, slots, studies
@@ -277,7 +278,10 @@ def record_opening(engine: Engine, slot_id: int, token: str, worker: str) -> boo
     )
     opening = insert(openings).from_select(["slot_id", "attempt", "worker", "opened_at"], allowed)
     with begin_write(engine) as connection:
-        return connection.scalar(opening.returning(openings.c.id)) is not None
+        opened = connection.scalar(opening.returning(openings.c.id))
+        if opened is not None:
+            ledger.enter(connection, opened)
+        return opened is not None
 
 
 def held(leases: Iterable[Lease]) -> ColumnElement[bool]:

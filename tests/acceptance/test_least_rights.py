@@ -62,6 +62,7 @@ COMMANDS = {  # every command, in an order in which each finds what it needs
     "evaluate": ("tuned.toml", "--study", "ws", "--label", "theirs", "--rounds", "1"),
     "run": ("--file", "other.toml", "--workers", "1"),
     "report": (),
+    "ledger": (),
     "data info": (),
     "db check": (),
     "db upgrade": (),
@@ -115,7 +116,8 @@ def test_a_note_may_get_shorter(hpo: Hpo) -> None:
 
 
 def test_what_the_role_cannot_do(hpo: Hpo, postgres_url: str) -> None:
-    """Delete from any table, make one, or change which versions and which identity it is; later tables are its too."""
+    """Delete from any table, make one, change the ledger, or which versions and which identity it is; later ones are
+    its too."""
     about = {
         "alembic_version": "version_num",
         "hpo_alembic_version": "version_num",
@@ -126,6 +128,7 @@ def test_what_the_role_cannot_do(hpo: Hpo, postgres_url: str) -> None:
         *(f"DELETE FROM {table}" for table in (*metadata.tables, "studies", "trials", "study_system_attributes")),
         *(f"UPDATE {table} SET {column} = {column}" for table, column in about.items()),
         *(f"INSERT INTO {table} SELECT * FROM {table}" for table in about),
+        "UPDATE hpo_ledger SET study = study",
         *(f"TRUNCATE {table}" for table in metadata.tables),
         "CREATE TABLE mine (x int)",
         "DROP TABLE hpo_slots",

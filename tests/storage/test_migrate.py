@@ -16,9 +16,10 @@ from hpo.errors import SchemaError
 from hpo.storage import migrate
 from hpo.storage.claims import claim
 from hpo.storage.engine import begin_read, begin_write, is_missing
+from hpo.storage.ledger import read_ledger
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import metadata
-from hpo.storage.slots import finish
+from hpo.storage.slots import NewSlot, add_slots, finish, record_opening
 from hpo.storage.studies import NewStudy, create_study, delete_study, list_studies
 from tests.support.commandline import PATIENCE
 from tests.support.fixtures import OpenDatabase, Postgres, Watch
@@ -167,12 +168,18 @@ def test_an_older_optuna_is_upgraded_on_demand(empty: Engine) -> None:
 def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
     """From the first version: what stood in the tables stands there still, and what is newer beside it."""
     migrate.create_or_check(empty)
-    create_study(empty, NEW)
+    made = create_study(empty, NEW)
+    with begin_write(empty) as connection:
+        add_slots(connection, made.id, "final", [NewSlot(seed=1, label="paper", round=4)])
+    (slot,) = claim(empty, 1, worker="w", lease_seconds=60, model="ws")
+    assert record_opening(empty, slot.id, slot.token or "", "w")
+    known = read_ledger(empty)
     change(
         empty,
         "DROP INDEX ix_hpo_slots_queued",
         "DROP TABLE hpo_database",
         "DROP TABLE hpo_workers",
+        "DROP TABLE hpo_ledger",
         "ALTER TABLE hpo_slots DROP COLUMN failed_on",
         "ALTER TABLE hpo_slots DROP COLUMN reserved_until",
         "ALTER TABLE hpo_studies DROP COLUMN experiment",
@@ -181,15 +188,17 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
         "UPDATE hpo_alembic_version SET version_num = '0001'",
     )
     for action in (migrate.check, migrate.create_or_check):
-        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0005; make a backup"):
+        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0006; make a backup"):
             action(empty)
-    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0005"]
+    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0006"]
     migrate.check(empty)
     with begin_read(empty) as connection:
         assert "ix_hpo_slots_queued" in {index["name"] for index in inspect(connection).get_indexes("hpo_slots")}
     (study,) = list_studies(empty)
     assert (study.experiment, study.model, study.code_digest) == ("digits", "ws", None)
     assert [slot.idx for slot in claim(empty, 2, worker="w", lease_seconds=60, model="ws")] == [0]
+    assert read_ledger(empty) == known
+    assert [(entry.study, entry.label, entry.round) for entry in known] == [("ws", "paper", 4)]
 
 
 def test_a_failed_creation_leaves_nothing(empty: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,7 @@ def contents(results: Sequence[StudyResult], scores: Mapping[int, ItemScores] | 
         results=tuple(results),
         comparison=comparison,
         conclusions=conclusions_of(results, comparison),
+        ledger=(),
         tuning=tuple(tuning_of(result) for result in results),
         provenance=tuple(provenance_of(result) for result in results),
         dependence=tuple(dependence_of(result) for result in results),

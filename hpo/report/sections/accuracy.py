@@ -23,6 +23,7 @@ def headline_parts(results: Sequence[StudyResult], conclusions: Conclusions) -> 
         yield Callout(text="No two configurations have a final round in common yet, so nothing is compared.")
     for caution in conclusions.cautions:
         yield Callout(text=caution)
+    yield from conclusions.tested
     missing = tuple(f"{result.name}: {line}" for result in results for line in result.missing)
     if missing:
         yield "What is missing:"

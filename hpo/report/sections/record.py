@@ -8,7 +8,8 @@ from hpo.experiment.page import Column, PageTable, Part, numbers, plotly_figure,
 from hpo.report.charts.timeline import timeline_chart
 from hpo.report.formats import NOTHING, code_changes_in_words, counted, model_title, time
 from hpo.report.sentences import data_in_words
-from hpo.results.records import StudyResult
+from hpo.results.records import Opening, StudyResult
+from hpo.storage.ledger import LedgerEntry
 
 
 def timeline_parts(timeline: Timeline | None, models: Sequence[str] = ()) -> Iterable[Part]:
@@ -34,7 +35,10 @@ def timeline_parts(timeline: Timeline | None, models: Sequence[str] = ()) -> Ite
 
 
 def record_parts(
-    results: Sequence[StudyResult], provenance: Sequence[Provenance], about: Mapping[str, str]
+    results: Sequence[StudyResult],
+    provenance: Sequence[Provenance],
+    about: Mapping[str, str],
+    ledger: Sequence[LedgerEntry] = (),
 ) -> Iterable[Part]:
     """What made the results, and how to repeat them; `about` says of data what they are, by digest."""
     for record in provenance:
@@ -48,7 +52,7 @@ def record_parts(
         "if it samples at random and prunes nothing; otherwise what it proposes and prunes depends on which trials "
         "finish first, and the commands run another search of the same kind."
     )
-    yield from _openings(results)
+    yield from _openings(results, ledger)
 
 
 def _items(record: Provenance, about: Mapping[str, str]) -> Iterable[tuple[str, str]]:
@@ -80,19 +84,25 @@ def _items(record: Provenance, about: Mapping[str, str]) -> Iterable[tuple[str, 
         yield f"command: {what}", command
 
 
-def _openings(results: Sequence[StudyResult]) -> Iterable[Part]:
-    """Every opening of the test pool by any study, in order of time."""
-    openings = []
+def _openings(results: Sequence[StudyResult], ledger: Sequence[LedgerEntry]) -> Iterable[Part]:
+    """Every opening of the test pools by any study, in order of time; of those that are gone from the ledger."""
+    openings: list[tuple[str, str, Opening | LedgerEntry]] = []
     for result in results:
-        slots = {run.slot_id: f"{run.label}, round {run.round}" for run in result.final_runs}
+        slots = {run.slot_id: f"{run.slot_id}: {run.label}, round {run.round}" for run in result.final_runs}
         openings += [(slots.get(opening.slot_id, NOTHING), result.name, opening) for opening in result.openings]
+    there = {result.id for result in results}
+    openings += [
+        (f"{entry.label}, round {entry.round}", f"{entry.study} (deleted)", entry)
+        for entry in ledger
+        if entry.study_id not in there
+    ]
     if openings:
         openings.sort(key=lambda row: row[2].opened_at)
         yield PageTable(
             caption=f"Every opening of pool B ({len(openings)})",
             columns=(*texts("final slot", "study"), *numbers("attempt"), *texts("worker", "time")),
             rows=tuple(
-                (f"{opening.slot_id}: {slot}", study, str(opening.attempt), opening.worker, time(opening.opened_at))
+                (slot, study, str(opening.attempt), opening.worker, time(opening.opened_at))
                 for slot, study, opening in openings
             ),
             folded=True,

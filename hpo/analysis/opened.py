@@ -1,0 +1,81 @@
+"""Opened: how often a test pool has been looked at, by studies that are gone too, and what choosing by it would cost.
+
+Of k configurations that are equally good the best looks better than it is: by the expected largest of k standard
+normal numbers times the standard error of one configuration's mean (Blom, 1958, gives the first in closed form).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, median
+
+from hpo.analysis.comparison import Comparison
+from hpo.experiment.metric_info import MetricInfo
+from hpo.results.records import StudyResult
+from hpo.storage.ledger import LedgerEntry
+
+_BLOM = 0.375
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedPool:
+    """What has been tested on one experiment's test items."""
+
+    experiment: str
+    items: str  # what they are called
+    metric: MetricInfo
+    configurations: int  # distinct: of a model, with these values
+    openings: int
+    gone: tuple[str, ...]  # names of studies that opened it and are there no more
+    only_gone: int  # configurations that only those tested
+    luck: float | None  # by how much the best of so many equally good ones looks better; None: not known
+
+
+def opened_pools(
+    entries: Sequence[LedgerEntry], results: Sequence[StudyResult], comparison: Comparison
+) -> list[OpenedPool]:
+    """Each test pool of these studies that has been opened, in the order of the studies."""
+    pools = dict.fromkeys((result.experiment, result.data_digest) for result in results)
+    there = {result.id for result in results}
+    tested = []
+    for experiment, digest in pools:
+        opened = [entry for entry in entries if (entry.experiment, entry.data_digest) == (experiment, digest)]
+        if not opened:
+            continue
+        result = next(r for r in results if (r.experiment, r.data_digest) == (experiment, digest))
+        configurations = {_configuration(entry) for entry in opened}
+        known = {_configuration(entry) for entry in opened if entry.study_id in there}
+        gone = [entry for entry in opened if entry.study_id not in there]
+        tested.append(
+            OpenedPool(
+                experiment=experiment,
+                items=result.spec.traits.items,
+                metric=result.metric,
+                configurations=len(configurations),
+                openings=len(opened),
+                gone=tuple(dict.fromkeys(entry.study for entry in gone)),
+                only_gone=len(configurations - known),
+                luck=_luck(len(configurations), digest, result.metric, comparison),
+            )
+        )
+    return tested
+
+
+def _configuration(entry: LedgerEntry) -> tuple[str, str]:
+    return entry.model, json.dumps(entry.params, sort_keys=True)
+
+
+def _luck(configurations: int, digest: str, metric: MetricInfo, comparison: Comparison) -> float | None:
+    """An improvement of the metric, from the pairs on these data: rounds that share their draws share their luck."""
+    errors = [
+        pair.difference.std / (2 * pair.test.n) ** 0.5
+        for pair in comparison.pairs
+        if comparison.settings[pair.setting].data_digest == digest and pair.metric == metric
+        if pair.difference.std is not None
+    ]
+    return expected_largest(configurations) * median(errors) if errors and configurations > 1 else None
+
+
+def expected_largest(k: int) -> float:
+    """The expected largest of k standard normal numbers, after Blom."""
+    return NormalDist().inv_cdf((k - _BLOM) / (k + 1 - 2 * _BLOM))

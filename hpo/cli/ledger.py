@@ -1,0 +1,33 @@
+"""`hpo ledger`: every opening of a test pool."""
+
+import click
+
+from hpo.cli.context import Context, format_option, pass_context, print_json, print_table
+
+
+@click.command()
+@format_option
+@pass_context
+def ledger(context: Context, form: str) -> None:
+    """Show what has been tested on the test pools, by deleted studies too.
+
+    A line for each configuration of a study; as JSON every single opening with its round, worker and time. No command
+    erases anything here.
+
+    \b
+    Example:
+      hpo ledger
+      hpo ledger --format json
+    """
+    from dataclasses import asdict
+
+    from hpo.report import terminal
+    from hpo.storage.ledger import read_ledger
+    from hpo.storage.studies import list_studies
+
+    engine = context.engine()
+    entries, there = read_ledger(engine), {row.id for row in list_studies(engine)}
+    if form == "json":
+        print_json([{**asdict(entry), "deleted": entry.study_id not in there} for entry in entries])
+    else:
+        print_table(terminal.ledger_table(entries, there))

@@ -1,0 +1,65 @@
+"""The ledger: every opening of a test pool, kept apart from the studies, so that no command erases it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, insert, select
+
+from hpo.storage.engine import begin_read
+from hpo.storage.schema import ledger, openings, slots, studies
+from hpo.storage.values import Value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerEntry:
+    """One opening, with what it was for: the study may be gone by now."""
+
+    study_id: int
+    study: str  # its name then
+    experiment: str
+    model: str
+    spec_digest: str
+    data_digest: str
+    label: str | None  # of the configuration that was tested
+    params: Mapping[str, Value]
+    round: int | None
+    attempt: int
+    worker: str
+    opened_at: float  # seconds since 1970
+
+
+def enter(connection: Connection, opening_id: int) -> None:
+    """Enter a study's opening; belongs into the transaction that has recorded it."""
+    copied = {
+        "study_id": studies.c.id,
+        "study": studies.c.name,
+        **{name: studies.c[name] for name in ("experiment", "model", "spec_digest", "data_digest")},
+        **{name: slots.c[name] for name in ("label", "params", "round")},
+        **{name: openings.c[name] for name in ("attempt", "worker", "opened_at")},
+    }
+    row = select(*copied.values()).join_from(openings, slots).join(studies, studies.c.id == slots.c.study_id)
+    connection.execute(insert(ledger).from_select(list(copied), row.where(openings.c.id == opening_id)))
+
+
+def read_ledger(engine: Engine) -> list[LedgerEntry]:
+    """All entries, in the order in which they were made."""
+    with begin_read(engine) as connection:
+        rows = connection.execute(select(ledger).order_by(ledger.c.id)).all()
+    return [
+        LedgerEntry(
+            study_id=row.study_id,
+            study=row.study,
+            experiment=row.experiment,
+            model=row.model,
+            spec_digest=row.spec_digest,
+            data_digest=row.data_digest,
+            label=row.label,
+            params={} if row.params is None else json.loads(row.params),
+            round=row.round,
+            attempt=row.attempt,
+            worker=row.worker,
+            opened_at=row.opened_at,
+        )
+        for row in rows
+    ]

@@ -1,0 +1,100 @@
+"""How often test items were looked at, and what choosing by them would cost."""
+
+from dataclasses import replace
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+from hpo.analysis.comparison import compare
+from hpo.analysis.opened import expected_largest, opened_pools
+from hpo.report.sections.record import record_parts
+from hpo.report.sentences import conclusions_of
+from hpo.results.records import StudyResult
+from hpo.storage.ledger import LedgerEntry
+from tests.support.results import around, finals, study
+
+ENTRY = LedgerEntry(
+    study_id=1,
+    study="ws",
+    experiment="digits",
+    model="ws",
+    spec_digest="s",
+    data_digest="d",
+    label="tuned",
+    params={"dropout": 0.1},
+    round=0,
+    attempt=1,
+    worker="w",
+    opened_at=100.0,
+)
+
+
+def results() -> list[StudyResult]:
+    return [study("ws", finals("tuned", around(0.90)) + finals("paper", around(0.88, 0.002)))]
+
+
+def entries(*params: float, study_id: int = 1, name: str = "ws") -> list[LedgerEntry]:
+    return [
+        replace(ENTRY, study_id=study_id, study=name, params={"dropout": value}, label=f"at {value}", round=r)
+        for value in params
+        for r in range(3)
+    ]
+
+
+def lines(ledger: list[LedgerEntry]) -> tuple[str, ...]:
+    comparison = compare(results())
+    return conclusions_of(results(), comparison, opened_pools(ledger, results(), comparison)).tested
+
+
+def test_nothing_is_said_before_a_pool_is_opened() -> None:
+    assert lines([]) == ()
+    assert lines([replace(ENTRY, data_digest="e")]) == (), "of other data"
+
+
+def test_deleted_studies_count() -> None:
+    """The attack: a search on the test pool, of which only the best is kept."""
+    tried = [entry for k in range(2, 7) for entry in entries(k / 10, study_id=k, name=f"try-{k}")]
+    (line,) = lines([*entries(0.1, 0.2), *tried])
+    names = ", ".join(f"try-{k}" for k in range(2, 7))
+    assert line.startswith(
+        "6 configurations have been tested on the test images so far, in 21 openings of pool B, 4 of them only by "
+        f"studies that were deleted since ({names}): whoever takes the best of 6 equally good ones sees it "
+    )
+    assert line.endswith(" points better than it is, by chance alone.")
+
+
+def test_what_is_tested_again_is_no_further_configuration() -> None:
+    (line,) = lines([*entries(0.1), *entries(0.1, study_id=9, name="gone")])
+    assert line == (
+        "1 configuration has been tested on the test images so far, in 6 openings of pool B, some of these by a study "
+        "that was deleted since (gone)."
+    )
+
+
+def test_the_table_of_openings_has_those_of_deleted_studies() -> None:
+    *_, table = record_parts(results(), [], {}, entries(0.3, study_id=7, name="gone"))
+    assert table.caption == "Every opening of pool B (3)"  # type: ignore[union-attr]
+    assert [row[:2] for row in table.rows] == [(f"at 0.3, round {r}", "gone (deleted)") for r in range(3)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("k", [2, 3, 6, 20, 100])
+def test_the_largest_of_some_normal_numbers(k: int) -> None:
+    """Against simulation."""
+    drawn = np.random.default_rng(k).standard_normal((20_000, k)).max(axis=1)
+    assert expected_largest(k) == pytest.approx(drawn.mean(), abs=0.03)
+    assert expected_largest(1) == 0
+
+
+def test_choosing_the_best_of_equals_costs_what_is_said() -> None:
+    """Configurations that differ by luck alone, on draws that they share: the best one's mean, simulated."""
+    rng, k, rounds, spread = np.random.default_rng(1), 6, 20, 0.004
+    shared = rng.normal(0, 0.01, (400, 1, rounds))
+    means = (shared + rng.normal(0, spread, (400, k, rounds))).mean(axis=2)
+    surplus = fmean(means.max(axis=1) - shared.mean(axis=(1, 2)))
+    pair = [study("ws", finals("tuned", list(0.9 + rng.normal(0, spread, rounds))) + finals("paper", [0.9] * rounds))]
+    comparison = compare(pair)
+    (pool,) = opened_pools(entries(*(i / 10 for i in range(k))), pair, comparison)
+    assert pool.luck is not None
+    alone = pool.luck * 2**0.5  # the reference has no luck of its own here
+    assert alone == pytest.approx(surplus, rel=0.35)
