@@ -237,6 +237,11 @@ class StudyResult:
         return self.search + self.confirm + self.final_runs
 
     @property
+    def redraws_test(self) -> bool:
+        """Whether its final rounds have different test items."""
+        return self.spec.traits.redraws_test or len({run.units_digest for run in self.final_runs if run.done}) > 1
+
+    @property
     def is_inconclusive(self) -> bool:
         """Whether too many trials of the search failed for conclusions about its tuned configuration."""
         return too_many_failed(self.trials.failed, self.trials.total)

@@ -43,7 +43,7 @@ def accuracy_parts(results: Sequence[StudyResult], comparison: Comparison) -> It
         rows = [row for row in comparison.rows if (row.experiment, row.metric) == (experiment, metric)]
         of_experiment = [r for r in results if (r.experiment, r.metric) == (experiment, metric)]
         name = f"{experiment}: " if len({name for name, _ in measured}) > 1 else ""
-        redrawn = all(result.spec.traits.redraws_test for result in of_experiment)
+        redrawn = all(result.redraws_test for result in of_experiment)
         yield from _table_parts(rows, comparison, name, redrawn)
         yield from _rounds_parts(of_experiment, results, comparison, name, f"-{place}" if place else "")
 
