@@ -172,6 +172,7 @@ class Child:
     def order(self, values: Mapping[str, Any]) -> Ordered:
         """A training that the worker orders, with its items drawn; raises what the user's draw raises."""
         model, name = self._experiment.model(values["model"]), values.get("id", "")
+        self.tell(name, Message("begun"))
         training, validation = self._draw(values)
         self._given_back.discard(name)
         checkpoints = values.get("checkpoints") or {}

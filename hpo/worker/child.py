@@ -61,6 +61,7 @@ class ChildProcess:
         self._incoming: BinaryIO = os.fdopen(from_child, "rb")
         self._events: queue.SimpleQueue[Message | Ended] = queue.SimpleQueue()
         self._notify, self._problem = notify, ""
+        self._begun: set[str] = set()  # ids of trainings
         reader = threading.Thread(target=self._read, name="child", daemon=True)
         reader.start()
         threading.Thread(target=self._wait, args=[reader], name="child's end", daemon=True).start()
@@ -75,6 +76,10 @@ class ChildProcess:
         with suppress(queue.Empty):
             return self._events.get(timeout=seconds) if seconds else self._events.get_nowait()
         return None
+
+    def has_begun(self, training: str) -> bool:
+        """Whether it has begun a training of this id: what it died of before is nothing of the training's."""
+        return training in self._begun
 
     def close(self) -> None:
         """Let it end, and kill it where it does not; what it has started ends with it."""
@@ -94,7 +99,10 @@ class ChildProcess:
     def _read(self) -> None:
         try:
             while (message := receive(self._incoming)) is not None:
-                self._put(message)
+                if message.kind == "begun":
+                    self._begun.add(message.values["id"])
+                else:
+                    self._put(message)
         except (Garbled, OSError) as error:
             self._problem = f" ({error})"
             self._kill_group()

@@ -87,7 +87,8 @@ class ChildPool:
             self._idle.append(self._started(description))
 
     def take(self, description: Description) -> WarmChild:
-        """One that waits, if possible a ready one, or a new one."""
+        """One that waits, if possible a ready one, or a new one; none that is known to have ended."""
+        self.hear()
         self.keep_ready(description, 1)
         child = next((child for child in self._idle if child.about is not None), self._idle[0])
         self._idle.remove(child)

@@ -31,6 +31,7 @@ class ChildTraining:
     is_fork: bool = False  # a copy of the child has it, which ends with its test
     result: FunctionResult = field(default_factory=FunctionResult)
     outputs: bytes | None = None
+    is_moved: bool = False  # the child that it was given to had ended before it began
     is_resumable: bool = False  # it keeps checkpoints
     has_unusable_checkpoint: bool = False
     resumed: Resumed | None = None

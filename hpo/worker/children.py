@@ -121,8 +121,9 @@ class Children:
         """Give a training to a child that waits, or to a new one."""
         self._start_in(self._child_for(job), job)
 
-    def _start_in(self, child: WarmChild, job: Job) -> None:
-        training = ChildTraining(job=job, child=child, deadline=time.monotonic() + START_SECONDS)
+    def _start_in(self, child: WarmChild, job: Job, *, is_moved: bool = False) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        training = ChildTraining(job=job, child=child, deadline=deadline, is_moved=is_moved)
         training.log_start = child.log_size()
         training.resumed = self._resumed.pop(job.claim.token, None)
         self._trainings.append(training)
@@ -469,12 +470,16 @@ class Children:
         return TrainingEvent(job=training.job, error=why, retry=retry)
 
     def _died(self, trainings: Sequence[ChildTraining], end: Ended) -> Iterable[TrainingEvent]:
-        """A child has died: that fails its training. Of several one is why; each goes on in a child of its own."""
+        """A child has died: that fails its training. Of several one is why; each goes on in a child of its own.
+
+        What it had not begun goes to another child too, once: it died of something else (memory was short, say).
+        """
         child, unfinished = trainings[0].child, trainings
         child.is_reusable = False
         if child.lanes > 1:
             unfinished = [training for training in trainings if training.stage in ("starting", "training")]
-        if len(unfinished) == 1:
+        innocent = [training for training in unfinished if self._was_not_begun(training)]
+        if len(unfinished) == 1 and not innocent:
             (training,) = unfinished
             words = training.child.last_words(training.log_start)
             yield self._failed(training, f"{words}\n{end.why}" if words else end.why)
@@ -487,9 +492,14 @@ class Children:
             self._settle(job)
             job.train_loss, job.validation_accuracy, job.resumed_at = [], [], []
             self.load([job])
-            self._start_in(self._pool.take(child.description), job)
+            self._start_in(self._pool.take(child.description), job, is_moved=training in innocent)
         if not self._trainings_in(child):
             self._pool.end(child)
+
+    def _was_not_begun(self, training: ChildTraining) -> bool:
+        """Whether its child, which was ready for it, has ended without a word of having begun it."""
+        was_told = training.stage == "training" and not training.is_moved
+        return was_told and not training.child.process.has_begun(training.job.claim.token)
 
     def _late(self, training: ChildTraining) -> TrainingEvent:
         """A child takes too long for what it does: it is killed with all that it has started."""

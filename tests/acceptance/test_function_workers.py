@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
@@ -174,6 +175,28 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(
     assert results(actual) == undisturbed
     assert any(slot.outcome and slot.outcome.resumed_at for of_kind in actual.values() for slot in of_kind)
     again.close()
+
+
+@pytest.mark.parametrize("when", ["while it waits", "when it has been told"])
+def test_a_child_that_dies_before_it_begins_fails_no_training(hpo: Hpo, file: Path, when: str) -> None:
+    """Killed between two studies, or frozen until a training has been given to it: another child trains that."""
+    create(hpo, file, "logistic", trials=1, candidates=1, confirm_rounds=1, rounds=1)
+    worker = hpo.start("worker", "--device", "cpu", "--population", "1", "--experiment", file)
+    wait_until(lambda: [slot.state for slot in slots_of(hpo, "logistic") if slot.kind == "final"] == ["done"])
+    idle = wait_until(lambda: children_of(worker))
+    for child in idle:
+        child.send_signal(signal.SIGKILL if when == "while it waits" else signal.SIGSTOP)
+    create(hpo, file, "epochs", trials=1, candidates=1, confirm_rounds=1, rounds=1)
+    if when == "when it has been told":
+        wait_until(lambda: any(slot.state == "running" for slot in slots_of(hpo, "epochs")))
+        time.sleep(1)  # longer than a claimed slot takes to its child
+        for child in idle:
+            child.kill()
+    wait_until(lambda: [slot.state for slot in slots_of(hpo, "epochs") if slot.kind == "final"] == ["done"])
+    worker.send_signal(signal.SIGTERM)
+    worker.wait()
+    assert [(slot.failures, slot.attempt) for slot in slots_of(hpo, "epochs")] == [(0, 1)] * 3
+    assert not {child.pid for child in idle} & {child.pid for child in psutil.process_iter()}
 
 
 FAILURES = {
