@@ -167,6 +167,7 @@ class Crew:
         self._engine = open_engine(hpo.url)
         self._watch = Watch(self._engine, subject.failures)
         self._frozen: dict[int, float] = {}  # until when, by process
+        self._bereaved: set[int] = set()  # processes whose child was killed
         self._said: dict[int, Said] = {}
         self._workers = [self._start() for _ in range(workers)]
 
@@ -176,6 +177,8 @@ class Crew:
             ready = self._wait_for_ready_ones()
             victim = ready[int(self._random.random() * len(ready))]
             number = self._random.choices(STROKES, self._subject.weights)[0]
+            if number == signal.SIGCHLD and victim.pid in self._bereaved:
+                number = signal.SIGKILL  # of a machine on which everything fails a worker says so, and ends
             self._wait(self._random.uniform(0, LONGEST_PAUSE))
             if self._random.random() < IN_TRAINING:
                 self._wait_until_it_trains(victim)
@@ -213,6 +216,7 @@ class Crew:
     def _strike(self, victim: subprocess.Popen[str], number: signal.Signals) -> None:
         self.tally.strokes.append((number, [row.id for row in self._held(victim)]))
         if number == signal.SIGCHLD:
+            self._bereaved.add(victim.pid)
             for child in psutil.Process(victim.pid).children()[:1]:
                 child.kill()
             return
