@@ -9,10 +9,10 @@ from hpo.cli.context import Context, format_option, pass_context, print_json, pr
 @format_option
 @pass_context
 def ledger(context: Context, form: str) -> None:
-    """Show what has been tested on the test pools, by deleted studies too.
+    """Show all that was tested on the test pools.
 
-    A line for each configuration of a study; as JSON every single opening with its round, worker and time. No command
-    erases anything here.
+    Deleted studies are in it too. A line for each configuration of a study; as JSON every single opening with its
+    round, worker and time. No command erases anything here.
 
     \b
     Example:

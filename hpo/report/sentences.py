@@ -426,7 +426,7 @@ def setting_differences(a: Setting, b: Setting) -> list[str]:
 
 def _short(value: object) -> str:
     if isinstance(value, MetricInfo):
-        return value.name
+        return value.name if value.margin is None else f"{value.name}, margin {value.margin:g}"
     if isinstance(value, tuple):
         return ", ".join(f"{name} = {option}" for name, option in value) or "none"
     return str(value)[:12]  # the beginning of a digest is enough

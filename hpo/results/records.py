@@ -208,7 +208,7 @@ class StudyResult:
     @property
     def metrics(self) -> tuple[MetricInfo, ...]:
         """All that are measured; the second breaks ties."""
-        return self.spec.metrics
+        return (self.metric, *self.spec.metrics[1:])
 
     @property
     def epochs(self) -> int | None:

@@ -18,12 +18,14 @@ from hpo.study.study_spec import (
     Budget,
     Count,
     Few,
+    Margin,
     Record,
     Sampler,
     Seed,
     StudySpec,
     Values,
     compact_json,
+    is_none,
 )
 from hpo.study.traits import Traits
 from hpo.training.augmentation import SAMPLES_PER_PAIR
@@ -42,9 +44,10 @@ HYPERPARAMETERS: Mapping[str, tuple[str, ...]] = {
 MOST_BATCH = 10_000  # samples
 MOST_VALIDATION_PAIRS = 100_000
 CHANCE = 0.5  # the accuracy of a training that diverged
+MARGIN = 0.005  # of accuracies: less is practically the same, unless a study says otherwise
 SINGLE_ANSWER = 0.55  # of always answering yes: the share of digit 1 <= digit 2 where digits are uniform
 METRICS = (
-    MetricInfo(name="accuracy", diverged=CHANCE),
+    MetricInfo(name="accuracy", diverged=CHANCE, margin=MARGIN),
     MetricInfo(name="cross_entropy", maximize=False, diverged=40.0, unit="nats"),
 )
 
@@ -97,6 +100,7 @@ class DigitsProtocol(Record):
     confirm_rounds: Few = 10
     final_rounds: Few = 20
     folds: int = Field(default=1, exclude=True)
+    margin: Margin = Field(default=None, exclude_if=is_none)
 
     @property
     def samples(self) -> int:

@@ -60,6 +60,8 @@ def _problem(error: ErrorDetails) -> str:
             return f"must be text in quotes, not {given}"
         case "model_type" | "dict_type" | "mapping_type":
             return f"must be a table of keys and values, not {given}"
+        case "greater_than":
+            return f"must be above {limits['gt']:g}, not {given}"
         case "greater_than_equal":
             return f"must be at least {limits['ge']}, not {given}"
         case "less_than_equal":

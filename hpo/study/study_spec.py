@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
@@ -36,6 +37,7 @@ Trials = Annotated[int, Field(ge=0, le=limits.TRIALS)]
 Few = Annotated[int, Field(ge=1, le=limits.ROUNDS)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=limits.SEED)]
+Margin = Annotated[float, Field(gt=0)] | None  # of the metric that judges, in its own unit
 Values = Mapping[str, Value]
 
 
@@ -84,6 +86,11 @@ class Budget(Record):
     max_seconds: Annotated[float, Field(gt=0, le=limits.TRAINING_SECONDS)] | None = None  # of a training
 
 
+def is_none(value: object) -> bool:
+    """Whether a key is left out of the canonical text, so that studies of before it was there keep their digests."""
+    return value is None
+
+
 class Protocol(Record):
     """The rules of the comparison: confirmation and final rounds."""
 
@@ -92,6 +99,7 @@ class Protocol(Record):
     confirm_configurations: Few = 5  # besides the reference
     confirm_rounds: Few = 10
     final_rounds: Few = 20
+    margin: Margin = Field(default=None, exclude_if=is_none)  # less is practically the same; None: as the metric says
 
     if TYPE_CHECKING:  # of the first format alone: whoever asks for these has made sure that a study is of that one
 
@@ -210,8 +218,9 @@ class StudySpec(Record):
 
     @property
     def metric(self) -> MetricInfo:
-        """The one that judges."""
-        return self.metrics[0]
+        """The one that judges, with the margin that the protocol says."""
+        first, margin = self.metrics[0], self.protocol.margin
+        return first if margin is None else replace(first, margin=margin)
 
     @property
     def tie_breaker(self) -> MetricInfo | None:

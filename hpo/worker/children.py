@@ -498,8 +498,8 @@ class Children:
 
     def _was_not_begun(self, training: ChildTraining) -> bool:
         """Whether its child, which was ready for it, has ended without a word of having begun it."""
-        was_told = training.stage == "training" and not training.is_moved
-        return was_told and not training.child.process.has_begun(training.job.claim.token)
+        waits = training.stage == "training" and not training.is_moved
+        return waits and not training.child.process.has_begun(training.job.claim.token)
 
     def _late(self, training: ChildTraining) -> TrainingEvent:
         """A child takes too long for what it does: it is killed with all that it has started."""

@@ -27,6 +27,7 @@ PRINTS_DATA = {  # with --format table|json; export's two are toml|json
     "study show",
     "study export",
     "evaluate",
+    "ledger",
     "run",
     "report",
     "trial show",

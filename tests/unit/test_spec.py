@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ def test_builtin_spec_from_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("seed = 1", "seed = = 1", "not a TOML file: Invalid value (at line "),
         ("[budget]", "[budget", "not a TOML file: Expected ']' at the end of a table declaration"),
         ('model = "ws"', 'model = "ws-aux"', "space.aux_weight: missing; model ws-aux has learning_rate, "),
+        ("final_rounds = 20", "final_rounds = 20\nmargin = 0", "protocol.margin: must be above 0, not 0"),
         ("dropout = 0.15", 'dropout = "a\\nb"', 'paper.dropout: must be a number, not "a\\nb"'),
     ],
 )
@@ -300,6 +302,20 @@ def test_the_shipped_digest_is_stable() -> None:
     """Golden: stored results carry this digest; a change of the canonical form would orphan them."""
     golden = "cb17856be97f31c42959fde5a5c4091c7013d84d4f845236313b8b1212a9cfe6"
     assert builtin_spec("ws").digest == golden
+
+
+def test_a_margin_is_the_metrics_unless_the_study_says_otherwise(tmp_path: Path) -> None:
+    """One that it says is part of what the study is; without it text and digest are those of before there was one."""
+    spec = builtin_spec("ws")
+    assert (spec.metric.margin, spec.metric) == (0.005, spec.metrics[0])
+    assert "margin" not in spec.canonical()
+    path = tmp_path / "ws.toml"
+    path.write_text(to_toml(spec).replace("final_rounds = 20", "final_rounds = 20\nmargin = 0.01"))
+    other = load_spec(path)
+    assert other.metric == replace(spec.metric, margin=0.01)
+    assert other.digest != spec.digest
+    path.write_text(to_toml(other))
+    assert load_spec(path) == StudySpec.from_canonical(other.canonical()) == other
 
 
 def test_whole_numbers_and_fractions_are_one_spec() -> None:

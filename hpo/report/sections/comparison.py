@@ -95,6 +95,11 @@ def _item_lines(pairs: Sequence[Pair]) -> Iterable[str]:
         yield "Ratios: geometric means over the rounds; intervals and tests are those of the logarithms."
     if not any(pair.items is not None for pair in pairs):
         return
+    if any(pair.metric.margin is not None for pair in pairs):
+        yield (
+            "Equal in practice, or no practical difference: both intervals lie inside the margin, which is two "
+            "one-sided tests (TOST) at 2.5% each. Where neither this nor a clear difference is shown, it is open."
+        )
     same = any(pair.same_items for pair in pairs)
     yield (
         f"New {name} too: an interval from two components of variance, that between the rounds and that of what the "
