@@ -3,14 +3,16 @@
 Values are in the unit of the metric (accuracies are fractions), durations seconds.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Literal
 
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Float, Hyperparameter, Int, Value
 from hpo.results.records import StudyResult, TrainingRecord, mean
 from hpo.study.labels import TUNED
+from hpo.study.ranking import trial_label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,26 @@ class Stage:
         if self.search is None or self.confirm is None:
             return None
         return self.sign * (self.search - self.confirm)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmed:
+    """One configuration that was confirmed; a lead is by how much it is better than the reference."""
+
+    label: str  # the reference's, or "trial N"
+    is_best: bool  # whether it is the search's best trial
+    rounds: int
+    search: float | None  # of its one search trial
+    confirm: float
+    confirm_error: float | None  # standard error of that mean
+    search_lead: float | None
+    confirm_lead: float | None  # over the rounds that both have
+    confirm_lead_error: float | None
+
+    @property
+    def lost(self) -> float | None:
+        """How much of its lead fresh draws took: what the search's one draw gave to both of them cancels."""
+        return None if self.search_lead is None or self.confirm_lead is None else self.search_lead - self.confirm_lead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +105,7 @@ class Tuning:
     source: str | int | None  # of the tuned configuration; None before confirmation
     parameters: tuple[Parameter, ...]
     stages: tuple[Stage, ...]  # the reference's, then the tuned one where it differs
+    confirmed: tuple[Confirmed, ...]  # the best of the confirm phase first
     spend: tuple[Spend, ...]  # search, confirm, final
     by_user: bool = False  # whether the user's code trained, in processes of its own
     reported: tuple[Reported, ...] = ()  # by configuration; empty where hpo's own code trained
@@ -102,6 +125,7 @@ def tuning_of(result: StudyResult) -> Tuning:
         source=None if result.tuned is None else result.tuned.source,
         parameters=tuple(_parameters(result)),
         stages=tuple(_stages(result)),
+        confirmed=tuple(_confirmed(result)),
         spend=tuple(_spend(result)),
         by_user=not result.is_shipped,
         reported=() if result.is_shipped else tuple(_reported(result)),
@@ -149,6 +173,37 @@ def _stages(result: StudyResult) -> Iterable[Stage]:
         )
     elif result.tuned is None and result.final_of(TUNED) is not None:  # found in another study, measured here
         yield Stage(label=TUNED, search=None, confirm=None, test=_test(result, TUNED), sign=sign)
+
+
+def _confirmed(result: StudyResult) -> Iterable[Confirmed]:
+    label, metric = result.reference_label, result.metric
+    complete = [run for run in result.search if run.state == "complete"]
+    searched = {label if run.idx == 0 else trial_label(run.number): run.value for run in complete}
+    whole = [ranked for ranked in result.ranking if ranked.whole]
+    reference = next((ranked for ranked in whole if ranked.label == label), None)
+    for ranked in whole:
+        search, lead, over_rounds = searched.get(ranked.label), None, []
+        if reference is not None and ranked is not reference:
+            given = searched.get(label)
+            lead = None if search is None or given is None else float(metric.improvement(search, given))
+            pairs = zip(ranked.values, reference.values, strict=False)
+            over_rounds = [float(metric.improvement(a, b)) for a, b in pairs]
+        yield Confirmed(
+            label=ranked.label,
+            is_best=result.best is not None and ranked.label == trial_label(result.best.number),
+            rounds=ranked.rounds,
+            search=search,
+            confirm=fmean(ranked.values),
+            confirm_error=_error(ranked.values),
+            search_lead=lead,
+            confirm_lead=fmean(over_rounds) if over_rounds else None,
+            confirm_lead_error=_error(over_rounds),
+        )
+
+
+def _error(values: Sequence[float]) -> float | None:
+    """The standard error of their mean."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def _test(result: StudyResult, label: str) -> float | None:

@@ -29,6 +29,46 @@ def test_tuning_shows_the_optimism() -> None:
     assert tuning_verdict(tuning) == "Trial 7 of the search won the confirm phase."
 
 
+def test_every_confirmed_configuration_shows_what_its_lead_was_worth() -> None:
+    """The search's best is among them; what its one draw gave to all of them cancels against the reference."""
+    spec = builtin_spec("ws")
+    shared = 0.02  # that the search's draw of validation pairs gives to everything
+    runs = [run("search", 0, value=0.85 + shared, params=dict(spec.paper))]
+    runs += [run("search", n, value=value + shared) for n, value in ((3, 0.91), (7, 0.93))]
+    of_label = {"paper": (0.85, 0.87), "trial 3": (0.90, 0.92), "trial 7": (0.88, 0.92)}
+    runs += [
+        run("confirm", 2 * place + i, label=label, round=i, value=value)
+        for place, (label, values) in enumerate(of_label.items())
+        for i, value in enumerate(values)
+    ]
+    tuning = tuning_of(study("ws", runs))
+    third, best, paper = tuning.confirmed
+    assert [(c.label, c.is_best, c.rounds) for c in tuning.confirmed] == [
+        ("trial 3", False, 2),
+        ("trial 7", True, 2),
+        ("paper", False, 2),
+    ]
+    assert best.search_lead == pytest.approx(0.08)
+    assert best.confirm_lead == pytest.approx(0.04)
+    assert best.confirm_lead_error == pytest.approx(0.01)
+    assert best.lost == pytest.approx(0.04)
+    assert third.confirm_lead_error == pytest.approx(0.0)  # rounds share what they have in common
+    assert third.confirm_error == pytest.approx(0.01)
+    assert (paper.search_lead, paper.confirm_lead, paper.lost) == (None, None, None)
+    parts = tuning_parts([tuning])
+    (table,) = [part for part in parts if isinstance(part, PageTable) and part.caption.startswith("Every confirmed")]
+    assert table.rows[1][1:] == (
+        "trial 7, the search's best",
+        "95.00",
+        "2",
+        "90.00 ± 2.00",
+        "+8.00",
+        "+4.00 ± 1.00",
+        "+4.00",
+    )
+    assert table.rows[2][1:] == ("paper", "87.00", "2", "86.00 ± 1.00", NOTHING, NOTHING, NOTHING)
+
+
 def test_cost_is_counted_by_the_device() -> None:
     """Four lanes of one core are its time once; what an earlier version has not measured is not taken for nothing."""
     aux = [run("search", i, device="cuda:0 NVIDIA H200", device_seconds=360.0) for i in range(5)]

@@ -30,6 +30,8 @@ def tuning_parts(tunings: Sequence[Tuning]) -> Iterable[Part]:
         yield _configurations(tunings)
     for of_metric in by_metric(tunings):
         yield _stages(of_metric)
+        if any(tuning.confirmed for tuning in of_metric):
+            yield _optimism(of_metric)
     good = " or ".join(dict.fromkeys("high" if tuning.metric.maximize else "low" for tuning in tunings))
     yield (
         f"The search value comes from a single training and was selected for being {good}; the confirm phase repeats "
@@ -97,6 +99,42 @@ def _stages(tunings: Sequence[Tuning]) -> PageTable:
         ),
         grouped=True,
     )
+
+
+def _optimism(tunings: Sequence[Tuning]) -> PageTable:
+    """How far the search's values of all confirmed configurations hold."""
+    scale = Scale(tunings[0].metric)
+    rows = [(tuning, confirmed) for tuning in tunings for confirmed in tuning.confirmed]
+    what = "accuracy in percent" if scale.is_percent else f"{scale.column('').strip()}, {scale.better}"
+    return PageTable(
+        caption=f"Every confirmed configuration, validation {what}: one training in the search, then fresh seeds and "
+        "draws. Leads are over the reference, in the same rounds; what a lead lost was luck of the search",
+        columns=texts("study", "configuration")
+        + numbers("search", "rounds", "confirm ± s.e.", "lead in search", "lead in confirm ± s.e.", "lost"),
+        rows=tuple(
+            (
+                tuning.study,
+                confirmed.label + (", the search's best" if confirmed.is_best else ""),
+                scale.number(confirmed.search, 2),
+                str(confirmed.rounds),
+                scale.number(confirmed.confirm, 2) + _give_or_take(scale, confirmed.confirm_error),
+                _lead(scale, confirmed.search_lead),
+                _lead(scale, confirmed.confirm_lead) + _give_or_take(scale, confirmed.confirm_lead_error),
+                _lead(scale, confirmed.lost),
+            )
+            for tuning, confirmed in rows
+        ),
+        grouped=True,
+        folded=True,
+    )
+
+
+def _lead(scale: Scale, improvement: float | None) -> str:
+    return NOTHING if improvement is None else scale.difference(improvement)
+
+
+def _give_or_take(scale: Scale, error: float | None) -> str:
+    return "" if error is None or scale.metric.is_relative else f" ± {scale.size(error)}"
 
 
 def _gap(scale: Scale, optimism: float) -> str:
