@@ -65,6 +65,7 @@ class TableRow:
     same_as: str | None = None  # the label of the configuration whose rounds these are too
     is_reference: bool = False
     no_spread: bool = False  # all of its rounds are equal in every test item: they count once
+    collapsed: tuple[int, ...] = ()  # rounds that are far worse than the others
 
 
 def other_metrics(rows: Iterable[TableRow]) -> list[MetricInfo]:
@@ -169,6 +170,7 @@ def _row(result: StudyResult, final: FinalResult, setting: int, scores: ScoresOf
         same_as=final.same_as,
         is_reference=final.label == result.reference_label,
         no_spread=no_spread,
+        collapsed=tuple(final.round_numbers[place] for place in stats.collapsed(final.test_values, result.metric.sign)),
     )
 
 

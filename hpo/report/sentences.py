@@ -449,6 +449,12 @@ def row_note(row: TableRow) -> str:
         notes.append(f"{row.diverged} diverged, counted as {Scale(row.metric).value(row.metric.diverged)}{left_out}")
     if row.failed:
         notes.append(f"{row.failed} failed")
+    if row.collapsed:
+        which = f"round {row.collapsed[0]} is" if len(row.collapsed) == 1 else f"{len(row.collapsed)} rounds are"
+        notes.append(
+            f"{which} far worse than the others: where rounds collapse, the mean's interval covers less than it says, "
+            "and median and IQM tell more"
+        )
     return "; ".join(notes)
 
 

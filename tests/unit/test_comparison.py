@@ -78,3 +78,13 @@ def test_other_settings_are_not_mixed(changes: dict[str, Any], words: str) -> No
         conclusions_of(results, comparison).cautions[0]
         == f"Setting 2 is not compared with setting 1: they differ in {words}."
     )
+
+
+def test_a_round_that_collapses_gets_a_caution() -> None:
+    """Its number stands in the note of its row, which is no longer to be read as the others'."""
+    values = [0.9 + 0.001 * (r % 5) for r in range(12)]
+    fallen = [*values[:7], 0.5, *values[8:]]
+    results = [study("ws", finals("tuned", fallen) + finals("paper", values))]
+    notes = {row.label: row_note(row) for row in compare(results).rows}
+    assert notes["tuned"].startswith("round 7 is far worse than the others: where rounds collapse, the mean's interval")
+    assert notes["paper"] == ""

@@ -35,6 +35,29 @@ def test_one_value_has_no_spread() -> None:
         stats.mean([])
 
 
+def test_rounds_that_collapse_are_told_from_those_that_vary() -> None:
+    """Against simulation: rarely among normal values, nearly always where a round falls to chance; either direction."""
+    rng = np.random.default_rng(0)
+    for n, most in ((8, 0.025), (20, 0.005)):
+        drawn = rng.normal(0.9, 0.01, (2000, n))
+        assert np.mean([bool(stats.collapsed(list(values))) for values in drawn]) < most
+        drawn[:, 3] = 0.5
+        assert np.mean([stats.collapsed(list(values)) == [3] for values in drawn]) > 0.97
+    values = [*np.linspace(1, 2, 10), 90.0]
+    assert (stats.collapsed(values, -1), stats.collapsed(values)) == ([10], [])
+    assert stats.collapsed([0.9] * 9 + [0.1]) == [], "no spread to compare with"
+    assert stats.collapsed([0.9, 0.91, 0.92, 0.1]) == [], "too few"
+
+
+def test_the_interval_of_a_mean_covers_less_where_rounds_collapse() -> None:
+    """Why it is said: one in twenty rounds falls to chance."""
+    rng, truth = np.random.default_rng(1), 0.95 * 0.9 + 0.05 * 0.5
+    drawn = np.where(rng.random((2000, 20)) < 0.05, 0.5, rng.normal(0.9, 0.01, (2000, 20)))
+    intervals = [stats.t_interval(list(values)) for values in drawn]
+    covered = np.mean([i is not None and i.low <= truth <= i.high for i in intervals])
+    assert 0.55 < covered < 0.7
+
+
 def test_iqm_leaves_out_a_quarter_on_either_side() -> None:
     assert stats.iqm([100, 2, 3, 4, 5, -100, 6, 7]) == pytest.approx((3 + 4 + 5 + 6) / 4)
     assert stats.iqm([1, 2, 9]) == pytest.approx(4)  # fewer than four: nothing to cut

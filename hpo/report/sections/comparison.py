@@ -75,7 +75,8 @@ def _legend(comparison: Comparison) -> Bullets:
             "p: the exact two-sided sign-flip permutation test of the mean difference. "
             f"With {fewest} rounds the smallest possible p is {p_value(smallest)}.",
             "Holm: p with Holm's correction within each of two families, the pairs of models (both tables together) "
-            f"and the tuned against {of_reference}.",
+            f"and the tuned against {of_reference}. Each family errs in at most 5% of cases where nothing differs, all "
+            "sentences together in at most 10%.",
             "Variance: the variance of the differences relative to that of unpaired rounds; below 1, pairing helped.",
             "Detectable: the true difference that this many rounds would detect with a power of 80% (t test at the "
             "largest p that the sign-flip test can give and Holm's first step accepts, 0.05 divided by the number of "
