@@ -229,6 +229,8 @@ class Crew:
         if number == signal.SIGTERM:
             self.tally.slowest_exit = max(self.tally.slowest_exit, time.monotonic() - begun)
         expected = {-9, 0} if number == signal.SIGKILL else {143, 0}
+        if number == signal.SIGTERM and self._done():
+            expected.add(-15)  # it was about to end by itself, and had taken its handlers away
         assert victim.returncode in expected, (number, self._said[victim.pid].lines)
         assert victim.returncode or self._done(), "it ended by itself before the study was done"
         self._workers[self._workers.index(victim)] = self._start()
