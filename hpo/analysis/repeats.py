@@ -14,6 +14,7 @@ from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
 from hpo.results.records import StudyResult, models_of
 from hpo.study.labels import TUNED
+from hpo.study.repeats import repeat_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +22,8 @@ class Repeat:
     """One search of several, and the results of its tuned configuration."""
 
     study: str
-    seed: int  # of the search: repeats of two models with the same seed form a pair
+    number: int  # in its group: repeats of two models with the same number share their draws, and form a pair
+    seed: int  # of the search
     source: str | int | None  # of the tuned configuration: the reference's label, or a trial's number
     params: Mapping[str, Value]
     search: float | None  # best value of the search, on validation items
@@ -55,7 +57,7 @@ class RepeatPair:
     a: str
     b: str
     metric: MetricInfo
-    seeds: tuple[int, ...]  # of the repeats that both have
+    numbers: tuple[int, ...]  # of the repeats that both have
     difference: stats.PairedDifference  # one value per repeat
     test: stats.SignFlip
     p_holm: float  # over the pairs of its kind
@@ -141,6 +143,7 @@ def _repeat(result: StudyResult, tests: Sequence[float], common: Sequence[int]) 
     assert final is not None
     return Repeat(
         study=result.name,
+        number=repeat_number(result.name, result.repeat_group) or 0,
         seed=result.seed,
         source=None if tuned is None else tuned.source,
         params=final.params,
@@ -167,26 +170,26 @@ def _largest_by_model(groups: Sequence[RepeatGroup]) -> list[RepeatGroup]:
 
 
 def _tests(a: RepeatGroup, b: RepeatGroup) -> tuple[dict[int, float], dict[int, float]]:
-    first, second = ({repeat.seed: repeat.test for repeat in group.repeats} for group in (a, b))
+    first, second = ({repeat.number: repeat.test for repeat in group.repeats} for group in (a, b))
     return first, second
 
 
 def _tuned_and_reference(group: RepeatGroup) -> tuple[dict[int, float], dict[int, float]]:
-    pairs = [(repeat.seed, repeat.test, repeat.reference) for repeat in group.repeats if repeat.reference is not None]
-    return {seed: test for seed, test, _ in pairs}, {seed: reference for seed, _, reference in pairs}
+    pairs = [(repeat.number, repeat.test, repeat.reference) for repeat in group.repeats if repeat.reference is not None]
+    return {number: test for number, test, _ in pairs}, {number: reference for number, _, reference in pairs}
 
 
 def _pair(
     a: str, b: str, metric: MetricInfo, of_a: Mapping[int, float], of_b: Mapping[int, float]
 ) -> RepeatPair | None:
-    """The pair over the seeds that both have, None below two."""
-    seeds = sorted(of_a.keys() & of_b.keys())
-    if len(seeds) < 2:
+    """The pair over the repeats that both have, None below two."""
+    numbers = sorted(of_a.keys() & of_b.keys())
+    if len(numbers) < 2:
         return None
-    values = oriented(metric, [of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
+    values = oriented(metric, [of_a[number] for number in numbers], [of_b[number] for number in numbers])
     difference = stats.paired_difference(*values)
     test = stats.sign_flip_test(difference.values)
-    return RepeatPair(a=a, b=b, metric=metric, seeds=tuple(seeds), difference=difference, test=test, p_holm=test.p)
+    return RepeatPair(a=a, b=b, metric=metric, numbers=tuple(numbers), difference=difference, test=test, p_holm=test.p)
 
 
 def _corrected(pairs: Sequence[RepeatPair | None]) -> list[RepeatPair]:

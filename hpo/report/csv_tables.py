@@ -70,6 +70,7 @@ def _repeats(report: Contents) -> list[CsvRow]:
             "model": group.model,
             "setting": group.setting + 1,
             "study": repeat.study,
+            "repeat": repeat.number,
             "seed": repeat.seed,
             "rounds": len(group.rounds),
             "search": repeat.search,

@@ -276,7 +276,7 @@ def deviation(variance: float, scale: Scale) -> str:
 
 
 def _searches(pair: RepeatPair) -> str:
-    return f"{len(pair.seeds)} repeats of the search"
+    return f"{len(pair.numbers)} repeats of the search"
 
 
 def _over_repeats(pair: RepeatPair, sign: int, apart: str = "") -> str:

@@ -15,6 +15,7 @@ from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import limits, phases
 from hpo.study.labels import PUBLISHED, TUNED
+from hpo.study.repeats import repeat_spec
 from hpo.study.requests import Requested
 from hpo.study.spec import StudySpec, differences, spec_of
 
@@ -35,7 +36,7 @@ class NotNow(HpoError):
 
 
 def repeats(requested: Sequence[Requested], repeat: int) -> list[Planned]:
-    """Each study, or its R repeats NAME-1..NAME-R with seeds seed..seed+R-1, and the group of the repeats."""
+    """Each study, or its R repeats NAME-1..NAME-R with seeds of their own, and the group of the repeats."""
     if repeat < 1:
         raise UsageError(f"--repeat must be at least 1, got {repeat}")
     if len({study.spec.name for study in requested}) < len(requested):
@@ -46,12 +47,12 @@ def repeats(requested: Sequence[Requested], repeat: int) -> list[Planned]:
         return [Planned(spec=study.spec, data=study.data) for study in requested]
     return [
         Planned(
-            spec=study.spec.with_options(name=f"{study.spec.name}-{i + 1}", seed=study.spec.seed + i),
+            spec=repeat_spec(study.spec, number),
             data=study.data,
             group=study.spec.name,
         )
         for study in requested
-        for i in range(repeat)
+        for number in range(1, repeat + 1)
     ]
 
 

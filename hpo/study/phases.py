@@ -17,6 +17,7 @@ from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import Phase, StudyRow
 from hpo.study.labels import TUNED
 from hpo.study.ranking import ConfirmResult, ConfirmRound, order, ranking, trial_label, trial_number
+from hpo.study.repeats import repeat_number
 from hpo.study.spec import StudySpec, spec_of
 from hpo.training.seeds import derive
 
@@ -33,9 +34,12 @@ class ConfigurationDiffers(HpoError):
     """A label stands for one configuration within a study."""
 
 
-def round_seed(spec: StudySpec, kind: str, number: int) -> int:
-    """The seed that keys everything in a round: the same for every configuration and model."""
-    return derive(spec.protocol.seed, kind, number)
+def round_seed(spec: StudySpec, kind: str, number: int, repeat: int | None = None) -> int:
+    """The seed that keys everything in a round: the same for every configuration and model.
+
+    `repeat` is a repeat's number: its confirm rounds share nothing with those of others.
+    """
+    return derive(spec.protocol.seed, kind, number, *(() if repeat is None else ("repeat", repeat)))
 
 
 def search_seeds(seed: int, start: int, stop: int) -> list[int]:
@@ -75,9 +79,14 @@ def _confirm_round(slot: Slot) -> ConfirmRound:
 
 
 def _rounds(
-    spec: StudySpec, kind: str, label: str, params: Mapping[str, Value], numbers: Iterable[int]
+    spec: StudySpec,
+    kind: str,
+    label: str,
+    params: Mapping[str, Value],
+    numbers: Iterable[int],
+    repeat: int | None = None,
 ) -> list[NewSlot]:
-    return [NewSlot(seed=round_seed(spec, kind, r), label=label, params=dict(params), round=r) for r in numbers]
+    return [NewSlot(seed=round_seed(spec, kind, r, repeat), label=label, params=dict(params), round=r) for r in numbers]
 
 
 def advance(engine: Engine, row: StudyRow) -> str | None:
@@ -136,10 +145,11 @@ def _end_search(connection: Connection, row: StudyRow, spec: StudySpec, finished
         return "final" if studies.set_phase(connection, row.id, "search", "final") else None
     if not studies.set_phase(connection, row.id, "search", "confirm"):
         return None
-    new = _rounds(spec, "confirm", spec.reference_label, spec.reference, range(protocol.confirm_rounds))
+    numbers, repeat = range(protocol.confirm_rounds), repeat_number(row.name, row.repeat_group)
+    new = _rounds(spec, "confirm", spec.reference_label, spec.reference, numbers, repeat)
     for slot in candidates(finished, protocol.confirm_configurations, spec):
         label = trial_label(slot.trial_number)
-        new += _rounds(spec, "confirm", label, slot.params or {}, range(protocol.confirm_rounds))
+        new += _rounds(spec, "confirm", label, slot.params or {}, numbers, repeat)
     slots.add_slots(connection, row.id, "confirm", new)
     return "confirm"
 

@@ -21,6 +21,7 @@ from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import phases
 from hpo.study.labels import PAPER, TUNED
 from hpo.study.phases import ConfigurationDiffers, advance, round_seed
+from hpo.study.repeats import repeat_spec
 from hpo.study.spec import HYPERPARAMETERS, StudySpec, builtin_spec
 from tests.support.commandline import PATIENCE
 from tests.support.outcomes import outcome as outcome_of
@@ -38,7 +39,7 @@ def spec_of(
     return StudySpec.model_validate(tree)
 
 
-def create(engine: Engine, spec: StudySpec, phase: studies.Phase = "search") -> StudyRow:
+def create(engine: Engine, spec: StudySpec, phase: studies.Phase = "search", group: str | None = None) -> StudyRow:
     """As `hpo study create` makes it, all slots free to be claimed."""
     return studies.create_study(
         engine,
@@ -54,6 +55,7 @@ def create(engine: Engine, spec: StudySpec, phase: studies.Phase = "search") -> 
             adaptive_from=None,
             reference=spec.reference,
             phase=phase,
+            repeat_group=group,
         ),
     )
 
@@ -109,9 +111,9 @@ def rows_of(engine: Engine, row: StudyRow, kind: Kind) -> list[Slot]:
     return slots.list_slots(engine, row.id, kind)
 
 
-def in_final(engine: Engine, spec: StudySpec, law: Law = good) -> StudyRow:
+def in_final(engine: Engine, spec: StudySpec, law: Law = good, group: str | None = None) -> StudyRow:
     """A study that has just entered its final."""
-    row = create(engine, spec)
+    row = create(engine, spec, group=group)
     work(engine, row, law)
     assert advance(engine, row) == "confirm"
     work(engine, row, law)
@@ -192,6 +194,21 @@ def test_rounds_share_their_seeds_over_models_and_configurations(engine: Engine)
     assert sorted(actual) == [("confirm", 0), ("confirm", 1), ("final", 0), ("final", 1), ("final", 2)]
     assert all(len(seeds) == 1 for seeds in actual.values())
     assert len(set.union(*actual.values())) == 5
+
+
+def test_a_repeats_confirm_rounds_are_its_own(engine: Engine) -> None:
+    """The same for each model, none that another repeat has; final rounds are those of every study."""
+    actual: dict[tuple[str, int], set[int]] = {}
+    for model, number in (("ws", 1), ("ws-aux", 1), ("ws", 2)):
+        spec = repeat_spec(spec_of(model), number)
+        row = in_final(engine, spec, group=model)
+        for slot in rows_of(engine, row, "confirm"):
+            actual.setdefault(("confirm", number), set()).add(slot.seed)
+        final = rows_of(engine, row, "final")
+        assert all(slot.seed == round_seed(spec, "final", slot.round or 0) for slot in final)
+    whole = {round_seed(spec_of(), "confirm", r) for r in range(2)}
+    assert [len(seeds) for seeds in actual.values()] == [2, 2]
+    assert len(set.union(whole, *actual.values())) == 6
 
 
 # --- Failures -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hpo.storage.slots import Slot
 from hpo.study.labels import PAPER
 from hpo.study.phases import _confirm_round, candidates, confirmed, round_seed, search_seeds
 from hpo.study.ranking import ConfirmResult, ranking
+from hpo.study.repeats import LEVEL, comparisons_of, fewest_repeats, repeat_number, repeat_spec, smallest_p
 from hpo.study.spec import MODELS, StudySpec, builtin_spec
 from tests.support.described import described_spec
 from tests.support.outcomes import outcome as outcome_of
@@ -294,6 +295,32 @@ def test_rounds_differ_by_kind_number_and_protocols_seed() -> None:
     specs = [spec, StudySpec.model_validate(tree)]
     made = {round_seed(s, kind, number) for s in specs for kind in ("confirm", "final") for number in range(100)}
     assert len(made) == 400
+
+
+def test_a_repeat_shares_nothing_of_its_search_and_confirmation() -> None:
+    """Neither with other repeats or models nor with the study itself; confirm rounds of one number are the models'."""
+    specs = [builtin_spec(model) for model in MODELS]
+    repeats = [repeat_spec(spec, number) for spec in specs for number in range(1, 8)]
+    assert len({spec.seed for spec in (*repeats, specs[0])}) == 22
+    seeds = [seed for spec in (*repeats, specs[0]) for seed in search_seeds(spec.seed, 0, 100)]
+    assert len(set(seeds)) == 2200
+    drawn = {
+        (repeat, r): {round_seed(s, "confirm", r, repeat) for s in specs} for repeat in range(1, 8) for r in range(9)
+    }
+    assert all(len(of_models) == 1 for of_models in drawn.values())
+    whole = {round_seed(specs[0], "confirm", r) for r in range(9)}
+    assert len(set.union(whole, *drawn.values())) == 8 * 9
+    assert [repeat_number(spec.name, "ws") for spec in repeats if spec.model == "ws"] == list(range(1, 8))
+    assert [repeat_number(name, group) for name, group in (("ws", "ws"), ("ws-3", None), ("ws-x", "ws"))] == [None] * 3
+
+
+def test_how_many_repeats_can_decide() -> None:
+    """Sign flips of n give at least 2 / 2^n: five decide nothing among three models, seven are the fewest."""
+    assert smallest_p(5, comparisons_of(3)) == pytest.approx(0.1875)
+    for models in range(1, 9):
+        enough = fewest_repeats(comparisons_of(models))
+        assert smallest_p(enough, comparisons_of(models)) <= LEVEL < smallest_p(enough - 1, comparisons_of(models))
+    assert fewest_repeats(comparisons_of(3)) == 7
 
 
 def test_search_seeds_do_not_depend_on_where_they_are_cut() -> None:

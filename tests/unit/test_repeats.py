@@ -1,6 +1,7 @@
 """Repeats of a search: the variance between searches, comparisons over repeats, and what is said of them."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hpo.report.chart_data import repeats_data
 from hpo.report.sections.repeats import missing_sentences, repeats_parts
 from hpo.report.sentences import conclusions_of
 from hpo.results.records import StudyResult
+from hpo.study.spec import MODELS
 from tests.support.results import COURSE, PARAMS, finals, run, study
 
 RNG = np.random.default_rng(5)
@@ -134,7 +136,7 @@ def test_over_repeats_a_search_is_one_value() -> None:
     (pair,) = actual.repeats.models
     tests = [[repeat.test for repeat in group.repeats] for group in actual.repeats.groups]
     expected = scipy_stats.ttest_rel(tests[1], tests[0]).confidence_interval()
-    assert (pair.a, pair.b, pair.seeds) == ("ws", "simple", (1, 2, 3, 4, 5, 6))
+    assert (pair.a, pair.b, pair.numbers) == ("ws", "simple", (1, 2, 3, 4, 5, 6))
     assert pair.difference.interval is not None
     assert (pair.difference.interval.low, pair.difference.interval.high) == pytest.approx((expected.low, expected.high))
     assert (pair.test.p, pair.p_holm, pair.clear) == (2 / 64, 2 / 64, True)
@@ -161,10 +163,12 @@ def test_few_repeats_say_that_they_are_few() -> None:
     assert "better in 3 of 3)." in line
 
 
-def test_repeats_are_paired_by_their_seed() -> None:
+def test_repeats_are_paired_by_their_number() -> None:
+    """Whatever their seeds."""
     results = [repeat("simple", i, 0.86) for i in (1, 2, 3)] + [repeat("ws", i, 0.86 + 0.01 * i) for i in (2, 3, 4)]
+    results = [replace(result, seed=100 + place) for place, result in enumerate(results)]
     (pair,) = compare(results).repeats.models
-    assert pair.seeds == (2, 3)
+    assert pair.numbers == (2, 3)
     assert pair.difference.values == pytest.approx((0.02, 0.03), abs=0.001)
 
 
@@ -184,9 +188,24 @@ def test_without_repeats_the_section_says_what_is_missing() -> None:
     actual = compare(results)
     (line,) = parts(results, actual)
     assert "Only one search was made of ws: " in str(line)
-    assert "`hpo study create --model ws --name ws-repeat --repeat 5` would measure it" in str(line)
+    again = (
+        "hpo study export --as-created ws --out ws.toml && hpo study create --file ws.toml --name ws-repeat --repeat 6"
+    )
+    assert f"`{again}` would measure it, in the same setting" in str(line)
     assert actual.repeats.groups == ()
     assert parts([study("ws", finals("paper", [0.9]))], actual) == []  # nothing was searched
+
+
+def test_searches_that_began_alike_are_said_to() -> None:
+    """Seed 1 of several models is the same random numbers; seven repeats are the fewest that decide between three."""
+    results = [study(m, [run("search", 0), *finals("tuned", [0.9, 0.91])], id=i) for i, m in enumerate(MODELS)]
+    missing, alike = parts(results, compare(results))
+    assert "--repeat 7`" in str(missing)
+    assert str(alike).startswith(
+        "The searches of simple, ws, ws-aux share the seed 1: where their ranges are the same,"
+    )
+    other = [replace(result, seed=place) for place, result in enumerate(results)]
+    assert len(parts(other, compare(other))) == 1
 
 
 def test_repeats_that_are_not_done_are_named() -> None:

@@ -1,5 +1,6 @@
 """The report's section on repeats of the search: sentences, tables and a figure."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from hpo.analysis.repeats import Repeat, RepeatGroup, RepeatPair, Repeats
@@ -10,6 +11,7 @@ from hpo.report.charts.theme import parameter_title
 from hpo.report.formats import MINUS, NOTHING, Scale, by_metric, p_value, reference, references, value
 from hpo.report.sentences import deviation, repeat_sentences
 from hpo.results.records import StudyResult
+from hpo.study.repeats import comparisons_of, fewest_repeats
 
 TITLE = "Would another search give the same result?"
 
@@ -60,13 +62,33 @@ def missing_sentences(searched: Sequence[StudyResult], repeats: Repeats) -> Iter
         yield (
             f"Only one search was made of {', '.join(dict.fromkeys(r.model for r in single))}: how far the result of "
             "another search would differ is not measured, and no interval of this report includes it; "
-            f"`hpo study create {_experiment(single[0])}--model {single[0].model} --name {single[0].name}-repeat "
-            "--repeat 5` would measure it."
+            f"`{_repeating(single[0], len({r.model for r in searched if r.experiment == single[0].experiment}))}` would measure it, in the same setting."
         )
+    yield from _shared_starts(single)
 
 
-def _experiment(result: StudyResult) -> str:
-    return "" if result.is_shipped else "--experiment FILE "
+def _repeating(result: StudyResult, models: int) -> str:
+    """The commands that repeat a study as it was created, so often that so many models can be told apart."""
+    name, file = shlex.quote(result.name), shlex.quote(f"{result.name}.toml")
+    experiment = "" if result.is_shipped else "--experiment FILE "
+    return (
+        f"hpo study export --as-created {name} --out {file} && hpo study create --file {file} {experiment}"
+        f"--name {shlex.quote(f'{result.name}-repeat')} --repeat {fewest_repeats(comparisons_of(models))}"
+    )
+
+
+def _shared_starts(results: Sequence[StudyResult]) -> Iterable[str]:
+    """Searches of several models that began with the same random numbers, for they have the same seed."""
+    by_seed: dict[tuple[str, int], list[StudyResult]] = {}
+    for result in results:
+        by_seed.setdefault((result.experiment, result.seed), []).append(result)
+    for (_, seed), of_seed in by_seed.items():
+        models = list(dict.fromkeys(result.model for result in of_seed))
+        if len(models) > 1:
+            yield (
+                f"The searches of {', '.join(models)} share the seed {seed}: where their ranges are the same, their "
+                "random start-up configurations are too. Repeats have seeds of their own."
+            )
 
 
 def _searches(group: RepeatGroup) -> PageTable:
@@ -165,7 +187,7 @@ def _pair_cells(pair: RepeatPair, scale: Scale) -> tuple[str, ...]:
     return (
         pair.a,
         pair.b,
-        str(len(pair.seeds)),
+        str(len(pair.numbers)),
         scale.difference(d.mean, d.interval),
         f"{sum(x > 0 for x in d.values)} of {len(d.values)}",
         p_value(pair.test.p),
