@@ -59,10 +59,11 @@ def missing_sentences(searched: Sequence[StudyResult], repeats: Repeats) -> Iter
         result for result in searched if result.repeat_group is None and (result.experiment, result.model) not in models
     ]
     if single:
+        models_beside = {result.model for result in searched if result.experiment == single[0].experiment}
         yield (
             f"Only one search was made of {', '.join(dict.fromkeys(r.model for r in single))}: how far the result of "
             "another search would differ is not measured, and no interval of this report includes it; "
-            f"`{_repeating(single[0], len({r.model for r in searched if r.experiment == single[0].experiment}))}` would measure it, in the same setting."
+            f"`{_repeating(single[0], len(models_beside))}` would measure it, in the same setting."
         )
     yield from _shared_starts(single)
 
