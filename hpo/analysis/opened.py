@@ -5,7 +5,7 @@ normal numbers times the standard error of one configuration's mean (Blom, 1958,
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
 
@@ -29,6 +29,9 @@ class OpenedPool:
     gone: tuple[str, ...]  # names of studies that opened it and are there no more
     only_gone: int  # configurations that only those tested
     luck: float | None  # by how much the best of so many equally good ones looks better; None: not known
+    opened_by: str  # the study that opened it first
+    searched_after: tuple[tuple[str, int, int], ...]  # studies with trials begun after that: how many, of how many
+    seeded: tuple[str, ...]  # studies that start from a configuration which had been tested there
 
 
 def opened_pools(
@@ -46,6 +49,8 @@ def opened_pools(
         configurations = {_configuration(entry) for entry in opened}
         known = {_configuration(entry) for entry in opened if entry.study_id in there}
         gone = [entry for entry in opened if entry.study_id not in there]
+        first = min(opened, key=lambda entry: entry.opened_at)
+        of_pool = [r for r in results if (r.experiment, r.data_digest) == (experiment, digest)]
         tested.append(
             OpenedPool(
                 experiment=experiment,
@@ -56,9 +61,32 @@ def opened_pools(
                 gone=tuple(dict.fromkeys(entry.study for entry in gone)),
                 only_gone=len(configurations - known),
                 luck=_luck(len(configurations), digest, result.metric, comparison),
+                opened_by=first.study,
+                searched_after=tuple(_searched_after(of_pool, first.opened_at)),
+                seeded=tuple(r.name for r in of_pool if _is_seeded(r, opened)),
             )
         )
     return tested
+
+
+def _searched_after(results: Sequence[StudyResult], opened_at: float) -> Iterable[tuple[str, int, int]]:
+    for result in results:
+        after = sum(run.started_at is not None and run.started_at > opened_at for run in result.search)
+        if after:
+            yield result.name, after, result.trials.total
+
+
+def _is_seeded(result: StudyResult, opened: Sequence[LedgerEntry]) -> bool:
+    """Whether a search begins with what an earlier test had been made of, references aside: those are given."""
+    first = json.dumps(result.spec.tuned, sort_keys=True)
+    reference = json.dumps(result.spec.reference, sort_keys=True)
+    tested = {
+        _configuration(entry)[1]
+        for entry in opened
+        if entry.model == result.model and entry.opened_at < result.created_at and entry.study_id != result.id
+        if entry.label != result.reference_label
+    }
+    return bool(result.trials.total) and not tested.isdisjoint({first, reference})
 
 
 def _configuration(entry: LedgerEntry) -> tuple[str, str]:

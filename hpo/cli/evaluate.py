@@ -15,6 +15,7 @@ from hpo.study import limits
 @click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds. [default: the study's]")
 @click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs, if this creates the study.")
 @click.option("--label", help="The configuration's name in the report. [default: tuned, or the reference's]")
+@click.option("--open-early", is_flag=True, help="Do not wait for searches on the same data; it stays on record.")
 @format_option
 @pass_context
 def evaluate(
@@ -25,6 +26,7 @@ def evaluate(
     rounds: int | None,
     epochs: int | None,
     label: str | None,
+    open_early: bool,
     form: str,
 ) -> None:
     """Add final rounds of any configuration.
@@ -33,6 +35,7 @@ def evaluate(
     CONFIG is a study file: its [tuned] configuration is measured, or the one to compare with ([reference], [paper])
     under its label (reference, paper) or where there is no tuned one. The rounds go to the study that the file names,
     which is created without a search if it does not exist. Rounds that a label already has are not added again.
+    While a search on the same data goes on nothing is tested: what the test says could serve that search.
 
     \b
     Example:
@@ -57,6 +60,7 @@ def evaluate(
         rounds=rounds,
         epochs=epochs,
         label=label,
+        open_early=open_early,
     )
     if evaluation["added"]:
         update_notes(engine, [str(evaluation["study"])])

@@ -53,6 +53,7 @@ def study() -> None:
 @click.option(
     "--repeat", type=click.IntRange(1, limits.REPEATS), default=1, help="Independent repeats, each with its own seed."
 )
+@click.option("--open-early", is_flag=True, help="Its final rounds wait for no search on the same data.")
 @click.option("--skip-if-exists", is_flag=True, help="If the study exists, change nothing and exit with 0.")
 @accept_option
 @click.option("--dry-run", is_flag=True, help="Check everything and report what would be created.")
@@ -69,6 +70,7 @@ def create(
     rounds: int | None,
     seed: int | None,
     repeat: int,
+    open_early: bool,
     skip_if_exists: bool,
     accept_changes: bool,
     dry_run: bool,
@@ -97,6 +99,7 @@ def create(
         ],
         repeat,
     )
+    plan = [replace(planned, open_early=open_early) for planned in plan]
     for planned in plan:
         planned.data.check(planned.spec)  # before a database is created for nothing
     if dry_run:

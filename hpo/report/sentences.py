@@ -52,7 +52,10 @@ def conclusions_of(
             *repeat_headlines(comparison.repeats),
         ),
         budget=budget_warning(results),
-        cautions=tuple(cautions(results, comparison.settings)),
+        cautions=(
+            *cautions(results, comparison.settings),
+            *(line for pool in tested for line in opened_early(pool)),
+        ),
         tested=tuple(tested_sentence(pool, named=len(tested) > 1) for pool in tested),
     )
 
@@ -89,6 +92,23 @@ def budget_warning(results: Sequence[StudyResult]) -> str | None:
     budgets = "; ".join(b for b in distinct if not any(other != b and other.endswith(b) for other in distinct))
     usual = ", ".join(f"{n} {what}" for what, n in defaults.items() if what in named)
     return f"Small budget ({budgets}; the defaults are {usual}): {verdict}."
+
+
+def opened_early(pool: OpenedPool) -> list[str]:
+    """What went on after the test items had been looked at, and could have profited from it."""
+    lines = []
+    if pool.searched_after:
+        studies = ", ".join(f"{name} ({after} of {total} trials)" for name, after, total in pool.searched_after)
+        lines.append(
+            f"Pool B was opened (first by {pool.opened_by}) before these searches had ended, which could have profited "
+            f"from what the test said: {studies}."
+        )
+    if pool.seeded:
+        lines.append(
+            f"These searches began with a configuration that had been tested on the same {pool.items} before: "
+            f"{', '.join(pool.seeded)}. Their results there are not unbiased."
+        )
+    return lines
 
 
 def tested_sentence(pool: OpenedPool, *, named: bool) -> str:

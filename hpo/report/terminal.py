@@ -65,7 +65,13 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
 
 def _states(result: StudyResult) -> list[str]:
     """What keeps a study from going on, the worst first."""
-    states = {"broken": bool(result.gone), "blocked": result.is_blocked, "paused": result.paused}
+    waits = f"waits for {', '.join(result.waits_for)}"
+    states = {
+        "broken": bool(result.gone),
+        "blocked": result.is_blocked,
+        "paused": result.paused,
+        waits: bool(result.waits_for),
+    }
     return [state for state, holds in states.items() if holds]
 
 

@@ -27,6 +27,7 @@ from hpo.storage.engine import begin_read, display_url, is_missing
 from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
+from hpo.storage.searched import searching
 from hpo.storage.slots import Slot
 from hpo.storage.studies import code_changes_of, gone_from_optuna
 from hpo.study.labels import TUNED
@@ -144,13 +145,21 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
         )
         opened = connection.execute(openings_of_these).all()
         gone = gone_from_optuna(connection, rows)
+        shut = {
+            row.id: searching(connection, row.experiment, row.data_digest)
+            for row in rows
+            if row.phase == "final" and not row.open_early
+        }
     runs: dict[int, list[TrainingRecord]] = {study_id: [] for study_id in ids}
     openings: dict[int, list[Opening]] = {study_id: [] for study_id in ids}
     for slot in read:
         runs[slot.study_id].append(run_of(slot))
     for opening in opened:
         openings[opening.study_id].append(_opening(opening))
-    return [result_of(row, runs[row.id], openings[row.id], gone.get(row.id, ())) for row in rows]
+    return [
+        result_of(row, runs[row.id], openings[row.id], gone.get(row.id, ()), waits_for=shut.get(row.id, ()))
+        for row in rows
+    ]
 
 
 def _opening(row: Row[Any]) -> Opening:
@@ -209,11 +218,15 @@ def run_of(slot: Slot) -> TrainingRecord:
 
 
 def result_of(
-    row: Any, runs: Iterable[TrainingRecord], opened: Iterable[Opening] = (), gone: Sequence[str] = ()
+    row: Any,
+    runs: Iterable[TrainingRecord],
+    opened: Iterable[Opening] = (),
+    gone: Sequence[str] = (),
+    waits_for: Sequence[str] = (),
 ) -> StudyResult:
     """One study from its row (any object with the columns of hpo_studies), its runs and openings.
 
-    `gone` are those of Optuna's studies that were deleted.
+    `gone` are those of Optuna's studies that were deleted, `waits_for` the studies whose searches keep its pool B shut.
     """
     by_kind: dict[str, list[TrainingRecord]] = {"search": [], "confirm": [], "final": []}
     for run in runs:
@@ -248,8 +261,10 @@ def result_of(
         ranking=tuple(ranking),
         final=final,
         gone=tuple(gone),
+        waits_for=tuple(waits_for),
         missing=(
             *([str(StudyBroken(row.name, gone))] if gone else []),
+            *_shut(row.name, waits_for),
             *_missing(row, spec, trials, ranking, final, tuned, by_kind["final"]),
         ),
     )
@@ -325,6 +340,16 @@ def _by_label(runs: Iterable[TrainingRecord]) -> dict[str, list[TrainingRecord]]
     for run in sorted(runs, key=lambda r: r.idx):
         by_label.setdefault(run.label or "", []).append(run)
     return {label: sorted(group, key=lambda r: r.round or 0) for label, group in by_label.items()}
+
+
+def _shut(name: str, waits_for: Sequence[str]) -> list[str]:
+    """Why its final rounds do not begin."""
+    if not waits_for:
+        return []
+    return [
+        f"final: waits for the searches on the same data ({', '.join(waits_for)}), which could profit from what a test "
+        f"says; `hpo study pause NAME` leaves one out, `hpo evaluate --study {name} --open-early` does not wait"
+    ]
 
 
 def _missing(

@@ -187,6 +187,7 @@ class StudyResult:
     tuned: Tuned | None
     ranking: tuple[ConfirmResult, ...]  # best first; those that may not win come last
     final: tuple[FinalResult, ...]  # tuned, reference, then others as they were added
+    waits_for: tuple[str, ...] = ()  # studies whose searches keep its test pool shut
     gone: tuple[str, ...] = ()  # Optuna's studies that were deleted past hpo: this study cannot go on
     missing: tuple[str, ...]  # sentences about what is not there yet
 

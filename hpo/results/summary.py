@@ -22,6 +22,7 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "gone": list(result.gone),
         "seed": result.seed,
         "repeat_group": result.repeat_group,
+        "waits_for": list(result.waits_for),
         "spec_digest": result.spec_digest,
         "data_digest": result.data_digest,
         "code_digest": result.code_digest,

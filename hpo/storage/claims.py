@@ -29,6 +29,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from hpo.storage.engine import begin_read, begin_write, eight_hex_digits, now
 from hpo.storage.schema import TICKET_LENGTH, WORKER_LENGTH, slots, studies, workers
+from hpo.storage.searched import may_open
 from hpo.storage.slots import PRIORITY, RUNNING, WAITING, Slot, columns, from_row
 
 
@@ -58,14 +59,18 @@ _room = studies.c.in_flight - _of_study(func.count(), RUNNING, slots.c.adaptive)
 
 
 def _waits_for(worker: str, not_again: Collection[int]) -> ColumnElement[bool]:
-    """What waits, but for what failed on this worker a short time ago in these studies."""
+    """What waits, but for what failed on this worker a short time ago in these studies, or would open a shut pool."""
     if not not_again:
-        return WAITING
-    return WAITING & or_(
-        slots.c.failed_on.is_(None),
-        slots.c.failed_on != worker[:WORKER_LENGTH],
-        slots.c.reserved_until <= now(),
-        slots.c.study_id.not_in(list(not_again)),
+        return WAITING & may_open
+    return (
+        WAITING
+        & may_open
+        & or_(
+            slots.c.failed_on.is_(None),
+            slots.c.failed_on != worker[:WORKER_LENGTH],
+            slots.c.reserved_until <= now(),
+            slots.c.study_id.not_in(list(not_again)),
+        )
     )
 
 
@@ -178,9 +183,9 @@ class Running(NamedTuple):
 
 def outlook(engine: Engine, study_ids: Collection[int]) -> tuple[int, list[Running]]:
     """How many slots of these studies are to be taken up, expired ones too, and those that run under a lease."""
-    waiting = (
-        select(func.count()).select_from(slots).where(or_(WAITING, _expired), *_among(slots.c.study_id, study_ids))
-    )
+    openable = exists().where(studies.c.id == slots.c.study_id, may_open)
+    left = or_(and_(WAITING, openable), _expired)
+    waiting = select(func.count()).select_from(slots).where(left, *_among(slots.c.study_id, study_ids))
     running = (
         select(slots.c.worker, slots.c.study_id, slots.c.epoch, workers.c.lanes)
         .outerjoin_from(slots, workers, workers.c.name == slots.c.worker)
@@ -195,12 +200,14 @@ def outlook(engine: Engine, study_ids: Collection[int]) -> tuple[int, list[Runni
 def any_open(engine: Engine, study_ids: Collection[int] | None = None) -> bool:
     """Whether something is left to do: a slot waits in a study that is not paused, or runs.
 
-    What a dead worker held in a paused study is not: nobody may take it up, however long one waits.
+    What a dead worker held in a paused study is not: nobody may take it up, however long one waits. Final rounds that
+    wait for a search are not either: the search is what is left, as long as it is served.
     """
     unpaused = exists().where(studies.c.id == slots.c.study_id, ~studies.c.paused)
+    claimable = exists().where(studies.c.id == slots.c.study_id, ~studies.c.paused, may_open)
     runs = RUNNING & or_(unpaused, slots.c.lease_expires >= now())
     with begin_read(engine) as connection:
-        return _exists(connection, runs, study_ids) or _exists(connection, WAITING & unpaused, study_ids)
+        return _exists(connection, runs, study_ids) or _exists(connection, WAITING & claimable, study_ids)
 
 
 def _exists(connection: Connection, which: ColumnElement[bool], study_ids: Collection[int] | None) -> bool:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from hpo.storage.engine import begin_read
 from hpo.storage.schema import ledger, openings, slots, studies
+from hpo.storage.searched import is_searched
 from hpo.storage.values import Value
 
 
@@ -27,6 +28,7 @@ class LedgerEntry:
     attempt: int
     worker: str
     opened_at: float  # seconds since 1970
+    early: bool = False  # while a search on the same data, or its confirmation, went on
 
 
 def enter(connection: Connection, opening_id: int) -> None:
@@ -37,6 +39,7 @@ def enter(connection: Connection, opening_id: int) -> None:
         **{name: studies.c[name] for name in ("experiment", "model", "spec_digest", "data_digest")},
         **{name: slots.c[name] for name in ("label", "params", "round")},
         **{name: openings.c[name] for name in ("attempt", "worker", "opened_at")},
+        "early": is_searched,
     }
     row = select(*copied.values()).join_from(openings, slots).join(studies, studies.c.id == slots.c.study_id)
     connection.execute(insert(ledger).from_select(list(copied), row.where(openings.c.id == opening_id)))
@@ -60,6 +63,7 @@ def read_ledger(engine: Engine) -> list[LedgerEntry]:
             attempt=row.attempt,
             worker=row.worker,
             opened_at=row.opened_at,
+            early=row.early,
         )
         for row in rows
     ]

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -52,6 +53,7 @@ studies = Table(
     Column("data_digest", String(64), nullable=False),  # of the data and their split into pools
     Column("phase", String(16), nullable=False),  # search | confirm | final | done
     Column("paused", Boolean, nullable=False, default=False),
+    Column("open_early", Boolean, nullable=False, default=False, server_default=false()),  # see searched.py
     Column("seed", BigInteger, nullable=False),  # keys the search's data draw
     Column("startup_trials", Integer, nullable=False),  # how many search slots are random; not read
     Column("in_flight", Integer, nullable=False),  # the largest number of adaptive search slots that run at once
@@ -150,6 +152,7 @@ ledger = Table(
     Column("attempt", Integer, nullable=False),
     Column("worker", String(WORKER_LENGTH), nullable=False),
     Column("opened_at", Float, nullable=False),
+    Column("early", Boolean, nullable=False),  # a search on the same data, or its confirmation, went on
     sqlite_autoincrement=True,
 )
 

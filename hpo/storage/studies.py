@@ -51,6 +51,7 @@ class StudyRow:
     data_digest: str  # of the data and their split into pools
     phase: Phase
     paused: bool
+    open_early: bool = False  # its final rounds wait for no search on the same data
     seed: int  # keys the search's data draw
     in_flight: int  # the most adaptive search slots running at once
     repeat_group: str | None  # the name shared by the repeats of one study
@@ -82,6 +83,7 @@ class NewStudy:
     maximize: bool = True  # the metric that judges
     repeat_group: str | None = None
     phase: Phase = "search"  # an evaluation alone starts elsewhere
+    open_early: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,6 +263,12 @@ def extend_study(engine: Engine, study: StudyRow, seeds: Sequence[int], *, adapt
 # --- Changing ---------------------------------------------------------------------------------------------
 
 
+def set_open_early(engine: Engine, study_id: int) -> None:
+    """From now on a study's final rounds wait for no search; there is no way back, for what was seen was seen."""
+    with begin_write(engine) as connection:
+        connection.execute(update(studies).where(studies.c.id == study_id).values(open_early=True))
+
+
 def set_paused(engine: Engine, study_id: int, paused: bool) -> bool:
     """Stop or allow claims; running slots go on to their end. False where nothing had to change."""
     with begin_write(engine) as connection:
@@ -358,6 +366,7 @@ def _insert_study(connection: Connection, new: NewStudy, optuna_ids: Sequence[in
         data_digest=new.data_digest,
         phase=new.phase,
         paused=False,
+        open_early=new.open_early,
         seed=new.seed,
         startup_trials=len(new.trial_seeds) if new.adaptive_from is None else new.adaptive_from,
         in_flight=new.in_flight,

@@ -12,6 +12,7 @@ from hpo.experiment.spaces import Value
 from hpo.files import write_atomically
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_read, begin_write
+from hpo.storage.searched import searching
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import limits, phases
 from hpo.study.labels import PUBLISHED, TUNED
@@ -25,6 +26,7 @@ class Planned(Requested):
     """A study to be created."""
 
     group: str | None = None  # of its repeats
+    open_early: bool = False  # its final rounds wait for no search on the same data
 
 
 Plan = Sequence[Planned]
@@ -139,6 +141,7 @@ def _new(planned: Planned) -> NewStudy:
         phase="search" if spec.budget.trials else "final",
         in_flight=spec.budget.in_flight,
         repeat_group=planned.group,
+        open_early=planned.open_early,
         trial_seeds=phases.search_seeds(spec.seed, 0, spec.budget.trials),
         adaptive_from=_adaptive_from(spec),
         reference=spec.reference,
@@ -236,8 +239,11 @@ def evaluate(
     rounds: int | None,
     epochs: int | None,
     label: str | None,
+    open_early: bool = False,
 ) -> dict[str, str | int | None]:
     """Make sure that a configuration has its final rounds; returns study, epochs, label, rounds added and requested.
+
+    NotNow while a search on the same data goes on, unless with `open_early`.
 
     Epochs are None where the trainings are not known to have any.
 
@@ -250,7 +256,10 @@ def evaluate(
         )
     if label == PUBLISHED:
         raise UsageError(f"--label {label}: so the report calls what others have published; choose another")
+    _check_shut(engine, file, name, open_early=open_early)
     row = _study_to_evaluate(engine, file, name, rounds, epochs)
+    if open_early:
+        studies.set_open_early(engine, row.id)
     spec = spec_of(row)
     label, params = _configuration(row, spec, None if file is None else file.spec, label)
     requested = rounds or spec.protocol.final_rounds
@@ -261,6 +270,24 @@ def evaluate(
         added = phases.add_final(connection, now, spec, label, params, requested)
     epochs = spec.budget.epochs if spec.goes_by_epochs else None
     return {"study": row.name, "epochs": epochs, "label": label, "added": added, "rounds": requested}
+
+
+def _check_shut(engine: Engine, file: Requested | None, name: str | None, *, open_early: bool) -> None:
+    """Raise NotNow while a search goes on which could be served by what the test pool says."""
+    known = studies.find_study(engine, name) if name else None
+    if known is not None:
+        experiment, digest = known.experiment, known.data_digest
+    elif file is not None:
+        experiment, digest = file.spec.experiment, file.data.digest
+    else:
+        return  # there is no such study, as is said elsewhere
+    with begin_read(engine) as connection:
+        names = searching(connection, experiment, digest)
+    if names and not open_early:
+        raise NotNow(
+            f"pool B stays shut while searches on the same data go on ({', '.join(names)}), which what it says could "
+            "serve: wait for them, `hpo study pause NAME` each, or open it with --open-early, which is on record"
+        )
 
 
 def _study_to_evaluate(

@@ -18,6 +18,8 @@ PAPER = {"learning_rate": 3e-3, "dropout": 0.15}
 def make_study(request: pytest.FixtureRequest) -> MakeStudy:
     """Makes a study of ten search slots, the first three not adaptive, two in flight; options override.
 
+    Its final rounds wait for no search.
+
     In the test's `engine`, unless `on` names another.
     """
 
@@ -34,6 +36,7 @@ def make_study(request: pytest.FixtureRequest) -> MakeStudy:
             "trial_seeds": [2**62 + index for index in range(trials)],
             "adaptive_from": 3,
             "reference": PAPER,
+            "open_early": True,  # what is claimed, not when the test pool opens
         }
         return studies.create_study(engine, NewStudy(**(given | options)))
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ NEW = NewStudy(
     trial_seeds=[1, 2],
     adaptive_from=0,
     reference={},
+    open_early=True,
 )
 
 
@@ -180,6 +182,7 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
         "DROP TABLE hpo_database",
         "DROP TABLE hpo_workers",
         "DROP TABLE hpo_ledger",
+        "ALTER TABLE hpo_studies DROP COLUMN open_early",
         "ALTER TABLE hpo_slots DROP COLUMN failed_on",
         "ALTER TABLE hpo_slots DROP COLUMN reserved_until",
         "ALTER TABLE hpo_studies DROP COLUMN experiment",
@@ -197,7 +200,7 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
     (study,) = list_studies(empty)
     assert (study.experiment, study.model, study.code_digest) == ("digits", "ws", None)
     assert [slot.idx for slot in claim(empty, 2, worker="w", lease_seconds=60, model="ws")] == [0]
-    assert read_ledger(empty) == known
+    assert read_ledger(empty) == [replace(entry, early=False) for entry in known], "no search went on after it"
     assert [(entry.study, entry.label, entry.round) for entry in known] == [("ws", "paper", 4)]
 
 

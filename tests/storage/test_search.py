@@ -154,6 +154,7 @@ def start(engine: Engine, spec: StudySpec) -> Worker:
         adaptive_from=None if spec.sampler.name == "random" else spec.sampler.startup_trials,
         reference=spec.reference,
         tuned=spec.tuned,
+        open_early=True,
     )
     return Worker(engine, studies.create_study(engine, new))
 

@@ -105,6 +105,7 @@ class Queue(RuleBasedStateMachine):
             trial_seeds=range(5),
             adaptive_from=1,
             reference={},
+            open_early=True,
         )
         return studies.create_study(self.engine, new)
 

@@ -12,7 +12,8 @@ from hpo.report.sections.record import record_parts
 from hpo.report.sentences import conclusions_of
 from hpo.results.records import StudyResult
 from hpo.storage.ledger import LedgerEntry
-from tests.support.results import around, finals, study
+from hpo.study.spec import builtin_spec
+from tests.support.results import around, finals, run, study
 
 ENTRY = LedgerEntry(
     study_id=1,
@@ -62,6 +63,41 @@ def test_deleted_studies_count() -> None:
         f"studies that were deleted since ({names}): whoever takes the best of 6 equally good ones sees it "
     )
     assert line.endswith(" points better than it is, by chance alone.")
+
+
+def cautions(studies: list[StudyResult], ledger: list[LedgerEntry]) -> list[str]:
+    comparison = compare(studies)
+    return [*conclusions_of(studies, comparison, opened_pools(ledger, studies, comparison)).cautions]
+
+
+def test_a_search_that_goes_on_after_an_opening_is_said_on_top() -> None:
+    """The attack: look, then search on. Those that were over before are not blamed."""
+    runs = finals("tuned", around(0.90)) + finals("paper", around(0.88, 0.002))
+    before, after = (
+        [run("search", i, started_at=start + i) for i in range(4)]
+        for start in (10.0, 98.5)  # opened at 100
+    )
+    studies = [study("simple", before + runs), study("ws", after + runs, id=2)]
+    (line,) = cautions(studies, entries(0.1, study_id=2))
+    assert line == (
+        "Pool B was opened (first by ws) before these searches had ended, which could have profited from what the test "
+        "said: ws (2 of 4 trials)."
+    )
+    assert cautions(studies[:1], entries(0.1)) == []
+
+
+def test_a_search_that_begins_with_what_was_tested_is_said_on_top() -> None:
+    """Its [tuned] or reference; the reference that all studies have is given, and may have been tested."""
+    spec = builtin_spec("ws")
+    tuned = {name: value * 0.5 for name, value in spec.reference.items()}
+    seeded = spec.model_validate({**spec.model_dump(by_alias=True), "tuned": tuned})
+    search = [run("search", 0, started_at=1.0)]
+    tested = [replace(ENTRY, params=tuned), replace(ENTRY, params=dict(spec.reference), label="paper")]
+    for of_study, expected in ((seeded, True), (spec, False)):
+        later = study("ws", search, of_study, id=2, name="later", created_at=200.0)
+        lines_ = [line for line in cautions([later], tested) if "began with a configuration" in line]
+        assert bool(lines_) is expected
+        assert all("the same images before: later." in line for line in lines_)
 
 
 def test_what_is_tested_again_is_no_further_configuration() -> None:
