@@ -9,8 +9,10 @@ from sqlalchemy import Engine
 from hpo.errors import LeaseLost
 from hpo.experiment import shipped
 from hpo.storage import claims, slots, studies, workers
+from hpo.storage.engine import begin_read
 from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.schema import WORKER_LENGTH
+from hpo.storage.searched import searching
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
 from hpo.study import phases
@@ -104,6 +106,9 @@ class Fetcher:
                 reasons.append(f"{row.name}: {phases.NOTHING_CONFIRMED.format(name=row.name)}")
             elif phases.is_blocked(self._engine, row):
                 reasons.append(f"{row.name} has failures in phase {row.phase} (`hpo study resume {row.name}`)")
+            elif row.phase == "final" and not row.open_early and (others := self._searched(row)):
+                holds = "whose searches on the same data could profit from what its test says"
+                reasons.append(f"{row.name} waits for {', '.join(others)}, {holds} (`hpo study show {row.name}`)")
             elif not self._names:
                 continue
             elif (why := self._serving.why_not(row)) is not None:
@@ -111,6 +116,10 @@ class Fetcher:
             elif row.paused:
                 reasons.append(f"{row.name} is paused (`hpo study resume {row.name}`)")
         return reasons
+
+    def _searched(self, row: StudyRow) -> list[str]:
+        with begin_read(self._engine) as connection:
+            return searching(connection, row.experiment, row.data_digest)
 
     def set_aside(self, group: Group, error: Exception) -> None:
         """Leave all studies of a group alone, for its population cannot be made."""
