@@ -123,6 +123,7 @@ def _index(name: str, *columns: str, where: str) -> None:
 _index("waiting", "model", "adaptive", "priority", "idx", "study_id", where="state = 'waiting'")
 _index("queued", "study_id", "adaptive", "idx", where="state = 'waiting'")  # the first of each study
 _index("running", "study_id", where="state = 'running'")
+_index("failed", "study_id", where="state = 'failed'")
 _index("leases", "model", "lease_expires", where="state = 'running'")
 _index("untold", "study_id", where=UNTOLD)
 

@@ -1,14 +1,33 @@
 """Which test pools stay shut: those of data on which a search, or its confirmation, still goes on.
 
-What a test said could serve that search, whoever reads it. A paused study holds nothing up.
+What a test said could serve that search, whoever reads it. A study holds nothing up that is paused, that has nothing
+left to do but what failed, or whose part in Optuna was deleted.
 """
 
-from sqlalchemy import Connection, or_, select
+from optuna.storages._rdb import models
+from sqlalchemy import ColumnElement, Connection, func, literal_column, or_, select
 
 from hpo.storage.schema import slots, studies
 
-_others = studies.alias("others")
-_searching = _others.c.phase.in_(("search", "confirm")) & ~_others.c.paused
+_others, _theirs = studies.alias("others"), slots.alias("theirs")
+
+
+def _has(state: str) -> ColumnElement[bool]:
+    """Whether it has a slot in this state; a literal, for the partial indexes."""
+    of_state = _theirs.c.state == literal_column(f"'{state}'")
+    return select(_theirs.c.id).where(_theirs.c.study_id == _others.c.id, of_state).correlate(_others).exists()
+
+
+_optunas = models.StudyModel.__table__.alias("optunas")
+_is_whole = (
+    select(func.count())
+    .where(_optunas.c.study_id.in_([_others.c.search_study_id, _others.c.confirm_study_id, _others.c.final_study_id]))
+    .correlate(_others)
+    .scalar_subquery()
+    == 3
+)
+_goes_on = or_(_has("waiting"), _has("running"), ~_has("failed"))  # the last: it is about to enter its next phase
+_searching = _others.c.phase.in_(("search", "confirm")) & ~_others.c.paused & _is_whole & _goes_on
 
 is_searched = (
     select(_others.c.id)

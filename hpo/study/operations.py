@@ -256,12 +256,16 @@ def evaluate(
         )
     if label == PUBLISHED:
         raise UsageError(f"--label {label}: so the report calls what others have published; choose another")
-    _check_shut(engine, file, name, open_early=open_early)
+    is_new = file is not None and studies.find_study(engine, name or file.spec.name) is None
+    if file is not None and is_new and not open_early:
+        _check_shut(engine, file.spec.experiment, file.data.digest)  # before it is created
     row = _study_to_evaluate(engine, file, name, rounds, epochs)
-    if open_early:
-        studies.set_open_early(engine, row.id)
     spec = spec_of(row)
     label, params = _configuration(row, spec, None if file is None else file.spec, label)
+    if open_early:
+        studies.set_open_early(engine, row.id)
+    else:
+        _check_shut(engine, row.experiment, row.data_digest)
     requested = rounds or spec.protocol.final_rounds
     with begin_write(engine) as connection:
         now = studies.lock_study(connection, row.id)
@@ -272,18 +276,11 @@ def evaluate(
     return {"study": row.name, "epochs": epochs, "label": label, "added": added, "rounds": requested}
 
 
-def _check_shut(engine: Engine, file: Requested | None, name: str | None, *, open_early: bool) -> None:
+def _check_shut(engine: Engine, experiment: str, data_digest: str) -> None:
     """Raise NotNow while a search goes on which could be served by what the test pool says."""
-    known = studies.find_study(engine, name) if name else None
-    if known is not None:
-        experiment, digest = known.experiment, known.data_digest
-    elif file is not None:
-        experiment, digest = file.spec.experiment, file.data.digest
-    else:
-        return  # there is no such study, as is said elsewhere
     with begin_read(engine) as connection:
-        names = searching(connection, experiment, digest)
-    if names and not open_early:
+        names = searching(connection, experiment, data_digest)
+    if names:
         raise NotNow(
             f"pool B stays shut while searches on the same data go on ({', '.join(names)}), which what it says could "
             "serve: wait for them, `hpo study pause NAME` each, or open it with --open-early, which is on record"

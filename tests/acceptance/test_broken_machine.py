@@ -140,6 +140,9 @@ def test_a_study_that_raises_stops_no_other(
     (line,) = [line for line in log.splitlines() if "left alone from now on" in line]
     assert "study broken" in line
     assert "times in a row here; last: ValueError: this configuration cannot be trained" in line
+    assert studies.get_study(engine, "whole").phase == "final", "another machine may search on, so pool B stays shut"
+    on("study", "pause", "broken")
+    on(*DRAIN[:-1], str(lanes))
     assert studies.get_study(engine, "whole").phase == "done"
     tried = slots.list_slots(engine, studies.get_study(engine, "broken").id, "search")
     assert sum(slot.failures for slot in tried) <= 5 * lanes, "not all of them were tried"

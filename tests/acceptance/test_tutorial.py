@@ -42,6 +42,7 @@ def test_every_block(tmp_path: Path) -> None:
         "PATH": f"{commands}:{os.environ['PATH']}",
         "PYTHONPATH": str(README.parent),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "COLUMNS": "100",  # of a terminal on which the page's tables are whole
     }
     printed, files, started = "", iter(SAVED), time.monotonic()
     for kind, block in BLOCKS[1:]:

@@ -240,6 +240,7 @@ def test_max_trials_and_study(hpo: Hpo) -> None:
     assert hpo.show("one")["trials"]["complete"] == 0
     assert hpo.show("two")["trials"]["complete"] == 3
     assert hpo.show("two")["trials"]["waiting"] == 1
+    hpo("study", "pause", "one")  # else the test waits for its search
     hpo("worker", "--study", "two", "--drain")
     assert hpo.show("two")["phase"] == "done"
     assert hpo.show("one")["trials"]["waiting"] == 4

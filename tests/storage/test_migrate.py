@@ -179,6 +179,7 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
     change(
         empty,
         "DROP INDEX ix_hpo_slots_queued",
+        "DROP INDEX ix_hpo_slots_failed",
         "DROP TABLE hpo_database",
         "DROP TABLE hpo_workers",
         "DROP TABLE hpo_ledger",

@@ -24,7 +24,7 @@ GAIN = MetricInfo(name="gain", diverged=-10.0, unit="kg")
 OF_THE_DIGITS = re.compile(
     r"\b(accura|digit|image|paper|pairs? correctly|ws\b|test_pairs|training pairs)", re.IGNORECASE
 )
-LEVELS = ("95%", "80%")  # of intervals, and of a test's power
+LEVELS = ("95%", "80%", "2.5%", "5%", "10%")  # of intervals, of a test's power, of errors
 
 
 def studies(metric: MetricInfo, **more: object) -> list[StudyResult]:

@@ -26,6 +26,8 @@ ORDER BY o.id
 
 def upgrade() -> None:
     op.add_column("hpo_studies", sa.Column("open_early", sa.Boolean, nullable=False, server_default=sa.false()))
+    failed = sa.text("state = 'failed'")
+    op.create_index("ix_hpo_slots_failed", "hpo_slots", ["study_id"], postgresql_where=failed, sqlite_where=failed)
     op.create_table(
         "hpo_ledger",
         sa.Column("id", sa.Integer, nullable=False),
