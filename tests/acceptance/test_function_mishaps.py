@@ -148,6 +148,8 @@ def test_what_is_no_prediction_fails_with_its_reason(hpo: Hpo, file: Path) -> No
         assert why in (trial.error or "").splitlines()[-1]
         assert "/hpo/experiment/" not in (trial.error or ""), "the frames are the user's"
         assert f"study {model} is left alone" in err or trial.state == "failed"
+        hpo("study", "pause", model)  # as long as somebody else may search on, the test of the third waits
+    finish(hpo.start(*DRAIN, "--experiment", file))
     actual = check_exact(hpo.url, "line", search=2, confirm=4, rounds=1)
     assert len(notes(file, "closed")) == sum(map(len, actual.values()))
 
