@@ -151,8 +151,8 @@ def test_what_is_no_prediction_fails_with_its_reason(hpo: Hpo, file: Path) -> No
         hpo("study", "pause", model)  # as long as somebody else may search on, the test of the third waits
     finish(hpo.start(*DRAIN, "--experiment", file))
     actual = check_exact(hpo.url, "line", search=2, confirm=4, rounds=1)
-    ended_with = 1  # that the first worker had last: it ended with its process
-    assert len(notes(file, "closed")) == sum(map(len, actual.values())) - ended_with
+    last = 1  # that the first worker had: it may have ended with its process, for nothing came after it
+    assert 0 <= sum(map(len, actual.values())) - len(notes(file, "closed")) <= last
 
 
 def test_what_is_tested_is_trained_apart(hpo: Hpo, file: Path) -> None:
