@@ -149,7 +149,7 @@ def test_what_is_no_prediction_fails_with_its_reason(hpo: Hpo, file: Path) -> No
         assert "/hpo/experiment/" not in (trial.error or ""), "the frames are the user's"
         assert f"study {model} is left alone" in err or trial.state == "failed"
         hpo("study", "pause", model)  # as long as somebody else may search on, the test of the third waits
-    finish(hpo.start(*DRAIN, "--experiment", file))
+    finish(hpo.start(*DRAIN, "--study", "line", "--experiment", file))
     actual = check_exact(hpo.url, "line", search=2, confirm=4, rounds=1)
     last = 1  # that the first worker had: it may have ended with its process, for nothing came after it
     assert 0 <= sum(map(len, actual.values())) - len(notes(file, "closed")) <= last
