@@ -45,12 +45,12 @@ def opened_pools(
         opened = [entry for entry in entries if (entry.experiment, entry.data_digest) == (experiment, digest)]
         if not opened:
             continue
-        result = next(r for r in results if (r.experiment, r.data_digest) == (experiment, digest))
+        of_pool = [r for r in results if (r.experiment, r.data_digest) == (experiment, digest)]
+        result = of_pool[0]
         configurations = {_configuration(entry) for entry in opened}
         known = {_configuration(entry) for entry in opened if entry.study_id in there}
         gone = [entry for entry in opened if entry.study_id not in there]
         first = min(opened, key=lambda entry: entry.opened_at)
-        of_pool = [r for r in results if (r.experiment, r.data_digest) == (experiment, digest)]
         tested.append(
             OpenedPool(
                 experiment=experiment,

@@ -240,7 +240,7 @@ class StudyResult:
     @property
     def redraws_test(self) -> bool:
         """Whether its final rounds have different test items."""
-        return self.spec.traits.redraws_test or len({run.units_digest for run in self.final_runs if run.done}) > 1
+        return self.spec.traits.redraws_test or len({run.units_digest for run in self.final_runs} - {None}) > 1
 
     @property
     def is_inconclusive(self) -> bool:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, Row, insert, select
 
 from hpo.storage.engine import begin_read
 from hpo.storage.schema import ledger, openings, slots, studies
@@ -49,21 +50,9 @@ def read_ledger(engine: Engine) -> list[LedgerEntry]:
     """All entries, in the order in which they were made."""
     with begin_read(engine) as connection:
         rows = connection.execute(select(ledger).order_by(ledger.c.id)).all()
-    return [
-        LedgerEntry(
-            study_id=row.study_id,
-            study=row.study,
-            experiment=row.experiment,
-            model=row.model,
-            spec_digest=row.spec_digest,
-            data_digest=row.data_digest,
-            label=row.label,
-            params={} if row.params is None else json.loads(row.params),
-            round=row.round,
-            attempt=row.attempt,
-            worker=row.worker,
-            opened_at=row.opened_at,
-            early=row.early,
-        )
-        for row in rows
-    ]
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: Row[*tuple[Any, ...]]) -> LedgerEntry:
+    values = {field.name: getattr(row, field.name) for field in fields(LedgerEntry)}
+    return LedgerEntry(**{**values, "params": {} if row.params is None else json.loads(row.params)})

@@ -189,7 +189,7 @@ def test_a_child_that_dies_before_it_begins_fails_no_training(hpo: Hpo, file: Pa
     create(hpo, file, "epochs", trials=1, candidates=1, confirm_rounds=1, rounds=1)
     if when == "when it has been told":
         wait_until(lambda: any(slot.state == "running" for slot in slots_of(hpo, "epochs")))
-        time.sleep(1)  # longer than a claimed slot takes to its child
+        time.sleep(1)  # longer than a claimed slot takes to its child; were it not, this would be the other case
         for child in idle:
             child.kill()
     wait_until(lambda: [slot.state for slot in slots_of(hpo, "epochs") if slot.kind == "final"] == ["done"])

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,3 +189,15 @@ def test_stages_and_cost_are_in_their_units() -> None:
     cost = by_caption["What it cost"]
     assert [column.title for column in cost.columns][-2:] == ["CPU minutes", "minutes in all"]
     assert cost.rows[0][-2:] == ("1.92", "7.67")  # 46 trainings of 2.5 and 10 s
+
+
+def test_items_are_drawn_anew_only_where_two_rounds_had_different_ones() -> None:
+    """A round that diverged had none: that is no other draw."""
+    (result,) = [measured("ridge", {"reference": [1.0, 2.0, 3.0]}, (PRESSURE,))]
+
+    def drawn(*digests: str | None) -> bool:
+        runs = [replace(run, units_digest=d) for run, d in zip(result.final_runs, digests, strict=True)]
+        return replace(result, final_runs=tuple(runs)).redraws_test
+
+    assert not drawn("a", None, "a")
+    assert drawn("a", None, "b")
