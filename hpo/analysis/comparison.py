@@ -237,7 +237,7 @@ def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
         return {r: scored[r] for r in pair.rounds if r in scored}
 
     completed = list(pairs)
-    together: dict[tuple[MetricInfo, int], list[tuple[int, tuple[ScoredRounds, ScoredRounds]]]] = {}
+    together: dict[tuple[MetricInfo, float, int], list[tuple[int, tuple[ScoredRounds, ScoredRounds]]]] = {}
     for place, pair in enumerate(pairs):
         if not _at_hand(pair, scores):
             continue
@@ -249,9 +249,9 @@ def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
         completed[place] = replace(pair, unanswered=len(lacking), same_items=same)
         if not lacking:
             fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
-            together.setdefault((pair.metric, fewest), []).append((place, (a, b)))
-    for (metric, fewest), group in together.items():
-        intervals = for_new_items([sides for _, sides in group], metric, fewest=fewest)
+            together.setdefault((pair.metric, pair.looks.level, fewest), []).append((place, (a, b)))
+    for (metric, level, fewest), group in together.items():
+        intervals = for_new_items([sides for _, sides in group], metric, level, fewest=fewest)
         for (place, _), expected in zip(group, intervals, strict=True):
             if expected is not None:
                 completed[place] = replace(completed[place], items=expected.interval, from_items=expected.from_units)

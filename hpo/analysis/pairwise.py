@@ -5,7 +5,8 @@ test items in the same order. They are paired by their number. A difference is a
 than b, whichever way the metric goes; of a metric that is compared by ratios it is one of logarithms.
 
 Rounds of a pair that are equal in every test item on both sides count once: twenty copies of a difference would else
-give a tiny p, and are one observation.
+give a tiny p, and are one observation. Rounds beyond the looks that both studies declared do not count either: whoever
+adds rounds until p is small errs more often than p says (`looks.py`). They are told beside.
 
 Holm's correction is applied in two families: pairs of models (tuned ones and those with the reference configuration
 together) and tuned against the reference configuration. Each setting has two families of its own, because it is a
@@ -22,6 +23,7 @@ from typing import Literal
 
 from hpo.analysis import stats
 from hpo.analysis.items import ItemScores
+from hpo.analysis.looks import Looks, looks_of, p_over_looks, sequential_test
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
 from hpo.results.records import StudyResult, models_of
@@ -111,6 +113,18 @@ class PairSide:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Undeclared:
+    """Rounds beyond the declared looks, asked for after these had been seen: what all rounds together say."""
+
+    added: int  # rounds that do not count
+    rounds: int  # with those that do
+    looks: tuple[int, ...]  # rounds at which the difference could be seen so far
+    mean: float  # difference over all rounds
+    p: float  # of the sign-flip test over all rounds, as if nobody had looked before
+    p_over_looks: float  # and for whoever would have stopped at any of the looks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
     """Two configurations over their common rounds; above 0, a is better."""
 
@@ -121,9 +135,10 @@ class Pair:
     b: PairSide
     metric: MetricInfo
     rounds: tuple[int, ...]  # numbers of the common rounds that count
-    difference: stats.PairedDifference
+    looks: Looks
+    difference: stats.PairedDifference  # its interval holds together with those of the other looks
     outperforming: stats.Outperforming
-    test: stats.SignFlip
+    test: stats.SignFlip  # over all looks so far
     p_holm: float  # corrected within family and setting
     pairing: stats.Pairing
     detectable: float | None  # true difference that would be clear 4 times in 5; None: so few rounds detect none
@@ -132,6 +147,7 @@ class Pair:
     unanswered: int = 0  # rounds without single scores although others have them: one prevents that interval
     same_items: bool = False  # every round was tested on the same items
     repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
+    undeclared: Undeclared | None = None  # what more rounds say that no look was declared for
     items_name: str = "test items"  # what single test items are called
 
     @property
@@ -221,13 +237,15 @@ def _pair(
     by_round_a, by_round_b = _by_round(*a), _by_round(*b)
     tested_a, tested_b = _tested_on(*a), _tested_on(*b)
     paired = [r for r in sorted(by_round_a.keys() & by_round_b.keys()) if tested_a[r] == tested_b[r]]
-    common = distinct_rounds(paired, a, b, scores)
+    looks = looks_of([declared_looks(result) for result, _ in (a, b)], min(_asked(*a), _asked(*b)))
+    every = distinct_rounds(paired, a, b, scores)
+    common = [r for r in every if r < looks.now]
     if not common:
         return None
     values_a, values_b = [by_round_a[r] for r in common], [by_round_b[r] for r in common]
     metric = a[0].metric
-    difference = stats.paired_difference(*oriented(metric, values_a, values_b))
-    test = stats.sign_flip_test(difference.values)
+    difference = stats.paired_difference(*oriented(metric, values_a, values_b), looks.level)
+    test = sequential_test(difference.values, common, looks)
     return Pair(
         kind=kind,
         family=FAMILIES[kind],
@@ -236,14 +254,51 @@ def _pair(
         b=_side(*b, stats.mean(values_b)),
         metric=metric,
         rounds=tuple(common),
+        looks=looks,
         difference=difference,
         outperforming=stats.probability_of_outperforming(*oriented(metric, values_a, values_b)),
         test=test,
         p_holm=test.p,
         pairing=stats.pairing(*oriented(metric, values_a, values_b)),
         detectable=None,
-        repeated=len(paired) - len(common),
+        repeated=sum(r < looks.now for r in paired) - len(common),
+        undeclared=_undeclared(every, looks, a, b) if len(every) > len(common) else None,
         items_name=f"test {a[0].spec.traits.items}",
+    )
+
+
+def declared_looks(result: StudyResult) -> tuple[int, ...]:
+    """The rounds after which a study said from the start that it would be looked at."""
+    protocol = result.spec.protocol
+    return protocol.looks or (protocol.final_rounds,)
+
+
+def _asked(result: StudyResult, label: str) -> int:
+    """How many rounds of a configuration were asked for."""
+    final = result.final_of(label)
+    return 0 if final is None else final.planned
+
+
+def _undeclared(
+    rounds: Sequence[int], looks: Looks, a: tuple[StudyResult, str], b: tuple[StudyResult, str]
+) -> Undeclared:
+    """What all rounds say, with those beyond the declared looks."""
+    of_a, of_b = _by_round(*a), _by_round(*b)
+    values = oriented(a[0].metric, [of_a[r] for r in rounds], [of_b[r] for r in rounds])
+    difference = stats.paired_difference(*values)
+    stops = {*looks.declared[: looks.reached], min(_asked(*a), _asked(*b))}
+    for result, label in (a, b):
+        final = result.final_of(label)
+        stops |= {look for look in (final.looks if final else ()) if look > looks.now}
+    seen = {stop: sum(r < stop for r in rounds) for stop in sorted(stops)}
+    ends = sorted({end for end in seen.values() if end})
+    return Undeclared(
+        added=sum(r >= looks.now for r in rounds),
+        rounds=len(rounds),
+        looks=tuple(stop for stop, end in seen.items() if end),
+        mean=difference.mean,
+        p=stats.sign_flip_test(difference.values).p,
+        p_over_looks=p_over_looks(difference.values, ends),
     )
 
 
@@ -317,5 +372,5 @@ def _corrected(family: Sequence[Pair]) -> list[Pair]:
 
 def _detectable(pair: Pair, tests: int) -> float | None:
     """At the level of Holm's first step, the strictest: the step that a pair will meet is known only afterwards."""
-    level = stats.attainable_level(pair.test, 1 - stats.LEVEL, tests)
+    level = stats.attainable_level(pair.test.n, pair.looks.alpha((1 - stats.LEVEL) / tests))
     return stats.detectable_difference(pair.difference.std or 0.0, pair.test.n, alpha=level)

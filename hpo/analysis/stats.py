@@ -203,9 +203,9 @@ class SignFlip:
     """The sign-flip permutation test of "the mean difference is 0"."""
 
     p: float
-    smallest: float  # the smallest p that n rounds can give, whatever the differences: 2 / 2^n
+    smallest: float  # the smallest p that n rounds can give, whatever the differences: 2 / 2^n for a single look
     n: int
-    method: Literal["exact", "Monte Carlo"]
+    method: Literal["exact", "Monte Carlo", "group-sequential"]
 
 
 def sign_flip_test(differences: Numbers) -> SignFlip:
@@ -221,8 +221,7 @@ def sign_flip_test(differences: Numbers) -> SignFlip:
         rng = np.random.default_rng(0)
         draws, as_far = 1_000_000, 0
         for _ in range(100):
-            signs = rng.integers(0, 2, size=(draws // 100, n)) * 2 - 1
-            as_far += int((np.abs(signs @ d) >= observed - slack).sum())
+            as_far += int((np.abs(random_signs(rng, draws // 100, n) @ d) >= observed - slack).sum())
         return SignFlip(p=(as_far + 1) / (draws + 1), smallest=2.0 ** (1 - n), n=n, method="Monte Carlo")
     left, right = _signed_sums(d[: n // 2]), np.sort(_signed_sums(d[n // 2 :]))
     at_most = np.searchsorted(right, -(observed - slack) - left, side="right").sum()
@@ -231,12 +230,24 @@ def sign_flip_test(differences: Numbers) -> SignFlip:
     return SignFlip(p=p, smallest=2.0 ** (1 - n), n=n, method="exact")
 
 
-def attainable_level(test: SignFlip, alpha: float, tests: int = 1) -> float:
-    """The largest possible p of this test that is below Bonferroni's bound for `tests` tests; 0 where none is.
+def random_signs(rng: np.random.Generator, draws: int, n: int) -> NDArray[np.float64]:
+    """Choices of n signs each, (draws, n)."""
+    bits = np.unpackbits(np.frombuffer(rng.bytes(-(-draws * n // 8)), dtype=np.uint8))
+    return bits[: draws * n].reshape(draws, n).astype(np.float64) * 2 - 1
 
-    A sign-flip p is a multiple of the smallest possible one, so few rounds test at a level below alpha, or not at all.
+
+def every_sign(n: int) -> NDArray[np.float64]:
+    """All 2^n choices of n signs, (2^n, n)."""
+    return ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.float64) * 2 - 1
+
+
+def attainable_level(n: int, alpha: float) -> float:
+    """The largest possible p of a sign-flip test of n rounds that is below alpha; 0 where none is.
+
+    Such a p is a multiple of the smallest possible one, so few rounds test at a level below alpha, or not at all.
     """
-    return math.floor(alpha / tests / test.smallest) * test.smallest
+    smallest = 2.0 ** (1 - n)
+    return math.floor(alpha / smallest) * smallest
 
 
 def _signed_sums(d: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -43,6 +43,8 @@ def evaluate(
       hpo evaluate --study ws --rounds 40
       hpo evaluate ws-tuned.toml --study ws --label colleague
     """
+    from dataclasses import asdict
+
     from hpo.errors import UsageError
     from hpo.server.notes import update_notes
     from hpo.study import operations
@@ -62,14 +64,20 @@ def evaluate(
         label=label,
         open_early=open_early,
     )
-    if evaluation["added"]:
-        update_notes(engine, [str(evaluation["study"])])
+    if evaluation.added:
+        update_notes(engine, [evaluation.study])
     if form == "json":
-        print_json(evaluation)
+        print_json({**asdict(evaluation), "beyond": evaluation.beyond})
         return
-    trained = "" if evaluation["epochs"] is None else f" ({evaluation['epochs']} epochs)"
+    trained = "" if evaluation.epochs is None else f" ({evaluation.epochs} epochs)"
     print_message(
-        f"study {evaluation['study']}{trained}: {evaluation['added']} final rounds of "
-        f"{evaluation['label']!r} added, {evaluation['rounds']} asked for in all"
+        f"study {evaluation.study}{trained}: {evaluation.added} final rounds of {evaluation.label!r} added, "
+        f"{evaluation.rounds} asked for in all"
     )
+    if evaluation.beyond:
+        print_message(
+            f"{evaluation.beyond} of them are beyond the rounds that the study was created with "
+            f"({', '.join(map(str, evaluation.looks))}): the report shows them, and judges by the others; a study "
+            "created with --looks can be looked at again"
+        )
     print_message("next: `hpo worker --drain` runs them")

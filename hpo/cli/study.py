@@ -17,10 +17,28 @@ from hpo.cli.context import (
     print_message,
     print_table,
 )
+from hpo.cli.plan import plan as plan_command
 from hpo.study import limits
 
 if TYPE_CHECKING:
     from hpo.study.spec import StudySpec
+
+
+class RoundNumbers(click.ParamType[tuple[int, ...]]):
+    """Numbers of rounds, separated by commas."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The numbers; whether they are in order the spec says."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} are not numbers separated by commas, as 20,40,60", param, ctx)
 
 
 @click.group()
@@ -32,6 +50,9 @@ def study() -> None:
       hpo study create --model ws --trials 50
       hpo study show ws
     """
+
+
+study.add_command(plan_command)
 
 
 @study.command()
@@ -49,6 +70,12 @@ def study() -> None:
 )
 @click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs of every training.")
 @click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds of each configuration.")
+@click.option(
+    "--looks",
+    type=RoundNumbers(),
+    help="Rounds after which results will be looked at, as 20,40,60: the study begins with the first, `hpo evaluate` "
+    "adds the next.",
+)
 @click.option("--seed", type=click.IntRange(0, limits.SEED), help="Seed of the search.")
 @click.option(
     "--repeat", type=click.IntRange(1, limits.REPEATS), default=1, help="Independent repeats, each with its own seed."
@@ -68,6 +95,7 @@ def create(
     trials: int | None,
     epochs: int | None,
     rounds: int | None,
+    looks: tuple[int, ...] | None,
     seed: int | None,
     repeat: int,
     open_early: bool,
@@ -90,15 +118,13 @@ def create(
     from hpo.study import operations
 
     asked = context.requests.studies(experiment=experiment, model=model, path=path)
-    plan = operations.repeats(
-        [
-            replace(
-                study, spec=study.spec.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed)
-            )
-            for study in asked
-        ],
-        repeat,
-    )
+    if looks is not None and rounds is None:
+        rounds = looks[0]
+
+    def wanted(spec: "StudySpec") -> "StudySpec":
+        return spec.with_options(name=name, trials=trials, epochs=epochs, rounds=rounds, seed=seed, looks=looks)
+
+    plan = operations.repeats([replace(study, spec=wanted(study.spec)) for study in asked], repeat)
     plan = [replace(planned, open_early=open_early) for planned in plan]
     for planned in plan:
         planned.data.check(planned.spec)  # before a database is created for nothing

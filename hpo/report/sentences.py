@@ -55,6 +55,7 @@ def conclusions_of(
         budget=budget_warning(results),
         cautions=(
             *cautions(results, comparison.settings),
+            *(undeclared_sentence(pair) for pair in comparison.pairs if pair.undeclared is not None),
             *(line for pool in tested for line in opened_early(pool)),
         ),
         tested=tuple(tested_sentence(pool, named=len(tested) > 1) for pool in tested),
@@ -299,7 +300,23 @@ def _difference(pair: Pair) -> str:
     low, high = ends
     wins = pair.outperforming.wins if sign > 0 else pair.outperforming.losses
     also = f", {items} for new {pair.items_name} too" if items else ""
-    return f"{words} (95% interval {low} to {high}{also}; better in {wins} of {len(pair.rounds)} rounds)"
+    look = f"; look {pair.looks.reached} of {len(pair.looks.declared)}" if len(pair.looks.declared) > 1 else ""
+    return f"{words} (95% interval {low} to {high}{also}; better in {wins} of {len(pair.rounds)} rounds{look})"
+
+
+def undeclared_sentence(pair: Pair) -> str:
+    """What rounds say that were added after a result had been seen."""
+    beyond, scale = pair.undeclared, Scale(pair.metric)
+    assert beyond is not None
+    both = f"{pair.a.model} and {pair.b.model} ({_how(pair)})"
+    what = f"{pair.a.model} tuned and with {reference(pair.b.label)}" if pair.kind == TUNING else both
+    size, *_ = _sizes(scale, 1, beyond.mean, None, signed=True)
+    looks = " and ".join(map(str, beyond.looks))
+    return (
+        f"{beyond.added} rounds of {what} were added after a look that nobody had declared, and do not count above. "
+        f"With them the difference is {size} over {beyond.rounds} rounds, p = {beyond.p:.2g}; for whoever would have "
+        f"stopped at any of the looks (at {looks} rounds) that is p = {beyond.p_over_looks:.2g}."
+    )
 
 
 def _sizes(

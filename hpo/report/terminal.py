@@ -111,7 +111,7 @@ def ledger_table(entries: Sequence[LedgerEntry], there: Collection[int]) -> Rend
         return Text("No test pool has been opened yet; final rounds and `hpo evaluate` do so.")
     table = plain_table(None)
     add_words(table, "study", "model", "configuration", "data")
-    add_numbers(table, "rounds", "openings", "first", "last")
+    add_numbers(table, "rounds", "looks at", "openings", "first", "last")
     tested: dict[tuple[int, str | None], list[LedgerEntry]] = {}
     for entry in entries:
         tested.setdefault((entry.study_id, entry.label), []).append(entry)
@@ -123,6 +123,7 @@ def ledger_table(entries: Sequence[LedgerEntry], there: Collection[int]) -> Rend
             escape(label or NOTHING),
             first.data_digest[:12],
             str(len({entry.round for entry in of_label})),
+            ", ".join(str(look) for look in sorted({e.look for e in of_label if e.look is not None})) or NOTHING,
             str(len(of_label)),
             time(min(entry.opened_at for entry in of_label)),
             time(max(entry.opened_at for entry in of_label)),

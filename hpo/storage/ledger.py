@@ -1,11 +1,11 @@
 """The ledger: every opening of a test pool, kept apart from the studies, so that no command erases it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, insert, select
+from sqlalchemy import Connection, Engine, Row, ScalarSelect, func, insert, select
 
 from hpo.storage.engine import begin_read
 from hpo.storage.schema import ledger, openings, slots, studies
@@ -30,6 +30,7 @@ class LedgerEntry:
     worker: str
     opened_at: float  # seconds since 1970
     early: bool = False  # while a search on the same data, or its confirmation, went on
+    look: int | None = None  # how many rounds of the configuration were asked for by then; None: not recorded
 
 
 def enter(connection: Connection, opening_id: int) -> None:
@@ -41,9 +42,29 @@ def enter(connection: Connection, opening_id: int) -> None:
         **{name: slots.c[name] for name in ("label", "params", "round")},
         **{name: openings.c[name] for name in ("attempt", "worker", "opened_at")},
         "early": is_searched,
+        "look": _asked,
     }
     row = select(*copied.values()).join_from(openings, slots).join(studies, studies.c.id == slots.c.study_id)
     connection.execute(insert(ledger).from_select(list(copied), row.where(openings.c.id == opening_id)))
+
+
+def _of_the_same_configuration() -> ScalarSelect[Any]:
+    others = slots.alias()
+    alike = (others.c.study_id == slots.c.study_id, others.c.kind == slots.c.kind, others.c.label == slots.c.label)
+    return select(func.count()).select_from(others).where(*alike).correlate(slots).scalar_subquery()
+
+
+_asked = _of_the_same_configuration()
+
+
+def looks(connection: Connection, study_ids: Sequence[int]) -> dict[tuple[int, str], tuple[int, ...]]:
+    """By study and label how many rounds were asked for when some of them were opened, ascending."""
+    columns = (ledger.c.study_id, ledger.c.label, ledger.c.look)
+    recorded = select(*columns).where(ledger.c.study_id.in_(study_ids), ledger.c.look.is_not(None)).distinct()
+    found: dict[tuple[int, str], tuple[int, ...]] = {}
+    for study_id, label, look in connection.execute(recorded.order_by(ledger.c.look)):
+        found[study_id, label or ""] = (*found.get((study_id, label or ""), ()), look)
+    return found
 
 
 def read_ledger(engine: Engine) -> list[LedgerEntry]:

@@ -154,6 +154,7 @@ ledger = Table(
     Column("worker", String(WORKER_LENGTH), nullable=False),
     Column("opened_at", Float, nullable=False),
     Column("early", Boolean, nullable=False),  # a search on the same data, or its confirmation, went on
+    Column("look", Integer),  # how many rounds of the configuration were asked for by then; null: not recorded
     sqlite_autoincrement=True,
 )
 

@@ -18,12 +18,14 @@ from hpo.study.study_spec import (
     Budget,
     Count,
     Few,
+    LookRounds,
     Margin,
     Record,
     Sampler,
     Seed,
     StudySpec,
     Values,
+    check_looks,
     compact_json,
     is_none,
 )
@@ -101,6 +103,12 @@ class DigitsProtocol(Record):
     final_rounds: Few = 20
     folds: int = Field(default=1, exclude=True)
     margin: Margin = Field(default=None, exclude_if=is_none)
+    looks: LookRounds = Field(default=None, exclude_if=is_none)
+
+    @model_validator(mode="after")
+    def _begins_with_its_rounds(self) -> Self:
+        check_looks(self)
+        return self
 
     @property
     def samples(self) -> int:

@@ -231,6 +231,24 @@ def write(path: Path, text: str) -> None:
         raise HpoError(f"cannot write {path}: {error.strerror}") from error
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What `evaluate` has asked for."""
+
+    study: str
+    epochs: int | None  # of a training; None where it is not known to have any
+    label: str  # of the configuration
+    added: int  # rounds
+    rounds: int  # in all
+    looks: tuple[int, ...]  # rounds after which the study said from the start that it would be looked at
+
+    @property
+    def beyond(self) -> int:
+        """Rounds for which no look was declared."""
+        reached = [look for look in self.looks if look <= self.rounds]
+        return self.rounds - reached[-1] if reached else 0
+
+
 def evaluate(
     engine: Engine,
     *,
@@ -240,15 +258,11 @@ def evaluate(
     epochs: int | None,
     label: str | None,
     open_early: bool = False,
-) -> dict[str, str | int | None]:
-    """Make sure that a configuration has its final rounds; returns study, epochs, label, rounds added and requested.
+) -> Evaluation:
+    """Make sure that a configuration has its final rounds.
 
-    NotNow while a search on the same data goes on, unless with `open_early`.
-
-    Epochs are None where the trainings are not known to have any.
-
-    The configuration comes from the file or, without one, from the study. Where the file names a study that does not
-    exist, it is created without a search.
+    NotNow while a search on the same data goes on, unless with `open_early`. The configuration comes from the file or,
+    without one, from the study. Where the file names a study that does not exist, it is created without a search.
     """
     if label is not None and not _LABEL.fullmatch(label):
         raise UsageError(
@@ -272,8 +286,14 @@ def evaluate(
         if now is None:
             raise HpoError(f"study {row.name} was deleted in the meantime")
         added = phases.add_final(connection, now, spec, label, params, requested)
-    epochs = spec.budget.epochs if spec.goes_by_epochs else None
-    return {"study": row.name, "epochs": epochs, "label": label, "added": added, "rounds": requested}
+    return Evaluation(
+        study=row.name,
+        epochs=spec.budget.epochs if spec.goes_by_epochs else None,
+        label=label,
+        added=added,
+        rounds=requested,
+        looks=spec.protocol.looks or (spec.protocol.final_rounds,),
+    )
 
 
 def _check_shut(engine: Engine, experiment: str, data_digest: str) -> None:
@@ -292,7 +312,8 @@ def _study_to_evaluate(
 ) -> StudyRow:
     target = name or (file.spec.name if file else "")
     if studies.find_study(engine, target) is None and file is not None:
-        no_search = file.spec.with_options(name=target, trials=0, epochs=epochs, rounds=rounds)
+        first = None if file.spec.protocol.looks else rounds  # looks begin with the study's own
+        no_search = file.spec.with_options(name=target, trials=0, epochs=epochs, rounds=first)
         create(engine, [Planned(spec=no_search, data=file.data)], skip=True)
     row = _whole_study(engine, target)
     spec = spec_of(row)

@@ -58,6 +58,8 @@ def _problem(error: ErrorDetails) -> str:
             return f"must be true or false, not {given}"
         case "string_type":
             return f"must be text in quotes, not {given}"
+        case "tuple_type" | "list_type":
+            return f"must be a list, not {given}"
         case "model_type" | "dict_type" | "mapping_type":
             return f"must be a table of keys and values, not {given}"
         case "greater_than":

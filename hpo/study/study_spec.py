@@ -5,13 +5,16 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -91,6 +94,39 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def _as_tuple(numbers: Any) -> Any:
+    return tuple(numbers) if isinstance(numbers, list) else numbers
+
+
+def _ascending(looks: tuple[int, ...]) -> tuple[int, ...]:
+    if list(looks) != sorted(set(looks)) or not looks:
+        raise ValueError(f"must be numbers of rounds, each above the one before, not {shown(list(looks))}")
+    return looks
+
+
+LookRounds = Annotated[tuple[Few, ...], BeforeValidator(_as_tuple), AfterValidator(_ascending)] | None
+
+
+class HasLooks(typing.Protocol):
+    """The rounds of a protocol."""
+
+    @property
+    def final_rounds(self) -> int:
+        """Of each configuration, to begin with."""
+
+    @property
+    def looks(self) -> tuple[int, ...] | None:
+        """How many rounds there are when their results are looked at; None: that once."""
+
+
+def check_looks(protocol: HasLooks) -> None:
+    """Raise ValueError unless the first look is at the rounds that a study begins with."""
+    if protocol.looks is not None and protocol.looks[0] != protocol.final_rounds:
+        raise ValueError(
+            f"looks: the first is at final_rounds, that is {protocol.final_rounds}, not at {protocol.looks[0]}"
+        )
+
+
 class Protocol(Record):
     """The rules of the comparison: confirmation and final rounds."""
 
@@ -100,6 +136,12 @@ class Protocol(Record):
     confirm_rounds: Few = 10
     final_rounds: Few = 20
     margin: Margin = Field(default=None, exclude_if=is_none)  # less is practically the same; None: as the metric says
+    looks: LookRounds = Field(default=None, exclude_if=is_none)  # rounds at which results are seen; None: at the first
+
+    @model_validator(mode="after")
+    def _begins_with_its_rounds(self) -> Self:
+        check_looks(self)
+        return self
 
     if TYPE_CHECKING:  # of the first format alone: whoever asks for these has made sure that a study is of that one
 
@@ -295,6 +337,7 @@ class StudySpec(Record):
         epochs: int | None = None,
         rounds: int | None = None,
         seed: int | None = None,
+        looks: Sequence[int] | None = None,
     ) -> Self:
         """Return this spec with the command line's options applied; SpecError names an invalid option."""
         asked: dict[tuple[str, ...], object] = {
@@ -303,16 +346,17 @@ class StudySpec(Record):
             ("budget", "epochs"): epochs,
             ("protocol", "final_rounds"): rounds,
             ("seed",): seed,
+            _LOOKS: None if looks is None else list(looks),
         }
         return self._changed({key: value for key, value in asked.items() if value is not None})
 
     def demo(self) -> Self:
         """Return this spec on the demo's budget: enough to see how it works, too little for a result."""
-        return self._changed(_DEMO)
+        return self._changed({**_DEMO, _LOOKS: None})
 
     def quick(self) -> Self:
         """Return this spec on a budget for a coffee break: a rough comparison, not the protocol's."""
-        return self._changed(_QUICK)
+        return self._changed({**_QUICK, _LOOKS: None})
 
     def _changed(self, values: Mapping[tuple[str, ...], object]) -> Self:
         tree = self.model_dump()
@@ -342,6 +386,7 @@ class StudySpec(Record):
         return changes
 
 
+_LOOKS = ("protocol", "looks")
 _SCALED: tuple[tuple[str, ...], ...] = (
     ("budget", "trials"),
     ("budget", "epochs"),
@@ -357,6 +402,7 @@ _OPTIONS = {
     "budget.trials": "--trials",
     "budget.epochs": "--epochs",
     "protocol.final_rounds": "--rounds",
+    "protocol.looks": "--looks",
     "seed": "--seed",
 }
 

@@ -41,6 +41,7 @@ def test_an_opening_is_entered_with_what_it_was_for(engine: Engine, make_study: 
         worker="host:7",
         opened_at=entry.opened_at,
         early=True,  # while its own search goes on
+        look=1,
     )
     assert entry.opened_at == pytest.approx(slot.started_at, abs=60)
 

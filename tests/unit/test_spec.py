@@ -157,6 +157,9 @@ def test_builtin_spec_from_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("[budget]", "[budget", "not a TOML file: Expected ']' at the end of a table declaration"),
         ('model = "ws"', 'model = "ws-aux"', "space.aux_weight: missing; model ws-aux has learning_rate, "),
         ("final_rounds = 20", "final_rounds = 20\nmargin = 0", "protocol.margin: must be above 0, not 0"),
+        ("final_rounds = 20", "final_rounds = 20\nlooks = [20, 20]", "protocol.looks: must be numbers of rounds, "),
+        ("final_rounds = 20", "final_rounds = 20\nlooks = [30, 60]", "protocol: looks: the first is at final_rounds, "),
+        ("final_rounds = 20", "final_rounds = 20\nlooks = 40", "protocol.looks: must be a list"),
         ("dropout = 0.15", 'dropout = "a\\nb"', 'paper.dropout: must be a number, not "a\\nb"'),
     ],
 )
@@ -302,6 +305,21 @@ def test_the_shipped_digest_is_stable() -> None:
     """Golden: stored results carry this digest; a change of the canonical form would orphan them."""
     golden = "cb17856be97f31c42959fde5a5c4091c7013d84d4f845236313b8b1212a9cfe6"
     assert builtin_spec("ws").digest == golden
+
+
+def test_looks_are_declared_by_the_study_or_the_command_line(tmp_path: Path) -> None:
+    """Without them text and digest are those of before there were any; a demo has its own rounds."""
+    spec = builtin_spec("ws")
+    assert "looks" not in spec.canonical()
+    other = spec.with_options(rounds=10, looks=(10, 20))
+    assert (other.protocol.looks, other.protocol.final_rounds) == ((10, 20), 10)
+    path = tmp_path / "ws.toml"
+    path.write_text(to_toml(other))
+    assert load_spec(path) == StudySpec.from_canonical(other.canonical()) == other
+    assert other.digest != spec.with_options(rounds=10).digest
+    assert other.demo().protocol.looks is None
+    with pytest.raises(SpecError, match=r"looks: the first is at final_rounds, that is 30, not at 10"):
+        other.with_options(rounds=30)
 
 
 def test_a_margin_is_the_metrics_unless_the_study_says_otherwise(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_detectable_difference_has_the_power_it_says(n: int, alpha: float) -> No
 def test_few_rounds_test_at_less_than_alpha(n: int, tests: int, flips: int) -> None:
     """Of the 2^(n-1) pairs of mirrored sign choices so many may lie as far out; just one more would be too many."""
     smallest = stats.sign_flip_test([1.0] * n).smallest
-    level = stats.attainable_level(stats.sign_flip_test([1.0] * n), 1 - stats.LEVEL, tests)
+    level = stats.attainable_level(n, (1 - stats.LEVEL) / tests)
     assert level == flips * smallest
     assert tests * level < 1 - stats.LEVEL < tests * (level + smallest)
 
@@ -197,7 +197,7 @@ def test_few_rounds_test_at_less_than_alpha(n: int, tests: int, flips: int) -> N
 @pytest.mark.parametrize(("n", "tests"), [(6, 1), (10, 3), (20, 6)])
 def test_what_is_detectable_is_found_by_the_corrected_test(n: int, tests: int) -> None:
     """400 worlds in which the truth is the detectable difference: the sign-flip test at Bonferroni's bound finds it."""
-    level = stats.attainable_level(stats.sign_flip_test([1.0] * n), 1 - stats.LEVEL, tests)
+    level = stats.attainable_level(n, (1 - stats.LEVEL) / tests)
     difference = stats.detectable_difference(0.02, n, alpha=level)
     assert difference is not None
     worlds = np.random.default_rng(4).normal(difference, 0.02, (400, n)).tolist()

@@ -74,6 +74,7 @@ def _legend(comparison: Comparison) -> Bullets:
             f"{wins}: the share of rounds that A wins, ties counting half, with its exact binomial interval.",
             "p: the exact two-sided sign-flip permutation test of the mean difference. "
             f"With {fewest} rounds the smallest possible p is {p_value(smallest)}.",
+            *_look_lines(comparison.pairs),
             "Holm: p with Holm's correction within each of two families, the pairs of models (both tables together) "
             f"and the tuned against {of_reference}. Each family errs in at most 5% of cases where nothing differs, all "
             "sentences together in at most 10%.",
@@ -83,6 +84,17 @@ def _legend(comparison: Comparison) -> Bullets:
             "pairs in the family); none where even the smallest possible p is larger than that.",
         )
     )
+
+
+def _look_lines(pairs: Sequence[Pair]) -> Iterable[str]:
+    """What it means that results are looked at more than once."""
+    several = dict.fromkeys(pair.looks.declared for pair in pairs if len(pair.looks.declared) > 1)
+    for declared in several:
+        yield (
+            f"Looks at {', '.join(map(str, declared))} rounds were declared: p is that of the group-sequential test, "
+            "in which each look may err in proportion to its share of the rounds, and all of them together at most in "
+            "as many cases as p says. Intervals are so wide that those of all looks hold together at 95%."
+        )
 
 
 def _item_lines(pairs: Sequence[Pair]) -> Iterable[str]:
