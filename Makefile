@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals
+	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-racing
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
@@ -68,6 +68,12 @@ bench-lanes: $(READY)  ## a search by a user's recipe in 1, 4 and 8 lanes of one
 
 bench-intervals: $(READY)  ## how often the interval for new test images covers, by simulation (2 minutes)
 	$(BIN)/python -m bench.intervals
+
+bench-looks: $(READY)  ## what it costs to look more than once, by simulation (10 minutes)
+	$(BIN)/python -m bench.looks
+
+bench-racing: $(READY)  ## what racing would save in the confirm phase, by simulation (a minute)
+	$(BIN)/python -m bench.racing
 
 bench-examples: $(READY)  ## the examples' finished reports, run again (an hour)
 	$(BIN)/python -m bench.examples $(ARGS)

@@ -64,6 +64,7 @@ class TableRow:
     failed: int = 0  # rounds
     same_as: str | None = None  # the label of the configuration whose rounds these are too
     is_reference: bool = False
+    is_given: bool = False  # labelled as tuned in a study that has searched nothing
     no_spread: bool = False  # all of its rounds are equal in every test item: they count once
     collapsed: tuple[int, ...] = ()  # rounds that are far worse than the others
 
@@ -169,6 +170,7 @@ def _row(result: StudyResult, final: FinalResult, setting: int, scores: ScoresOf
         failed=final.failed,
         same_as=final.same_as,
         is_reference=final.label == result.reference_label,
+        is_given=final.label == TUNED and not result.trials.total,
         no_spread=no_spread,
         collapsed=tuple(final.round_numbers[place] for place in stats.collapsed(final.test_values, result.metric.sign)),
     )

@@ -109,6 +109,7 @@ class PairSide:
     label: str
     study: str
     study_id: int
+    trials: int  # of its search; 0: nothing was searched there, and a tuned configuration was given
     mean: float  # over the common rounds
 
 
@@ -134,6 +135,7 @@ class Pair:
     a: PairSide
     b: PairSide
     metric: MetricInfo
+    epochs: int | None  # of a training; None: the model's affair
     rounds: tuple[int, ...]  # numbers of the common rounds that count
     looks: Looks
     difference: stats.PairedDifference  # its interval holds together with those of the other looks
@@ -253,6 +255,7 @@ def _pair(
         a=_side(*a, stats.mean(values_a)),
         b=_side(*b, stats.mean(values_b)),
         metric=metric,
+        epochs=a[0].epochs if a[0].epochs == b[0].epochs else None,
         rounds=tuple(common),
         looks=looks,
         difference=difference,
@@ -358,6 +361,7 @@ def _side(result: StudyResult, label: str, mean: float) -> PairSide:
         label=label,
         study=result.name,
         study_id=result.id,
+        trials=result.trials.total,
         mean=mean,
     )
 

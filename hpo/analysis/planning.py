@@ -10,6 +10,7 @@ from math import ceil, floor, sqrt
 
 import numpy as np
 import scipy  # type: ignore[import-untyped]  # has no types; loads its parts where they are first used
+from numpy.typing import NDArray
 
 from hpo.analysis import stats
 from hpo.analysis.comparison import Comparison
@@ -119,8 +120,8 @@ def number_needed(difference: float, spread: float, power: float, error: float) 
     """The fewest rounds with which a sign-flip test finds the difference; None above what a study can have."""
     fewest = (_reach(error, power) * spread / difference) ** 2  # were the spread known, and the rounds not a sample
     for n in range(max(2, floor(min(fewest, limits.ROUNDS))), limits.ROUNDS + 1):
-        found = stats.detectable_difference(spread, n, power, stats.attainable_level(n, error))
-        if found is not None and found <= difference:
+        detectable = stats.detectable_difference(spread, n, power, stats.attainable_level(n, error))
+        if detectable is not None and detectable <= difference:
             return n
     return None
 
@@ -131,18 +132,18 @@ def _looked(number: int, looks: int, power: float, error: float) -> Looked:
     noise = brownian(shares, draws=_DRAWS)
     levels = np.array([error_unit(shares, k, error) * share for k, share in enumerate(shares, start=1)])
 
-    def rejected(drift: float) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    def rejected(drift: float) -> NDArray[np.bool_]:
         """By look, where the last one's standardized mean is that large."""
         p = 2 * scipy.stats.norm.sf(np.abs(noise + drift * np.sqrt(shares)))
-        found: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = p <= levels
-        return found
+        small: NDArray[np.bool_] = p <= levels
+        return small
 
     single = _reach(error, power)
     drift = float(scipy.optimize.brentq(lambda x: rejected(x).any(axis=1).mean() - power, single / 2, 2 * single))
     most = ceil(number * (drift / single) ** 2)
     declared = tuple(ceil(most * share) for share in shares)
-    found = rejected(drift)
-    ends = np.where(found.any(axis=1), found.argmax(axis=1), looks - 1)
+    ended = rejected(drift)
+    ends = np.where(ended.any(axis=1), ended.argmax(axis=1), looks - 1)
     return Looked(declared=declared, expected=float(np.array(declared)[ends].mean()))
 
 

@@ -1,10 +1,14 @@
 """Search history: a search's trials in order, and the best to be expected on a smaller budget."""
 
+import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hpo.analysis.stats import expected_maximum
+import numpy as np
+
+from hpo.analysis.stats import LEVEL
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Hyperparameter, Value
 from hpo.results.records import StudyResult, TrainingRecord
@@ -84,25 +88,48 @@ def _trial(order: int, run: TrainingRecord, names: Iterable[str], result: StudyR
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetCurve:
-    """The best to be expected of so many trials, and the best of this search."""
+    """The best of so many random trials, which it exceeds in half of the cases, and the best of this search.
+
+    The band holds at 95% for all numbers of trials together, whatever the values' distribution (Lourie et al., 2024).
+    """
 
     study: str
     model: str
     metric: MetricInfo
-    random: tuple[float, ...]  # expected best of 1, 2, ... random trials
+    random: tuple[float, ...]  # median best of 1, 2, ... random trials
+    worst: tuple[float | None, ...]  # the band's worse end; None: the sample has no such bound
+    best: tuple[float | None, ...]  # its better end
     observed: tuple[float, ...]  # the best complete trial after 1, 2, ... finished ones, NaN before the first
 
 
 def budget_data(search: SearchHistory) -> BudgetCurve | None:
-    """The expected best of the unbiased trials (of prunable ones the best survive); None below two of them."""
+    """The curve of the unbiased trials (of prunable ones the best survive); None below two of them."""
     independent = [trial.value for trial in search.trials if trial.unbiased]
     if len(independent) < 2:
         return None
-    sign = search.metric.sign
+    ordered = sorted(independent, key=lambda value: search.metric.sign * value)
+    median, worst, best = _curve_ranks(len(ordered))
     return BudgetCurve(
         study=search.study,
         model=search.model,
         metric=search.metric,
-        random=tuple(sign * best for best in expected_maximum([sign * value for value in independent])),
+        random=tuple(ordered[int(rank)] for rank in median),
+        worst=tuple(ordered[int(rank)] if math.isfinite(rank) else None for rank in worst),
+        best=tuple(ordered[int(rank)] if math.isfinite(rank) else None for rank in best),
         observed=search.incumbent,
     )
+
+
+@functools.cache
+def _curve_ranks(n: int) -> tuple[list[float], list[float], list[float]]:
+    """For the best of 1..n trials the ranks in a sample of n, from 0: the median's, the band's worse and better end's.
+
+    The bands of a distribution's quantiles are values of the sample, so they depend on n alone.
+    """
+    from opda.nonparametric import EmpiricalDistribution  # loads scipy, which takes a second
+
+    bands = EmpiricalDistribution.confidence_bands(
+        np.arange(n, dtype=np.float64), LEVEL, generator=np.random.default_rng(0), method="ld_equal_tailed", n_jobs=1
+    )
+    best, median, worst = (band.quantile_tuning_curve(np.arange(1, n + 1)).tolist() for band in bands)
+    return median, worst, best

@@ -130,19 +130,6 @@ def iqm_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
     return bca_interval(values, lambda x, axis=-1: scipy.stats.trim_mean(x, 0.25, axis=axis), level)
 
 
-def expected_maximum(values: Numbers) -> list[float]:
-    """The expected highest of k = 1..n draws without replacement: unbiased for the best of k independent trials.
-
-    Each value times the share of the k-subsets whose maximum it is (Tang et al., "Showing your work doesn't always
-    work", 2020). The values must be independent draws: random trials that nothing pruned.
-    """
-    ordered = sorted(_not_empty(values))
-    n = len(ordered)
-    return [
-        math.fsum(v * math.comb(i, k - 1) for i, v in enumerate(ordered)) / math.comb(n, k) for k in range(1, n + 1)
-    ]
-
-
 # --- Two samples, paired by round --------------------------------------------------------------------------
 
 

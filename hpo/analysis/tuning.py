@@ -68,6 +68,17 @@ class Confirmed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Overtuning:
+    """Whether the search went on to what is worse: its incumbents by the confirm phase (Schneider et al., 2025)."""
+
+    incumbents: int  # configurations that were the best so far, in the order in which their trials finished
+    confirmed: int  # of these
+    last: str  # the search's best: the reference's label, or "trial N"
+    best: str  # that of the confirmed incumbents which the confirm phase found the best
+    lost: float  # by how much `best` is better in confirm than `last`: 0 where the last is the best
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Spend:
     """What one phase cost, without failed and lost attempts, whose durations are unknown."""
 
@@ -106,6 +117,7 @@ class Tuning:
     parameters: tuple[Parameter, ...]
     stages: tuple[Stage, ...]  # the reference's, then the tuned one where it differs
     confirmed: tuple[Confirmed, ...]  # the best of the confirm phase first
+    overtuning: Overtuning | None  # None: the search's best has not been confirmed
     spend: tuple[Spend, ...]  # search, confirm, final
     by_user: bool = False  # whether the user's code trained, in processes of its own
     reported: tuple[Reported, ...] = ()  # by configuration; empty where hpo's own code trained
@@ -126,6 +138,7 @@ def tuning_of(result: StudyResult) -> Tuning:
         parameters=tuple(_parameters(result)),
         stages=tuple(_stages(result)),
         confirmed=tuple(_confirmed(result)),
+        overtuning=_overtuning(result),
         spend=tuple(_spend(result)),
         by_user=not result.is_shipped,
         reported=() if result.is_shipped else tuple(_reported(result)),
@@ -199,6 +212,29 @@ def _confirmed(result: StudyResult) -> Iterable[Confirmed]:
             confirm_lead=fmean(over_rounds) if over_rounds else None,
             confirm_lead_error=_error(over_rounds),
         )
+
+
+def _overtuning(result: StudyResult) -> Overtuning | None:
+    metric, confirmed = result.metric, {ranked.label: ranked.mean for ranked in result.ranking if ranked.whole}
+    incumbents: list[str] = []
+    best: float | None = None
+    for run in sorted(result.search, key=lambda run: (run.finished_at or 0.0, run.idx)):
+        if run.state != "complete" or run.value is None:
+            continue
+        if best is None or metric.sign * run.value > metric.sign * best:
+            best = run.value
+            incumbents.append(result.reference_label if run.idx == 0 else trial_label(run.number))
+    known = [label for label in incumbents if confirmed.get(label) is not None]
+    if not known or known[-1] != incumbents[-1]:
+        return None
+    by_confirm = max(reversed(known), key=lambda label: metric.sign * (confirmed[label] or 0.0))  # of equals the last
+    return Overtuning(
+        incumbents=len(incumbents),
+        confirmed=len(known),
+        last=incumbents[-1],
+        best=by_confirm,
+        lost=float(metric.improvement(confirmed[by_confirm], confirmed[incumbents[-1]])),
+    )
 
 
 def _error(values: Sequence[float]) -> float | None:

@@ -2,31 +2,31 @@
 
 import click
 
-from hpo.cli.context import Context, format_option, pass_context, print_json, print_table
+from hpo.cli.context import Context, FiniteRange, format_option, pass_context, print_json, print_table
 
 
 @click.command()
 @click.option(
     "--difference",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(1e-12, 1e12),
     required=True,
     help="What is to be found, in the metric's unit: points of an accuracy; 0.05 of a ratio of 1.05.",
 )
 @click.option(
     "--power",
-    type=click.FloatRange(0.05, 0.999),
+    type=FiniteRange(0.05, 0.999),
     default=0.8,
     help="The share of cases in which it is to be found.",
 )
 @click.option("--looks", type=click.IntRange(1, 20), default=1, help="Looks, after equal parts of the rounds.")
 @click.option(
     "--spread",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(1e-12, 1e12),
     help="Standard deviation of the paired difference between rounds. [default: as measured in the database]",
 )
 @click.option(
     "--search-spread",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(1e-12, 1e12),
     help="The same between repeats of the searches. [default: as measured in the database]",
 )
 @click.option("--models", type=click.IntRange(1, 100), default=3, help="How many models, where a spread is given.")

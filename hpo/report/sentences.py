@@ -15,6 +15,7 @@ from hpo.analysis.pairwise import (
     Family,
     Pair,
     PairKind,
+    PairSide,
     Setting,
     label_of,
     representatives,
@@ -102,8 +103,11 @@ def _where(results: Sequence[StudyResult], settings: Sequence[Setting], place: i
     parts = []
     if len(set(names)) > 1:
         parts.append(", ".join(names[place]))
-    if names.count(names[place]) > 1 and settings[place].epochs is not None:
+    alike = [other for other, of_other in zip(settings, names, strict=True) if of_other == names[place]]
+    if len(alike) > 1 and settings[place].epochs is not None:
         parts.append(f"{settings[place].epochs} epochs")
+    if sum(other.epochs == settings[place].epochs for other in alike) > 1:
+        parts.append(f"setting {place + 1}")
     return f" [{', '.join(parts)}]" if parts else ""
 
 
@@ -159,31 +163,44 @@ def between_sentence(pair: Pair) -> str:
 
 
 def _how(pair: Pair) -> str:
-    """Which configurations of the two models are compared."""
+    """Which configurations of the two models are compared, and after how many epochs."""
+    after = f" after {pair.epochs} epochs" if pair.epochs else ""
     if pair.kind == BETWEEN_REFERENCE:
-        return f"both with {reference(pair.a.label)}"
-    fixed = [side.model for side in (pair.a, pair.b) if side.label != TUNED]
-    if not fixed:
-        return "both tuned"
-    (tuned,) = (side.model for side in (pair.a, pair.b) if side.label == TUNED)
-    return f"{tuned} tuned, {fixed[0]} with nothing to tune"
+        return f"both with {reference(pair.a.label)}{after}"
+    tuned = [side for side in (pair.a, pair.b) if side.label == TUNED]
+    if len(tuned) == 2 and all(side.trials for side in tuned):
+        return f"both tuned by one search each{after}"
+    if len(tuned) == 2 and not any(side.trials for side in tuned):
+        return f"both with configurations given as tuned{after}"
+    sides = (f"{side.model} {_origin(side)}" for side in (pair.a, pair.b))
+    return f"{', '.join(sides)}{after}"
+
+
+def _origin(side: PairSide) -> str:
+    """Where a configuration comes from."""
+    if side.label != TUNED:
+        return "with nothing to tune"
+    return "tuned by one search" if side.trials else "with a configuration given as tuned"
 
 
 def tuning_sentence(pair: Pair) -> str:
     """What tuning did to one model."""
     scale, model = Scale(pair.metric), pair.a.model
     did = "improved" if pair.difference.mean > 0 else "harmed"
+    tuning = "tuning" if pair.a.trials else "the configuration given as tuned"
     if pair.is_immaterial:
-        verdict = f"Tuning made no practical difference to {model} ({_margin(pair.metric)})"
+        verdict = f"{tuning} made no practical difference to {model} ({_margin(pair.metric)})"
     elif pair.clear:
-        verdict = f"Tuning {did} {model}{_immaterial(pair)}"
+        verdict = f"{tuning} {did} {model}{_immaterial(pair)}"
     elif pair.clear_on_these_items:
-        verdict = f"Tuning {did} {model} on these {pair.items_name}{_immaterial(pair)}"
+        verdict = f"{tuning} {did} {model} on these {pair.items_name}{_immaterial(pair)}"
     else:
-        verdict = f"Whether tuning changed {model} is not settled"
+        verdict = f"whether {tuning} changed {model} is not settled"
+    after = f" after {pair.epochs} epochs" if pair.epochs else ""
     return (
-        f"{verdict}: test {scale.name} {scale.value(pair.a.mean)} tuned, {scale.value(pair.b.mean)} with "
-        f"{reference(pair.b.label)}, {_difference(pair)}."
+        f"{verdict[0].upper()}{verdict[1:]}: test {scale.name} {scale.value(pair.a.mean)} "
+        f"{'tuned by one search' if pair.a.trials else 'with it'}, {scale.value(pair.b.mean)} with "
+        f"{reference(pair.b.label)}{after}, {_difference(pair)}."
     )
 
 
@@ -440,6 +457,8 @@ def _short(value: object) -> str:
 def row_note(row: TableRow) -> str:
     """What to know about one row of the comparison table; empty where there is nothing."""
     notes = []
+    if row.is_given:
+        notes.append("given as tuned: nothing was searched in its study")
     if row.same_as is not None:
         notes.append(f"{reference(row.same_as)} won the confirm phase: the same rounds")
     if row.rounds < row.planned:
@@ -509,6 +528,21 @@ def tuning_verdict(tuning: Tuning) -> str:
     if tuning.source == tuning.reference_label:
         return f"{it[0].upper()}{it[1:]} won the confirm phase."
     return f"Trial {tuning.source} of the search won the confirm phase."
+
+
+def overtuning_sentence(tuning: Tuning) -> str | None:
+    """Whether the search went on to something worse; None where that is not known."""
+    over, scale = tuning.overtuning, Scale(tuning.metric)
+    if over is None or over.confirmed < 2:
+        return None
+    known = f"{over.confirmed} of the {over.incumbents} configurations that were its best so far were confirmed"
+    if over.best == over.last:
+        return f"No overtuning seen: {known}, and none of them better than the last, {over.last}."
+    size = f"{'a factor of ' if tuning.metric.is_relative else ''}{scale.size(over.lost)}{scale.apart}"
+    return (
+        f"Overtuning: {known}; {over.best} is {size} better in confirm than {over.last}, which the search took for "
+        "better later on."
+    )
 
 
 def data_in_words(record: Provenance, about: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from hpo.experiment.view import FinalRound, StudyView, View
 from hpo.report.shipped import ShippedReport
-from hpo.results.queries import final_columns, final_outputs
+from hpo.results.queries import final_columns, final_outputs, shown_label
 from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.labels import TUNED
 
@@ -22,7 +22,9 @@ def read_columns(engine: Engine, result: StudyResult, shipped: ShippedReport | N
         return {}
     if not result.is_shipped:
         return final_columns(engine, result.id)
-    return {} if shipped is None else shipped.columns(result, final_outputs(engine, result.id))
+    outputs = final_outputs(engine, result.id)
+    by_label = {(shown_label(result.spec, label) or "", number): packed for (label, number), packed in outputs.items()}
+    return {} if shipped is None else shipped.columns(result, by_label)
 
 
 def view_of(experiment: str, results: Sequence[StudyResult], columns: Mapping[int, Columns]) -> View:

@@ -240,14 +240,15 @@ def result_of(
     `looks` by label how many final rounds were asked for when some of them were tested.
     """
     by_kind: dict[str, list[TrainingRecord]] = {"search": [], "confirm": [], "final": []}
-    for run in runs:
-        by_kind[run.kind].append(run)
     spec = spec_of(row)
-    tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned)
+    for run in runs:
+        by_kind[run.kind].append(replace(run, label=shown_label(spec, run.label)))
+    tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned, spec)
     trials = TrialCounts(**_count(by_kind["search"]))
     in_order = sorted(by_kind["confirm"], key=lambda run: run.round or 0)
-    ranking = confirm_ranking(map(_confirm_round, in_order), spec)
-    final = _final(by_kind["final"], tuned, spec.reference_label, looks or {})
+    ranking = confirm_ranking(map(_confirm_round, in_order), spec, reference=spec.shown_reference)
+    looked = {shown_label(spec, label): asked for label, asked in (looks or {}).items()}
+    final = _final(by_kind["final"], tuned, spec.shown_reference, looked)
     return StudyResult(
         id=row.id,
         name=row.name,
@@ -291,10 +292,16 @@ def _count(runs: Iterable[TrainingRecord]) -> dict[str, int]:
     return counts
 
 
-def _tuned(stored: Mapping[str, Any] | None) -> Tuned | None:
+def shown_label(spec: StudySpec, label: str | None) -> str | None:
+    """What reports call a configuration: its label, unless that is the reference's and says what it is not."""
+    return spec.shown_reference if label == spec.reference_label else label
+
+
+def _tuned(stored: Mapping[str, Any] | None, spec: StudySpec) -> Tuned | None:
     if stored is None:
         return None
-    return Tuned(params=stored["params"], source=stored["source"], confirm_mean=stored.get("confirm_mean"))
+    source = spec.shown_reference if stored["source"] == spec.reference_label else stored["source"]
+    return Tuned(params=stored["params"], source=source, confirm_mean=stored.get("confirm_mean"))
 
 
 def _best(search: Iterable[TrainingRecord], spec: StudySpec) -> Best | None:
@@ -320,7 +327,7 @@ def _confirm_round(run: TrainingRecord) -> ConfirmRound:
 
 
 def _final(
-    runs: Iterable[TrainingRecord], tuned: Tuned | None, reference: str, looks: Mapping[str, tuple[int, ...]]
+    runs: Iterable[TrainingRecord], tuned: Tuned | None, reference: str, looks: Mapping[str | None, tuple[int, ...]]
 ) -> tuple[FinalResult, ...]:
     results = [_final_of(label, group, looks.get(label, ())) for label, group in _by_label(runs).items()]
     by_label = {result.label: result for result in results}

@@ -221,7 +221,7 @@ class StudyResult:
     @property
     def reference_label(self) -> str:
         """What slots and tables call the configuration to compare with."""
-        return self.spec.reference_label
+        return self.spec.shown_reference
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:

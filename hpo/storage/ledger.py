@@ -61,10 +61,10 @@ def looks(connection: Connection, study_ids: Sequence[int]) -> dict[tuple[int, s
     """By study and label how many rounds were asked for when some of them were opened, ascending."""
     columns = (ledger.c.study_id, ledger.c.label, ledger.c.look)
     recorded = select(*columns).where(ledger.c.study_id.in_(study_ids), ledger.c.look.is_not(None)).distinct()
-    found: dict[tuple[int, str], tuple[int, ...]] = {}
+    by_label: dict[tuple[int, str], tuple[int, ...]] = {}
     for study_id, label, look in connection.execute(recorded.order_by(ledger.c.look)):
-        found[study_id, label or ""] = (*found.get((study_id, label or ""), ()), look)
-    return found
+        by_label[study_id, label or ""] = (*by_label.get((study_id, label or ""), ()), look)
+    return by_label
 
 
 def read_ledger(engine: Engine) -> list[LedgerEntry]:

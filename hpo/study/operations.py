@@ -232,7 +232,7 @@ def write(path: Path, text: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation:
+class RequestedRounds:
     """What `evaluate` has asked for."""
 
     study: str
@@ -258,7 +258,7 @@ def evaluate(
     epochs: int | None,
     label: str | None,
     open_early: bool = False,
-) -> Evaluation:
+) -> RequestedRounds:
     """Make sure that a configuration has its final rounds.
 
     NotNow while a search on the same data goes on, unless with `open_early`. The configuration comes from the file or,
@@ -286,7 +286,7 @@ def evaluate(
         if now is None:
             raise HpoError(f"study {row.name} was deleted in the meantime")
         added = phases.add_final(connection, now, spec, label, params, requested)
-    return Evaluation(
+    return RequestedRounds(
         study=row.name,
         epochs=spec.budget.epochs if spec.goes_by_epochs else None,
         label=label,
@@ -341,6 +341,7 @@ def _configuration(
 ) -> tuple[str, Mapping[str, Value]]:
     """The label and the values of the configuration to evaluate."""
     source, of_reference = file or spec, spec.reference_label
+    label = of_reference if label == spec.shown_reference else label
     reference = source.reference
     tuned = source.tuned if file is not None else dict(row.tuned["params"]) if row.tuned else None
     chosen = label or (of_reference if tuned is None or tuned == reference else TUNED)

@@ -63,7 +63,9 @@ def candidates(search_slots: Iterable[Slot], k: int, spec: StudySpec) -> list[Sl
 
 def confirmed(rounds: Iterable[Slot], spec: StudySpec) -> list[ConfirmResult]:
     """The configurations that may win, best first."""
-    return [result for result in ranking(map(_confirm_round, rounds), spec) if result.whole]
+    return [
+        result for result in ranking(map(_confirm_round, rounds), spec, reference=spec.reference_label) if result.whole
+    ]
 
 
 def _confirm_round(slot: Slot) -> ConfirmRound:

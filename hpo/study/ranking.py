@@ -63,16 +63,17 @@ def order(spec: StudySpec, value: float | None, second: float | None) -> tuple[f
     )
 
 
-def ranking(rounds: Iterable[ConfirmRound], spec: StudySpec) -> list[ConfirmResult]:
+def ranking(rounds: Iterable[ConfirmRound], spec: StudySpec, *, reference: str) -> list[ConfirmResult]:
     """Configurations by their mean, best first; those that may not win come last.
 
-    Ties go to the better second metric, then to the reference configuration, then to the trial with the lower number.
+    Ties go to the better second metric, then to the configuration labelled `reference`, then to the trial with the
+    lower number.
     """
     by_label: dict[str, list[ConfirmRound]] = {}
     for confirm_round in rounds:
         by_label.setdefault(confirm_round.label, []).append(confirm_round)
     results = [_result(label, group, spec) for label, group in by_label.items()]
-    return sorted(results, key=lambda result: _rank(result, spec))
+    return sorted(results, key=lambda result: _rank(result, spec, reference))
 
 
 def _result(label: str, rounds: list[ConfirmRound], spec: StudySpec) -> ConfirmResult:
@@ -91,7 +92,7 @@ def _result(label: str, rounds: list[ConfirmRound], spec: StudySpec) -> ConfirmR
     )
 
 
-def _rank(result: ConfirmResult, spec: StudySpec) -> tuple[object, ...]:
+def _rank(result: ConfirmResult, spec: StudySpec, reference: str) -> tuple[object, ...]:
     number = trial_number(result.label) if result.label.startswith(_NUMBERED) else -1
-    is_reference = result.label == spec.reference_label
+    is_reference = result.label == reference
     return not result.whole, *order(spec, result.mean, result.loss), not is_reference, number, result.label

@@ -275,6 +275,11 @@ class StudySpec(Record):
         return Space.from_plain(self.space)
 
     @property
+    def shown_reference(self) -> str:
+        """What reports call the configuration to compare with."""
+        return self.reference_label
+
+    @property
     def traits(self) -> Traits:
         """What reports must know of its experiment beside its keys."""
         return Traits()

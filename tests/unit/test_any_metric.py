@@ -48,9 +48,13 @@ def tables(parts: Iterable[object]) -> list[PageTable]:
 def test_of_an_error_the_lower_is_the_better() -> None:
     report = contents(studies(PRESSURE))
     first, second, third = report.conclusions.headlines
-    assert first.startswith("trees is better than ridge on these test items: both tuned, their test RMSE is 9.00")
+    assert first.startswith(
+        "trees is better than ridge on these test items: both tuned by one search each, their test RMSE is 9.00"
+    )
     assert "and 11.00 mmHg, 2.00 mmHg apart (95% interval 2.00 to 2.00; better in 20 of 20 rounds)" in first
-    assert second.startswith("Tuning improved ridge on these test items: test RMSE 11.00 mmHg tuned, 14.00 mmHg with")
+    assert second.startswith(
+        "Tuning improved ridge on these test items: test RMSE 11.00 mmHg tuned by one search, 14.00 mmHg with"
+    )
     assert "\N{MINUS SIGN}3.00 mmHg (95% interval \N{MINUS SIGN}3." in second
     assert third.startswith("Tuning improved trees")
     row = tables(comparison_parts(report.comparison))[0].rows[0]
@@ -63,8 +67,12 @@ def test_of_an_error_the_lower_is_the_better() -> None:
 def test_the_same_values_maximised_are_judged_the_other_way_round() -> None:
     report = contents(studies(GAIN))
     first, second, third = report.conclusions.headlines
-    assert first.startswith("ridge is better than trees on these test items: both tuned, their test gain is 11.00 kg")
-    assert second.startswith("Tuning harmed ridge on these test items: test gain 11.00 kg tuned, 14.00 kg with")
+    assert first.startswith(
+        "ridge is better than trees on these test items: both tuned by one search each, their test gain is 11.00 kg"
+    )
+    assert second.startswith(
+        "Tuning harmed ridge on these test items: test gain 11.00 kg tuned by one search, 14.00 kg with"
+    )
     assert "\N{MINUS SIGN}3.00 kg (95% interval" in second
     assert third.startswith("Tuning harmed trees")
     assert "higher is better: above 0, A is the better" in tables(comparison_parts(report.comparison))[0].caption
@@ -130,7 +138,8 @@ def test_perplexities_are_compared_by_their_ratio() -> None:
     report = contents(results)
     (line,) = report.conclusions.headlines
     assert line.startswith(
-        "network is better than counts on these test items: both tuned, their test perplexity is 9.119 and 11.15"
+        "network is better than counts on these test items: both with configurations given as tuned, their test "
+        "perplexity is 9.119 and 11.15"
     )
     assert f"a factor of {1 / ratio:.3f} apart (95% interval 1.222 to 1.223; better in 20 of 20 rounds)" in line
     (table,) = tables(comparison_parts(report.comparison))

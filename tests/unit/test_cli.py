@@ -26,6 +26,7 @@ PRINTS_DATA = {  # with --format table|json; export's two are toml|json
     "study list",
     "study show",
     "study export",
+    "study plan",
     "evaluate",
     "ledger",
     "run",
@@ -97,7 +98,10 @@ def test_every_command_has_help_with_an_example(hpo: Hpo, path: str) -> None:
 def test_commands_are_those_that_are_documented() -> None:
     """What people script against does not vanish unnoticed."""
     assert set(ALL) >= {
-        *(f"study {word}" for word in ("create", "list", "show", "extend", "pause", "resume", "delete", "export")),
+        *(
+            f"study {word}"
+            for word in ("create", "list", "show", "extend", "pause", "resume", "delete", "export", "plan")
+        ),
         *("worker", "evaluate", "run", "report", "data fetch", "data info", "dashboard", "db upgrade", "db check"),
         "doctor",
     }

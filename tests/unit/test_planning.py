@@ -16,8 +16,8 @@ def test_as_many_rounds_find_the_difference_as_often_as_was_asked_for(power: flo
     number = number_needed(0.6, 1.0, power, ERROR / 3)
     assert number is not None
     worlds = np.random.default_rng(1).normal(0.6, 1.0, (500, number)).tolist()
-    found = np.mean([stats.sign_flip_test(world).p <= ERROR / 3 for world in worlds])
-    assert found == pytest.approx(power, abs=0.06)
+    detected = np.mean([stats.sign_flip_test(world).p <= ERROR / 3 for world in worlds])
+    assert detected == pytest.approx(power, abs=0.06)
 
 
 def test_looks_find_it_as_often_and_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,13 +29,13 @@ def test_looks_find_it_as_often_and_sooner(monkeypatch: pytest.MonkeyPatch) -> N
     assert planned.looks.declared[-1] >= planned.number
     assert planned.looks.expected < planned.number
     ends = planned.looks.declared
-    found, rounds = [], []
+    clear_worlds, rounds = [], []
     for world in np.random.default_rng(2).normal(0.6, 1.0, (300, ends[-1])).tolist():
         looks = [Looks(declared=ends, reached=k) for k in range(1, len(ends) + 1)]
         clear = [sequential_test(world[: look.now], range(look.now), look).p <= ERROR for look in looks]
-        found.append(any(clear))
+        clear_worlds.append(any(clear))
         rounds.append(ends[clear.index(True)] if any(clear) else ends[-1])
-    assert np.mean(found) == pytest.approx(0.8, abs=0.08)
+    assert np.mean(clear_worlds) == pytest.approx(0.8, abs=0.08)
     assert np.mean(rounds) == pytest.approx(planned.looks.expected, rel=0.08)
 
 

@@ -171,7 +171,7 @@ def test_the_lower_mean_error_wins_and_a_diverged_round_drops() -> None:
         *rounds("trial 2", (0.1, 0.5), "diverged"),
     ]
     assert [c.label for c in confirmed(actual, ERROR)] == ["reference", "trial 1"]
-    dropped = ranking([_confirm_round(slot) for slot in actual], ERROR)[-1]
+    dropped = ranking([_confirm_round(slot) for slot in actual], ERROR, reference="reference")[-1]
     assert (dropped.label, dropped.whole, dropped.failed) == ("trial 2", False, 1)
 
 

@@ -13,7 +13,7 @@ def rounds(label: str, *values: float | None, loss: float | None = 0.5, failed: 
 
 
 def labels(*groups: list[ConfirmRound]) -> list[str]:
-    return [result.label for result in ranking((r for group in groups for r in group), SPEC)]
+    return [result.label for result in ranking((r for group in groups for r in group), SPEC, reference="paper")]
 
 
 def test_the_best_mean_comes_first() -> None:
@@ -28,7 +28,7 @@ def test_ties_go_to_the_lower_loss_and_then_to_the_papers() -> None:
 def test_what_may_not_win_comes_last() -> None:
     """A round that failed or is still to come keeps even the best mean behind every whole configuration."""
     failed = rounds("trial 1", 0.99) + rounds("trial 1", None, failed=True)
-    results = ranking(failed + rounds("trial 2", None, None) + rounds("paper", 0.5, 0.5), SPEC)
+    results = ranking(failed + rounds("trial 2", None, None) + rounds("paper", 0.5, 0.5), SPEC, reference="paper")
     assert [(r.label, r.whole, r.mean, r.failed) for r in results] == [
         ("paper", True, 0.5, 0),
         ("trial 1", False, 0.99, 1),

@@ -25,12 +25,16 @@ def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
     assert pair.pairing.variance_ratio is not None
     assert pair.pairing.variance_ratio < 0.5
     headlines = conclusions_of(results, comparison).headlines
-    assert headlines[0].startswith("ws-aux is better than ws: both tuned, their test accuracy is 98.0% and 90.0%")
+    assert headlines[0].startswith(
+        "ws-aux is better than ws: both with configurations given as tuned after 40 epochs, their test accuracy is "
+    )
     assert (
         "8.0 points apart (95% interval 7.8 to 8.2, 7.8 to 8.2 for new test images too; better in 20 of 20 rounds)"
         in headlines[0]
     )
-    assert headlines[1].startswith("Tuning improved ws: test accuracy 90.0% tuned, 87.0% with the paper's")
+    assert headlines[1].startswith(
+        "The configuration given as tuned improved ws: test accuracy 90.0% with it, 87.0% with the paper's"
+    )
     assert "+3.0 points (95% interval +3.0 to +3.0" in headlines[1]
     without = conclusions_of(results, compare(results)).headlines
     assert without[0].startswith("ws-aux is better than ws on these test images: both tuned")
@@ -44,14 +48,19 @@ def test_the_worse_model_is_never_called_better() -> None:
         study("ws", finals("tuned", around(0.90)) + finals("paper", around(0.92)), id=2),
     ]
     headlines = conclusions_of(results, compare(results, by_image(results))).headlines
-    assert headlines[0].startswith("simple is better than ws: both tuned, their test accuracy is 93.0% and 90.0%")
+    assert headlines[0].startswith(
+        "simple is better than ws: both with configurations given as tuned after 40 epochs, their test accuracy is "
+    )
     assert (
         "3.0 points apart (95% interval 2.8 to 3.2, 2.8 to 3.2 for new test images too; better in 20 of 20 rounds)"
         in headlines[0]
     )
-    assert any(line.startswith("Tuning harmed ws: test accuracy 90.0% tuned, 92.0%") for line in headlines)
     assert any(
-        line.startswith("Tuning made no practical difference to simple (a difference below 0.5 points counts as none)")
+        line.startswith("The configuration given as tuned harmed ws: test accuracy 90.0% with it, 92.0%")
+        for line in headlines
+    )
+    assert any(
+        line.startswith("The configuration given as tuned made no practical difference to simple (a difference below ")
         for line in headlines
     )
 
@@ -65,9 +74,9 @@ def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> N
     ]
     lines = conclusions_of(results, compare(results, by_image(results))).headlines
     assert [line.partition(", their test accuracy")[0] for line in lines[:3]] == [
-        "ws is better than simple: both tuned",
-        "ws-aux is better than simple: both with the paper's configuration",
-        "ws-aux is better than ws: both with the paper's configuration",
+        "ws is better than simple: both with configurations given as tuned after 40 epochs",
+        "ws-aux is better than simple: both with the paper's configuration after 40 epochs",
+        "ws-aux is better than ws: both with the paper's configuration after 40 epochs",
     ]
     assert all(line.startswith("Tuning improved") for line in lines[3:])
 

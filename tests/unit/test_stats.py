@@ -148,14 +148,6 @@ def test_sign_flip_of_many_rounds_is_sampled() -> None:
     assert actual.p == pytest.approx(scipy_stats.ttest_1samp(d, 0).pvalue, abs=0.02)
 
 
-@given(accuracies)
-def test_expected_maximum_is_the_mean_over_all_subsets(values: list[float]) -> None:
-    actual = stats.expected_maximum(values)
-    for k in range(1, len(values) + 1):
-        highest = [max(chosen) for chosen in itertools.combinations(values, k)]
-        assert actual[k - 1] == pytest.approx(np.mean(highest))
-
-
 def test_holm() -> None:
     """Holm's own example of stepping down: order kept, monotone, at most 1."""
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

@@ -6,7 +6,7 @@ from hpo.analysis.tuning import tuning_of
 from hpo.experiment.page import PageTable
 from hpo.report.formats import NOTHING
 from hpo.report.sections.tuning import AT_LEAST, tuning_parts
-from hpo.report.sentences import tuning_verdict
+from hpo.report.sentences import overtuning_sentence, tuning_verdict
 from hpo.results.records import StudyResult
 from hpo.study.spec import builtin_spec
 from tests.support.results import finals, run, study
@@ -55,6 +55,14 @@ def test_every_confirmed_configuration_shows_what_its_lead_was_worth() -> None:
     assert third.confirm_lead_error == pytest.approx(0.0)  # rounds share what they have in common
     assert third.confirm_error == pytest.approx(0.01)
     assert (paper.search_lead, paper.confirm_lead, paper.lost) == (None, None, None)
+    over = tuning.overtuning
+    assert over is not None
+    assert (over.incumbents, over.confirmed, over.last, over.best) == (3, 3, "trial 7", "trial 3")
+    assert over.lost == pytest.approx(0.01)
+    assert overtuning_sentence(tuning) == (
+        "Overtuning: 3 of the 3 configurations that were its best so far were confirmed; trial 3 is 1.00 points better "
+        "in confirm than trial 7, which the search took for better later on."
+    )
     parts = tuning_parts([tuning])
     (table,) = [part for part in parts if isinstance(part, PageTable) and part.caption.startswith("Every confirmed")]
     assert table.rows[1][1:] == (

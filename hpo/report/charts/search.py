@@ -132,19 +132,29 @@ def budget_chart(curves: Sequence[BudgetCurve], models: Sequence[str] = ()) -> g
     for index, curve in enumerate(curves):
         observed = [(k, v) for k, v in enumerate(curve.observed, start=1) if not math.isnan(v)]
         scale = Scale(curve.metric)
-        for name, points, dash, colour in (
-            ("random trials, expected", list(enumerate(curve.random, start=1)), "dash", INK),
-            ("this search, observed", observed, "solid", colours[curve.model]),
+        ends = [[(k, v) for k, v in enumerate(end, start=1) if v is not None] for end in (curve.worst, curve.best)]
+        for place, (name, points, dash, colour) in enumerate(
+            (
+                ("random trials, median", list(enumerate(curve.random, start=1)), "dash", INK),
+                ("95% band", ends[0], "dot", INK),
+                ("95% band", ends[1], "dot", INK),
+                ("this search, observed", observed, "solid", colours[curve.model]),
+            )
         ):
             figure.add_trace(
                 go.Scatter(
                     x=[k for k, _ in points],
                     y=scale.drawn(v for _, v in points),
                     mode="lines",
-                    line={"color": colour, "dash": dash, "width": 2, "shape": "hv" if dash == "solid" else "linear"},
+                    line={
+                        "color": colour,
+                        "dash": dash,
+                        "width": 1 if dash == "dot" else 2,
+                        "shape": "hv" if dash == "solid" else "linear",
+                    },
                     name=name,
                     legendgroup=name,
-                    showlegend=index == 0,
+                    showlegend=index == 0 and place != 2,  # the band has two ends
                     hovertemplate=f"{name}<br>%{{x}} trials: %{{y:{scale.hover}<extra></extra>",
                 ),
                 **cell(index),

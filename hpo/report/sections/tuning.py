@@ -17,7 +17,7 @@ from hpo.report.formats import (
     signed,
     value,
 )
-from hpo.report.sentences import tuning_verdict
+from hpo.report.sentences import overtuning_sentence, tuning_verdict
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}  # by torch's names
@@ -32,6 +32,9 @@ def tuning_parts(tunings: Sequence[Tuning]) -> Iterable[Part]:
         yield _stages(of_metric)
         if any(tuning.confirmed for tuning in of_metric):
             yield _optimism(of_metric)
+        overtuned = [(tuning, overtuning_sentence(tuning)) for tuning in of_metric]
+        if any(line for _, line in overtuned):
+            yield Bullets(lines=tuple(f"{tuning.study}: {line}" for tuning, line in overtuned if line))
     good = " or ".join(dict.fromkeys("high" if tuning.metric.maximize else "low" for tuning in tunings))
     yield (
         f"The search value comes from a single training and was selected for being {good}; the confirm phase repeats "
