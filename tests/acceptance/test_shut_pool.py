@@ -63,3 +63,33 @@ def test_who_opens_it_early_is_on_record_and_on_top_of_the_report(hpo: Hpo) -> N
     assert "ws (2 of 2 trials)" in cautions(hpo)
     first = hpo.json("ledger")[0]
     assert (first["study"], first["deleted"]) == ("looked-at", True)
+
+
+def test_more_rounds_are_the_next_look_or_said_to_be_undeclared(hpo: Hpo) -> None:
+    """What a study declared is what it was created with; the ledger says which look an opening belonged to."""
+    declared = hpo.study(**{**SMALL, "trials": 0}, name="declared")
+    refused = hpo.refused("study", "create", "--file", declared, "--looks", "2,2", code=2)
+    assert refused == "hpo: --looks: must be numbers of rounds, each above the one before, not [2, 2]"
+    assert "not numbers separated by commas" in hpo.refused(
+        "study", "create", "--file", declared, "--looks", "2;4", code=2
+    )
+    hpo("study", "create", "--file", declared, "--looks", "1,2")
+    for rounds in (1, 2, 3):
+        said = hpo("evaluate", "--study", "declared", "--label", "paper", "--rounds", str(rounds)).output
+        beyond = "1 of them are beyond the rounds that the study was created with (1, 2)"
+        assert (beyond in said) == (rounds == 3)
+        hpo(*DRAIN)
+    assert [(entry["round"], entry["look"]) for entry in hpo.json("ledger")] == [(0, 1), (1, 2), (2, 3)]
+    assert "1, 2, 3" in hpo("ledger").stdout
+    assert hpo.json("evaluate", "--study", "declared", "--label", "paper", "--rounds", "3")["beyond"] == 1
+
+
+def test_a_plan_needs_a_spread(hpo: Hpo) -> None:
+    """Nothing is measured before two configurations have rounds in common."""
+    hpo.create(**SMALL)
+    assert "give --spread" in hpo.refused("study", "plan", "--difference", "0.5", code=2)
+    needs = hpo.json("study", "plan", "--difference", "0.5", "--spread", "0.9", "--search-spread", "0.6")
+    assert [(need["unit"], need["number"]) for need in needs] == [("rounds", 37)] * 2 + [("repeats", 19)] * 2
+    looked = hpo.json("study", "plan", "--difference", "0.5", "--spread", "0.9", "--looks", "3")
+    assert looked[0]["looks"]["declared"] == [14, 28, 41]
+    assert "two models" in hpo("study", "plan", "--difference", "0.5", "--spread", "0.9", "--looks", "3").stdout

@@ -37,8 +37,8 @@ def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
     )
     assert "+3.0 points (95% interval +3.0 to +3.0" in headlines[1]
     without = conclusions_of(results, compare(results)).headlines
-    assert without[0].startswith("ws-aux is better than ws on these test images: both tuned")
-    assert without[1].startswith("Tuning improved ws on these test images: ")
+    assert without[0].startswith("ws-aux is better than ws on these test images: both with config")
+    assert without[1].startswith("The configuration given as tuned improved ws on these test images: ")
 
 
 def test_the_worse_model_is_never_called_better() -> None:
@@ -78,7 +78,7 @@ def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> N
         "ws-aux is better than simple: both with the paper's configuration after 40 epochs",
         "ws-aux is better than ws: both with the paper's configuration after 40 epochs",
     ]
-    assert all(line.startswith("Tuning improved") for line in lines[3:])
+    assert all(line.startswith("The configuration given as tuned improved") for line in lines[3:])
 
 
 @pytest.mark.parametrize("source", [7, "paper"])
