@@ -216,7 +216,8 @@ def test_export_is_read_back(hpo: Hpo) -> None:
     assert hpo.json("trial", "show", "again", "1")["params"] == tuned
     made = hpo.json("evaluate", "tuned.toml", "--study", "alone")
     same = tuned == tomllib.loads(text)["paper"]
-    assert made == {"study": "alone", "epochs": 1, "label": "paper" if same else "tuned", "added": 2, "rounds": 2}
+    asked = {"study": "alone", "epochs": 1, "label": "paper" if same else "tuned", "added": 2, "rounds": 2}
+    assert made == {**asked, "looks": [2], "beyond": 0}
     train(hpo)
     (final,) = hpo.show("alone")["final"]
     assert final["params"] == tuned
