@@ -84,7 +84,7 @@ def _is_seeded(result: StudyResult, opened: Sequence[LedgerEntry]) -> bool:
         _configuration(entry)[1]
         for entry in opened
         if entry.model == result.model and entry.opened_at < result.created_at and entry.study_id != result.id
-        if entry.label != result.reference_label
+        if entry.label != result.spec.reference_label
     }
     return bool(result.trials.total) and not tested.isdisjoint({first, reference})
 

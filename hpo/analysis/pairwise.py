@@ -85,6 +85,11 @@ def settings_of(results: Iterable[StudyResult]) -> list[Setting]:
     return settings
 
 
+def experiments_in(results: Iterable[StudyResult], setting: Setting) -> tuple[str, ...]:
+    """The names of the experiments in a setting."""
+    return tuple(dict.fromkeys(r.experiment for r in results if setting.admits(setting_of(r))))
+
+
 def place_of(result: StudyResult, settings: Sequence[Setting]) -> int:
     """The number of a study's setting among these."""
     setting = setting_of(result)
@@ -239,7 +244,7 @@ def _pair(
     by_round_a, by_round_b = _by_round(*a), _by_round(*b)
     tested_a, tested_b = _tested_on(*a), _tested_on(*b)
     paired = [r for r in sorted(by_round_a.keys() & by_round_b.keys()) if tested_a[r] == tested_b[r]]
-    looks = looks_of([declared_looks(result) for result, _ in (a, b)], min(_asked(*a), _asked(*b)))
+    looks = looks_of([result.spec.looks for result, _ in (a, b)], min(_asked(*a), _asked(*b)))
     every = distinct_rounds(paired, a, b, scores)
     common = [r for r in every if r < looks.now]
     if not common:
@@ -268,12 +273,6 @@ def _pair(
         undeclared=_undeclared(every, looks, a, b) if len(every) > len(common) else None,
         items_name=f"test {a[0].spec.traits.items}",
     )
-
-
-def declared_looks(result: StudyResult) -> tuple[int, ...]:
-    """The rounds after which a study said from the start that it would be looked at."""
-    protocol = result.spec.protocol
-    return protocol.looks or (protocol.final_rounds,)
 
 
 def _asked(result: StudyResult, label: str) -> int:

@@ -1,8 +1,13 @@
 """`hpo study plan`: how many rounds and repeats a comparison takes."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hpo.cli.context import Context, FiniteRange, format_option, pass_context, print_json, print_table
+
+if TYPE_CHECKING:
+    from hpo.analysis.planning import Need
 
 
 @click.command()
@@ -14,7 +19,7 @@ from hpo.cli.context import Context, FiniteRange, format_option, pass_context, p
 )
 @click.option(
     "--power",
-    type=FiniteRange(0.05, 0.999),
+    type=FiniteRange(0.5, 0.999),
     default=0.8,
     help="The share of cases in which it is to be found.",
 )
@@ -27,9 +32,9 @@ from hpo.cli.context import Context, FiniteRange, format_option, pass_context, p
 @click.option(
     "--search-spread",
     type=FiniteRange(1e-12, 1e12),
-    help="The same between repeats of the searches. [default: as measured in the database]",
+    help="The same between repeats of the searches. [default: as measured, where --spread is not given]",
 )
-@click.option("--models", type=click.IntRange(1, 100), default=3, help="How many models, where a spread is given.")
+@click.option("--models", type=click.IntRange(1, 100), default=3, help="How many models, where --spread is given.")
 @format_option
 @pass_context
 def plan(
@@ -54,38 +59,22 @@ def plan(
     """
     from dataclasses import asdict
 
-    from hpo.analysis.planning import families, need, needs_of
-    from hpo.errors import UsageError
-    from hpo.report.terminal_plan import in_unit, needs_table
+    from hpo.analysis.planning import families, need
+    from hpo.api.plan import measured_needs
+    from hpo.report.terminal_plan import needs_table
 
-    given = [(spread, "rounds"), (search_spread, "repeats")]
-    needs = [
-        need(what, difference, power, width, comparisons=comparisons, unit=unit, looks=looks if unit == "rounds" else 1)
-        for width, unit in given
-        if width is not None
-        for what, comparisons in families(models)
-    ]
-    if not needs:
-        from hpo.analysis.comparison import compare
-        from hpo.report.contents import shipped_report_of
-        from hpo.report.scores import scores_of
-        from hpo.report.views import read_columns
-        from hpo.results import queries
-        from hpo.results.records import models_of
-
-        engine = context.engine()
-        results, shipped = queries.all_results(engine), shipped_report_of(None)
-        comparison = compare(results, scores_of(results, {r.id: read_columns(engine, r, shipped) for r in results}))
-        metrics, models = {pair.metric for pair in comparison.pairs}, len(models_of(results))
-        if len(metrics) > 1:
-            names = ", ".join(sorted(metric.name for metric in metrics))
-            raise UsageError(f"the results here are of several metrics ({names}): give --spread, in the unit of one")
-        needs = [need for metric in metrics for need in needs_of(comparison, in_unit(metric, difference), power, looks)]
-    if not needs:
-        raise UsageError(
-            "no two configurations here have two final rounds in common whose difference varies, so nothing is known "
-            "of its spread: give --spread"
-        )
+    needs: list[Need] = []
+    if spread is None:
+        needs, models = measured_needs(context.engine(), difference, power, looks=looks)
+        if search_spread is not None:
+            needs = [measured for measured in needs if measured.unit == "rounds"]
+    for width, unit in ((spread, "rounds"), (search_spread, "repeats")):
+        if width is not None:
+            seen = looks if unit == "rounds" else 1
+            needs += [
+                need(what, difference, power, width, comparisons=comparisons, unit=unit, looks=seen)
+                for what, comparisons in families(models)
+            ]
     if form == "json":
         print_json([asdict(need) for need in needs])
     else:

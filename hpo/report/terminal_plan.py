@@ -1,6 +1,5 @@
 """`hpo study plan` on the terminal (rich): what each comparison takes."""
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -8,18 +7,10 @@ from rich.markup import escape
 from rich.text import Text
 
 from hpo.analysis.planning import Need
-from hpo.experiment.metric_info import MetricInfo
 from hpo.report.formats import NOTHING, Scale, figures
 from hpo.report.terminal import add_numbers, add_words, plain_table
 from hpo.study import limits
 from hpo.study.repeats import comparisons_of, fewest_repeats
-
-
-def in_unit(metric: MetricInfo, difference: float) -> float:
-    """A difference as people give it, as the analysis has it: points are hundredths, a ratio has a logarithm."""
-    if metric.is_relative:
-        return math.log1p(difference)
-    return difference / 100 if Scale(metric).is_percent else difference
 
 
 def needs_table(needs: Sequence[Need], difference: float, power: float, *, models: int) -> RenderableType:

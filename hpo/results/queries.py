@@ -242,7 +242,8 @@ def result_of(
     by_kind: dict[str, list[TrainingRecord]] = {"search": [], "confirm": [], "final": []}
     spec = spec_of(row)
     for run in runs:
-        by_kind[run.kind].append(replace(run, label=shown_label(spec, run.label)))
+        shown = shown_label(spec, run.label)
+        by_kind[run.kind].append(run if shown == run.label else replace(run, label=shown))
     tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned, spec)
     trials = TrialCounts(**_count(by_kind["search"]))
     in_order = sorted(by_kind["confirm"], key=lambda run: run.round or 0)

@@ -220,7 +220,7 @@ class StudyResult:
 
     @property
     def reference_label(self) -> str:
-        """What slots and tables call the configuration to compare with."""
+        """What tables and sentences call the configuration to compare with."""
         return self.spec.shown_reference
 
     @property

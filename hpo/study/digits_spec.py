@@ -108,7 +108,7 @@ class DigitsProtocol(Record):
 
     @model_validator(mode="after")
     def _begins_with_its_rounds(self) -> Self:
-        check_looks(self)
+        check_looks(self.looks, self.final_rounds)
         return self
 
     @property

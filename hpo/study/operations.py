@@ -292,7 +292,7 @@ def evaluate(
         label=label,
         added=added,
         rounds=requested,
-        looks=spec.protocol.looks or (spec.protocol.final_rounds,),
+        looks=spec.looks,
     )
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
@@ -107,24 +106,10 @@ def _ascending(looks: tuple[int, ...]) -> tuple[int, ...]:
 LookRounds = Annotated[tuple[Few, ...], BeforeValidator(_as_tuple), AfterValidator(_ascending)] | None
 
 
-class HasLooks(typing.Protocol):
-    """The rounds of a protocol."""
-
-    @property
-    def final_rounds(self) -> int:
-        """Of each configuration, to begin with."""
-
-    @property
-    def looks(self) -> tuple[int, ...] | None:
-        """How many rounds there are when their results are looked at; None: that once."""
-
-
-def check_looks(protocol: HasLooks) -> None:
+def check_looks(looks: Sequence[int] | None, final_rounds: int) -> None:
     """Raise ValueError unless the first look is at the rounds that a study begins with."""
-    if protocol.looks is not None and protocol.looks[0] != protocol.final_rounds:
-        raise ValueError(
-            f"looks: the first is at final_rounds, that is {protocol.final_rounds}, not at {protocol.looks[0]}"
-        )
+    if looks is not None and looks[0] != final_rounds:
+        raise ValueError(f"looks: the first is at final_rounds, that is {final_rounds}, not at {looks[0]}")
 
 
 class Protocol(Record):
@@ -140,7 +125,7 @@ class Protocol(Record):
 
     @model_validator(mode="after")
     def _begins_with_its_rounds(self) -> Self:
-        check_looks(self)
+        check_looks(self.looks, self.final_rounds)
         return self
 
     if TYPE_CHECKING:  # of the first format alone: whoever asks for these has made sure that a study is of that one
@@ -273,6 +258,11 @@ class StudySpec(Record):
     def parsed_space(self) -> Space:
         """What is tuned, in the order of every table and file, and what is constant."""
         return Space.from_plain(self.space)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The numbers of final rounds at which results are looked at, as was said when the study was created."""
+        return self.protocol.looks or (self.protocol.final_rounds,)
 
     @property
     def shown_reference(self) -> str:

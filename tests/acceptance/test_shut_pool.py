@@ -90,6 +90,7 @@ def test_a_plan_needs_a_spread(hpo: Hpo) -> None:
     assert "give --spread" in hpo.refused("study", "plan", "--difference", "0.5", code=2)
     needs = hpo.json("study", "plan", "--difference", "0.5", "--spread", "0.9", "--search-spread", "0.6")
     assert [(need["unit"], need["number"]) for need in needs] == [("rounds", 37)] * 2 + [("repeats", 19)] * 2
+    assert "0.5" in hpo.refused("study", "plan", "--difference", "0.5", "--spread", "1", "--power", "0.1", code=2)
     looked = hpo.json("study", "plan", "--difference", "0.5", "--spread", "0.9", "--looks", "3")
     assert looked[0]["looks"]["declared"] == [14, 28, 41]
     assert "two models" in hpo("study", "plan", "--difference", "0.5", "--spread", "0.9", "--looks", "3").stdout

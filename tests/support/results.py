@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from hpo.analysis.items import ItemScores, ScoredRound
+from hpo.analysis.search_history import Trial
+from hpo.experiment.spaces import Value
 from hpo.results.queries import result_of
 from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.spec import StudySpec, builtin_spec
@@ -102,6 +104,21 @@ COURSE = [0.001 * ((7 * r) % 11 - 5) for r in range(20)]
 def around(level: float, wobble: float = 0.0005) -> list[float]:
     """The accuracies of 20 rounds around a level, on a course that all configurations share: pairing helps."""
     return [level + c + wobble * (-1) ** (i // 2) for i, c in enumerate(COURSE)]
+
+
+def random_trial(order: int, value: float, params: tuple[Value | None, ...] = ()) -> Trial:
+    """A complete trial of a search, proposed at random and never pruned."""
+    return Trial(
+        order=order,
+        number=order,
+        state="complete",
+        random=True,
+        unbiased=True,
+        reference=False,
+        value=value,
+        epochs=3,
+        params=params,
+    )
 
 
 def searched() -> StudyResult:

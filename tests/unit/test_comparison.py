@@ -80,6 +80,30 @@ def test_other_settings_are_not_mixed(changes: dict[str, Any], words: str) -> No
     )
 
 
+def test_settings_that_differ_in_the_seed_alone_have_tags_of_their_own() -> None:
+    """Else two sentences on one model would stand beside each other, and contradict."""
+    tree = builtin_spec("ws").model_dump(by_alias=True)
+    tree["protocol"]["seed"], tree["name"] = 7, "other"
+    runs = finals("tuned", around(0.9)) + finals("paper", around(0.87, 0.001))
+    results = [study("ws", runs), study("ws", runs, spec=builtin_spec("ws").model_validate(tree), id=2)]
+    tags = [line.rpartition(" [")[2] for line in conclusions_of(results, compare(results)).headlines]
+    assert tags == ["40 epochs, setting 1]", "40 epochs, setting 2]"]
+
+
+def test_the_papers_configuration_is_the_papers() -> None:
+    """A file's own [paper] is a reference like any other in all that is shown; what slots call it stays."""
+    tree = builtin_spec("ws").model_dump(by_alias=True)
+    tree["paper"]["dropout"] = 0.4
+    spec = builtin_spec("ws").model_validate(tree)
+    tuned = {"params": tree["paper"], "source": "paper", "confirm_mean": 0.9}
+    (row,) = [study("ws", finals("paper", around(0.9)), spec=spec, tuned=tuned)]
+    assert (spec.reference_label, row.reference_label) == ("paper", "reference")
+    assert [(final.label, final.same_as) for final in row.final] == [("tuned", "reference"), ("reference", None)]
+    assert conclusions_of([row], compare([row])).headlines == (
+        "What tuning brings ws is open: the reference configuration won the confirm phase, and no other was tested.",
+    )
+
+
 def test_a_round_that_collapses_gets_a_caution() -> None:
     """Its number stands in the note of its row, which is no longer to be read as the others'."""
     values = [0.9 + 0.001 * (r % 5) for r in range(12)]

@@ -22,7 +22,7 @@ from hpo.report.sections.dependence import dependence_parts, sentences
 from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.digits_spec import METRICS, constant_answer
 from hpo.study.spec import HYPERPARAMETERS, ModelName, builtin_spec
-from tests.support.results import run, study
+from tests.support.results import random_trial, run, study
 
 
 @pytest.fixture(autouse=True)
@@ -223,20 +223,7 @@ def test_a_paper_outside_the_range_is_moved_and_said() -> None:
 
 def search_of(trials: list[dict[str, float]]) -> tuple[SearchHistory, list[Trial]]:
     names, spec = HYPERPARAMETERS["ws-aux"], builtin_spec("ws-aux")
-    made = [
-        Trial(
-            order=i,
-            number=i,
-            state="complete",
-            random=True,
-            unbiased=True,
-            reference=False,
-            value=0.7 + 0.01 * i,
-            epochs=3,
-            params=tuple(one[name] for name in names),
-        )
-        for i, one in enumerate(trials)
-    ]
+    made = [random_trial(i, 0.7 + 0.01 * i, tuple(values[name] for name in names)) for i, values in enumerate(trials)]
     search = replace(search_data(study("ws-aux", [], spec)), trials=tuple(made))
     return search, made
 

@@ -15,11 +15,11 @@ from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships 
 
 from hpo.analysis import stats
 from hpo.analysis.pairwise import FAMILIES, pairs_of, setting_of
-from hpo.analysis.search_history import SearchHistory, Trial, budget_data
+from hpo.analysis.search_history import SearchHistory, budget_data
 from hpo.digits.answers import RoundAnswers
 from hpo.study.digits_spec import METRICS
 from tests.support.answers import new_image_intervals
-from tests.support.results import finals, study
+from tests.support.results import finals, random_trial, study
 
 Floats = NDArray[np.float64]
 
@@ -171,20 +171,7 @@ def test_the_band_of_the_tuning_curve_holds_for_all_budgets_together(decimals: i
 
 def history_of(values: list[float]) -> SearchHistory:
     """A search of random trials alone."""
-    trials = tuple(
-        Trial(
-            order=i,
-            number=i,
-            state="complete",
-            random=True,
-            unbiased=True,
-            reference=False,
-            value=value,
-            epochs=1,
-            params=(),
-        )
-        for i, value in enumerate(values, start=1)
-    )
+    trials = tuple(random_trial(i, value) for i, value in enumerate(values, start=1))
     return SearchHistory(
         study="ws",
         model="ws",

@@ -91,9 +91,11 @@ def test_a_search_that_begins_with_what_was_tested_is_said_on_top() -> None:
     spec = builtin_spec("ws")
     tuned = {name: value * 0.5 for name, value in spec.reference.items()}
     seeded = spec.model_validate({**spec.model_dump(by_alias=True), "tuned": tuned})
+    given = spec.model_validate({**spec.model_dump(by_alias=True), "paper": {**spec.reference, "dropout": 0.4}})
     search = [run("search", 0, started_at=1.0)]
     tested = [replace(ENTRY, params=tuned), replace(ENTRY, params=dict(spec.reference), label="paper")]
-    for of_study, expected in ((seeded, True), (spec, False)):
+    tested.append(replace(ENTRY, params=dict(given.reference), label="paper"))  # its label, whatever reports call it
+    for of_study, expected in ((seeded, True), (spec, False), (given, False)):
         later = study("ws", search, of_study, id=2, name="later", created_at=200.0)
         lines_ = [line for line in cautions([later], tested) if "began with a configuration" in line]
         assert bool(lines_) is expected

@@ -5,7 +5,8 @@ import pytest
 from hpo.analysis.comparison import compare
 from hpo.analysis.pairwise import BETWEEN_REFERENCE, BETWEEN_TUNED, TUNING
 from hpo.analysis.tuning import tuning_of
-from hpo.report.sentences import budget_warning, conclusions_of, tuning_verdict
+from hpo.report.cautions import budget_warning
+from hpo.report.sentences import conclusions_of, tuning_verdict
 from hpo.study.spec import builtin_spec
 from tests.support.results import PARAMS, around, by_image, finals, run, study
 
