@@ -121,7 +121,7 @@ def between_sentence(pair: Pair) -> str:
 
 def _how(pair: Pair) -> str:
     """Which configurations of the two models are compared, and after how many epochs."""
-    after = f" after {pair.epochs} epochs" if pair.epochs else ""
+    after = f" at {pair.epochs} epochs" if pair.epochs else ""
     if pair.kind == BETWEEN_REFERENCE:
         return f"both with {reference(pair.a.label)}{after}"
     tuned = [side for side in (pair.a, pair.b) if side.label == TUNED]
@@ -153,7 +153,7 @@ def tuning_sentence(pair: Pair) -> str:
         verdict = f"{tuning} {did} {model} on these {pair.items_name}{_immaterial(pair)}"
     else:
         verdict = f"whether {tuning} changed {model} is not settled"
-    after = f" after {pair.epochs} epochs" if pair.epochs else ""
+    after = f" at {pair.epochs} epochs" if pair.epochs else ""
     return (
         f"{verdict[0].upper()}{verdict[1:]}: test {scale.name} {scale.value(pair.a.mean)} "
         f"{'tuned by one search' if pair.a.trials else 'with it'}, {scale.value(pair.b.mean)} with "

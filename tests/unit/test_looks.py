@@ -112,7 +112,7 @@ def test_rounds_that_nobody_declared_are_told_and_do_not_count() -> None:
     assert (pair.undeclared.added, pair.undeclared.rounds, pair.undeclared.looks) == (8, 16, (8, 16))
     assert pair.undeclared.p < pair.undeclared.p_over_looks
     (line,) = [line for line in conclusions_of(results, comparison).cautions if "nobody had declared" in line]
-    assert line.startswith("8 rounds of ws and simple (both with configurations given as tuned after 40 ")
+    assert line.startswith("8 rounds of ws and simple (both with configurations given as tuned at 40 ")
     assert "at 8 and 16 rounds" in line
 
 

@@ -27,7 +27,7 @@ def test_a_clear_difference_is_stated_with_its_uncertainty() -> None:
     assert pair.pairing.variance_ratio < 0.5
     headlines = conclusions_of(results, comparison).headlines
     assert headlines[0].startswith(
-        "ws-aux is better than ws: both with configurations given as tuned after 40 epochs, their test accuracy is "
+        "ws-aux is better than ws: both with configurations given as tuned at 40 epochs, their test accuracy is "
     )
     assert (
         "8.0 points apart (95% interval 7.8 to 8.2, 7.8 to 8.2 for new test images too; better in 20 of 20 rounds)"
@@ -50,7 +50,7 @@ def test_the_worse_model_is_never_called_better() -> None:
     ]
     headlines = conclusions_of(results, compare(results, by_image(results))).headlines
     assert headlines[0].startswith(
-        "simple is better than ws: both with configurations given as tuned after 40 epochs, their test accuracy is "
+        "simple is better than ws: both with configurations given as tuned at 40 epochs, their test accuracy is "
     )
     assert (
         "3.0 points apart (95% interval 2.8 to 3.2, 2.8 to 3.2 for new test images too; better in 20 of 20 rounds)"
@@ -75,9 +75,9 @@ def test_a_model_that_is_not_tuned_yet_is_compared_with_the_papers_values() -> N
     ]
     lines = conclusions_of(results, compare(results, by_image(results))).headlines
     assert [line.partition(", their test accuracy")[0] for line in lines[:3]] == [
-        "ws is better than simple: both with configurations given as tuned after 40 epochs",
-        "ws-aux is better than simple: both with the paper's configuration after 40 epochs",
-        "ws-aux is better than ws: both with the paper's configuration after 40 epochs",
+        "ws is better than simple: both with configurations given as tuned at 40 epochs",
+        "ws-aux is better than simple: both with the paper's configuration at 40 epochs",
+        "ws-aux is better than ws: both with the paper's configuration at 40 epochs",
     ]
     assert all(line.startswith("The configuration given as tuned improved") for line in lines[3:])
 
