@@ -33,6 +33,8 @@ COMMANDS = {  # name -> module and function; read on use alone
     "ledger": "hpo.cli.ledger:ledger",
     "trial": "hpo.cli.trial:trial",
     "dashboard": "hpo.cli.dashboard:dashboard",
+    "user": "hpo.cli.user:user",
+    "token": "hpo.cli.token:token",
     "data": "hpo.digits.command:data",
     "db": "hpo.cli.db:db",
     "doctor": "hpo.cli.doctor:doctor",

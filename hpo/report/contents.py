@@ -1,6 +1,6 @@
 """Contents: all that the report shows, read from the database once and computed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -22,7 +22,7 @@ from hpo.report.scores import scores_of
 from hpo.report.sentences import Conclusions, conclusions_of
 from hpo.report.shipped import ShippedReport
 from hpo.report.views import Columns, read_columns, view_of
-from hpo.results.queries import all_results
+from hpo.results.queries import all_results, study_result
 from hpo.results.records import StudyResult
 from hpo.storage.engine import display_url
 from hpo.storage.ledger import LedgerEntry, read_ledger
@@ -34,6 +34,7 @@ class Contents:
 
     made_at: str  # UTC
     database: str  # its URL without a password
+    chosen: tuple[str, ...]  # the studies that it is of, where somebody chose them; none: all
     results: tuple[StudyResult, ...]
     comparison: Comparison
     conclusions: Conclusions
@@ -53,16 +54,21 @@ class Contents:
 
 
 def gather(
-    engine: Engine, shipped_report: ShippedReport | None = None, experiments: Sequence[Description] = ()
+    engine: Engine,
+    shipped_report: ShippedReport | None = None,
+    experiments: Sequence[Description] = (),
+    *,
+    names: Collection[str] = (),
 ) -> Contents:
     """Read the database once and compute everything.
 
     `shipped_report` is the shipped experiment's part, None: on the data that every installation has. The sections of
-    `experiments` are added, each made in a process of its own.
+    `experiments` are added, each made in a process of its own. With `names` it is of these studies alone, and says so;
+    StudyNotFound where one of them is not there.
     """
     if shipped_report is None:
         shipped_report = shipped_report_of(None)
-    results = all_results(engine)
+    results = [study_result(engine, name) for name in sorted(names)] if names else all_results(engine)
     columns = {result.id: read_columns(engine, result, shipped_report) for result in results}
     scores = scores_of(results, columns)
     comparison, ledger = compare(results, scores), read_ledger(engine)
@@ -70,6 +76,7 @@ def gather(
     return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         database=display_url(engine),
+        chosen=tuple(sorted(names)),
         results=tuple(results),
         comparison=comparison,
         conclusions=conclusions_of(results, comparison, opened_pools(ledger, results, comparison)),

@@ -72,6 +72,8 @@ def page(report: Contents) -> str:
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # 5 MB: read when needed
 
     subtitle = f"Made {report.made_at} from {report.database}"
+    if report.chosen:
+        subtitle += f"; only of the studies that its reader chose: {', '.join(report.chosen)}"
     return render("Fair comparison of models", subtitle, outline.sections_of(report), get_plotlyjs())
 
 

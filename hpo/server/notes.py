@@ -125,10 +125,11 @@ def _write(
         drawn = {} if comparison is None else figures_of(result, comparison)
         confirm = {name: drawn[name] for name in ("hpo-confirm",) if name in drawn}
         final = {name: drawn[name] for name in ("hpo-final",) if name in drawn}
+        searched, tested = (f"{items} {Scale(result.metric).name}" for items in ("validation", "test"))
         pages += [
-            Page(study_id=row.search_study_id, note=note_of(result, paired), figures=drawn),
-            Page(study_id=row.confirm_study_id, note=confirm_note_of(result), figures=confirm),
-            Page(study_id=row.final_study_id, note=final_note_of(result), figures=final),
+            Page(study_id=row.search_study_id, metric=searched, note=note_of(result, paired), figures=drawn),
+            Page(study_id=row.confirm_study_id, metric=searched, note=confirm_note_of(result), figures=confirm),
+            Page(study_id=row.final_study_id, metric=tested, note=final_note_of(result), figures=final),
         ]
     keep_pages(engine, pages, is_ours)
 

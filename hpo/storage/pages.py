@@ -17,6 +17,7 @@ from hpo.storage.engine import begin_read, begin_write
 
 PIECE = 2045  # characters per attribute: longer text is split
 _NOTE, _NOTE_VERSION, _FIGURE = "dashboard:note_str:", "dashboard:note_ver", "dashboard:plot_data:{}:"
+_METRICS = "study:metric_names"  # Optuna's attribute, one name an objective
 _TRIAL_NOTE, _TRIAL_NOTE_VERSION = "dashboard:{}:note_str:", "dashboard:{}:note_ver"
 _STUDIES, _ATTRIBUTES = models.StudyModel.__table__, models.StudySystemAttributeModel.__table__
 _TRIALS = models.TrialModel.__table__
@@ -29,6 +30,7 @@ class Page:
     """The content of the page of one of Optuna's studies."""
 
     study_id: int  # Optuna's
+    metric: str  # what its trials' values are
     note: str  # Markdown
     figures: Mapping[str, str]  # plotly's JSON by id; other figures of the study stay
 
@@ -47,6 +49,15 @@ class NotePlace(NamedTuple):
     trial_id: int | None = None
 
 
+def read_note(engine: Engine, place: NotePlace) -> Note:
+    """The note as it is; version 0 and empty where there is none, or no such study."""
+    study_id, trial_id = place
+    text, version = _note_keys(trial_id)
+    with begin_read(engine) as connection:
+        stored = _attributes(connection, [study_id]).get(study_id, {})
+    return Note(version=int(stored.get(version, 0)), body=_joined(stored, text))
+
+
 def save_note(engine: Engine, place: NotePlace, note: Note) -> Note | None:
     """Store a note if its version is the next one; else return the note that is there now.
 
@@ -54,11 +65,7 @@ def save_note(engine: Engine, place: NotePlace, note: Note) -> Note | None:
     study, or no such trial in it.
     """
     study_id, trial_id = place
-    text, version = (
-        (_NOTE, _NOTE_VERSION)
-        if trial_id is None
-        else (_TRIAL_NOTE.format(trial_id), _TRIAL_NOTE_VERSION.format(trial_id))
-    )
+    text, version = _note_keys(trial_id)
     with begin_write(engine) as connection:
         stored = _attributes(connection, [study_id], lock=True).get(study_id)
         if stored is None:
@@ -70,6 +77,13 @@ def save_note(engine: Engine, place: NotePlace, note: Note) -> Note | None:
             return current
         _write(connection, study_id, stored, {version: note.version, **_split(note.body, text, stored)})
     return None
+
+
+def _note_keys(trial_id: int | None) -> tuple[str, str]:
+    """Of a note's text and of its version, among the attributes of its study."""
+    if trial_id is None:
+        return _NOTE, _NOTE_VERSION
+    return _TRIAL_NOTE.format(trial_id), _TRIAL_NOTE_VERSION.format(trial_id)
 
 
 def _has_trial(connection: Connection, study_id: int, trial_id: int) -> bool:
@@ -109,7 +123,7 @@ def _attributes(connection: Connection, ids: Sequence[int], *, lock: bool = Fals
 
 def _changes(page: Page, stored: Attributes, ours: Callable[[str], bool]) -> dict[str, Any]:
     """New values by key."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {_METRICS: [page.metric]} if stored.get(_METRICS) != [page.metric] else {}
     note = _joined(stored, _NOTE)
     if note != page.note and (not note or ours(note)):
         changes[_NOTE_VERSION] = (

@@ -26,6 +26,7 @@ from sqlalchemy import (
 LABEL_LENGTH = 64  # characters of a configuration's label
 WORKER_LENGTH = 200  # characters of a worker's name; host names may be long
 HOST_LENGTH = 200  # characters of a host's name, and of a device's
+USER_LENGTH = 100  # characters of a user's name, and of a token's
 IDENTITY_LENGTH, KEY_LENGTH = 32, 64  # hexadecimal digits, of a database
 TICKET_LENGTH, ID_LENGTH = 24, 8  # hexadecimal digits: a claim's ticket and a slot's id make the token of a lease
 
@@ -187,5 +188,29 @@ workers = Table(
     Column("stop_requested", Boolean, nullable=False, default=False),  # it is to end as on SIGTERM
     Column("left_at", Float),
     Column("left_why", Text),
+    sqlite_autoincrement=True,
+)
+
+users = Table(
+    "hpo_users",  # of the lab's site
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(USER_LENGTH), nullable=False, unique=True),
+    Column("role", String(8), nullable=False),
+    Column("password_hash", String(255)),  # as werkzeug writes it; null: known by a proxy's word alone
+    Column("created_at", Float, nullable=False),
+    CheckConstraint("role in ('viewer', 'editor')", name="role"),
+    sqlite_autoincrement=True,
+)
+
+tokens = Table(
+    "hpo_tokens",  # with which scripts read the site
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(USER_LENGTH), nullable=False, unique=True),
+    Column("role", String(8), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),  # SHA-256 of the token, which is stored nowhere
+    Column("created_at", Float, nullable=False),
+    CheckConstraint("role in ('viewer', 'editor')", name="role"),
     sqlite_autoincrement=True,
 )
