@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyProgress:
-    """How far a study is."""
+class StudyBar:
+    """How far a study is, for a bar."""
 
     name: str
     done: int = 0  # trainings
@@ -37,7 +37,7 @@ class ShowsProgress(Protocol):
     def message(self, text: str) -> None:
         """Show a line for people."""
 
-    def show(self, studies: Sequence[StudyProgress]) -> None:
+    def show(self, studies: Sequence[StudyBar]) -> None:
         """Bring what is shown up to date."""
 
 
@@ -79,7 +79,7 @@ class Bars:
         """A line above the bars."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, studies: Sequence[StudyProgress]) -> None:
+    def show(self, studies: Sequence[StudyBar]) -> None:
         """Move the bars."""
         if self._bars is None:
             return
@@ -97,7 +97,7 @@ class NotebookTable:
         """`publisher` is IPython's, of what a cell displays."""
         self._publisher = publisher
         self._messages: list[str] = []
-        self._studies: Sequence[StudyProgress] = ()
+        self._studies: Sequence[StudyBar] = ()
         self._display = f"hpo-progress-{id(self)}"
         self._shown = ""
 
@@ -112,7 +112,7 @@ class NotebookTable:
         self._messages.append(text)
         self._publish()
 
-    def show(self, studies: Sequence[StudyProgress]) -> None:
+    def show(self, studies: Sequence[StudyBar]) -> None:
         """Change the rows."""
         self._studies = studies
         self._publish()

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
-from hpo.api.progress import ShowsProgress, StudyProgress
+from hpo.api.progress import ShowsProgress, StudyBar
 from hpo.api.report import WrittenReport, write_report
 from hpo.api.sources import Sources
 from hpo.errors import UsageError
@@ -163,7 +163,7 @@ def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers", progres
     wake = threading.Event()
     # The signals first, so that every worker that is started will be stopped.
     with _caught_signals(wake) as caught, progress:
-        shown = [StudyProgress(name=name) for name in names]
+        shown = [StudyBar(name=name) for name in names]
         try:
             progress.show(shown)
             crew.start()
@@ -186,7 +186,7 @@ def _watch(engine: "Engine", names: Sequence[str], crew: "LocalWorkers", progres
         return caught
 
 
-def _progress(before: StudyProgress, engine: "Engine") -> StudyProgress:
+def _progress(before: StudyBar, engine: "Engine") -> StudyBar:
     """How far a study is; while the database is unreachable that is said, and the workers wait for it."""
     from hpo.errors import DatabaseUnreachable
     from hpo.storage import studies
@@ -196,12 +196,12 @@ def _progress(before: StudyProgress, engine: "Engine") -> StudyProgress:
         counts = studies.counts(engine, row.id)
     except DatabaseUnreachable:
         note = "the database does not answer"
-        return StudyProgress(name=before.name, done=before.done, total=before.total, note=note)
+        return StudyBar(name=before.name, done=before.done, total=before.total, note=note)
     total = sum(count.total for count in counts.values())
     done = total - sum(count.open for count in counts.values())
     parts = [f"{kind} {c.total - c.open}/{c.total}" for kind, c in counts.items() if c.total]
     note = f"{row.phase}{' (paused)' if row.paused else ''}: {', '.join(parts)}"
-    return StudyProgress(name=before.name, done=done, total=total, note=note)
+    return StudyBar(name=before.name, done=done, total=total, note=note)
 
 
 def _end_of_worker(log: Path, code: int) -> str:

@@ -244,7 +244,7 @@ def result_of(
     for run in runs:
         shown = shown_label(spec, run.label)
         by_kind[run.kind].append(run if shown == run.label else replace(run, label=shown))
-    tuned = _tuned(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned, spec)
+    tuned = tuned_of(json.loads(row.tuned) if isinstance(row.tuned, str) else row.tuned, spec)
     trials = TrialCounts(**_count(by_kind["search"]))
     in_order = sorted(by_kind["confirm"], key=lambda run: run.round or 0)
     ranking = confirm_ranking(map(_confirm_round, in_order), spec, reference=spec.shown_reference)
@@ -298,7 +298,8 @@ def shown_label(spec: StudySpec, label: str | None) -> str | None:
     return spec.shown_reference if label == spec.reference_label else label
 
 
-def _tuned(stored: Mapping[str, Any] | None, spec: StudySpec) -> Tuned | None:
+def tuned_of(stored: Mapping[str, Any] | None, spec: StudySpec) -> Tuned | None:
+    """The confirmed configuration as a study's row has it."""
     if stored is None:
         return None
     source = spec.shown_reference if stored["source"] == spec.reference_label else stored["source"]

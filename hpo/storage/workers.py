@@ -4,6 +4,7 @@ A worker's row is written with the renewals of its leases; while it holds none, 
 """
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,6 +13,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, select, u
 
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.schema import HOST_LENGTH, WORKER_LENGTH, workers
+
+WORK_DONE = "its work was done"  # why a worker left that ended by itself
+STOPPED = "stopped by `hpo workers stop`"
+_IN_ORDER = re.compile(rf"{WORK_DONE}|{STOPPED}|SIG[A-Z]+")
 
 ALIVE = workers.c.left_at.is_(None) & (workers.c.alive_until > now())
 
@@ -27,14 +32,20 @@ class RegisteredWorker:
     lanes: int | None  # in its population; None before it has one
     study_names: tuple[str, ...]  # that it serves; none: all
     data_digest: str
+    code_digest: str | None  # of the sources that train; None: of a worker of before it was recorded
     version: str
     completed: int  # trainings that ended with a result
     failed: int  # trainings that raised
     started_at: float
     seen_at: float
     alive_until: float  # taken for dead from then on
+    stop_requested: bool  # it is to end as on SIGTERM
     left_at: float | None
     left_why: str | None
+
+    def serves(self, study: str, data_digest: str) -> bool:
+        """Whether it trains the study of that name and data, as far as it shows."""
+        return data_digest == self.data_digest and (not self.study_names or study in self.study_names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,19 +98,25 @@ def beat_alone(engine: Engine, beat: Beat, alive_seconds: float, *, left_why: st
 
 def list_workers(engine: Engine, *, alive: bool = False) -> list[RegisteredWorker]:
     """All workers in the order they began, or those that are alive."""
-    query = select(workers).order_by(workers.c.id)
     with begin_read(engine) as connection:
-        return [_row(row) for row in connection.execute(query.where(ALIVE) if alive else query)]
+        return read_workers(connection, alive=alive)
+
+
+def read_workers(connection: Connection, *, alive: bool = False) -> list[RegisteredWorker]:
+    """As `list_workers`, within a transaction that reads other things too."""
+    query = select(workers).order_by(workers.c.id)
+    return [_row(row) for row in connection.execute(query.where(ALIVE) if alive else query)]
 
 
 def served_by_others(engine: Engine, name: str, data_digest: str, studies: Collection[tuple[int, str]]) -> set[int]:
     """Which of these studies, as id and name, a living worker other than `name` serves too; all use that data."""
-    others = [
-        worker.study_names
-        for worker in list_workers(engine, alive=True)
-        if worker.name != name[:WORKER_LENGTH] and worker.data_digest == data_digest
-    ]
-    return {id_ for id_, study in studies if any(not names or study in names for names in others)}
+    others = [worker for worker in list_workers(engine, alive=True) if worker.name != name[:WORKER_LENGTH]]
+    return {id_ for id_, study in studies if any(worker.serves(study, data_digest) for worker in others)}
+
+
+def left_in_order(why: str | None) -> bool:
+    """Whether a worker that left for this reason ended as it should: by itself, by a signal, or as it was asked."""
+    return why is not None and _IN_ORDER.fullmatch(why) is not None
 
 
 def another_lives(name: ColumnElement[Any], data_digest: ColumnElement[Any]) -> ColumnElement[bool]:

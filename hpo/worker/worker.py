@@ -24,7 +24,7 @@ from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
 from hpo.storage.identity import key_of
 from hpo.storage.optuna_storage import open_optuna
-from hpo.storage.workers import Beat, beat_alone
+from hpo.storage.workers import WORK_DONE, Beat, beat_alone
 from hpo.study.projection import project
 from hpo.study.search import Search
 from hpo.worker import signals
@@ -209,7 +209,7 @@ class Worker:
 
     def _leave(self) -> None:
         """Say in the table of workers why this one has ended, if the database answers."""
-        ended = "its work was done" if self._signal is None else signal.Signals(self._signal).name
+        ended = WORK_DONE if self._signal is None else signal.Signals(self._signal).name
         with suppress(HpoError):
             beat_alone(self.engine, self._beat(), 0.0, left_why=self._broken or ended)
 

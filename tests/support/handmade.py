@@ -4,7 +4,7 @@ The made-up accuracies follow a known law, so tests know what the report must fi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,7 @@ class Maker:
     state: Callable[[Slot], str] = lambda slot: "complete"
     paper_is_best: bool = False
     outputs: Callable[[Slot, float], bytes] | None = None
+    binds: Collection[str] = ("search",)  # kinds of slots that get a trial of Optuna's, as workers give all of them
     made: int = field(default=0, init=False)
 
     def work(self, limit: int = 1_000_000) -> int:
@@ -93,7 +94,7 @@ class Maker:
         assert slot.token is not None
         assert slot.worker is not None
         self.made += 1
-        if slot.kind == "search":
+        if slot.kind in self.binds:
             make_storage(self.engine).bind_trial(slot.id, slot.token)
         if self.fails(slot):
             text = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeError: out of <memory>'
