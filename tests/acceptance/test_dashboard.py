@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import re
 import signal
 import socket
 import subprocess
@@ -14,12 +13,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from hpo.errors import UsageError
 from hpo.results import queries
-from hpo.server.optuna_app import AddressError, serve
+from hpo.server.report_page import ReportPage
+from hpo.server.site import SiteOptions, serve_site
 from hpo.storage.engine import begin_write, open_engine
-from tests.support.browser import browse, console, needs_chromium
+from tests.support.browser import needs_chromium
 from tests.support.commandline import PATIENCE, wait_until
-from tests.support.dashboard import HPO, ask, dashboard
+from tests.support.dashboard import BEARER, HPO, TOKEN, ask, dashboard
+from tests.support.driven import browser
 from tests.support.handmade import make, small_spec
 
 
@@ -57,10 +59,10 @@ def study_page(port: int, name: str) -> dict[str, Any]:
 
 def test_page_and_studies(port: int) -> None:
     """The page opens, and the studies of our database are in it."""
-    assert ask(port, "/")[0] == 302
-    status, page = ask(port, "/dashboard")
-    assert status == 200
-    assert "<html" in page
+    for path in ("/", "/dashboard"):
+        status, page = ask(port, path)
+        assert status == 200
+        assert "<html" in page
     assert "ws" in study_names(port)
 
 
@@ -68,16 +70,17 @@ def test_page_and_studies(port: int) -> None:
 def test_headers_of_every_answer(port: int, path: str, method: str) -> None:
     """Another site's page cannot frame ours and so borrow the user's clicks; no note leads a form elsewhere."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    connection.request(method, path)
+    connection.request(method, path, headers={"Authorization": BEARER})
     answer = connection.getresponse()
     answer.read()
     connection.close()
     assert answer.status == (200 if method == "GET" else 403)
     assert answer.headers["X-Frame-Options"] == "DENY"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
     policy = "; ".join(answer.headers.get_all("Content-Security-Policy") or [])
-    assert "base-uri 'none'; form-action 'none'" in policy
+    if method == "GET":
+        assert "base-uri 'none'; form-action 'none'" in policy
     assert ("default-src 'self'" in policy) == (path == "/dashboard")  # the app's
 
 
@@ -154,7 +157,8 @@ def test_notes_are_checked(port: int, path: str, content: Any, status: int) -> N
     if isinstance(content, dict) and content.get("version") == "next":
         content["version"] = before["version"] + 1
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    connection.request("PUT", path, content if isinstance(content, str | bytes) else json.dumps(content))
+    sent = content if isinstance(content, str | bytes) else json.dumps(content)
+    connection.request("PUT", path, sent, {"Authorization": BEARER})
     answer = connection.getresponse()
     reason = answer.read().decode()
     connection.close()
@@ -173,7 +177,7 @@ def test_a_note_is_put_and_nothing_else(port: int, method: str) -> None:
 @pytest.mark.parametrize("path", ["/api/studies/1/note", "/api/studies", "/"])
 def test_large_requests_are_refused_before_they_are_read(port: int, path: str) -> None:
     """Announced in a header, or in chunks without an end."""
-    head = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\n"
+    head = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {BEARER}\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as announced:
         announced.sendall(f"{head}Content-Length: 1000000000\r\n\r\n".encode())
         assert announced.recv(100).startswith(b"HTTP/1.1 413 ")
@@ -225,8 +229,8 @@ def test_other_address_is_refused(database: str) -> None:
 @pytest.mark.parametrize("host", ["", "::", "0", "127.0.0.2", "192.168.0.1", "example.com"])
 def test_no_spelling_of_another_address_passes(database: str, host: str) -> None:
     engine = open_engine(database)
-    with pytest.raises(AddressError):
-        serve(engine, host=host)
+    with pytest.raises(UsageError):
+        serve_site(engine, SiteOptions(host=host), ReportPage(engine))
     engine.dispose()
 
 
@@ -302,14 +306,17 @@ def test_a_browser_shows_them(sqlite_url: str, open_database: Callable[[str], En
     make(open_database(sqlite_url), small_spec("ws", trials=6, rounds=3))
     with dashboard(sqlite_url) as (port, _):
         wait_until(lambda: len(study_page(port, "ws")["plotly_graph_objects"]) == 2)
-        page, log = browse(f"http://127.0.0.1:{port}/dashboard/studies/1")
-        drawn = set(re.findall(r'class="gtitle"[^>]*>(.*?)</text>', page))
-        assert drawn == {"Confirm rounds, as of hpo report", "Final rounds, as of hpo report"}
-        assert console(log) == []
-        note, log = browse(f"http://127.0.0.1:{port}/dashboard/studies/1/note")
-        assert "ws: done</h2>" in note
-        assert note.count("<table") == 2
-        assert console(log) == []
+        with browser() as chromium:
+            chromium.open(f"http://127.0.0.1:{port}/login?token={TOKEN}&next=/dashboard/studies/1")
+            chromium.wait_for("document.querySelectorAll('.gtitle').length >= 2")
+            drawn = set(chromium.evaluate("[...document.querySelectorAll('.gtitle')].map(e => e.textContent)"))
+            assert {"Confirm rounds, as of hpo report", "Final rounds, as of hpo report"} <= drawn
+            axes = "[...document.querySelectorAll('.ytitle')].map(e => e.textContent)"
+            chromium.wait_for(f"{axes}.includes('validation accuracy')")  # not "Objective 0"
+            chromium.open(f"http://127.0.0.1:{port}/dashboard/studies/1/note")
+            chromium.wait_for("document.querySelectorAll('table').length == 2")
+            assert "ws: done" in chromium.evaluate("[...document.querySelectorAll('h2')].map(e => e.textContent)")
+            assert chromium.logged == []
 
 
 def test_nothing_listens_but_loopback(port: int) -> None:

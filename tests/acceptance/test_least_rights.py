@@ -110,7 +110,9 @@ def test_a_note_may_get_shorter(hpo: Hpo) -> None:
     engine = open_engine(hpo.url)
     row = studies.get_study(engine, "ws")
     for text in ("ours" + "." * 3 * PIECE, "ours"):
-        page = Page(study_id=row.search_study_id, note=text, figures={"figure": f'"{text}"'})
+        page = Page(
+            study_id=row.search_study_id, metric="validation accuracy", note=text, figures={"figure": f'"{text}"'}
+        )
         keep_pages(engine, [page], lambda note: True)
     engine.dispose()
 

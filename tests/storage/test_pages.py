@@ -32,7 +32,7 @@ class Opened:
         self.optuna = optuna.load_study(study_name=row.name, storage=make_storage(engine))
 
     def keep(self, note: str, figures: Mapping[str, str] | None = None) -> None:
-        page = Page(study_id=self.row.search_study_id, note=note, figures=figures or {})
+        page = Page(study_id=self.row.search_study_id, metric="validation accuracy", note=note, figures=figures or {})
         keep_pages(self.engine, [page], ours)
 
     @property
@@ -97,7 +97,11 @@ def test_a_persons_note_stays(opened: Opened) -> None:
             optuna_dashboard.save_note(opened.optuna, "mine again")
         return note == "ours"
 
-    keep_pages(opened.engine, [Page(study_id=opened.row.search_study_id, note="new", figures={})], ours_until_asked)
+    keep_pages(
+        opened.engine,
+        [Page(study_id=opened.row.search_study_id, metric="validation accuracy", note="new", figures={})],
+        ours_until_asked,
+    )
     assert opened.note == "mine again"
 
 
@@ -124,7 +128,10 @@ def test_other_attributes_and_figures_stay(opened: Opened) -> None:
 def test_a_study_that_was_deleted_is_left_out(opened: Opened, make_study: MakeStudy) -> None:
     other = Opened(opened.engine, make_study("other"))
     studies.delete_study(opened.engine, "ws")
-    pages = [Page(study_id=row.search_study_id, note="ours", figures={}) for row in (opened.row, other.row)]
+    pages = [
+        Page(study_id=row.search_study_id, metric="validation accuracy", note="ours", figures={})
+        for row in (opened.row, other.row)
+    ]
     keep_pages(opened.engine, pages, ours)
     assert other.note == "ours"
     studies.delete_study(opened.engine, "other")  # its attributes go with it

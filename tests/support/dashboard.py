@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import socket
 import subprocess
@@ -15,13 +16,17 @@ import pytest
 from tests.support.commandline import PATIENCE
 
 HPO = [sys.executable, "-m", "hpo"]
+TOKEN = "of-the-tests-dashboards"
+BEARER = f"Bearer {TOKEN}"  # what `ask` sends unless a test gives another Authorization, or an empty one
 
 
 @contextmanager
 def dashboard(database: str, *words: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Start `hpo dashboard` on a free port and wait until it says its URL."""
     command = [*HPO, "--db", database, "dashboard", "--port", str(free_port()), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environment = os.environ | {"HPO_DASHBOARD_TOKEN": TOKEN}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
         assert process.stderr is not None
         too_long = threading.Timer(PATIENCE, process.kill)  # ends the reading below
         too_long.start()
@@ -48,9 +53,9 @@ def free_port() -> int:
 
 
 def ask(port: int, path: str, method: str = "GET", body: object = None, **headers: str) -> tuple[int, str]:
-    """Send one request, with just these headers (`_` for `-`); returns status and body."""
+    """Send one request with these headers (`_` for `-`), as the holder of TOKEN; returns status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    sent = {"Authorization": BEARER} | {name.replace("_", "-"): value for name, value in headers.items()}
     content = None if body is None else json.dumps(body)
     try:
         connection.request(method, path, content, {"Content-Type": "application/json"} | sent)

@@ -49,11 +49,9 @@ class Browser:
             self._send(f"{domain}.enable")
 
     def open(self, url: str) -> None:
-        """Open a page and wait until it and whatever it leads on to has loaded."""
+        """Open a page and wait until it has loaded; where it leads on to another, wait for what that has."""
         self._send("Page.navigate", url=url)
-        self.wait_for(
-            f"document.readyState === 'complete' && location.href !== 'about:blank' && {json.dumps(url)} !== ''"
-        )
+        self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression in the page, awaited; PageError where it raises."""
@@ -81,15 +79,14 @@ class Browser:
 
     def type(self, selector: str, text: str) -> None:
         """Put text into a field, in place of what is there."""
-        self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()"
-        )
+        self.evaluate(f"{_element(selector)}.focus()")
+        self.evaluate(f"{_element(selector)}.select()")
         self._send("Input.insertText", text=text)
 
     def click(self, selector: str) -> None:
         """Click on what a selector finds, with the mouse."""
         box = self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
+            f"(() => {{ const e = {_element(selector)}; e.scrollIntoView({{block: 'center'}});"
             " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
@@ -143,6 +140,10 @@ class Browser:
             self.logged.append(params["entry"]["text"])
         elif event.get("method") == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
             self.logged.append(json.dumps(params["args"]))
+
+
+def _element(selector: str) -> str:
+    return f"document.querySelector({json.dumps(selector)})"
 
 
 @contextmanager

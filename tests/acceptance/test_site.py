@@ -1,0 +1,427 @@
+"""The lab's site as people meet it: a real server, users and scripts at its door, and a browser that logs in."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine
+
+from hpo.storage import studies
+from hpo.storage.engine import open_engine
+from tests.support.browser import needs_chromium
+from tests.support.commandline import PATIENCE, wait_until
+from tests.support.dashboard import BEARER, HPO, TOKEN, ask, dashboard
+from tests.support.driven import Browser, browser
+from tests.support.handmade import create, make, small_spec
+from tests.support.rows import all_rows
+
+PASSWORD = "correct horse battery"
+
+
+def hpo(url: str, *words: str, typed: str = "", code: int = 0) -> str:
+    """Run a command on a database; returns what it printed, or its one line of refusal."""
+    done = subprocess.run(
+        [*HPO, "--db", url, *words], input=typed, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == code, done.stderr
+    if code:
+        assert len(done.stderr.splitlines()) == 1
+        return done.stderr
+    return done.stdout
+
+
+def add_user(url: str, name: str, role: str) -> None:
+    hpo(url, "user", "add", name, "--role", role, "--password-stdin", typed=f"{PASSWORD}\n")
+
+
+def post(port: int, path: str, fields: dict[str, str], **headers: str) -> tuple[int, dict[str, str], str]:
+    """Send a form as a browser does, without following where it leads; returns status, headers and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    sent = {"Content-Type": "application/x-www-form-urlencoded", "Origin": f"http://127.0.0.1:{port}"}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        connection.request("POST", path, urlencode(fields), sent)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.headers), answer.read().decode()
+    finally:
+        connection.close()
+
+
+def session(port: int, name: str, password: str = PASSWORD) -> dict[str, str]:
+    """The headers of a request by a user who has logged in."""
+    status, headers, _ = post(port, "/login", {"name": name, "password": password})
+    assert status == 200
+    return {"Cookie": headers["Set-Cookie"].partition(";")[0], "Authorization": ""}
+
+
+@pytest.fixture
+def lab(database_url: str, open_database: Callable[[str], Engine]) -> str:
+    """A database with the study `ws` in its search, `simple` done, an editor `ada` and a viewer `vic`."""
+    engine = open_database(database_url)
+    make(engine, small_spec("simple", trials=4, rounds=2))
+    create(engine, small_spec("ws", trials=6, rounds=2))
+    add_user(database_url, "ada", "editor")
+    add_user(database_url, "vic", "viewer")
+    return database_url
+
+
+# --- In a browser -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def logged_in(port: int, name: str) -> Iterator[Browser]:
+    """A browser whose user has typed name and password on the page to which the site led them."""
+    with browser() as chromium:
+        chromium.open(f"http://127.0.0.1:{port}/")
+        chromium.wait_for("location.pathname === '/login'")
+        chromium.type("#name", name)
+        chromium.type("#password", PASSWORD)
+        chromium.click("main button")
+        chromium.wait_for("location.pathname === '/' && document.querySelector('h1')?.innerText === 'Overview'")
+        yield chromium
+
+
+@needs_chromium
+def test_an_editor_in_a_browser(lab: str) -> None:
+    """Login, overview, a study's page, each of its actions, logout: what the pages say, and what the database has."""
+    engine = open_engine(lab)
+    with dashboard(lab) as (port, _), logged_in(port, "ada") as chromium:
+        text = chromium.text()
+        assert "ada (editor)" in text
+        assert "nothing serves it" in text.lower() or "worker" in text
+        wait_until(lambda: "simple" in chromium.text())
+        chromium.click("a[href='/studies/ws']")
+        chromium.wait_for("document.querySelector('h1')?.innerText === 'ws'")
+
+        chromium.click("form[action$='/pause'] button")
+        chromium.wait_for("document.body.innerText.includes('ws is paused')")
+        assert studies.get_study(engine, "ws").paused
+        chromium.click("form[action$='/resume'] button")
+        chromium.wait_for("document.body.innerText.includes('ws continues')")
+        assert not studies.get_study(engine, "ws").paused
+        chromium.type("input[name=trials]", "3")
+        chromium.click("form[action$='/extend'] button")
+        chromium.wait_for("document.body.innerText.includes('3 trials added, 9 in all')")
+        chromium.type("input[name=rounds]", "4")
+        chromium.click("form[action$='/evaluate'] button")
+        chromium.wait_for("document.querySelector('.message.error') !== null")  # its search goes on
+        chromium.type("textarea[name=note]", "Begun by Ada <b>at night</b>")
+        chromium.click("form[action$='/note'] button")
+        chromium.wait_for("document.body.innerText.includes('the note is stored')")
+        assert chromium.evaluate("document.querySelector('textarea').value") == "Begun by Ada <b>at night</b>"
+
+        hpo(lab, "study", "pause", "ws")  # from elsewhere: the page shows it by itself
+        chromium.wait_for("document.querySelector('#phases .state')?.innerText === 'paused'")
+        assert chromium.logged == []
+
+        chromium.click("header form button")
+        chromium.wait_for("location.pathname === '/login'")
+        assert [cookie for cookie in chromium.cookies() if cookie["name"] == "hpo_session"] == []
+        chromium.open(f"http://127.0.0.1:{port}/studies/ws")
+        chromium.wait_for("location.pathname === '/login'")
+    engine.dispose()
+
+
+@needs_chromium
+def test_a_viewer_in_a_browser(lab: str) -> None:
+    """Sees all and is offered nothing: neither an action, nor optuna-dashboard's dead buttons, nor the notes' editor."""
+    with dashboard(lab) as (port, _), logged_in(port, "vic") as chromium:
+        chromium.open(f"http://127.0.0.1:{port}/studies/simple")
+        chromium.wait_for("document.querySelector('h1')?.innerText === 'simple'")
+        assert chromium.evaluate("document.querySelectorAll('main form').length") == 0
+        visible = "[...document.querySelectorAll({selector!r})].filter(e => e.checkVisibility()).length"
+        chromium.open(f"http://127.0.0.1:{port}/dashboard")
+        chromium.wait_for("document.querySelectorAll('[aria-label=\"delete study\"]').length > 0")
+        for dead in ('[aria-label="delete study"]', '[aria-label="rename study"]', '[data-testid="AddBoxIcon"]'):
+            assert chromium.evaluate(visible.format(selector=dead)) == 0, dead
+        chromium.open(f"http://127.0.0.1:{port}/dashboard/studies/1/note")
+        chromium.wait_for("document.querySelectorAll('[data-testid=EditIcon]').length > 0")
+        assert chromium.evaluate(visible.format(selector="[data-testid=EditIcon]")) == 0
+        assert chromium.evaluate(visible.format(selector="#hpo-back")) == 1
+        assert chromium.logged == []
+
+
+@needs_chromium
+def test_the_printed_address_logs_in(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """While there are no users: by the token in it, which the address of no page shows afterwards."""
+    open_database(sqlite_url)
+    with dashboard(sqlite_url) as (port, _), browser() as chromium:
+        chromium.open(f"http://127.0.0.1:{port}/login?token={TOKEN}")
+        chromium.wait_for("location.pathname === '/' && document.querySelector('h1')?.innerText === 'Overview'")
+        assert TOKEN not in chromium.evaluate("location.href")
+        (cookie,) = [cookie for cookie in chromium.cookies() if cookie["name"] == "hpo_session"]
+        assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Strict", False)
+
+
+# --- Who may do what ----------------------------------------------------------------------------------------
+
+
+def changing_routes() -> list[tuple[str, str]]:
+    """Every route of optuna-dashboard and of the site that could change something, read from the applications."""
+    import optuna
+    from optuna_dashboard._app import create_app  # type: ignore[import-untyped]  # ships no types
+
+    app = create_app(optuna.storages.InMemoryStorage())
+    found = {(route.method, route.rule) for route in app.routes if route.method not in ("GET", "HEAD", "OPTIONS")}
+    filled = [(method, re.sub(r"<[^>]*>", "1", rule)) for method, rule in sorted(found)]
+    ours = [("POST", f"/studies/ws/{action}") for action in ("pause", "resume", "extend", "evaluate", "note")]
+    assert len(filled) >= 10
+    return filled + ours
+
+
+def test_a_viewer_changes_nothing(lab: str) -> None:
+    """Each changing route is refused, as a viewer and as nobody, and no row of any table is another one."""
+    engine = open_engine(lab)
+    with dashboard(lab) as (port, process):
+        vic = session(port, "vic")
+        wait_until(lambda: json.loads(ask(port, "/api/studies/1", **vic)[1])["note"]["body"] or None)
+        before = all_rows(engine)
+        for method, path in changing_routes():
+            assert ask(port, path, method, {}, **vic)[0] == 403, (method, path)
+            assert ask(port, path, method, {}, Authorization="")[0] == 401, (method, path)
+        assert all_rows(engine) == before
+        for path in ("/", "/workers", "/studies/ws", "/studies/simple", "/api/studies", "/metrics", "/dashboard"):
+            assert ask(port, path, **vic)[0] == 200, path
+        assert ask(port, "/studies/none", **vic)[0] == 404
+        process.send_signal(signal.SIGTERM)
+    engine.dispose()
+
+
+def test_an_editor_deletes_nothing_either(lab: str) -> None:
+    """Of optuna-dashboard's changes notes alone pass; the others would be behind the queue's back."""
+    with dashboard(lab) as (port, _):
+        ada = session(port, "ada")
+        for method, path in changing_routes():
+            if path.startswith("/api/") and not path.endswith("/note"):
+                assert ask(port, path, method, {}, **ada)[0] == 403, (method, path)
+        names = [study["study_name"] for study in json.loads(ask(port, "/api/studies", **ada)[1])["study_summaries"]]
+        assert {"ws", "simple"} <= set(names)
+
+
+def test_changes_and_failed_logins_are_logged(lab: str) -> None:
+    """Who, what and when, a line each."""
+    with dashboard(lab) as (port, process):
+        assert post(port, "/login", {"name": "ada", "password": "wrong password"})[0] == 403
+        ada = session(port, "ada")
+        assert post(port, "/studies/ws/extend", {"trials": "2"}, **ada)[0] == 303
+        process.send_signal(signal.SIGTERM)
+        lines = process.communicate(timeout=PATIENCE)[1].splitlines()
+    assert any("login refused: 'ada' from 127.0.0.1" in line for line in lines)
+    assert any("login: ada from 127.0.0.1" in line for line in lines)
+    (change,) = [line for line in lines if "change by" in line]
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d .*change by ada: extend of study ws \(trials 2\)", change)
+
+
+def test_wrong_forms_are_refused_in_words(lab: str) -> None:
+    """And change nothing; the page that follows says why."""
+    with dashboard(lab) as (port, _):
+        ada = session(port, "ada")
+        for action, fields in (
+            ("extend", {"trials": "0"}),
+            ("extend", {"trials": "many"}),
+            ("extend", {}),
+            ("extend", {"trials": "9" * 400}),
+            ("evaluate", {"rounds": "-1"}),
+            ("note", {"note": "x"}),
+            ("note", {"note": "x", "version": "77"}),
+            ("note", {"note": "é" * 40_000, "version": "1"}),
+        ):
+            status, headers, _ = post(port, f"/studies/ws/{action}", fields, **ada)
+            assert status == 303, (action, fields)
+            messages = headers["Set-Cookie"].partition(";")[0]
+            page = ask(port, "/studies/ws", **(ada | {"Cookie": f"{ada['Cookie']}; {messages}"}))[1]
+            assert 'class="message error"' in page, (action, fields)
+        assert post(port, "/studies/none/pause", {}, **ada)[0] == 404
+        assert post(port, "/studies/ws/delete", {}, **ada)[0] == 403
+
+
+# --- Sessions and tokens ------------------------------------------------------------------------------------
+
+
+def test_a_session_ends_with_password_and_user(lab: str) -> None:
+    with dashboard(lab) as (port, _):
+        ada, vic = session(port, "ada"), session(port, "vic")
+        hpo(lab, "user", "passwd", "ada", "--password-stdin", typed="another password\n")
+        assert ask(port, "/workers", **ada)[0] == 401
+        assert ask(port, "/workers", **session(port, "ada", "another password"))[0] == 200
+        hpo(lab, "user", "role", "vic", "editor")
+        assert post(port, "/studies/ws/pause", {}, **vic)[0] == 303  # a role holds at once
+        hpo(lab, "user", "remove", "vic")
+        assert ask(port, "/workers", **vic)[0] == 401
+
+
+def test_no_cookie_but_ours_opens(lab: str) -> None:
+    """Neither a changed one nor one that another database signed."""
+    with dashboard(lab) as (port, _):
+        cookie = session(port, "ada")["Cookie"]
+        name, _, value = cookie.partition("=")
+        forged = [f"{name}={value[:-2]}AA", f"{name}=", f"{name}=a.b.c", value, f"{name}={'x' * 4000}", "\xff=1;;="]
+        for wrong in forged:
+            assert ask(port, "/workers", Cookie=wrong, Authorization="")[0] == 401, wrong
+        assert ask(port, "/workers", Cookie=cookie, Authorization="")[0] == 200
+
+
+def test_a_token_reads_metrics(lab: str) -> None:
+    """What a script sends; as a viewer it changes nothing, and removed it opens nothing."""
+    token = hpo(lab, "token", "add", "prometheus").strip()
+    with dashboard(lab) as (port, _):
+        headers = {"Authorization": f"Bearer {token}"}
+        status, body = ask(port, "/metrics", **headers)
+        assert status == 200
+        assert {family.name for family in text_string_to_metric_families(body)}
+        assert ask(port, "/studies/ws/pause", "POST", {}, **headers)[0] == 403
+        assert ask(port, "/metrics", Authorization="Bearer hpo_" + "x" * 43)[0] == 401
+        assert token not in hpo(lab, "token", "list", "--format", "json")
+        hpo(lab, "token", "remove", "prometheus")
+        assert ask(port, "/metrics", **headers)[0] == 401
+
+
+def test_failed_logins_wait(lab: str) -> None:
+    """After a few in a row even the right password has to wait."""
+    with dashboard(lab) as (port, _):
+        answers = [post(port, "/login", {"name": "ada", "password": f"guess number {i}"})[0] for i in range(4)]
+        assert answers == [403, 403, 403, 429]
+        status, headers, page = post(port, "/login", {"name": "ada", "password": PASSWORD})
+        assert (status, int(headers["Retry-After"]) >= 0, "too many failed logins" in page) == (429, True, True)
+        assert ask(port, "/workers", **session(port, "vic"))[0] == 200  # others do not wait
+
+
+def test_where_a_login_leads(lab: str) -> None:
+    """To the page that was asked for, and never to another site."""
+    with dashboard(lab) as (port, _):
+        status, _ = ask(port, "/studies/ws?x=1", Accept="text/html", Authorization="")
+        assert status == 303
+        fields = {"name": "ada", "password": PASSWORD}
+        assert 'url=/studies/ws"' in post(port, "/login", fields | {"next": "/studies/ws"})[2]
+        for elsewhere in ("//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb"):
+            page = post(port, "/login", fields | {"next": elsewhere})[2]
+            assert 'url=/"' in page
+            assert "evil" not in page
+
+
+def test_a_link_from_elsewhere_asks_again(lab: str) -> None:
+    """The browser keeps the cookie back when another site leads here; the page's own reload then brings it."""
+    with dashboard(lab) as (port, _):
+        headers = {"Accept": "text/html", "Authorization": "", "Sec_Fetch_Site": "cross-site"}
+        status, page = ask(port, "/studies/ws", **headers)
+        assert (status, 'http-equiv="refresh"' in page, "ws" in page) == (200, True, False)
+
+
+# --- Where it listens, and for whom -------------------------------------------------------------------------
+
+
+def test_a_public_address_is_the_only_one(lab: str) -> None:
+    """Host and Origin are exactly that, and the session's cookie is for TLS alone."""
+    with dashboard(lab, "--public-url", "https://lab.example") as (port, _):
+        public = {"Host": "lab.example", "Origin": "https://lab.example"}
+        status, headers, _ = post(port, "/login", {"name": "ada", "password": PASSWORD}, **public)
+        assert status == 200
+        assert "Secure" in headers["Set-Cookie"]
+        assert "HttpOnly" in headers["Set-Cookie"]
+        assert "SameSite=Strict" in headers["Set-Cookie"]
+        ada = {"Cookie": headers["Set-Cookie"].partition(";")[0], "Authorization": ""}
+        assert ask(port, "/", Host="lab.example", **ada)[0] == 200
+        assert ask(port, "/", Host="lab.example:443", **ada)[0] == 200
+        for host in ("localhost", f"127.0.0.1:{port}", "lab.example:8080", "lab.example.evil.example", "xlab.example"):
+            assert ask(port, "/", Host=host, **ada)[0] == 403, host
+        for origin in ("http://lab.example", "https://evil.example", "https://lab.example:444", "null"):
+            changed = post(port, "/studies/ws/pause", {}, **ada, Host="lab.example", Origin=origin)
+            assert changed[0] == 403, origin
+        assert post(port, "/studies/ws/pause", {}, **ada, **public)[0] == 303
+        assert ask(port, "/healthz", Host="anything", Authorization="")[0] == 200
+
+
+def test_a_proxy_says_who_it_is(lab: str, tmp_path: Path) -> None:
+    """With the secret alone; a header that anybody can send says nothing."""
+    secret = tmp_path / "secret"
+    secret.write_text("shared-by-proxy-and-site\n")
+    hpo(lab, "user", "add", "grace@lab.example", "--role", "viewer", "--no-password")
+    words = ("--proxy-header", "X-Forwarded-User", "--proxy-secret-file", str(secret))
+    with dashboard(lab, *words) as (port, _):
+        said = {"X_Forwarded_User": "grace@lab.example", "Authorization": ""}
+        assert ask(port, "/workers", **said)[0] == 401
+        assert ask(port, "/workers", **said, X_Hpo_Proxy_Secret="a wrong one of some length")[0] == 401
+        right = {"X_Hpo_Proxy_Secret": "shared-by-proxy-and-site"}
+        status, page = ask(port, "/workers", **said, **right)
+        assert (status, "grace@lab.example (viewer)" in page) == (200, True)
+        assert ask(port, "/studies/ws/pause", "POST", {}, **said, **right)[0] == 403
+        assert ask(port, "/workers", **(said | {"X_Forwarded_User": "nobody"}), **right)[0] == 401
+        login = post(port, "/login", {"name": "grace@lab.example", "password": ""})
+        assert login[0] == 403  # there is no password
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--host", "0.0.0.0"), "--public-url"),
+        (("--host", "0.0.0.0", "--public-url", "https://lab.example"), "hpo user add"),
+        (("--public-url", "https://lab.example"), "hpo user add"),
+        (("--public-url", "lab.example"), "http(s)://HOST"),
+        (("--public-url", "https://lab.example/hpo"), "without a path"),
+        (("--public-url", "https://lab.example:port"), "http(s)://HOST"),
+        (("--proxy-header", "X-Forwarded-User"), "belong together"),
+    ],
+)
+def test_without_users_it_stays_here(
+    sqlite_url: str, open_database: Callable[[str], Engine], words: tuple[str, ...], says: str
+) -> None:
+    """One line, exit code 2, for whatever would let others in, or is no address."""
+    open_database(sqlite_url)
+    assert says in hpo(sqlite_url, "dashboard", *words, code=2)
+
+
+def test_a_short_token_is_refused(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    open_database(sqlite_url)
+    command = [*HPO, "--db", sqlite_url, "dashboard"]
+    environment = os.environ | {"HPO_DASHBOARD_TOKEN": "short"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_users_and_tokens_by_command(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """Mistakes are one line; passwords and tokens stand in no list."""
+    open_database(sqlite_url)
+    add_user(sqlite_url, "ada", "editor")
+    assert "there is a user 'ada' already" in hpo(
+        sqlite_url, "user", "add", "ada", "--password-stdin", typed=f"{PASSWORD}\n", code=1
+    )
+    assert "characters" in hpo(sqlite_url, "user", "add", "bob", "--password-stdin", typed="short\n", code=2)
+    assert "terminal" in hpo(sqlite_url, "user", "add", "bob", code=2)
+    assert "a name has" in hpo(sqlite_url, "user", "add", "a b", "--no-password", code=2)
+    assert "there are ada" in hpo(sqlite_url, "user", "remove", "bob", code=1)
+    assert "there are ada" in hpo(sqlite_url, "user", "role", "bob", "viewer", code=1)
+    assert "there are none" in hpo(sqlite_url, "token", "remove", "x", code=1)
+    (user,) = json.loads(hpo(sqlite_url, "user", "list", "--format", "json"))
+    assert set(user) == {"name", "role", "has_password", "created_at"}
+    token = hpo(sqlite_url, "token", "add", "ci", "--role", "editor").strip()
+    assert "there is a token 'ci' already" in hpo(sqlite_url, "token", "add", "ci", code=1)
+    assert token not in hpo(sqlite_url, "token", "list")
+    engine = open_engine(sqlite_url)
+    assert not any(token in str(row) or PASSWORD in str(row) for row in all_rows(engine).values())
+    engine.dispose()
+
+
+# --- The report, as chosen ----------------------------------------------------------------------------------
+
+
+def test_the_report_of_what_is_chosen(lab: str) -> None:
+    with dashboard(lab) as (port, _):
+        status, page = ask(port, "/report?study=simple", **session(port, "vic"))
+        assert status == 200
+        assert "only of the studies that its reader chose: simple" in page
+        assert ask(port, "/report?study=nobody", Authorization="", **{"Cookie": session(port, "vic")["Cookie"]})[0] == 404
+
+
+def test_the_token_of_the_tests_is_no_user(lab: str) -> None:
+    """Where there are users, the start-up token of the environment opens nothing."""
+    with dashboard(lab) as (port, _):
+        assert ask(port, "/", Authorization=BEARER)[0] == 401
