@@ -20,8 +20,6 @@ KERNELS = "HPO_KERNELS"  # also read by `hpo.training.kernels`, in every process
 
 logger = logging.getLogger(__name__)
 
-SIGNALLED = 128  # exit codes above it are a signal's number more, as shells have them
-
 
 def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
     """Read a pipe until nobody can write to it any more, then stop: the system closes it whatever ends its writer."""
@@ -171,7 +169,7 @@ def worker(
         "worker %s: %s, kernels: %s; Ctrl-C ends it", running.name, running.device, selection.state(running.device)
     )
     code = running.run()
-    if code > SIGNALLED:  # threads may still wait for a database or a bucket: an orderly end would break off C++
+    if running.is_interrupted:  # threads may still wait for a database or a bucket: an orderly end would break off C++
         sys.stderr.flush()
         os._exit(code)
     raise SystemExit(code)

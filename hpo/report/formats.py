@@ -295,3 +295,11 @@ def time(seconds: float | None, unit: Literal["minutes", "seconds"] = "minutes")
         return NOTHING
     clock = "%H:%M:%S" if unit == "seconds" else "%H:%M"
     return datetime.fromtimestamp(seconds, tz=UTC).strftime(f"%Y-%m-%d {clock} UTC")
+
+
+def duration(seconds: float) -> str:
+    """A time span with two figures or so, in the largest unit of which there are two."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

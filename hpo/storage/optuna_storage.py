@@ -160,9 +160,16 @@ class HpoStorage(RDBStorage):
         )
         return Bound(trial_id=int(trial.trial_id), number=int(trial.number), created=True)
 
-    def report(self, reports: Sequence[EpochRecord], lease_seconds: float, beat: Beat | None = None) -> set[Lease]:
+    def report(
+        self,
+        reports: Sequence[EpochRecord],
+        lease_seconds: float,
+        beat: Beat | None = None,
+        stop: Callable[[], None] = lambda: None,
+    ) -> set[Lease]:
         """Store epochs, prolong leases and show the worker alive in one transaction; returns the leases that were lost.
 
+        `stop` is called where somebody has asked the worker to end.
         A value that is stored already stays as it is: after a restart an epoch is reported again. NaN and
         infinities are stored as Optuna stores them. Values of trials that are gone from Optuna's tables are left out.
         """
@@ -184,8 +191,7 @@ class HpoStorage(RDBStorage):
         )
         values = models.TrialIntermediateValueModel.__table__
         with begin_write(self.engine) as connection:
-            if beat is not None:
-                record_beat(connection, beat, lease_seconds)
+            is_asked = beat is not None and record_beat(connection, beat, lease_seconds)
             ours = {(row.id, row.token) for row in connection.execute(prolonged)}
             rows = [
                 _intermediate(report.trial_id, report.epoch, report.value)
@@ -197,6 +203,8 @@ class HpoStorage(RDBStorage):
             for start in range(0, len(rows), _ROWS):
                 absent = insert_if_absent(connection.dialect, values)
                 connection.execute(absent.values(rows[start : start + _ROWS]))
+        if is_asked:
+            stop()
         return leases - ours
 
 
@@ -216,9 +224,15 @@ class CachedHpoStorage(_CachedStorage):
         """See HpoStorage.bind_trial."""
         return self.backend.bind_trial(slot_id, token, template)
 
-    def report(self, reports: Sequence[EpochRecord], lease_seconds: float, beat: Beat | None = None) -> set[Lease]:
+    def report(
+        self,
+        reports: Sequence[EpochRecord],
+        lease_seconds: float,
+        beat: Beat | None = None,
+        stop: Callable[[], None] = lambda: None,
+    ) -> set[Lease]:
         """See HpoStorage.report."""
-        return self.backend.report(reports, lease_seconds, beat)
+        return self.backend.report(reports, lease_seconds, beat, stop)
 
     def set_trial_param(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, select, update
 
+from hpo.errors import HpoError
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.schema import HOST_LENGTH, WORKER_LENGTH, workers
 
@@ -19,6 +20,13 @@ STOPPED = "stopped by `hpo workers stop`"
 _IN_ORDER = re.compile(rf"{WORK_DONE}|{STOPPED}|SIG[A-Z]+")
 
 ALIVE = workers.c.left_at.is_(None) & (workers.c.alive_until > now())
+
+
+MOST_NAMED = 5  # workers that an error names
+
+
+class WorkerNotFound(HpoError):
+    """No worker of that name lives, or several begin so; the message names them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,14 +65,18 @@ class Beat:
     device: str
     study_names: Sequence[str]  # that it serves; none: all
     data_digest: str
+    code_digest: str | None = None  # of the sources that train
     version: str  # of hpo
     lanes: int | None
     completed: int
     failed: int
 
 
-def record_beat(connection: Connection, beat: Beat, alive_seconds: float, *, left_why: str | None = None) -> None:
-    """Store a sign of life, in a transaction that the worker makes anyway; the first one makes the row."""
+def record_beat(connection: Connection, beat: Beat, alive_seconds: float, *, left_why: str | None = None) -> bool:
+    """Store a sign of life, in a transaction that the worker makes anyway; the first one makes the row.
+
+    Returns whether somebody has asked the worker to end (`request_stop`).
+    """
     changing = {
         "lanes": beat.lanes,
         "completed": beat.completed,
@@ -75,25 +87,57 @@ def record_beat(connection: Connection, beat: Beat, alive_seconds: float, *, lef
         "left_why": left_why,
     }
     name = beat.name[:WORKER_LENGTH]
-    if connection.execute(update(workers).where(workers.c.name == name).values(changing)).rowcount:
-        return
+    changed = update(workers).where(workers.c.name == name).values(changing).returning(workers.c.stop_requested)
+    if (there := connection.execute(changed).one_or_none()) is not None:
+        return bool(there.stop_requested)
     lasting = {
         "name": name,
         "host": beat.host[:HOST_LENGTH],
         "device": beat.device[:HOST_LENGTH],
         "study_names": json.dumps(list(beat.study_names)) if beat.study_names else None,
         "data_digest": beat.data_digest,
+        "code_digest": beat.code_digest,
         "version": beat.version,
         "started_at": now(),
         "stop_requested": False,
     }
     connection.execute(insert(workers).values(**lasting, **changing))
+    return False
 
 
-def beat_alone(engine: Engine, beat: Beat, alive_seconds: float, *, left_why: str | None = None) -> None:
-    """Store a sign of life while no lease is held; with `left_why` the last one."""
+def beat_alone(engine: Engine, beat: Beat, alive_seconds: float, *, left_why: str | None = None) -> bool:
+    """Store a sign of life while no lease is held, with `left_why` the last one; returns as `record_beat`."""
     with begin_write(engine) as connection:
-        record_beat(connection, beat, alive_seconds, left_why=left_why)
+        return record_beat(connection, beat, alive_seconds, left_why=left_why)
+
+
+def living_worker(engine: Engine, name: str) -> RegisteredWorker:
+    """The worker that lives of that name, or the only one whose name begins so.
+
+    Raises WorkerNotFound where there is none, or several.
+    """
+    living = list_workers(engine, alive=True)
+    fitting = [worker for worker in living if worker.name == name] or [
+        worker for worker in living if name and worker.name.startswith(name)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = ", ".join(worker.name for worker in fitting[:MOST_NAMED])
+        more = f" and {len(fitting) - MOST_NAMED} more" if len(fitting) > MOST_NAMED else ""
+        raise WorkerNotFound(f"{len(fitting)} workers begin with {name!r}: {names}{more}; give more of the name")
+    raise WorkerNotFound(f"no worker that lives is called {name!r}; `hpo workers list` shows those that do")
+
+
+def request_stop(engine: Engine, names: Collection[str]) -> list[str]:
+    """Ask the living ones among these workers to end; each does so when it shows the next time that it is alive.
+
+    Returns the names of those that were asked, in the order they began. Whoever may write to the database may ask.
+    """
+    asked = update(workers).where(ALIVE, workers.c.name.in_(names)).values(stop_requested=True)
+    with begin_write(engine) as connection:
+        rows = connection.execute(asked.returning(workers.c.id, workers.c.name)).all()
+    return [row.name for row in sorted(rows, key=lambda row: row.id)]
 
 
 def list_workers(engine: Engine, *, alive: bool = False) -> list[RegisteredWorker]:

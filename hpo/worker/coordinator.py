@@ -65,11 +65,16 @@ class Coordinator(threading.Thread):
         lease_seconds: float,
         beat: Callable[[], Beat],
         phase_moved: Callable[[str], None],
+        stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """`beat` gives the worker as it is; `phase_moved` is called with the name of a study that has moved on."""
+        """`beat` gives the worker as it is; `phase_moved` is called with the name of a study that has moved on.
+
+        `stop` is called where somebody has asked the worker to end, by `hpo workers stop`.
+        """
         super().__init__(name="coordinator", daemon=True)
         self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
         self._spool, self._aside, self._beat, self._phase_moved = spool, aside, beat, phase_moved
+        self._stop_worker = stop
         self._backoff = Backoff()
         self._hurry, self._over = threading.Event(), threading.Event()
         self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
@@ -228,14 +233,15 @@ class Coordinator(threading.Thread):
                     alive_until = begun + self._lease_seconds
                 elif begun > alive_until - self._lease_seconds / 2:
                     seconds = IDLE_SECONDS + self._lease_seconds
-                    beat_alone(self._engine, self._beat(), seconds)
+                    if beat_alone(self._engine, self._beat(), seconds):
+                        self._stop_worker()
                     alive_until = begun + seconds
             if self._over.wait(self._lease_seconds / 4):
                 return
 
     def _report(self, rows: Sequence[EpochRecord]) -> None:
         with self._reporting:  # two updates of the same rows could wait for each other
-            lost = self._storage.report(rows, self._lease_seconds, self._beat())
+            lost = self._storage.report(rows, self._lease_seconds, self._beat(), self._stop_worker)
         with self._changed:
             for _, token in lost:
                 self._lost.add(token)

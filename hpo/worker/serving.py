@@ -1,5 +1,7 @@
 """What a worker can train: studies of the images, and those of the experiments that it was started with."""
 
+import functools
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 
@@ -9,6 +11,7 @@ from hpo.experiment.description import Description, ModelDescription
 from hpo.experiment.shipped import ShippedData
 from hpo.storage.studies import StudyRow
 from hpo.study.spec import StudySpec, spec_of
+from hpo.training.code import code_digest
 
 
 class Serving:
@@ -34,6 +37,16 @@ class Serving:
         """What the table of workers shows: that of the images, or of the first experiment that it was started with."""
         first = next(iter(self.experiments.values()), None)
         return self.digits.digest if first is None else first.data_digest
+
+    @functools.cached_property
+    def code_digest(self) -> str:
+        """What it shows of the code: hpo's own, or that of all models of the experiments that it was started with."""
+        models = {
+            f"{name}:{model}": described.code_digest
+            for name, description in sorted(self.experiments.items())
+            for model, described in sorted(description.models.items())
+        }
+        return hashlib.sha256(repr(models).encode()).hexdigest() if models else code_digest()
 
     def why_not(self, row: StudyRow) -> str | None:
         """Why this worker leaves a study to others, None where it can train it; SpecError where its spec is damaged."""

@@ -24,7 +24,7 @@ from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
 from hpo.storage.identity import key_of
 from hpo.storage.optuna_storage import open_optuna
-from hpo.storage.workers import WORK_DONE, Beat, beat_alone
+from hpo.storage.workers import STOPPED, WORK_DONE, Beat, beat_alone
 from hpo.study.projection import project
 from hpo.study.search import Search
 from hpo.worker import signals
@@ -83,7 +83,14 @@ class Worker:
         self.checkpointer = Checkpointer(Checkpoints(store, signer), options.checkpoint_seconds)
         self.background, self.aside, self.health = Background(), SetAside(), Health()
         self.coordinator = Coordinator(
-            engine, self.storage, self.spool, self.aside, options.lease_seconds, self._beat, self._phase_moved
+            engine,
+            self.storage,
+            self.spool,
+            self.aside,
+            options.lease_seconds,
+            self._beat,
+            self._phase_moved,
+            self._stop_as_asked,
         )
         self.fetcher = Fetcher(
             engine,
@@ -134,7 +141,9 @@ class Worker:
         self._fetch_at = 0.0  # when the next claim is due all the same
         self._unserved: list[str] = []  # why studies are not done that wait for somebody
         self._broken = ""  # why this machine cannot train
+        self._raised = ""  # what ended this life before its time
         self._signal: int | None = None
+        self._asked = False  # to end, by `hpo workers stop`
         self._wake = threading.Event()
 
     @property
@@ -174,6 +183,9 @@ class Worker:
                     self._wake.wait(self._backoff.remaining)
                 elif self._attempt(lambda: self._ask(self._wait_for_work)) is False:
                     break
+        except Exception as error:
+            self._raised = short_reason(error)
+            raise
         finally:
             in_training = [*self.trainers.jobs, *self.evaluation.pending]
             self._give_back()
@@ -201,6 +213,7 @@ class Worker:
             device=str(self.device),
             study_names=self.options.study_names,
             data_digest=self.serving.data_digest,
+            code_digest=self.serving.code_digest,
             version=hpo.__version__,
             lanes=self.trainers.width,
             completed=self.health.completed,
@@ -209,9 +222,9 @@ class Worker:
 
     def _leave(self) -> None:
         """Say in the table of workers why this one has ended, if the database answers."""
-        ended = WORK_DONE if self._signal is None else signal.Signals(self._signal).name
+        stopped = "" if self._signal is None else STOPPED if self._asked else signal.Signals(self._signal).name
         with suppress(HpoError):
-            beat_alone(self.engine, self._beat(), 0.0, left_why=self._broken or ended)
+            beat_alone(self.engine, self._beat(), 0.0, left_why=self._broken or self._raised or stopped or WORK_DONE)
 
     def _code(self) -> int:
         """The exit code: 1 where a study was set aside or waits for somebody, or the machine is broken; logged."""
@@ -223,7 +236,7 @@ class Worker:
             logger.error("%s", self._broken)
         if self.options.refused:
             logger.error("not all is served: %s", "; ".join(self.options.refused))
-        if self._signal is not None:
+        if self._signal is not None and not self._asked:
             return 128 + self._signal
         return 1 if self.aside.names or self._unserved or self._broken or self.options.refused else 0
 
@@ -238,6 +251,18 @@ class Worker:
             self._signal = number
         self._wake.set()
         self.trainers.wake()
+
+    def _stop_as_asked(self) -> None:
+        """Stop as on SIGTERM, because of `hpo workers stop`; a signal that has come before is the reason then."""
+        if self._signal is None:
+            logger.info("asked to stop by `hpo workers stop`")
+            self._asked = True
+        self.stop()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it ends before its work is done: threads may still wait for a database or a bucket."""
+        return self._signal is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stop(number)

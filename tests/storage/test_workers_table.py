@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from hpo.storage import claims, slots, workers
+from hpo.storage.optuna_storage import EpochRecord, make_storage
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
 from tests.support.beats import beat_of
@@ -128,3 +129,66 @@ def test_what_a_broken_machine_failed_is_forgiven(engine: Engine, study: StudyRo
     assert slots.forgive(engine, "a") == 1
     assert fail_on(engine, "b", trains=True) == "waiting"
     assert fail_on(engine, "c", trains=True) == "failed"
+
+
+def test_a_worker_sees_that_it_is_asked_to_stop(engine: Engine) -> None:
+    """With its next sign of life, alone or with its leases; those that are gone cannot be asked."""
+    for name in ("a", "b", "left", "lost"):
+        assert not workers.beat_alone(engine, beat_of(name), -1 if name == "lost" else 60)
+    workers.beat_alone(engine, beat_of("left"), 0, left_why=workers.WORK_DONE)
+    assert workers.request_stop(engine, ["b", "left", "lost", "unheard of", "a"]) == ["a", "b"]
+    assert [worker.stop_requested for worker in workers.list_workers(engine)] == [True, True, False, False]
+    assert workers.beat_alone(engine, beat_of("a"), 60)
+    assert not workers.beat_alone(engine, beat_of("c"), 60)
+
+
+def test_renewals_bring_the_request(engine: Engine, study: StudyRow) -> None:
+    """In the transaction that prolongs the leases."""
+    slot = claim(engine, "a")
+    assert slot is not None
+    asked: list[str] = []
+    row = EpochRecord(slot_id=slot.id, token=slot.token or "", trial_id=None, epoch=1, value=None)
+
+    def renew() -> None:
+        assert make_storage(engine).report([row], 60, beat_of("a"), lambda: asked.append("a")) == set()
+
+    renew()
+    renew()
+    assert asked == []
+    workers.request_stop(engine, ["a"])
+    renew()
+    assert asked == ["a"]
+
+
+def test_a_worker_by_the_beginning_of_its_name(engine: Engine) -> None:
+    """Where one alone begins so; a whole name is never ambiguous."""
+    for name in ("gpu-1:7", "gpu-1:77", "gpu-2:7", "old"):
+        workers.beat_alone(engine, beat_of(name), 60)
+    workers.beat_alone(engine, beat_of("old"), 0, left_why=workers.WORK_DONE)
+    assert workers.living_worker(engine, "gpu-1:7").name == "gpu-1:7"
+    assert workers.living_worker(engine, "gpu-2").name == "gpu-2:7"
+    with pytest.raises(workers.WorkerNotFound, match="3 workers begin with 'gpu': gpu-1:7, gpu-1:77, gpu-2:7;"):
+        workers.living_worker(engine, "gpu")
+    for name in ("old", "x", ""):
+        with pytest.raises(workers.WorkerNotFound, match="no worker that lives"):
+            workers.living_worker(engine, name)
+
+
+def test_the_code_is_shown(engine: Engine) -> None:
+    workers.beat_alone(engine, beat_of("a", code_digest="c" * 64), 60)
+    workers.beat_alone(engine, beat_of("b"), 60)
+    assert [worker.code_digest for worker in workers.list_workers(engine)] == ["c" * 64, None]
+
+
+@pytest.mark.parametrize(
+    ("why", "in_order"),
+    [
+        (workers.WORK_DONE, True),
+        (workers.STOPPED, True),
+        ("SIGHUP", True),
+        ("RuntimeError: SIGHUP", False),
+        (None, False),
+    ],
+)
+def test_which_ends_are_in_order(why: str | None, in_order: bool) -> None:
+    assert workers.left_in_order(why) is in_order

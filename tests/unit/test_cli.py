@@ -32,6 +32,7 @@ PRINTS_DATA = {  # with --format table|json; export's two are toml|json
     "run",
     "report",
     "trial show",
+    "workers list",
     "data info",
     "db check",
     "doctor",
