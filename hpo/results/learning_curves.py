@@ -38,13 +38,13 @@ def learning_curves(engine: Engine, study_id: int, best: int | None) -> list[Lea
     )
     with begin_read(engine) as connection:
         rows = connection.execute(query).all()
-    by_training: dict[tuple[Any, ...], list[Row[Any]]] = {}
+    by_training: dict[tuple[Any, ...], list[Row[*tuple[Any, ...]]]] = {}
     for row in rows:
         by_training.setdefault((row.kind, row.trial_number, row.state), []).append(row)
     return [_curve(key, points) for key, points in by_training.items()]
 
 
-def _curve(key: tuple[Any, ...], points: Sequence[Row[Any]]) -> LearningCurve:
+def _curve(key: tuple[Any, ...], points: Sequence[Row[*tuple[Any, ...]]]) -> LearningCurve:
     kind, number, state = key
     return LearningCurve(
         kind=kind,

@@ -25,6 +25,7 @@ from hpo.storage.users import Role, User, find_token, find_user
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+    from itsdangerous import URLSafeTimedSerializer
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class Door:
         cookie: str = self._serializer().dumps([name, _seal(sealing)])
         return cookie
 
-    def _serializer(self):  # type: ignore[no-untyped-def]  # itsdangerous is imported when it is needed
+    def _serializer(self) -> "URLSafeTimedSerializer":
         from itsdangerous import URLSafeTimedSerializer
 
         return URLSafeTimedSerializer(self.signing_key, salt="session")

@@ -43,7 +43,7 @@ def with_notes(engine: Engine, app: "WSGIApplication") -> "WSGIApplication":
         answer = answer_note(engine, environ)
         content = b"" if answer.body is None else json.dumps(answer.body).encode()
         headers = [("Content-Type", "application/json")] if content else []
-        start(f"{answer.status.value} {answer.status.phrase}", headers)
+        start_response(f"{answer.status.value} {answer.status.phrase}", headers)
         return [content]
 
     return answering

@@ -40,17 +40,18 @@ class SiteOptions:
 def serve_site(
     engine: Engine, options: SiteOptions, report: "ReportPage", ready: Callable[[str], object] = lambda url: None
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is called once with the URL to open.
+    """Serve until SIGINT or SIGTERM; `ready` is called once with what to open.
 
     UsageError where the options would let in somebody that nobody knows; see `serve` for others.
     """
     address = SiteAddress(public_url=parsed_public_url(options.public_url))
-    token = _startup_token(engine, options, address)
-    door = Door(engine, startup_token=token, proxy=_proxy(options))
+    proxy, token = _proxy(options), _startup_token(engine, options, address)
+    door = Door(engine, startup_token=token, proxy=proxy)
 
     def started(url: str) -> None:
-        shown = url if address.public_url is None else f"{address.public_url}/"
-        ready(shown if token is None else f"{shown}login?token={token}")
+        if address.public_url is not None:
+            url = f"{address.public_url}/, listening at {url}"
+        ready(url if token is None else f"{url}login?token={token}")
 
     def app(end: Ending) -> "WSGIApplication":
         from hpo.server.guard import Guard

@@ -7,6 +7,7 @@ slower is needed.
 import hashlib
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -142,7 +143,7 @@ def _check_name(what: str, name: str) -> None:
         )
 
 
-def _insert(engine: Engine, table: Table, row: dict[str, object], taken: str) -> None:
+def _insert(engine: Engine, table: Table, row: Mapping[str, object], taken: str) -> None:
     try:
         with begin_write(engine) as connection:
             connection.execute(insert(table).values(row))

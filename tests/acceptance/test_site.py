@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -15,8 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
+from hpo.server.passwords import password_hash
 from hpo.storage import studies
 from hpo.storage.engine import open_engine
+from hpo.storage.users import add_user
 from tests.support.browser import needs_chromium
 from tests.support.commandline import PATIENCE, wait_until
 from tests.support.dashboard import BEARER, HPO, TOKEN, ask, dashboard
@@ -39,8 +42,19 @@ def hpo(url: str, *words: str, typed: str = "", code: int = 0) -> str:
     return done.stdout
 
 
-def add_user(url: str, name: str, role: str) -> None:
-    hpo(url, "user", "add", name, "--role", role, "--password-stdin", typed=f"{PASSWORD}\n")
+@cache
+def hashed() -> str:
+    """PASSWORD's hash: it takes a tenth of a second on purpose."""
+    return password_hash(PASSWORD)
+
+
+def fill(engine: Engine) -> None:
+    """Make the study `ws` in its search, `simple` done, an editor `ada` and a viewer `vic`."""
+    make(engine, small_spec("simple", trials=4, rounds=2))
+    create(engine, small_spec("ws", trials=6, rounds=2))
+    add_user(engine, "ada", "editor", hashed())
+    add_user(engine, "vic", "viewer", hashed())
+    add_user(engine, "ned", "viewer", hashed())  # whose logins fail
 
 
 def post(port: int, path: str, fields: dict[str, str], **headers: str) -> tuple[int, dict[str, str], str]:
@@ -64,14 +78,29 @@ def session(port: int, name: str, password: str = PASSWORD) -> dict[str, str]:
 
 
 @pytest.fixture
-def lab(database_url: str, open_database: Callable[[str], Engine]) -> str:
-    """A database with the study `ws` in its search, `simple` done, an editor `ada` and a viewer `vic`."""
-    engine = open_database(database_url)
-    make(engine, small_spec("simple", trials=4, rounds=2))
-    create(engine, small_spec("ws", trials=6, rounds=2))
-    add_user(database_url, "ada", "editor")
-    add_user(database_url, "vic", "viewer")
+def lab(sqlite_url: str, open_database: Callable[[str], Engine]) -> str:
+    """The URL of a database that `fill` has filled."""
+    fill(open_database(sqlite_url))
+    return sqlite_url
+
+
+@pytest.fixture
+def lab_everywhere(database_url: str, open_database: Callable[[str], Engine]) -> str:
+    """The same in SQLite and in PostgreSQL."""
+    fill(open_database(database_url))
     return database_url
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a site that many tests ask; they leave its studies and users as they are."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('site')}/hpo.db"
+    hpo(url, "db", "upgrade")
+    engine = open_engine(url)
+    fill(engine)
+    engine.dispose()
+    with dashboard(url) as (port, _):
+        yield port
 
 
 # --- In a browser -------------------------------------------------------------------------------------------
@@ -91,10 +120,10 @@ def logged_in(port: int, name: str) -> Iterator[Browser]:
 
 
 @needs_chromium
-def test_an_editor_in_a_browser(lab: str) -> None:
+def test_an_editor_in_a_browser(lab_everywhere: str) -> None:
     """Login, overview, a study's page, each of its actions, logout: what the pages say, and what the database has."""
-    engine = open_engine(lab)
-    with dashboard(lab) as (port, _), logged_in(port, "ada") as chromium:
+    engine = open_engine(lab_everywhere)
+    with dashboard(lab_everywhere) as (port, _), logged_in(port, "ada") as chromium:
         text = chromium.text()
         assert "ada (editor)" in text
         assert "nothing serves it" in text.lower() or "worker" in text
@@ -119,7 +148,7 @@ def test_an_editor_in_a_browser(lab: str) -> None:
         chromium.wait_for("document.body.innerText.includes('the note is stored')")
         assert chromium.evaluate("document.querySelector('textarea').value") == "Begun by Ada <b>at night</b>"
 
-        hpo(lab, "study", "pause", "ws")  # from elsewhere: the page shows it by itself
+        hpo(lab_everywhere, "study", "pause", "ws")  # from elsewhere: the page shows it by itself
         chromium.wait_for("document.querySelector('#phases .state')?.innerText === 'paused'")
         assert chromium.logged == []
 
@@ -133,7 +162,7 @@ def test_an_editor_in_a_browser(lab: str) -> None:
 
 @needs_chromium
 def test_a_viewer_in_a_browser(lab: str) -> None:
-    """Sees all and is offered nothing: neither an action, nor optuna-dashboard's dead buttons, nor the notes' editor."""
+    """Sees all and is offered nothing: neither an action, nor optuna-dashboard's dead buttons, nor its editor."""
     with dashboard(lab) as (port, _), logged_in(port, "vic") as chromium:
         chromium.open(f"http://127.0.0.1:{port}/studies/simple")
         chromium.wait_for("document.querySelector('h1')?.innerText === 'simple'")
@@ -178,10 +207,10 @@ def changing_routes() -> list[tuple[str, str]]:
     return filled + ours
 
 
-def test_a_viewer_changes_nothing(lab: str) -> None:
+def test_a_viewer_changes_nothing(lab_everywhere: str) -> None:
     """Each changing route is refused, as a viewer and as nobody, and no row of any table is another one."""
-    engine = open_engine(lab)
-    with dashboard(lab) as (port, process):
+    engine = open_engine(lab_everywhere)
+    with dashboard(lab_everywhere) as (port, process):
         vic = session(port, "vic")
         wait_until(lambda: json.loads(ask(port, "/api/studies/1", **vic)[1])["note"]["body"] or None)
         before = all_rows(engine)
@@ -221,27 +250,26 @@ def test_changes_and_failed_logins_are_logged(lab: str) -> None:
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d .*change by ada: extend of study ws \(trials 2\)", change)
 
 
-def test_wrong_forms_are_refused_in_words(lab: str) -> None:
+def test_wrong_forms_are_refused_in_words(site: int) -> None:
     """And change nothing; the page that follows says why."""
-    with dashboard(lab) as (port, _):
-        ada = session(port, "ada")
-        for action, fields in (
-            ("extend", {"trials": "0"}),
-            ("extend", {"trials": "many"}),
-            ("extend", {}),
-            ("extend", {"trials": "9" * 400}),
-            ("evaluate", {"rounds": "-1"}),
-            ("note", {"note": "x"}),
-            ("note", {"note": "x", "version": "77"}),
-            ("note", {"note": "é" * 40_000, "version": "1"}),
-        ):
-            status, headers, _ = post(port, f"/studies/ws/{action}", fields, **ada)
-            assert status == 303, (action, fields)
-            messages = headers["Set-Cookie"].partition(";")[0]
-            page = ask(port, "/studies/ws", **(ada | {"Cookie": f"{ada['Cookie']}; {messages}"}))[1]
-            assert 'class="message error"' in page, (action, fields)
-        assert post(port, "/studies/none/pause", {}, **ada)[0] == 404
-        assert post(port, "/studies/ws/delete", {}, **ada)[0] == 403
+    ada = session(site, "ada")
+    for action, fields in (
+        ("extend", {"trials": "0"}),
+        ("extend", {"trials": "many"}),
+        ("extend", {}),
+        ("extend", {"trials": "9" * 400}),
+        ("evaluate", {"rounds": "-1"}),
+        ("note", {"note": "x"}),
+        ("note", {"note": "x", "version": "77"}),
+        ("note", {"note": "é" * 40_000, "version": "1"}),
+    ):
+        status, headers, _ = post(site, f"/studies/ws/{action}", fields, **ada)
+        assert status == 303, (action, fields)
+        messages = headers["Set-Cookie"].partition(";")[0]
+        page = ask(site, "/studies/ws", **(ada | {"Cookie": f"{ada['Cookie']}; {messages}"}))[1]
+        assert 'class="message error"' in page, (action, fields)
+    assert post(site, "/studies/none/pause", {}, **ada)[0] == 404
+    assert post(site, "/studies/ws/delete", {}, **ada)[0] == 403
 
 
 # --- Sessions and tokens ------------------------------------------------------------------------------------
@@ -259,15 +287,14 @@ def test_a_session_ends_with_password_and_user(lab: str) -> None:
         assert ask(port, "/workers", **vic)[0] == 401
 
 
-def test_no_cookie_but_ours_opens(lab: str) -> None:
+def test_no_cookie_but_ours_opens(site: int) -> None:
     """Neither a changed one nor one that another database signed."""
-    with dashboard(lab) as (port, _):
-        cookie = session(port, "ada")["Cookie"]
-        name, _, value = cookie.partition("=")
-        forged = [f"{name}={value[:-2]}AA", f"{name}=", f"{name}=a.b.c", value, f"{name}={'x' * 4000}", "\xff=1;;="]
-        for wrong in forged:
-            assert ask(port, "/workers", Cookie=wrong, Authorization="")[0] == 401, wrong
-        assert ask(port, "/workers", Cookie=cookie, Authorization="")[0] == 200
+    cookie = session(site, "ada")["Cookie"]
+    name, _, value = cookie.partition("=")
+    forged = [f"{name}={value[:-2]}AA", f"{name}=", f"{name}=a.b.c", value, f"{name}={'x' * 4000}", "\xff=1;;="]
+    for wrong in forged:
+        assert ask(site, "/workers", Cookie=wrong, Authorization="")[0] == 401, wrong
+    assert ask(site, "/workers", Cookie=cookie, Authorization="")[0] == 200
 
 
 def test_a_token_reads_metrics(lab: str) -> None:
@@ -285,35 +312,32 @@ def test_a_token_reads_metrics(lab: str) -> None:
         assert ask(port, "/metrics", **headers)[0] == 401
 
 
-def test_failed_logins_wait(lab: str) -> None:
+def test_failed_logins_wait(site: int) -> None:
     """After a few in a row even the right password has to wait."""
-    with dashboard(lab) as (port, _):
-        answers = [post(port, "/login", {"name": "ada", "password": f"guess number {i}"})[0] for i in range(4)]
-        assert answers == [403, 403, 403, 429]
-        status, headers, page = post(port, "/login", {"name": "ada", "password": PASSWORD})
-        assert (status, int(headers["Retry-After"]) >= 0, "too many failed logins" in page) == (429, True, True)
-        assert ask(port, "/workers", **session(port, "vic"))[0] == 200  # others do not wait
+    answers = [post(site, "/login", {"name": "ned", "password": f"guess number {i}"})[0] for i in range(4)]
+    assert answers == [403, 403, 403, 429]
+    status, headers, page = post(site, "/login", {"name": "ned", "password": PASSWORD})
+    assert (status, int(headers["Retry-After"]) >= 0, "too many failed logins" in page) == (429, True, True)
+    assert ask(site, "/workers", **session(site, "vic"))[0] == 200  # others do not wait
 
 
-def test_where_a_login_leads(lab: str) -> None:
+def test_where_a_login_leads(site: int) -> None:
     """To the page that was asked for, and never to another site."""
-    with dashboard(lab) as (port, _):
-        status, _ = ask(port, "/studies/ws?x=1", Accept="text/html", Authorization="")
-        assert status == 303
-        fields = {"name": "ada", "password": PASSWORD}
-        assert 'url=/studies/ws"' in post(port, "/login", fields | {"next": "/studies/ws"})[2]
-        for elsewhere in ("//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb"):
-            page = post(port, "/login", fields | {"next": elsewhere})[2]
-            assert 'url=/"' in page
-            assert "evil" not in page
+    status, _ = ask(site, "/studies/ws?x=1", Accept="text/html", Authorization="")
+    assert status == 303
+    fields = {"name": "ada", "password": PASSWORD}
+    assert 'url=/studies/ws"' in post(site, "/login", fields | {"next": "/studies/ws"})[2]
+    for elsewhere in ("//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb"):
+        page = post(site, "/login", fields | {"next": elsewhere})[2]
+        assert 'url=/"' in page
+        assert "evil" not in page
 
 
-def test_a_link_from_elsewhere_asks_again(lab: str) -> None:
+def test_a_link_from_elsewhere_asks_again(site: int) -> None:
     """The browser keeps the cookie back when another site leads here; the page's own reload then brings it."""
-    with dashboard(lab) as (port, _):
-        headers = {"Accept": "text/html", "Authorization": "", "Sec_Fetch_Site": "cross-site"}
-        status, page = ask(port, "/studies/ws", **headers)
-        assert (status, 'http-equiv="refresh"' in page, "ws" in page) == (200, True, False)
+    headers = {"Accept": "text/html", "Authorization": "", "Sec_Fetch_Site": "cross-site"}
+    status, page = ask(site, "/studies/ws", **headers)
+    assert (status, 'http-equiv="refresh"' in page, "ws" in page) == (200, True, False)
 
 
 # --- Where it listens, and for whom -------------------------------------------------------------------------
@@ -390,7 +414,7 @@ def test_a_short_token_is_refused(sqlite_url: str, open_database: Callable[[str]
 def test_users_and_tokens_by_command(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
     """Mistakes are one line; passwords and tokens stand in no list."""
     open_database(sqlite_url)
-    add_user(sqlite_url, "ada", "editor")
+    hpo(sqlite_url, "user", "add", "ada", "--role", "editor", "--password-stdin", typed=f"{PASSWORD}\n")
     assert "there is a user 'ada' already" in hpo(
         sqlite_url, "user", "add", "ada", "--password-stdin", typed=f"{PASSWORD}\n", code=1
     )
@@ -413,15 +437,13 @@ def test_users_and_tokens_by_command(sqlite_url: str, open_database: Callable[[s
 # --- The report, as chosen ----------------------------------------------------------------------------------
 
 
-def test_the_report_of_what_is_chosen(lab: str) -> None:
-    with dashboard(lab) as (port, _):
-        status, page = ask(port, "/report?study=simple", **session(port, "vic"))
-        assert status == 200
-        assert "only of the studies that its reader chose: simple" in page
-        assert ask(port, "/report?study=nobody", Authorization="", **{"Cookie": session(port, "vic")["Cookie"]})[0] == 404
+def test_the_report_of_what_is_chosen(site: int) -> None:
+    status, page = ask(site, "/report?study=simple", **session(site, "vic"))
+    assert status == 200
+    assert "only of the studies that its reader chose: simple" in page
+    assert ask(site, "/report?study=nobody", Authorization="", Cookie=session(site, "vic")["Cookie"])[0] == 404
 
 
-def test_the_token_of_the_tests_is_no_user(lab: str) -> None:
+def test_the_token_of_the_tests_is_no_user(site: int) -> None:
     """Where there are users, the start-up token of the environment opens nothing."""
-    with dashboard(lab) as (port, _):
-        assert ask(port, "/", Authorization=BEARER)[0] == 401
+    assert ask(site, "/", Authorization=BEARER)[0] == 401

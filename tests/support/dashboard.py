@@ -25,8 +25,9 @@ def dashboard(database: str, *words: str) -> Iterator[tuple[int, subprocess.Pope
     """Start `hpo dashboard` on a free port and wait until it says its URL."""
     command = [*HPO, "--db", database, "dashboard", "--port", str(free_port()), *words]
     environment = os.environ | {"HPO_DASHBOARD_TOKEN": TOKEN}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stderr is not None
         too_long = threading.Timer(PATIENCE, process.kill)  # ends the reading below
         too_long.start()

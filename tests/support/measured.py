@@ -98,6 +98,7 @@ def contents(results: Sequence[StudyResult], scores: Mapping[int, ItemScores] | 
     """All that a report of these studies shows."""
     comparison = compare(results, scores or {})
     return Contents(
+        chosen=(),
         made_at="now",
         database="sqlite:///hpo.db",
         results=tuple(results),
