@@ -41,7 +41,9 @@ def dashboard(
     proxy_secret_file: Path | None,
     locators: tuple[str, ...],
 ) -> None:
-    """Serve the lab's site: overview, studies, workers, report, optuna-dashboard.
+    """Serve the lab's site, and optuna-dashboard in it.
+
+    An overview of all studies, a page for each, the workers and the report.
 
     Whoever opens it logs in: as a user that `hpo user` knows, or, while there are none, with the token in the address
     that this command prints. The report of all studies is at /report, made when it is asked for; with --experiment it

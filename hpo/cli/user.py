@@ -93,7 +93,9 @@ def list_(context: Context, form: str) -> None:
 @click.argument("name")
 @pass_context
 def remove(context: Context, name: str) -> None:
-    """Remove a user; whoever is logged in under that name is logged out.
+    """Remove a user.
+
+    Whoever is logged in under that name is logged out.
 
     \b
     Example:

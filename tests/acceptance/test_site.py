@@ -200,8 +200,8 @@ def changing_routes() -> list[tuple[str, str]]:
     from optuna_dashboard._app import create_app  # type: ignore[import-untyped]  # ships no types
 
     app = create_app(optuna.storages.InMemoryStorage())
-    found = {(route.method, route.rule) for route in app.routes if route.method not in ("GET", "HEAD", "OPTIONS")}
-    filled = [(method, re.sub(r"<[^>]*>", "1", rule)) for method, rule in sorted(found)]
+    routes = {(route.method, route.rule) for route in app.routes if route.method not in ("GET", "HEAD", "OPTIONS")}
+    filled = [(method, re.sub(r"<[^>]*>", "1", rule)) for method, rule in sorted(routes)]
     ours = [("POST", f"/studies/ws/{action}") for action in ("pause", "resume", "extend", "evaluate", "note")]
     assert len(filled) >= 10
     return filled + ours
@@ -384,7 +384,7 @@ def test_a_proxy_says_who_it_is(lab: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "reason"),
     [
         (("--host", "0.0.0.0"), "--public-url"),
         (("--host", "0.0.0.0", "--public-url", "https://lab.example"), "hpo user add"),
@@ -396,11 +396,11 @@ def test_a_proxy_says_who_it_is(lab: str, tmp_path: Path) -> None:
     ],
 )
 def test_without_users_it_stays_here(
-    sqlite_url: str, open_database: Callable[[str], Engine], words: tuple[str, ...], says: str
+    sqlite_url: str, open_database: Callable[[str], Engine], words: tuple[str, ...], reason: str
 ) -> None:
     """One line, exit code 2, for whatever would let others in, or is no address."""
     open_database(sqlite_url)
-    assert says in hpo(sqlite_url, "dashboard", *words, code=2)
+    assert reason in hpo(sqlite_url, "dashboard", *words, code=2)
 
 
 def test_a_short_token_is_refused(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:

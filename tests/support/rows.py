@@ -12,4 +12,4 @@ def all_rows(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
     with begin_read(engine) as connection:
         tables = inspect(connection).get_table_names()
         rows = {table: connection.execute(text(f'SELECT * FROM "{table}"')).all() for table in tables}
-    return {table: sorted(tuple(map(str, row)) for row in found) for table, found in rows.items()}
+    return {table: sorted(tuple(map(str, row)) for row in stored) for table, stored in rows.items()}

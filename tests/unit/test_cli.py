@@ -33,6 +33,8 @@ PRINTS_DATA = {  # with --format table|json; export's two are toml|json
     "report",
     "trial show",
     "workers list",
+    "user list",
+    "token list",
     "data info",
     "db check",
     "doctor",
