@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-racing
+	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-racing bench-overview
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
@@ -74,6 +74,9 @@ bench-looks: $(READY)  ## what it costs to look more than once, by simulation (1
 
 bench-racing: $(READY)  ## what racing would save in the confirm phase, by simulation (a minute)
 	$(BIN)/python -m bench.racing
+
+bench-overview: $(READY)  ## ms that the lab's overview, hpo top and /metrics take, SQLite and PostgreSQL (a minute)
+	$(BIN)/python -m bench.overview
 
 bench-examples: $(READY)  ## the examples' finished reports, run again (an hour)
 	$(BIN)/python -m bench.examples $(ARGS)

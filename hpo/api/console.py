@@ -17,7 +17,10 @@ TEXT_WIDTH = 100  # columns of a table that is kept as text
 
 
 def console(*, err: bool = False, file: io.StringIO | None = None) -> "Console":
-    """One for tables (stdout), for progress (stderr), or into a text; a pipe gets wide lines without colours."""
+    """One for tables (stdout), for progress (stderr), or into a text; a pipe gets wide lines without colours.
+
+    `:100:` is a process's number in a worker's name, and no emoji.
+    """
     from rich.console import Console
 
     class VisibleConsole(Console):
@@ -31,10 +34,10 @@ def console(*, err: bool = False, file: io.StringIO | None = None) -> "Console":
                 yield segment if segment.control else segment._replace(text=visible(segment.text))
 
     if file is not None:
-        return VisibleConsole(file=file, width=TEXT_WIDTH, highlight=False, force_jupyter=False)
+        return VisibleConsole(file=file, width=TEXT_WIDTH, highlight=False, emoji=False, force_jupyter=False)
     terminal = os.isatty(2 if err else 1) or os.environ.get("COLUMNS")
     width = None if terminal else PIPE_WIDTH
-    return VisibleConsole(stderr=err, width=width, highlight=False, force_jupyter=False)
+    return VisibleConsole(stderr=err, width=width, highlight=False, emoji=False, force_jupyter=False)
 
 
 def as_text(renderable: "RenderableType") -> str:

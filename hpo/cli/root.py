@@ -28,6 +28,7 @@ COMMANDS = {  # name -> module and function; read on use alone
     "experiment": "hpo.cli.experiment:experiment",
     "worker": "hpo.cli.worker:worker",
     "workers": "hpo.cli.workers:workers",
+    "top": "hpo.cli.top:top",
     "evaluate": "hpo.cli.evaluate:evaluate",
     "run": "hpo.cli.run:run",
     "report": "hpo.cli.report:report",

@@ -297,6 +297,11 @@ def time(seconds: float | None, unit: Literal["minutes", "seconds"] = "minutes")
     return datetime.fromtimestamp(seconds, tz=UTC).strftime(f"%Y-%m-%d {clock} UTC")
 
 
+def rate(count: float) -> str:
+    """How many in an hour, with three figures where there are fewer than a hundred."""
+    return f"{count:.0f}" if count >= 100 else f"{count:.3g}"
+
+
 def duration(seconds: float) -> str:
     """A time span with two figures or so, in the largest unit of which there are two."""
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):

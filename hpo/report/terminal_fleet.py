@@ -9,40 +9,46 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.report.formats import NOTHING, Scale, duration, model_title, time
+from hpo.report.formats import rate as per_hour
 from hpo.report.terminal import add_numbers, add_words, plain_table
 from hpo.results.progress import Attention, Overview, PhaseProgress, StudyProgress, WorkerProgress
 from hpo.text import visible
 
+MOST_NOTES = 10  # lines about what needs attention: those with workers that left may be many
 BAR_WIDTH = 8  # columns of a phase's bar
-WIDE = 120  # columns of a terminal that has room for bars
+WIDE, WIDER = 110, 130  # columns from which on there is room for models and intervals, and for bars
 
 
 def overview_page(overview: Overview, *, width: int, bars: bool) -> RenderableType:
     """`hpo top`: all of it, what needs attention first."""
     alive = sum(progress.state == "alive" for progress in overview.workers)
-    rate = sum(study.trials_per_hour for study in overview.studies)
+    trials = sum(study.trials_per_hour for study in overview.studies)
     head = Text.assemble(
         ("hpo top", "bold"),
         f"  {time(overview.now, 'seconds')}, {_counted(len(overview.studies), 'study', 'studies')}, "
-        f"{_counted(alive, 'worker', 'workers')}, {rate:.4g} trials an hour",
+        f"{_counted(alive, 'worker', 'workers')}, {per_hour(trials)} trials an hour",
     )
     parts: list[RenderableType] = [head, ""]
     if overview.attention:
-        parts += [*(_attention_line(note) for note in overview.attention), ""]
+        parts += [*(_attention_line(note) for note in overview.attention[:MOST_NOTES]), ""]
+    if (more := len(overview.attention) - MOST_NOTES) > 0:
+        parts[-1:] = [Text(f"  and {more} more that need attention", style="dim"), ""]
     if not overview.studies:
         parts.append(Text("There are no studies yet; `hpo study create` makes one, `hpo run` does everything."))
     else:
-        parts.append(progress_table(overview.studies, overview.now, bars=bars and width >= WIDE))
+        parts.append(progress_table(overview.studies, overview.now, wide=width >= WIDE, bars=bars and width >= WIDER))
     living = [progress for progress in overview.workers if progress.state == "alive"]
     if living:
         parts += ["", worker_table(living, overview.now)]
     return Group(*parts)
 
 
-def progress_table(studies: Sequence[StudyProgress], at: float, *, bars: bool) -> Table:
+def progress_table(studies: Sequence[StudyProgress], at: float, *, wide: bool = True, bars: bool = False) -> Table:
     """A line for each study: those that go on first, those that are done last."""
     table = plain_table(None)
-    add_words(table, "study", "model", "phase")
+    add_words(table, "study", *(("model",) if wide else ()), "phase")
+    for column in table.columns:
+        column.min_width = 8  # numbers would leave them a letter
     for kind in ("search", "confirm", "final"):
         table.add_column(kind, justify="left" if bars else "right", no_wrap=True)
     add_numbers(table, "best", "trials/h", "ends in")
@@ -50,12 +56,12 @@ def progress_table(studies: Sequence[StudyProgress], at: float, *, bars: bool) -
         best = None if study.best is None else study.best.value
         table.add_row(
             escape(study.name),
-            escape(model_title(study.experiment, study.model)),
+            *((escape(model_title(study.experiment, study.model)),) if wide else ()),
             escape(study.phase + "".join(f" ({state})" for state in study.states[:1])),
-            *(_bar(phase) if bars else _share(phase) for phase in study.phases),
+            *(_bar(phase) if bars else _share(phase, failures=wide) for phase in study.phases),
             NOTHING if study.metric is None else Scale(study.metric).value(best, 2),
-            f"{study.trials_per_hour:.3g}" if study.phase != "done" else NOTHING,
-            _end(study, at),
+            per_hour(study.trials_per_hour) if study.phase != "done" else NOTHING,
+            _end(study, at, interval=wide),
         )
     return table
 
@@ -73,7 +79,7 @@ def worker_table(workers: Iterable[WorkerProgress], at: float) -> RenderableType
             escape(_state(progress)),
             escape(", ".join(model_title(*model) for model in progress.models)) or NOTHING,
             f"{len(progress.running)}/{NOTHING if worker.lanes is None else worker.lanes}",
-            f"{progress.trials_per_hour:.3g}",
+            per_hour(progress.trials_per_hour),
             f"{duration(at - worker.seen_at)} ago",
             escape(worker.version),
         )
@@ -88,7 +94,7 @@ def _state(progress: WorkerProgress) -> str:
 
 def _attention_line(note: Attention) -> Text:
     line = Text.assemble(("! ", "bold red"), (f"{note.about} {note.name} ", "bold"), f"{note.what}: ")
-    return line.append(note.command, style="yellow")
+    return line.append(f"`{note.command}`", style="yellow")
 
 
 def _bar(phase: PhaseProgress) -> Table:
@@ -97,18 +103,27 @@ def _bar(phase: PhaseProgress) -> Table:
     row.add_column(width=BAR_WIDTH)
     row.add_column(justify="right", no_wrap=True)
     ended = phase.total - phase.open
-    row.add_row(ProgressBar(total=max(phase.total, 1), completed=ended, width=BAR_WIDTH), _share(phase))
+    bar = ProgressBar(
+        total=max(phase.total, 1),
+        completed=ended,
+        width=BAR_WIDTH,
+        complete_style="cyan",
+        finished_style="green",
+    )
+    row.add_row(bar, _share(phase, failures=True))
     return row
 
 
-def _share(phase: PhaseProgress) -> str:
-    failed = f" ({phase.failed} failed)" if phase.failed else ""
+def _share(phase: PhaseProgress, *, failures: bool) -> str:
+    failed = f" ({phase.failed} failed)" if phase.failed and failures else ""
     return f"{phase.total - phase.open}/{phase.total}{failed}" if phase.total else NOTHING
 
 
-def _end(study: StudyProgress, at: float) -> str:
+def _end(study: StudyProgress, at: float, *, interval: bool) -> str:
     if study.end is None:
         return NOTHING
+    if not interval:
+        return duration(study.end.expected - at)
     earliest, latest = study.end.earliest - at, study.end.latest - at
     return f"{duration(study.end.expected - at)} [{duration(earliest)}, {duration(latest)}]"
 

@@ -61,7 +61,7 @@ def _departures(workers: Iterable[WorkerProgress]) -> Iterator[Attention]:
     for progress in workers:
         worker = progress.worker
         if progress.state == "lost":
-            what = f"has shown no sign of life since, on {worker.host} ({worker.device})"
+            what = f"has vanished without a word, on {worker.host} ({worker.device})"
         elif progress.state == "left" and not left_in_order(worker.left_why):
             what = f"left on {worker.host} ({worker.device}): {worker.left_why}"
         else:

@@ -4,11 +4,11 @@ Work is counted in whole trainings: one that stops early is a part of one, one w
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from hpo.results.progress_records import EstimatedEnd, PhaseProgress
-from hpo.results.tallies import DAY, HOUR, RecentTally, StateTally
-from hpo.storage.slots import Kind
+from hpo.results.tallies import DAY, HOUR, Tally
+from hpo.storage.slots import Kind, State
 from hpo.study.spec import StudySpec
 
 ENOUGH = 5  # trainings that ended in the last hour, for its rate to be taken and not the day's
@@ -37,11 +37,11 @@ def _quantile(above: int, below: int, z: float) -> float:
     return float(root**3)
 
 
-def lately(recent: Iterable[RecentTally]) -> tuple[list[RecentTally], float]:
-    """The tallies of the last hour, or day where too little ended in the hour, and how many seconds they may span."""
-    tallies = list(recent)
-    of_hour = [tally for tally in tallies if tally.in_hour]
-    return (of_hour, HOUR) if sum(tally.ended for tally in of_hour) >= ENOUGH else (tallies, DAY)
+def lately(tallies: Iterable[Tally]) -> tuple[list[Tally], float]:
+    """What ended in the last hour, or day where that is too little, and how many seconds it may span."""
+    of_day = [tally for tally in tallies if tally.period is not None]
+    of_hour = [tally for tally in of_day if tally.period == "hour"]
+    return (of_hour, HOUR) if sum(tally.slots for tally in of_hour) >= ENOUGH else (of_day, DAY)
 
 
 def span(now: float, began: Iterable[float], most: float) -> float:
@@ -61,19 +61,18 @@ def steps_of(spec: StudySpec, kind: Kind) -> int:
     return spec.budget.epochs if kind == "final" else spec.steps
 
 
-def work_left(
-    spec: StudySpec, phases: Sequence[PhaseProgress], tallies: Mapping[tuple[Kind, str], StateTally]
-) -> float:
+def work_left(spec: StudySpec, phases: Iterable[PhaseProgress], tallies: Sequence[Tally]) -> float:
     """What a study still has to do; its search's trainings are as long as those that are done, for some are pruned."""
     total = 0.0
     for phase in phases:
+        of_kind = [tally for tally in tallies if tally.kind == phase.kind]
         each = work(spec, phase.kind, 1, 0)
-        if phase.kind == "search" and (done := tallies.get(("search", "done"))) is not None:
-            each = work(spec, "search", done.slots, done.epochs) / done.slots
-        begun = sum(
-            work(spec, phase.kind, 0, tally.epochs)
-            for state in ("waiting", "running")
-            if (tally := tallies.get((phase.kind, state))) is not None
-        )
+        if phase.kind == "search" and phase.done:
+            each = work(spec, "search", phase.done, _epochs(of_kind, "done")) / phase.done
+        begun = work(spec, phase.kind, 0, _epochs(of_kind, "waiting", "running"))
         total += max(phase.open * each - begun, 0.0)
     return total
+
+
+def _epochs(tallies: Iterable[Tally], *states: State) -> int:
+    return sum(tally.epochs for tally in tallies if tally.state in states)

@@ -1,7 +1,7 @@
 """Progress: how far all studies are and what all workers do, by a handful of sums; reads no results but the best."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -27,12 +27,10 @@ from hpo.results.tallies import (
     DAY,
     HOUR,
     Candidate,
-    RecentTally,
-    StateTally,
+    Tally,
     best_candidates,
-    recent_tallies,
     running_slots,
-    state_tallies,
+    tallies_of,
     test_means,
 )
 from hpo.storage import slots
@@ -42,7 +40,7 @@ from hpo.storage.schema import studies as studies_table
 from hpo.storage.searched import searching
 from hpo.storage.slots import Kind
 from hpo.storage.studies import gone_from_optuna
-from hpo.storage.workers import RegisteredWorker, read_workers
+from hpo.storage.workers import RegisteredWorker, recent_workers
 from hpo.study.phases import confirmed, too_many_failed
 from hpo.study.ranking import order
 from hpo.study.spec import StudySpec, spec_of
@@ -59,8 +57,6 @@ __all__ = [
     "study_progress",
 ]
 
-_ByState = Mapping[tuple[Kind, str], StateTally]  # of one study, by kind and state
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Facts:
@@ -68,8 +64,7 @@ class _Facts:
 
     now: float
     specs: Mapping[int, StudySpec | str]  # a text: why it cannot be read
-    tallies: Mapping[int, dict[tuple[Kind, str], StateTally]]
-    recent: Mapping[int, list[RecentTally]]
+    tallies: Mapping[int, list[Tally]]
     running: Mapping[int, list[RunningTraining]]
     workers: Sequence[RegisteredWorker]  # that live
     candidates: Mapping[int, list[Candidate]]
@@ -101,31 +96,19 @@ def _read(engine: Engine, name: str | None) -> Overview:
     with begin_read(engine) as connection:
         at = float(connection.scalar(select(now())) or 0.0)
         rows = connection.execute(which).all()
-        workers = read_workers(connection)
-        recent = recent_tallies(connection)
-        facts = _facts(connection, at, rows, workers, recent)
+        workers = recent_workers(connection, DAY)
+        facts = _facts(connection, at, rows, workers)
         studies = tuple(_study(connection, row, facts) for row in rows)
-    running = [training for trainings in facts.running.values() for training in trainings]
-    fleet = [_worker(worker, at, recent, running) for worker in workers if _last_sign(worker) > at - DAY]
-    fleet.sort(key=lambda progress: progress.state != "alive")
+    fleet = _fleet(workers, facts)
     return Overview(now=at, studies=studies, workers=tuple(fleet), attention=tuple(attention(studies, fleet)))
 
 
-def _facts(
-    connection: Connection,
-    at: float,
-    rows: Sequence[Row[Any]],
-    workers: Sequence[RegisteredWorker],
-    recent: Sequence[RecentTally],
-) -> _Facts:
+def _facts(connection: Connection, at: float, rows: Sequence[Row[Any]], workers: Sequence[RegisteredWorker]) -> _Facts:
     specs = {row.id: _spec(row) for row in rows}
     signs = {study_id: spec.metric.sign for study_id, spec in specs.items() if isinstance(spec, StudySpec)}
-    tallies: dict[int, dict[tuple[Kind, str], StateTally]] = {row.id: {} for row in rows}
-    for tally in state_tallies(connection, list(tallies)):
-        tallies[tally.study_id][tally.kind, tally.state] = tally
-    by_study: dict[int, list[RecentTally]] = defaultdict(list)
-    for ended in recent:
-        by_study[ended.study_id].append(ended)
+    tallies: dict[int, list[Tally]] = {row.id: [] for row in rows}
+    for tally in tallies_of(connection, list(tallies)):
+        tallies[tally.study_id].append(tally)
     running: dict[int, list[RunningTraining]] = defaultdict(list)
     for slot in running_slots(connection):
         running[slot.study_id].append(_running(slot, specs.get(slot.study_id)))
@@ -138,7 +121,6 @@ def _facts(
         now=at,
         specs=specs,
         tallies=tallies,
-        recent=by_study,
         running=running,
         workers=[worker for worker in workers if _state(worker, at) == "alive"],
         candidates=candidates,
@@ -160,8 +142,8 @@ def _study(connection: Connection, row: Row[Any], facts: _Facts) -> StudyProgres
     blocked = _is_blocked(connection, row, known, phases)
     gone, waits_for = facts.gone.get(row.id, ()), facts.waits_for.get(row.id, ())
     workers = _serving(row, facts)
-    recent, most = lately(facts.recent.get(row.id, ()))
-    seconds = span(facts.now, [tally.began for tally in recent], most)
+    recent, most = lately(tallies)
+    seconds = span(facts.now, [tally.began for tally in recent if tally.began is not None], most)
     goes_on = row.phase != "done" and not (row.paused or blocked or gone or waits_for) and bool(workers)
     return StudyProgress(
         id=row.id,
@@ -182,7 +164,7 @@ def _study(connection: Connection, row: Row[Any], facts: _Facts) -> StudyProgres
             label if known is None else shown_label(known, label) or label: mean
             for label, mean in facts.tested.get(row.id, {}).items()
         },
-        trials_per_hour=sum(tally.ended for tally in recent) / seconds * HOUR,
+        trials_per_hour=sum(tally.slots for tally in recent) / seconds * HOUR,
         epochs_per_hour=sum(tally.epochs for tally in recent) / seconds * HOUR,
         end=_end(facts.now, known, phases, tallies, recent, seconds) if goes_on and known is not None else None,
         running=tuple(running),
@@ -199,18 +181,20 @@ def _spec(row: Row[Any]) -> StudySpec | str:
         return str(error)
 
 
-def _phase(kind: Kind, row: Row[Any], spec: StudySpec | None, tallies: _ByState) -> PhaseProgress:
-    of_kind = {state: tally for (of, state), tally in tallies.items() if of == kind}
-    counts = {state: of_kind[state].slots if state in of_kind else 0 for state in get_args(slots.State)}
-    searched = sum(tally.slots for (of, _), tally in tallies.items() if of == "search")
-    claims = sum(tally.claims for tally in of_kind.values())
+def _phase(kind: Kind, row: Row[Any], spec: StudySpec | None, tallies: Sequence[Tally]) -> PhaseProgress:
+    of_kind = [tally for tally in tallies if tally.kind == kind]
+    counts = dict.fromkeys(get_args(slots.State), 0)
+    for tally in of_kind:
+        counts[tally.state] += tally.slots
+    searched = sum(tally.slots for tally in tallies if tally.kind == "search")
+    claims = sum(tally.claims for tally in of_kind)
     return PhaseProgress(
         kind=kind,
         **counts,
         total=sum(counts.values()) + (0 if spec is None else _planned(kind, row.phase, spec, searched)),
         claims=claims,
-        reclaims=claims - sum(tally.claimed for tally in of_kind.values()),
-        lost_leases=sum(tally.expiries for tally in of_kind.values()),
+        reclaims=claims - sum(tally.claimed for tally in of_kind),
+        lost_leases=sum(tally.expiries for tally in of_kind),
     )
 
 
@@ -250,7 +234,7 @@ def _serving(row: Row[Any], facts: _Facts) -> tuple[str, ...]:
     A worker of several experiments shows the data of the first alone.
     """
     seen = {training.worker for training in facts.running.get(row.id, ())}
-    seen |= {tally.worker for tally in facts.recent.get(row.id, ()) if tally.worker is not None}
+    seen |= {tally.worker for tally in facts.tallies[row.id] if tally.worker is not None}
     return tuple(
         worker.name for worker in facts.workers if worker.serves(row.name, row.data_digest) or worker.name in seen
     )
@@ -260,11 +244,11 @@ def _end(
     at: float,
     spec: StudySpec,
     phases: Sequence[PhaseProgress],
-    tallies: _ByState,
-    recent: Sequence[RecentTally],
+    tallies: Sequence[Tally],
+    recent: Sequence[Tally],
     seconds: float,
 ) -> EstimatedEnd | None:
-    done = sum(work(spec, tally.kind, tally.ended, tally.epochs) for tally in recent)
+    done = sum(work(spec, tally.kind, tally.slots, tally.epochs) for tally in recent)
     trainings = sum(phase.open for phase in phases)
     if not done or not trainings:
         return None
@@ -272,7 +256,7 @@ def _end(
         at,
         left=work_left(spec, phases, tallies),
         trainings=trainings,
-        ended=sum(tally.ended for tally in recent),
+        ended=sum(tally.slots for tally in recent),
         done=done,
         seconds=seconds,
     )
@@ -299,26 +283,30 @@ def _running(slot: Row[Any], spec: StudySpec | str | None) -> RunningTraining:
 # --- A worker ---------------------------------------------------------------------------------------------
 
 
-def _worker(
-    worker: RegisteredWorker, at: float, recent: Iterable[RecentTally], running: Iterable[RunningTraining]
-) -> WorkerProgress:
-    trainings = tuple(training for training in running if training.worker == worker.name)
-    ended = sum(tally.ended for tally in recent if tally.in_hour and tally.worker == worker.name)
-    return WorkerProgress(
-        worker=worker,
-        state=_state(worker, at),
-        models=tuple(dict.fromkeys(Trained(training.experiment, training.model) for training in trainings)),
-        running=trainings,
-        trials_per_hour=ended / span(at, [worker.started_at], HOUR) * HOUR,
-    )
+def _fleet(workers: Iterable[RegisteredWorker], facts: _Facts) -> list[WorkerProgress]:
+    """Workers with what they train and have ended lately; those that live come first."""
+    running: dict[str, list[RunningTraining]] = defaultdict(list)
+    for training in (training for trainings in facts.running.values() for training in trainings):
+        running[training.worker].append(training)
+    ended: Counter[str | None] = Counter()
+    for tally in (tally for tallies in facts.tallies.values() for tally in tallies if tally.period == "hour"):
+        ended[tally.worker] += tally.slots
+    fleet = [
+        WorkerProgress(
+            worker=worker,
+            state=_state(worker, facts.now),
+            models=tuple(
+                dict.fromkeys(Trained(training.experiment, training.model) for training in running[worker.name])
+            ),
+            running=tuple(running[worker.name]),
+            trials_per_hour=ended[worker.name] / span(facts.now, [worker.started_at], HOUR) * HOUR,
+        )
+        for worker in workers
+    ]
+    return sorted(fleet, key=lambda progress: progress.state != "alive")
 
 
 def _state(worker: RegisteredWorker, at: float) -> WorkerState:
     if worker.left_at is not None:
         return "left"
     return "alive" if worker.alive_until > at else "lost"
-
-
-def _last_sign(worker: RegisteredWorker) -> float:
-    """When it left, or was to be taken for dead."""
-    return worker.alive_until if worker.left_at is None else worker.left_at

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from optuna.storages._rdb import models
 from sqlalchemy import ColumnElement, Connection, Row, case, func, select, text
 
 from hpo.storage.engine import now
 from hpo.storage.schema import UNTOLD, slots, studies
-from hpo.storage.slots import RUNNING, Kind
+from hpo.storage.slots import RUNNING, Kind, State
 
 HOUR, DAY = 3600.0, 86400.0  # seconds
 
@@ -18,29 +18,20 @@ _values = models.TrialValueModel.__table__
 _complete_search = (slots.c.kind == "search") & (slots.c.result == "complete")
 
 
-class StateTally(NamedTuple):
-    """The slots of one study, kind and state."""
+class Tally(NamedTuple):
+    """Slots of one study, kind and state; those that ended in the last day apart, by worker and hour."""
 
     study_id: int
     kind: Kind
-    state: str
+    state: State
+    period: Literal["hour", "day"] | None  # ended in the last hour, or else day; None: earlier, or not yet
+    worker: str | None  # where there is a period
     slots: int
     claims: int  # of them so far
     claimed: int  # how many of them were claimed at least once
     expiries: int  # leases that expired without a new epoch
     epochs: int  # reported, of all of them together
-
-
-class RecentTally(NamedTuple):
-    """What ended in the last hour or day, of one study and kind on one worker."""
-
-    study_id: int
-    kind: Kind
-    worker: str | None
-    in_hour: int  # 1, or 0: earlier
-    ended: int
-    epochs: int
-    began: float  # the first of them, seconds since 1970
+    began: float | None  # the first of them, seconds since 1970
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,42 +46,29 @@ class Candidate:
     params: Mapping[str, Any] | None
 
 
-def state_tallies(connection: Connection, study_ids: Collection[int]) -> list[StateTally]:
-    """Slots by study, kind and state; what has none is left out."""
+def tallies_of(connection: Connection, study_ids: Collection[int]) -> list[Tally]:
+    """All slots of these studies, in one go."""
+    is_recent = slots.c.finished_at > now() - DAY
+    period = case((slots.c.finished_at > now() - HOUR, "hour"), (is_recent, "day"))
+    worker = case((is_recent, slots.c.worker))
     query = (
         select(
             slots.c.study_id,
             slots.c.kind,
             slots.c.state,
+            period,
+            worker,
             func.count(),
             func.sum(slots.c.attempt),
             func.sum(case((slots.c.attempt > 0, 1), else_=0)),
             func.sum(slots.c.expiries),
             func.sum(slots.c.epoch),
+            func.min(slots.c.started_at),
         )
         .where(slots.c.study_id.in_(study_ids))
-        .group_by(slots.c.study_id, slots.c.kind, slots.c.state)
+        .group_by(slots.c.study_id, slots.c.kind, slots.c.state, period, worker)
     )
-    return [StateTally(*row) for row in connection.execute(query)]
-
-
-def recent_tallies(connection: Connection) -> list[RecentTally]:
-    """The trainings of all studies that ended in the last day, with a result or not, by worker."""
-    in_hour = case((slots.c.finished_at > now() - HOUR, 1), else_=0)
-    query = (
-        select(
-            slots.c.study_id,
-            slots.c.kind,
-            slots.c.worker,
-            in_hour,
-            func.count(),
-            func.sum(slots.c.epoch),
-            func.min(func.coalesce(slots.c.started_at, slots.c.finished_at)),
-        )
-        .where(slots.c.finished_at > now() - DAY)
-        .group_by(slots.c.study_id, slots.c.kind, slots.c.worker, in_hour)
-    )
-    return [RecentTally(*row) for row in connection.execute(query)]
+    return [Tally(*row) for row in connection.execute(query)]
 
 
 def running_slots(connection: Connection) -> Sequence[Row[Any]]:

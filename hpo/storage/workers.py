@@ -142,14 +142,15 @@ def request_stop(engine: Engine, names: Collection[str]) -> list[str]:
 
 def list_workers(engine: Engine, *, alive: bool = False) -> list[RegisteredWorker]:
     """All workers in the order they began, or those that are alive."""
-    with begin_read(engine) as connection:
-        return read_workers(connection, alive=alive)
-
-
-def read_workers(connection: Connection, *, alive: bool = False) -> list[RegisteredWorker]:
-    """As `list_workers`, within a transaction that reads other things too."""
     query = select(workers).order_by(workers.c.id)
-    return [_row(row) for row in connection.execute(query.where(ALIVE) if alive else query)]
+    with begin_read(engine) as connection:
+        return [_row(row) for row in connection.execute(query.where(ALIVE) if alive else query)]
+
+
+def recent_workers(connection: Connection, seconds: float) -> list[RegisteredWorker]:
+    """Those that are alive, or were so many seconds ago, in the order they began."""
+    query = select(workers).where(workers.c.alive_until > now() - seconds).order_by(workers.c.id)
+    return [_row(row) for row in connection.execute(query)]
 
 
 def served_by_others(engine: Engine, name: str, data_digest: str, studies: Collection[tuple[int, str]]) -> set[int]:

@@ -5,7 +5,8 @@ from scipy.stats import f  # type: ignore[import-untyped]  # ships no types
 
 from hpo.results.ending import estimated_end, span, work, work_left
 from hpo.results.progress_records import PhaseProgress
-from hpo.results.tallies import StateTally
+from hpo.results.tallies import Tally
+from hpo.storage.slots import State
 from tests.support.handmade import small_spec
 
 
@@ -56,13 +57,9 @@ def test_what_is_left_counts_what_is_begun() -> None:
     """Ten search trials done with half the epochs each; two of four run, one of them half-way; then whole rounds."""
     spec = small_spec("ws", epochs=6)
 
-    def tally(state: str, slots: int, epochs: int) -> StateTally:
-        return StateTally(1, "search", state, slots, slots, slots, 0, epochs)
+    def tally(state: State, slots: int, epochs: int) -> Tally:
+        return Tally(1, "search", state, None, None, slots, slots, slots, 0, epochs, None)
 
     phases = [_phase("search", waiting=2, running=2, done=10), _phase("final", waiting=0, running=0, done=0, total=7)]
-    tallies = {
-        ("search", "done"): tally("done", 10, 30),
-        ("search", "running"): tally("running", 2, 3),
-        ("search", "waiting"): tally("waiting", 2, 0),
-    }
-    assert work_left(spec, phases, tallies) == 4 * 0.5 - 0.5 + 7  # type: ignore[arg-type]
+    tallies = [tally("done", 6, 18), tally("done", 4, 12), tally("running", 2, 3), tally("waiting", 2, 0)]
+    assert work_left(spec, phases, tallies) == 4 * 0.5 - 0.5 + 7
