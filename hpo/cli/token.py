@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @click.group()
 def token() -> None:
-    """Manage the tokens with which scripts use the site that `hpo dashboard` serves.
+    """Manage the tokens with which scripts use the site.
+
+    They are for what `hpo dashboard` serves, /metrics above all.
 
     \b
     Example:

@@ -237,7 +237,6 @@ NOT_IMPORTED = {  # of development: what runs as a command, or is imported by ot
     "hatchling": "the build backend",
     "ipykernel": "a process",
     "nbclient": "imported by name, where a test needs it",
-    "flask": "moto's S3 server",
     "flask-cors": "moto's S3 server",
 }
 
