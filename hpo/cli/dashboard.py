@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @click.option(
     "--public-url",
     metavar="URL",
+    envvar="HPO_PUBLIC_URL",
+    show_envvar=True,
     help="How browsers reach it through a proxy, as https://lab.example: the only host and origin that is then served.",
 )
 @click.option(

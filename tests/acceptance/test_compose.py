@@ -26,6 +26,7 @@ from sqlalchemy.engine import make_url
 from hpo.storage import migrate
 from hpo.storage.engine import begin_write, open_engine
 from tests.support.commandline import PATIENCE
+from tests.support.dashboard import TOKEN
 from tests.support.server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +203,7 @@ def running(dashboard_port: int) -> Iterator[Compose]:
         HPO_DASHBOARD_PORT=str(dashboard_port),
         HPO_CPU_IMAGE=f"{project}:cpu",  # a user's hpo:cpu stays as it is
         HPO_GIT_COMMIT="of-the-test",
+        HPO_DASHBOARD_TOKEN=TOKEN,
     )
 
     def compose(arguments: str) -> str:
@@ -225,6 +227,11 @@ def wait_for(what: Callable[[], bool], *, seconds: float, pause: float) -> None:
     while not what():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(pause)
+
+
+def asking(url: str, content: bytes | None = None, method: str = "GET") -> urllib.request.Request:
+    """A request by whoever has the dashboard's token."""
+    return urllib.request.Request(url, content, {"Authorization": f"Bearer {TOKEN}"}, method=method)
 
 
 def containers(compose: Compose) -> list[str]:
@@ -257,7 +264,7 @@ def test_dashboard_answers_on_loopback_alone(running: Compose, dashboard_port: i
 
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{dashboard_port}/api/studies", timeout=10) as answer:
+            with urllib.request.urlopen(asking(f"http://127.0.0.1:{dashboard_port}/api/studies"), timeout=10) as answer:
                 return bool(answer.status == 200)
         except OSError:  # the container is up before the server is
             return False
@@ -272,13 +279,13 @@ def test_a_note_gets_longer_and_shorter(running: Compose, dashboard_port: int) -
     study = f"http://127.0.0.1:{dashboard_port}/api/studies/1"
 
     def read() -> dict[str, Any]:
-        with urllib.request.urlopen(f"{study}?after=0", timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(asking(f"{study}?after=0"), timeout=PATIENCE) as answer:
             note: dict[str, Any] = json.load(answer)["note"]
             return note
 
     for length in (6000, 5, 20000, 0, 7):  # in the database a piece has some 2,000 characters
         note = {"body": "n" * length, "version": read()["version"] + 1}
-        put = urllib.request.Request(f"{study}/note", json.dumps(note).encode(), method="PUT")
+        put = asking(f"{study}/note", json.dumps(note).encode(), method="PUT")
         put.add_header("Content-Type", "application/json")
         with urllib.request.urlopen(put, timeout=PATIENCE):
             assert read() == note

@@ -18,6 +18,7 @@ from hpo.storage.engine import open_engine
 from hpo.storage.pages import PIECE, Page, keep_pages
 from hpo.storage.schema import metadata
 from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, wait_until
+from tests.support.dashboard import BEARER, TOKEN
 from tests.support.exact import check_exact
 from tests.support.fixtures import Postgres
 
@@ -63,13 +64,27 @@ COMMANDS = {  # every command, in an order in which each finds what it needs
     "run": ("--file", "other.toml", "--workers", "1"),
     "report": (),
     "ledger": (),
+    "user list": (),
+    "token list": (),
+    "workers list": (),
+    "workers stop": ("--all",),
+    "top": ("--once",),
     "data info": (),
     "db check": (),
     "db upgrade": (),
     "doctor": (),
 }
-REFUSED = {"study delete": ("ws", "--yes"), "db new-identity": ()}
-OTHERS = {"dashboard", "data fetch", "experiment new", "experiment check"}  # served; the others have no database
+REFUSED = {
+    "study delete": ("ws", "--yes"),
+    "db new-identity": (),
+    "user add": ("ada", "--no-password"),
+    "user remove": ("ada",),
+    "user role": ("ada", "editor"),
+    "token add": ("ci",),
+    "token remove": ("ci",),
+}
+OTHERS = {"dashboard", "user passwd", "data fetch", "experiment new", "experiment check"}
+"""Served, asked for a password, and without a database."""
 
 
 def leaves(group: click.Group, path: str = "") -> Iterator[str]:
@@ -83,7 +98,7 @@ def leaves(group: click.Group, path: str = "") -> Iterator[str]:
 
 
 @pytest.mark.long
-def test_every_command_but_two(hpo: Hpo) -> None:
+def test_every_command_but_a_few(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole study, from its creation to the report and the dashboard, with all that people may do to it meanwhile."""
     assert {*COMMANDS, *REFUSED, *OTHERS} == set(leaves(root))
     hpo.study(trials=3, confirm_rounds=1, rounds=1)
@@ -95,10 +110,12 @@ def test_every_command_but_two(hpo: Hpo) -> None:
         assert "permission denied" in hpo.refused(*name.split(), *words)
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
+    monkeypatch.setenv("HPO_DASHBOARD_TOKEN", TOKEN)
     server = hpo.start("dashboard", "--port", str(port))
     said = Said(server)
     wait_until(lambda: said.count(f":{port}") or server.poll() is not None)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=PATIENCE) as answer:
+    asking = urllib.request.Request(f"http://127.0.0.1:{port}/api/studies", headers={"Authorization": BEARER})
+    with urllib.request.urlopen(asking, timeout=PATIENCE) as answer:
         assert b'"ws"' in answer.read()
     server.send_signal(signal.SIGTERM)
     server.wait()
@@ -131,6 +148,8 @@ def test_what_the_role_cannot_do(hpo: Hpo, postgres_url: str) -> None:
         *(f"UPDATE {table} SET {column} = {column}" for table, column in about.items()),
         *(f"INSERT INTO {table} SELECT * FROM {table}" for table in about),
         "UPDATE hpo_ledger SET study = study",
+        *(f"UPDATE {table} SET role = 'editor'" for table in ("hpo_users", "hpo_tokens")),
+        *(f"INSERT INTO {table} SELECT * FROM {table}" for table in ("hpo_users", "hpo_tokens")),
         *(f"TRUNCATE {table}" for table in metadata.tables),
         "CREATE TABLE mine (x int)",
         "DROP TABLE hpo_slots",

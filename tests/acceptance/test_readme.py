@@ -161,7 +161,9 @@ def serves(where: str) -> Step:
         process = tour.start(f"{command.text} --port {url.rpartition(':')[2]}", where)
         said = Said(process)
         wait_until(lambda: said.count(url) or process.poll() is not None)
-        with urllib.request.urlopen(f"{url}/api/studies", timeout=PATIENCE) as answer:
+        (token,) = re.findall(r"/login\?token=(\S+)", "".join(said.lines))
+        asking = urllib.request.Request(f"{url}/api/studies", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(asking, timeout=PATIENCE) as answer:
             assert b'"ws"' in answer.read()
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) in (0, 130)
