@@ -85,15 +85,8 @@ def nginx(folder: Path, port: int, behind: int, *, user: str | None = None) -> l
         server = server.replace('X-Hpo-Proxy-Secret ""', f'X-Hpo-Proxy-Secret "{SECRET}"')
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     places = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
-    head = f"daemon off;
-pid {folder}/pid;
-error_log stderr;
-events {{}}
-"
-    whole = f"{head}http {{
-access_log off;
-{places}{server}}}
-"
+    head = f"daemon off;\npid {folder}/pid;\nerror_log stderr;\nevents {{}}\n"
+    whole = f"{head}http {{\naccess_log off;\n{places}{server}}}\n"
     (folder / "nginx.conf").write_text(whole)
     return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
