@@ -64,6 +64,7 @@ COMMANDS = {  # every command, in an order in which each finds what it needs
     "run": ("--file", "other.toml", "--workers", "1"),
     "report": (),
     "ledger": (),
+    "study plan": ("--difference", "0.5", "--spread", "1"),
     "user list": (),
     "token list": (),
     "workers list": (),
