@@ -1,1 +1,1 @@
-"""What a browser sees: optuna-dashboard behind its guard, notes and figures on its study pages."""
+"""What a browser sees, behind one door: the lab's pages, the report, optuna-dashboard with notes on its study pages."""

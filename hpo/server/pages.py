@@ -79,6 +79,13 @@ def _add_errors(site: Flask) -> None:
             response.headers["Cache-Control"] = "no-store"
         return response
 
+    @site.before_request
+    def refuse_nul() -> ResponseReturnValue | None:
+        """PostgreSQL's texts cannot hold it, and no name has it."""
+        if any("\0" in text for text in (request.path, *request.values.values())):
+            return render_template("message.html.j2", title="This cannot be done", text="NUL is in no name."), 400
+        return None
+
     @site.errorhandler(404)
     def not_there(error: Exception) -> ResponseReturnValue:
         return render_template("message.html.j2", title="Not found", text=f"There is no page {request.path}."), 404

@@ -66,6 +66,8 @@ def list_users(engine: Engine) -> list[User]:
 
 def find_user(engine: Engine, name: str) -> User | None:
     """The user of that name, if there is one."""
+    if not _NAME.fullmatch(name):  # nothing else is stored, and PostgreSQL refuses some texts
+        return None
     with begin_read(engine) as connection:
         row = connection.execute(select(users).where(users.c.name == name)).one_or_none()
     return None if row is None else _user(row)

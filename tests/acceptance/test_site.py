@@ -1,9 +1,12 @@
 """The lab's site as people meet it: a real server, users and scripts at its door, and a browser that logs in."""
 
+import contextlib
 import http.client
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -63,7 +66,7 @@ def post(port: int, path: str, fields: dict[str, str], **headers: str) -> tuple[
     sent = {"Content-Type": "application/x-www-form-urlencoded", "Origin": f"http://127.0.0.1:{port}"}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     try:
-        connection.request("POST", path, urlencode(fields), sent)
+        connection.request("POST", path, urlencode(fields, errors="surrogatepass"), sent)
         answer = connection.getresponse()
         return answer.status, dict(answer.headers), answer.read().decode()
     finally:
@@ -287,6 +290,30 @@ def test_a_session_ends_with_password_and_user(lab: str) -> None:
         assert ask(port, "/workers", **vic)[0] == 401
 
 
+def test_odd_requests(lab_everywhere: str) -> None:
+    """No answer of the server's own is an error of it, and none has a traceback."""
+    with dashboard(lab_everywhere) as (port, process):
+        ada = session(port, "ada")
+        odd = ("%00", "%FF", "x" * 3000, "%3Cscript%3Ealert%3C", "ws%2F..", "..%2F..%2Fetc%2Fpasswd")
+        outside = (
+            "/report?study=%00",
+            "/report?study=a%0Ab",
+            "/assets/../site.py",
+            "/assets/%2e%2e/site.py",
+            "/workers/",
+        )
+        for path in (*(f"/studies/{name}" for name in odd), *outside):
+            status, page = ask(port, path, **ada)
+            assert status in (400, 404), path
+            assert "<script>alert" not in page
+            assert "Traceback" not in page
+        assert post(port, "/login", {"name": "a\0b", "password": "x" * 12})[0] in (400, 403)
+        assert post(port, "/login", {"name": "\ud800", "password": "x" * 12})[0] == 403
+        assert post(port, "/studies/ws/note", {"note": "a\0b", "version": "1"}, **ada)[0] == 400
+        process.send_signal(signal.SIGTERM)
+        assert "Traceback" not in process.communicate(timeout=PATIENCE)[1]
+
+
 def test_no_cookie_but_ours_opens(site: int) -> None:
     """Neither a changed one nor one that another database signed."""
     cookie = session(site, "ada")["Cookie"]
@@ -432,6 +459,34 @@ def test_users_and_tokens_by_command(sqlite_url: str, open_database: Callable[[s
     engine = open_engine(sqlite_url)
     assert not any(token in str(row) or PASSWORD in str(row) for row in all_rows(engine).values())
     engine.dispose()
+
+
+def test_a_password_is_asked_for_on_a_terminal(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """Twice, without showing it, and again where the second differs."""
+    open_database(sqlite_url)
+    ours, theirs = pty.openpty()
+    command = [*HPO, "--db", sqlite_url, "user", "add", "ada"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        shown = ""
+        for prompt, typed in (
+            ("Password: ", PASSWORD),
+            ("Repeat for confirmation: ", "something else"),
+            ("Password: ", PASSWORD),
+            ("Repeat for confirmation: ", PASSWORD),
+        ):
+            while not shown.endswith(prompt):
+                assert select.select([ours], [], [], PATIENCE)[0], shown
+                shown += os.read(ours, 1000).decode()
+            os.write(ours, f"{typed}\n".encode())
+            shown += " "
+        with contextlib.suppress(OSError):  # the terminal ends with the process
+            while select.select([ours], [], [], PATIENCE)[0] and (rest := os.read(ours, 1000)):
+                shown += rest.decode()
+        assert process.wait(PATIENCE) == 0
+    os.close(ours)
+    assert "user ada: added as viewer" in shown
+    assert PASSWORD not in shown
 
 
 # --- The report, as chosen ----------------------------------------------------------------------------------
