@@ -51,7 +51,7 @@ def pages(engine: Engine, *, door: Door, address: SiteAddress, report: ReportPag
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_SECURE=address.is_secure,
     )
-    site.jinja_options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    site.jinja_options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     site.jinja_env.globals |= {
         "NOTHING": NOTHING,
         "refresh": REFRESH_SECONDS,
