@@ -11,10 +11,8 @@ from sqlalchemy import Engine
 import hpo
 from hpo.errors import DatabaseError, HpoError, StudyNotFound
 from hpo.report.formats import NOTHING, Scale, model_title, time, value
-from hpo.results import queries
 from hpo.results.failures import failures
 from hpo.results.learning_curves import learning_curves
-from hpo.results.progress import overview
 from hpo.server import shown
 from hpo.server.actions import act, note_of
 from hpo.server.address import SiteAddress
@@ -22,13 +20,14 @@ from hpo.server.configurations import configuration_rows
 from hpo.server.door import COOKIE, SESSION_SECONDS, Door, LoginRefused
 from hpo.server.guard import LOGIN, LOGOUT, VISITOR
 from hpo.server.headlines import Headlines
+from hpo.server.kept import KeptOverview, KeptResults
 from hpo.server.metrics import exposition
 from hpo.server.report_page import ReportPage
 from hpo.storage import studies
 from hpo.study.spec import to_toml
 
 if TYPE_CHECKING:
-    from hpo.results.progress_records import StudyProgress
+    from hpo.results.progress_records import Overview, StudyProgress
 
 REFRESH_SECONDS = 5  # after which a page asks for itself again
 POLICY = "; ".join(
@@ -138,11 +137,11 @@ def _add_login(site: Flask, door: Door, address: SiteAddress) -> None:
 
 
 def _add_pages(site: Flask, engine: Engine, report: ReportPage) -> None:
-    headlines = Headlines(engine, report.shipped_report)
+    headlines, everything, results = Headlines(engine, report.shipped_report), KeptOverview(engine), KeptResults(engine)
 
     @site.get("/")
     def lab() -> str:
-        now = overview(engine)
+        now = everything.current()
         groups: dict[str, list[StudyProgress]] = {}
         for progress in now.studies:
             groups.setdefault(progress.experiment, []).append(progress)
@@ -153,11 +152,14 @@ def _add_pages(site: Flask, engine: Engine, report: ReportPage) -> None:
 
     @site.get("/workers")
     def all_workers() -> str:
-        return render_template("workers.html.j2", overview=overview(engine))
+        return render_template("workers.html.j2", overview=everything.current())
 
     @site.get("/studies/<name>")
     def study(name: str) -> str:
-        return _study_page(engine, name)
+        row = studies.get_study(engine, name)
+        if not any(progress.id == row.id for progress in everything.current().studies):
+            everything.forget()  # it is newer
+        return _study_page(engine, row, everything.current(), results)
 
     @site.post("/studies/<name>/<action>")
     def change(name: str, action: str) -> ResponseReturnValue:
@@ -167,6 +169,7 @@ def _add_pages(site: Flask, engine: Engine, report: ReportPage) -> None:
             raise
         except HpoError as error:
             flash(str(error), "error")
+        everything.forget()
         return redirect(url_for("study", name=name), 303)
 
     @site.get("/report")
@@ -179,14 +182,14 @@ def _add_pages(site: Flask, engine: Engine, report: ReportPage) -> None:
         return Response(body, content_type=kind)
 
 
-def _study_page(engine: Engine, name: str) -> str:
-    row, everything = studies.get_study(engine, name), overview(engine)
+def _study_page(engine: Engine, row: studies.StudyRow, everything: "Overview", results: KeptResults) -> str:
+    name = row.name
     progress = next((study for study in everything.studies if study.id == row.id), None)
     if progress is None:
         raise StudyNotFound(f"study {name} was deleted in the meantime")
     if progress.unreadable is not None or progress.metric is None:
         return render_template("message.html.j2", title=name, text=progress.unreadable or "")
-    result = queries.study_result(engine, name)
+    result = results.of(name)
     best = None if progress.best is None else progress.best.number
     curves = learning_curves(engine, progress.id, best)
     return render_template(
