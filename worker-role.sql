@@ -1,6 +1,7 @@
 -- The role of workers, of the dashboard and of whoever creates studies: it can neither delete anything nor make or
--- change a table. Run it as the role that owns the tables, after each `hpo db upgrade`.
--- (`hpo study delete` needs DELETE as well. Where search_path leads elsewhere, put that schema for `public`.)
+-- change a table; it may ask workers to end (`hpo workers stop`). Run it as the role that owns the tables, after each
+-- `hpo db upgrade`. (`hpo study delete` needs DELETE as well. Where search_path leads elsewhere, put that schema for
+-- `public`.)
 
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'hpo_worker') THEN

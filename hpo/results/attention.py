@@ -27,7 +27,7 @@ def _matter(study: StudyProgress) -> tuple[int, str, str] | None:
         lost = f"cannot go on: deleted from Optuna's tables: {', '.join(study.gone)}; put back a backup, or delete it"
         return 0, lost, f"hpo study delete {study.name} --yes"
     if study.unreadable is not None:
-        return 0, f"has a spec that this hpo cannot read: {study.unreadable}", "hpo doctor"
+        return 0, f"has a spec that this hpo cannot read: {study.unreadable}; this hpo's version", "hpo --version"
     if study.phase == "done":
         return None
     present = study.of(study.phase)

@@ -178,7 +178,7 @@ def _spec(row: Row[Any]) -> StudySpec | str:
     try:
         return spec_of(row)
     except SpecError as error:
-        return str(error)
+        return str(error).removeprefix(f"study {row.name}: ")
 
 
 def _phase(kind: Kind, row: Row[Any], spec: StudySpec | None, tallies: Sequence[Tally]) -> PhaseProgress:

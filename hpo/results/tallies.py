@@ -68,7 +68,7 @@ def tallies_of(connection: Connection, study_ids: Collection[int]) -> list[Tally
         .where(slots.c.study_id.in_(study_ids))
         .group_by(slots.c.study_id, slots.c.kind, slots.c.state, period, worker)
     )
-    return [Tally(*row) for row in connection.execute(query)]
+    return [Tally(*row) for row in connection.execute(query).all()]
 
 
 def running_slots(connection: Connection) -> Sequence[Row[Any]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,9 @@ def test_in_a_pipe_it_prints_again_and_ends_quietly(fleet: Hpo) -> None:
     assert err == ""
 
 
-def on_a_terminal(hpo: Hpo, *words: str) -> tuple[subprocess.Popen[bytes], int]:
-    """A command whose stdout and stderr are a terminal of 140 columns; the other end of it."""
+@contextmanager
+def on_a_terminal(hpo: Hpo, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A process of a command whose stdout and stderr are a terminal of 140 columns; the other end of it."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "hpo", *words],
@@ -88,7 +90,12 @@ def on_a_terminal(hpo: Hpo, *words: str) -> tuple[subprocess.Popen[bytes], int]:
         start_new_session=True,
     )
     os.close(theirs)
-    return process, ours
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 def read_until(terminal: int, words: str) -> str:
@@ -112,8 +119,7 @@ def rest_of(terminal: int) -> str:
 
 def test_on_a_terminal_it_is_live(fleet: Hpo) -> None:
     """Bars on a screen of its own, which changes with the database and is left behind as it was."""
-    process, terminal = on_a_terminal(fleet, "top", "--interval", "0.2")
-    try:
+    with on_a_terminal(fleet, "top", "--interval", "0.2") as (process, terminal):
         first = read_until(terminal, "gpu-1:100:abc")
         assert "\x1b[?1049h" in first, "the other screen"
         assert "━" in first
@@ -125,10 +131,6 @@ def test_on_a_terminal_it_is_live(fleet: Hpo) -> None:
         assert process.wait(30) == 0
         assert "\x1b[?1049l" in last
         assert "Traceback" not in last
-    finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)
 
 
 @pytest.fixture
@@ -141,23 +143,31 @@ def server() -> Iterator[Server]:
 
 
 def test_a_database_that_is_away_is_waited_for(server: Server, tmp_path: Path) -> None:
-    """One line says so, and it goes on when that is back; `--once` does not wait."""
+    """In a pipe one line says so, on a terminal one above what was seen last; `--once` does not wait."""
     lab = Hpo(tmp_path, server.url)
     lab.create()
     process = lab.start("top", "--interval", "0.2")
     assert process.stdout is not None
-    while not process.stdout.readline().startswith("hpo top"):
-        pass
-    said = Said(process)
-    server.stop()
-    wait_until(lambda: said.lines)
-    assert "hpo: " in lab.refused("top", "--once")
-    server.start()
-    while not process.stdout.readline().startswith("hpo top"):  # of before it stopped, at first
-        pass
-    wait_until(lambda: process.stdout is not None and process.stdout.readline().startswith("hpo top"))
-    process.send_signal(signal.SIGINT)
-    finish(process)
+    with on_a_terminal(lab, "top", "--interval", "0.2") as (live, terminal):
+        read_until(terminal, "0/4")
+        while not process.stdout.readline().startswith("hpo top"):
+            pass
+        said = Said(process)
+        server.stop()
+        wait_until(lambda: said.lines)
+        read_until(terminal, "what is below was seen before")
+        read_until(terminal, "0/4")
+        assert "hpo: " in lab.refused("top", "--once")
+        server.start()
+        lab("study", "pause", "ws")
+        read_until(terminal, "(paused)")
+        while "(paused)" not in process.stdout.readline():
+            pass
+        for each in (process, live):
+            each.send_signal(signal.SIGINT)
+        finish(process)
+        rest_of(terminal)
+        assert live.wait(30) == 0
     assert len(said.lines) == 1
     assert said.lines[0].endswith("waiting for it\n")
     lab.close()
