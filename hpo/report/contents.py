@@ -65,7 +65,8 @@ def gather(
     results = all_results(engine)
     columns = {result.id: read_columns(engine, result, shipped_report) for result in results}
     scores = scores_of(results, columns)
-    comparison, ledger = compare(results, scores), read_ledger(engine)
+    ledger = read_ledger(engine)
+    comparison = compare(results, scores, ledger)
     bundled = {r.data_digest for r in results if r.is_shipped and shipped_report.needs_no_folder(r.data_digest)}
     return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -21,6 +21,7 @@ from hpo.report.formats import NOTHING, Scale, reference, references, time, valu
 from hpo.results.queries import all_results
 from hpo.results.records import FinalResult, StudyResult
 from hpo.storage import studies
+from hpo.storage.ledger import read_ledger
 from hpo.storage.pages import Page, keep_pages
 from hpo.study.labels import TUNED
 
@@ -94,7 +95,7 @@ def write_all_pages(engine: Engine) -> None:
     from hpo.report.scores import read_scores
 
     results = all_results(engine)
-    write_pages(engine, results, compare(results, scores=read_scores(engine, results)))
+    write_pages(engine, results, compare(results, read_scores(engine, results), read_ledger(engine)))
 
 
 def _moved_on(engine: Engine, results: Sequence[StudyResult]) -> set[str]:
@@ -110,7 +111,7 @@ def _paired(engine: Engine, results: Sequence[StudyResult]) -> "Paired | None":
     from hpo.analysis.comparison import paired_of
     from hpo.report.scores import read_scores
 
-    return paired_of(results, read_scores(engine, results))
+    return paired_of(results, read_scores(engine, results), read_ledger(engine))
 
 
 def _write(
