@@ -299,8 +299,8 @@ def undeclared_sentence(pair: Pair) -> str:
     seeds = f", of {seeds_in_words(beyond.seeds)}," if others else ""
     return (
         f"{beyond.added} rounds of {_both(pair)}{seeds} were added for looks that nobody had declared before the "
-        f"first, and do not count above. With them {ahead} {size} over {beyond.rounds} rounds, p = {beyond.p:.2g}; for whoever "
-        f"would have stopped at any of the looks (at {looks} rounds) that is p = {beyond.p_over_looks:.2g}."
+        f"first, and do not count above. With them {ahead} {size} over {beyond.rounds} rounds, p = {beyond.p:.2g}; for "
+        f"whoever would have stopped at any of the looks (at {looks} rounds) that is p = {beyond.p_over_looks:.2g}."
     )
 
 
