@@ -193,7 +193,7 @@ def confirm_note_of(result: StudyResult) -> str:
         f"## {_safe(result.name)}: rounds of the confirm phase",
         "",
         f"The best trials of study {_safe(result.name)} and {it}, trained again on fresh seeds "
-        "and fresh draws: the configuration with the best mean becomes the tuned one. No sampler is involved. A trial "
+        "and fresh draws from pool A: the configuration with the best mean becomes the tuned one. No sampler is involved. A trial "
         f"is one round of one configuration, named in its user attributes; its value is the validation {scale.name}.",
         "",
         *(_table(("configuration", "rounds", _mean_column(scale)), rows) or ["It has not started.", ""]),
