@@ -47,7 +47,7 @@ def dashboard(context: Context, host: str, port: int, locators: tuple[str, ...])
         notes_thread.start()
 
     # In the background, because it takes seconds; not a daemon, so that the end of the process waits for it.
-    notes_thread = threading.Thread(target=lambda: notes.update_all_pages(engine))
+    notes_thread = threading.Thread(target=lambda: notes.update_all_pages(engine, lambda: context.digits))
     report = ReportPage(engine, shipped_report, experiments)
     server.serve(engine, host=host, port=port, report=report, ready=ready)
     if notes_thread.ident is not None:

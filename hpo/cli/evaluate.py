@@ -65,7 +65,7 @@ def evaluate(
         open_early=open_early,
     )
     if evaluation.added:
-        update_notes(engine, [evaluation.study])
+        update_notes(engine, [evaluation.study], lambda: context.digits)
     if form == "json":
         print_json({**asdict(evaluation), "beyond": evaluation.beyond})
         return
