@@ -40,6 +40,8 @@ TUNING: PairKind = "tuning"  # a model's tuned against its reference configurati
 Family = Literal["models", "tuning"]  # of Holm's correction
 FAMILIES: dict[PairKind, Family] = {BETWEEN_TUNED: "models", BETWEEN_REFERENCE: "models", TUNING: "tuning"}
 
+Configuration = tuple[StudyResult, str]  # a study's, by its label
+
 _LEAST = sys.float_info.min  # of a value that is compared by ratios: 0 has no logarithm
 
 
@@ -206,7 +208,7 @@ def representatives(
     return chosen
 
 
-def _at_their_best(results: Sequence[StudyResult], setting: Setting) -> list[tuple[StudyResult, str]]:
+def _at_their_best(results: Sequence[StudyResult], setting: Setting) -> list[Configuration]:
     """Each model's study and label: tuned, or the reference configuration where there is nothing to tune."""
     tuned = {(r.experiment, r.model): (r, TUNED) for r in representatives(results, setting, "tuned")}
     fixed = {
@@ -225,36 +227,35 @@ def pairs_of(results: Sequence[StudyResult], settings: Sequence[Setting], poolin
     """
     pairs: list[Pair] = []
     compared: set[tuple[PairKind, str, str, MetricInfo]] = set()
-
-    def is_new(kind: PairKind, a: tuple[StudyResult, str], b: tuple[StudyResult, str]) -> bool:
-        this = (kind, pooling.of(*a).measurement, pooling.of(*b).measurement, a[0].metric)
-        return this not in compared and not compared.add(this)  # type: ignore[func-returns-value]  # None: it is added
-
     for index, setting in enumerate(settings):
-        references = [(result, result.reference_label) for result in representatives(results, setting, "reference")]
-        between = [
-            pair
-            for kind, configurations in (
-                (BETWEEN_TUNED, _at_their_best(results, setting)),
-                (BETWEEN_REFERENCE, references),
-            )
-            for worse, better in combinations(configurations, 2)  # the later should be better
-            if kind == BETWEEN_REFERENCE or TUNED in (worse[1], better[1])
-            if is_new(kind, better, worse) and (pair := _pair(kind, index, better, worse, pooling))
-        ]
-        tuning = []
-        for result in representatives(results, setting, "tuned"):
-            tuned, sides = result.final_of(TUNED), ((result, TUNED), (result, result.reference_label))
-            if tuned is not None and tuned.same_as is None and is_new(TUNING, *sides):
-                pair = _pair(TUNING, index, *sides, pooling)
-                tuning += [pair] if pair else []
-        pairs += _corrected(between) + _corrected(tuning)
+        by_family: dict[Family, list[Pair]] = {"models": [], "tuning": []}
+        for kind, a, b in _to_compare(results, setting):
+            key = (kind, pooling.measurement(*a), pooling.measurement(*b), a[0].metric)
+            pair = None if key in compared else _pair(kind, index, a, b, pooling)
+            if pair is not None:
+                compared.add(key)
+                by_family[pair.family].append(pair)
+        pairs += [pair for family in by_family.values() for pair in _corrected(family)]
     return pairs
 
 
-def _pair(
-    kind: PairKind, setting: int, a: tuple[StudyResult, str], b: tuple[StudyResult, str], pooling: Pooling
-) -> Pair | None:
+def _to_compare(
+    results: Sequence[StudyResult], setting: Setting
+) -> Iterable[tuple[PairKind, Configuration, Configuration]]:
+    """What is compared with what in a setting; the first should be the better one."""
+    references = [(result, result.reference_label) for result in representatives(results, setting, "reference")]
+    for worse, better in combinations(_at_their_best(results, setting), 2):
+        if TUNED in (worse[1], better[1]):
+            yield BETWEEN_TUNED, better, worse
+    for worse, better in combinations(references, 2):
+        yield BETWEEN_REFERENCE, better, worse
+    for result in representatives(results, setting, "tuned"):
+        tuned = result.final_of(TUNED)
+        if tuned is not None and tuned.same_as is None:
+            yield TUNING, (result, TUNED), (result, result.reference_label)
+
+
+def _pair(kind: PairKind, setting: int, a: Configuration, b: Configuration, pooling: Pooling) -> Pair | None:
     of_a, of_b = pooling.of(*a), pooling.of(*b)
     common = common_rounds(of_a, of_b)
     if common is None or not common.rounds:

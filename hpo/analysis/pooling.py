@@ -42,7 +42,6 @@ class PooledRound:
 class PooledRounds:
     """All rounds of a configuration; of one that several studies have trained, the result of the study asked for."""
 
-    measurement: str
     rounds: Mapping[RoundId, PooledRound]
     asked: Mapping[int, int]  # by seed how many rounds were asked for at most
     sightings: Sequence[Sighting]  # of studies that are gone too
@@ -66,10 +65,14 @@ class Pooling:
             for final in result.final:
                 self._finals.setdefault(measurement_in(result, final), []).append((result, final))
 
+    def measurement(self, result: StudyResult, label: str) -> str:
+        """What a study's configuration is a measurement of; empty where it has no such label."""
+        final = result.final_of(label)
+        return "" if final is None else measurement_in(result, final)
+
     def of(self, result: StudyResult, label: str) -> PooledRounds:
         """Those of a study's configuration, none where it has no such label."""
-        final = result.final_of(label)
-        measurement = "" if final is None else measurement_in(result, final)
+        final, measurement = result.final_of(label), self.measurement(result, label)
         finals = sorted(
             self._finals.get(measurement, ()), key=lambda pair: (pair[0] is not result, pair[1] is not final)
         )
@@ -83,7 +86,6 @@ class Pooling:
             if all(sighting.study_id != other.id for sighting in sightings):
                 sightings.append(_unopened(other, measurement))
         return PooledRounds(
-            measurement=measurement,
             rounds=rounds,
             asked=asked,
             sightings=sightings,

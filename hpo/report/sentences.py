@@ -306,11 +306,11 @@ def undeclared_sentence(pair: Pair) -> str:
 
 def gone_sentence(pair: Pair) -> str:
     """What a comparison is worth that was made before, with other seeds, and then deleted."""
-    seeds = ", ".join(map(str, pair.gone))
-    many = len(pair.gone) + 1
+    seeds, many = ", ".join(map(str, pair.gone)), len(pair.gone) + 1
+    p = min(1.0, many * pair.test.p)
     return (
-        f"{_both(pair)} were compared before, with protocol seed {seeds}, by studies that were deleted since: for "
-        f"whoever would have kept the best of {many} such comparisons p = {min(1.0, many * pair.test.p):.2g}."
+        f"{_both(pair)} were compared before, with protocol seed {seeds}, by studies that are not shown here or were "
+        f"deleted: for whoever would have kept the best of {many} such comparisons p = {p:.2g}."
     )
 
 
