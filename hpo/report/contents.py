@@ -18,6 +18,7 @@ from hpo.experiment import shipped
 from hpo.experiment.contribute import contributed
 from hpo.experiment.description import Description
 from hpo.experiment.page import Callout, Section
+from hpo.report.fork import begun
 from hpo.report.scores import scores_of
 from hpo.report.sentences import Conclusions, conclusions_of
 from hpo.report.shipped import ShippedReport
@@ -63,6 +64,7 @@ def gather(
     if shipped_report is None:
         shipped_report = shipped_report_of(None)
     results = all_results(engine)
+    dependence = begun(lambda: tuple(dependence_of(result) for result in results))  # takes longer than what comes next
     columns = {result.id: read_columns(engine, result, shipped_report) for result in results}
     scores = scores_of(results, columns)
     ledger = read_ledger(engine)
@@ -77,7 +79,7 @@ def gather(
         ledger=tuple(ledger),
         tuning=tuple(tuning_of(result) for result in results),
         provenance=tuple(provenance_of(result, bundled) for result in results),
-        dependence=tuple(dependence_of(result) for result in results),
+        dependence=dependence(),  # before latencies are measured
         scores=scores,
         timeline=timeline_of(results),
         about_data={r.data_digest: shipped_report.about(r.data_digest) for r in results if r.is_shipped},
