@@ -3,8 +3,8 @@
 A study's note holds its phase, the tuned configuration beside the reference, and how its model compares with others.
 Workers write the notes when a phase moves on, and so do the commands that create studies or add rounds. `hpo report`
 and `hpo dashboard` write all of them together with the figures, which need plotly and are too slow for a worker, so
-they also write what an interrupted worker left out. A note depends on the database and the images at hand, without
-which the digits' answers cannot be read: writing it again changes nothing.
+they also write what an interrupted worker left out. A note depends on the database, and on the images at hand
+where the shipped experiment's answers are to be read: writing it again changes nothing.
 """
 
 import hashlib
