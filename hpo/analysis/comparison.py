@@ -7,21 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpo.analysis import stats
-from hpo.analysis.items import ScoredRounds, for_new_items, same_units
-from hpo.analysis.pairwise import (
-    Pair,
-    PairSide,
-    ScoresOf,
-    Setting,
-    evidence,
-    pairs_of,
-    place_of,
-    settings_of,
-)
+from hpo.analysis.pairwise import Pair, Setting, pairs_of, place_of, settings_of
+from hpo.analysis.pooling import Pooling, ScoresOf, evidence
 from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import FinalResult, StudyResult, models_of
+from hpo.storage.ledger import LedgerEntry
 from hpo.study.labels import PUBLISHED, TUNED
 
 # --- The table --------------------------------------------------------------------------------------------
@@ -207,61 +199,31 @@ class Comparison:
         return Paired(settings=self.settings, pairs=self.pairs)
 
 
-def paired_of(results: Sequence[StudyResult], scores: ScoresOf | None = None) -> Paired:
+def paired_of(
+    results: Sequence[StudyResult], scores: ScoresOf | None = None, ledger: Sequence[LedgerEntry] = ()
+) -> Paired:
     """All pairs that may be compared; takes milliseconds, where the table's bootstrap intervals take seconds.
 
-    `scores`, by study id, add the uncertainty that comes from the choice of test items.
+    `scores`, by study id, add the uncertainty that comes from the choice of test items; `ledger`, all openings of the
+    test pools, says who looked at what when.
     """
     settings = settings_of(results)
-    pairs = [pair for index in range(len(settings)) for pair in pairs_of(results, settings, index, scores)]
-    return Paired(settings=tuple(settings), pairs=tuple(_with_items(pairs, scores or {})))
+    return Paired(
+        settings=tuple(settings), pairs=tuple(pairs_of(results, settings, Pooling(results, scores or {}, ledger)))
+    )
 
 
-def compare(results: Sequence[StudyResult], scores: ScoresOf | None = None) -> Comparison:
-    """Compare all final rounds that may be compared.
-
-    `scores`, by study id, add the uncertainty that comes from the choice of test items.
-    """
-    paired = paired_of(results, scores)
+def compare(
+    results: Sequence[StudyResult], scores: ScoresOf | None = None, ledger: Sequence[LedgerEntry] = ()
+) -> Comparison:
+    """Compare all final rounds that may be compared; `scores` and `ledger` as for `paired_of`."""
+    paired = paired_of(results, scores, ledger)
     return Comparison(
         rows=tuple(_rows(results, paired.settings, scores or {})),
         settings=paired.settings,
         pairs=paired.pairs,
         repeats=repeats_of(results, paired.settings),
     )
-
-
-def _with_items(pairs: Sequence[Pair], scores: ScoresOf) -> list[Pair]:
-    """The pairs with intervals for new test items, where the scores of all their rounds are stored."""
-
-    def rounds(pair: Pair, side: PairSide) -> ScoredRounds:
-        scored = scores[side.study_id].by_label.get(side.label, {})
-        return {r: scored[r] for r in pair.rounds if r in scored}
-
-    completed = list(pairs)
-    together: dict[tuple[MetricInfo, float, int], list[tuple[int, tuple[ScoredRounds, ScoredRounds]]]] = {}
-    for place, pair in enumerate(pairs):
-        if not _at_hand(pair, scores):
-            continue
-        a, b = rounds(pair, pair.a), rounds(pair, pair.b)
-        if not a and not b:  # the metric has none for single items
-            continue
-        lacking = [r for r in pair.rounds if r not in a or r not in b]
-        same = len(pair.rounds) + pair.repeated > 1 and bool(a) and same_units(list(a.values()))
-        completed[place] = replace(pair, unanswered=len(lacking), same_items=same)
-        if not lacking:
-            fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
-            together.setdefault((pair.metric, pair.looks.level, fewest), []).append((place, (a, b)))
-    for (metric, level, fewest), group in together.items():
-        intervals = for_new_items([sides for _, sides in group], metric, level, fewest=fewest)
-        for (place, _), expected in zip(group, intervals, strict=True):
-            if expected is not None:
-                completed[place] = replace(completed[place], items=expected.interval, from_items=expected.from_units)
-    return completed
-
-
-def _at_hand(pair: Pair, known: Mapping[int, object]) -> bool:
-    return {pair.a.study_id, pair.b.study_id} <= known.keys()
 
 
 def _rows(results: Sequence[StudyResult], settings: Sequence[Setting], scores: ScoresOf) -> list[TableRow]:

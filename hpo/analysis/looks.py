@@ -49,13 +49,13 @@ class Looks:
         return error_unit(self.shares, self.reached, error) * self.shares[self.reached - 1]
 
 
-def looks_of(declared: Sequence[Sequence[int]], asked: int) -> Looks:
-    """Those that all configurations of a comparison have declared, as far as the rounds asked for have come.
+def common_looks(declared: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Those that all configurations of a comparison have declared.
 
     Where they have none in common, the fewest rounds that one of them declares first are the only look.
     """
-    common = sorted(set.intersection(*(set(looks) for looks in declared))) or [min(looks[0] for looks in declared)]
-    return Looks(declared=tuple(common), reached=max(1, sum(rounds <= asked for rounds in common)))
+    common = sorted(set.intersection(*(set(looks) for looks in declared)))
+    return tuple(common or [min(looks[0] for looks in declared)])
 
 
 def sequential_test(differences: Numbers, rounds: Sequence[int], looks: Looks) -> SignFlip:

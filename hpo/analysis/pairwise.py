@@ -1,12 +1,13 @@
 """Pairwise comparisons: which configurations may be compared, round by round, and the outcome.
 
-Rounds pair by evidence, never by name: the same data, options, protocol seed, metric, draws and epochs, and the same
-test items in the same order. They are paired by their number. A difference is an improvement: above 0, a is better
-than b, whichever way the metric goes; of a metric that is compared by ratios it is one of logarithms.
+Rounds pair by evidence, never by name: the same data, options, metric, draws and epochs, and the same test items in the
+same order. They are paired by the protocol's seed and their number, and pooled over the studies that have measured the
+same (`pooling.py`). A difference is an improvement: above 0, a is better than b, whichever way the metric goes; of a
+metric that is compared by ratios it is one of logarithms.
 
 Rounds of a pair that are equal in every test item on both sides count once: twenty copies of a difference would else
-give a tiny p, and are one observation. Rounds beyond the looks that both studies declared do not count either: whoever
-adds rounds until p is small errs more often than p says (`looks.py`). They are told beside.
+give a tiny p, and are one observation. Rounds beyond the looks that were declared before the first of them do not
+count either: whoever adds rounds until p is small errs more often than p says (`looks.py`). They are told beside.
 
 Holm's correction is applied in two families: pairs of models (tuned ones and those with the reference configuration
 together) and tuned against the reference configuration. Each setting has two families of its own, because it is a
@@ -16,14 +17,16 @@ another question, whether another search would give the same result, and are cor
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
 from hpo.analysis import stats
-from hpo.analysis.items import ItemScores
-from hpo.analysis.looks import Looks, looks_of, p_over_looks, sequential_test
+from hpo.analysis.items import for_new_items, same_units
+from hpo.analysis.looks import Looks, p_over_looks, sequential_test
+from hpo.analysis.pooling import CommonRounds, PooledRounds, Pooling, RoundId, common_rounds, measurement_in
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Value
 from hpo.results.records import StudyResult, models_of
@@ -36,6 +39,8 @@ TUNING: PairKind = "tuning"  # a model's tuned against its reference configurati
 
 Family = Literal["models", "tuning"]  # of Holm's correction
 FAMILIES: dict[PairKind, Family] = {BETWEEN_TUNED: "models", BETWEEN_REFERENCE: "models", TUNING: "tuning"}
+
+Configuration = tuple[StudyResult, str]  # a study's, by its label
 
 _LEAST = sys.float_info.min  # of a value that is compared by ratios: 0 has no logarithm
 
@@ -124,6 +129,7 @@ class Undeclared:
 
     added: int  # rounds that do not count
     rounds: int  # with those that do
+    seeds: tuple[tuple[int, int], ...]  # protocol seeds of those added, and how many each has
     looks: tuple[int, ...]  # rounds at which the difference could be seen so far
     mean: float  # difference over all rounds
     p: float  # of the sign-flip test over all rounds, as if nobody had looked before
@@ -142,6 +148,7 @@ class Pair:
     metric: MetricInfo
     epochs: int | None  # of a training; None: the model's affair
     rounds: tuple[int, ...]  # numbers of the common rounds that count
+    seeds: tuple[tuple[int, int], ...]  # their protocols' seeds, in the order of `rounds`, and how many each has
     looks: Looks
     difference: stats.PairedDifference  # its interval holds together with those of the other looks
     outperforming: stats.Outperforming
@@ -155,6 +162,7 @@ class Pair:
     same_items: bool = False  # every round was tested on the same items
     repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
     undeclared: Undeclared | None = None  # what more rounds say that no look was declared for
+    gone: tuple[int, ...] = ()  # protocol seeds with which studies that are there no more have compared the two
     items_name: str = "test items"  # what single test items are called
 
     @property
@@ -186,22 +194,21 @@ def label_of(result: StudyResult, which: Literal["tuned", "reference"]) -> str:
 def representatives(
     results: Sequence[StudyResult], setting: Setting, which: Literal["tuned", "reference"]
 ) -> list[StudyResult]:
-    """For each model the study with the most rounds of that configuration; of equals the oldest."""
+    """For each model the study of the configuration with the most rounds there; of equals the oldest."""
     chosen = []
     for key in models_of(results):
-        candidates = [
-            (final.rounds, -index, result)
-            for index, result in enumerate(results)
-            if (result.experiment, result.model) == key and setting.admits(setting_of(result))
-            for final in result.final
-            if final.label == label_of(result, which) and final.rounds
-        ]
-        if candidates:
-            chosen.append(max(candidates, key=lambda candidate: candidate[:2])[2])
+        measured: dict[str, tuple[StudyResult, set[int]]] = {}
+        for result in results:
+            final = result.final_of(label_of(result, which))
+            of_key = (result.experiment, result.model) == key and setting.admits(setting_of(result))
+            if of_key and final is not None and final.rounds:
+                measured.setdefault(measurement_in(result, final), (result, set()))[1].update(final.round_numbers)
+        if measured:
+            chosen.append(max(measured.values(), key=lambda candidate: len(candidate[1]))[0])
     return chosen
 
 
-def _at_their_best(results: Sequence[StudyResult], setting: Setting) -> list[tuple[StudyResult, str]]:
+def _at_their_best(results: Sequence[StudyResult], setting: Setting) -> list[Configuration]:
     """Each model's study and label: tuned, or the reference configuration where there is nothing to tune."""
     tuned = {(r.experiment, r.model): (r, TUNED) for r in representatives(results, setting, "tuned")}
     fixed = {
@@ -213,47 +220,51 @@ def _at_their_best(results: Sequence[StudyResult], setting: Setting) -> list[tup
     return [best[key] for key in models_of(results) if key in best]
 
 
-ScoresOf = Mapping[int, ItemScores]  # by study id
+def pairs_of(results: Sequence[StudyResult], settings: Sequence[Setting], pooling: Pooling) -> list[Pair]:
+    """All pairs, setting by setting, with p-values corrected within their families.
+
+    What two settings would both compare, for they differ in the protocol's seed alone, stands in the first one.
+    """
+    pairs: list[Pair] = []
+    compared: set[tuple[PairKind, str, str, MetricInfo]] = set()
+    for index, setting in enumerate(settings):
+        by_family: dict[Family, list[Pair]] = {"models": [], "tuning": []}
+        for kind, a, b in _to_compare(results, setting):
+            key = (kind, pooling.measurement(*a), pooling.measurement(*b), a[0].metric)
+            pair = None if key in compared else _pair(kind, index, a, b, pooling)
+            if pair is not None:
+                compared.add(key)
+                by_family[pair.family].append(pair)
+        pairs += [pair for family in by_family.values() for pair in _corrected(family)]
+    return pairs
 
 
-def pairs_of(
-    results: Sequence[StudyResult], settings: Sequence[Setting], index: int, scores: ScoresOf | None = None
-) -> list[Pair]:
-    """All pairs of one setting, with p-values corrected within their families."""
-    setting, scores = settings[index], scores or {}
+def _to_compare(
+    results: Sequence[StudyResult], setting: Setting
+) -> Iterable[tuple[PairKind, Configuration, Configuration]]:
+    """What is compared with what in a setting; the first should be the better one."""
     references = [(result, result.reference_label) for result in representatives(results, setting, "reference")]
-    between = [
-        pair
-        for kind, configurations in ((BETWEEN_TUNED, _at_their_best(results, setting)), (BETWEEN_REFERENCE, references))
-        for worse, better in combinations(configurations, 2)  # the later should be better
-        if kind == BETWEEN_REFERENCE or TUNED in (worse[1], better[1])
-        if (pair := _pair(kind, index, better, worse, scores))
-    ]
-    tuning = [
-        pair
-        for result in representatives(results, setting, "tuned")
-        if (tuned := result.final_of(TUNED)) is not None and tuned.same_as is None
-        if (pair := _pair(TUNING, index, (result, TUNED), (result, result.reference_label), scores))
-    ]
-    return _corrected(between) + _corrected(tuning)
+    for worse, better in combinations(_at_their_best(results, setting), 2):
+        if TUNED in (worse[1], better[1]):
+            yield BETWEEN_TUNED, better, worse
+    for worse, better in combinations(references, 2):
+        yield BETWEEN_REFERENCE, better, worse
+    for result in representatives(results, setting, "tuned"):
+        tuned = result.final_of(TUNED)
+        if tuned is not None and tuned.same_as is None:
+            yield TUNING, (result, TUNED), (result, result.reference_label)
 
 
-def _pair(
-    kind: PairKind, setting: int, a: tuple[StudyResult, str], b: tuple[StudyResult, str], scores: ScoresOf
-) -> Pair | None:
-    by_round_a, by_round_b = _by_round(*a), _by_round(*b)
-    tested_a, tested_b = _tested_on(*a), _tested_on(*b)
-    paired = [r for r in sorted(by_round_a.keys() & by_round_b.keys()) if tested_a[r] == tested_b[r]]
-    looks = looks_of([result.spec.looks for result, _ in (a, b)], min(_asked(*a), _asked(*b)))
-    every = distinct_rounds(paired, a, b, scores)
-    common = [r for r in every if r < looks.now]
-    if not common:
+def _pair(kind: PairKind, setting: int, a: Configuration, b: Configuration, pooling: Pooling) -> Pair | None:
+    of_a, of_b = pooling.of(*a), pooling.of(*b)
+    common = common_rounds(of_a, of_b)
+    if common is None or not common.rounds:
         return None
-    values_a, values_b = [by_round_a[r] for r in common], [by_round_b[r] for r in common]
-    metric = a[0].metric
+    values_a, values_b = ([side.rounds[r].value for r in common.rounds] for side in (of_a, of_b))
+    metric, looks = a[0].metric, common.looks
     difference = stats.paired_difference(*oriented(metric, values_a, values_b), looks.level)
-    test = sequential_test(difference.values, common, looks)
-    return Pair(
+    test = sequential_test(difference.values, common.places, looks)
+    pair = Pair(
         kind=kind,
         family=FAMILIES[kind],
         setting=setting,
@@ -261,7 +272,8 @@ def _pair(
         b=_side(*b, stats.mean(values_b)),
         metric=metric,
         epochs=a[0].epochs if a[0].epochs == b[0].epochs else None,
-        rounds=tuple(common),
+        rounds=tuple(r.number for r in common.rounds),
+        seeds=_seeds(common.rounds),
         looks=looks,
         difference=difference,
         outperforming=stats.probability_of_outperforming(*oriented(metric, values_a, values_b)),
@@ -269,39 +281,52 @@ def _pair(
         p_holm=test.p,
         pairing=stats.pairing(*oriented(metric, values_a, values_b)),
         detectable=None,
-        repeated=sum(r < looks.now for r in paired) - len(common),
-        undeclared=_undeclared(every, looks, a, b) if len(every) > len(common) else None,
+        repeated=common.repeated,
+        undeclared=_undeclared(common, of_a, of_b, metric) if common.beyond else None,
+        gone=common.gone,
         items_name=f"test {a[0].spec.traits.items}",
     )
+    return _with_items(pair, common, of_a, of_b)
 
 
-def _asked(result: StudyResult, label: str) -> int:
-    """How many rounds of a configuration were asked for."""
-    final = result.final_of(label)
-    return 0 if final is None else final.planned
+def _seeds(rounds: Sequence[RoundId]) -> tuple[tuple[int, int], ...]:
+    return tuple(Counter(r.seed for r in rounds).items())
 
 
-def _undeclared(
-    rounds: Sequence[int], looks: Looks, a: tuple[StudyResult, str], b: tuple[StudyResult, str]
-) -> Undeclared:
-    """What all rounds say, with those beyond the declared looks."""
-    of_a, of_b = _by_round(*a), _by_round(*b)
-    values = oriented(a[0].metric, [of_a[r] for r in rounds], [of_b[r] for r in rounds])
+def _undeclared(common: CommonRounds, a: PooledRounds, b: PooledRounds, metric: MetricInfo) -> Undeclared:
+    """What all rounds say, with those that do not count."""
+    values = oriented(metric, *([side.rounds[r].value for r in common.every] for side in (a, b)))
     difference = stats.paired_difference(*values)
-    stops = {*looks.declared[: looks.reached], min(_asked(*a), _asked(*b))}
-    for result, label in (a, b):
-        final = result.final_of(label)
-        stops |= {look for look in (final.looks if final else ()) if look > looks.now}
-    seen = {stop: sum(r < stop for r in rounds) for stop in sorted(stops)}
-    ends = sorted({end for end in seen.values() if end})
     return Undeclared(
-        added=sum(r >= looks.now for r in rounds),
-        rounds=len(rounds),
-        looks=tuple(stop for stop, end in seen.items() if end),
+        added=len(common.beyond),
+        rounds=len(common.every),
+        seeds=_seeds(common.beyond),
+        looks=common.ends,
         mean=difference.mean,
         p=stats.sign_flip_test(difference.values).p,
-        p_over_looks=p_over_looks(difference.values, ends),
+        p_over_looks=p_over_looks(difference.values, common.ends),
     )
+
+
+def _with_items(pair: Pair, common: CommonRounds, a: PooledRounds, b: PooledRounds) -> Pair:
+    """The pair with an interval for new test items, where the scores of all its rounds are stored."""
+    if not (a.at_hand and b.at_hand):
+        return pair
+    scored = [
+        {place: of for place, r in enumerate(common.rounds) if (of := side.rounds[r].scored) is not None}
+        for side in (a, b)
+    ]
+    if not any(scored):  # the metric has none for single items
+        return pair
+    lacking = len(pair.rounds) - len(scored[0].keys() & scored[1].keys())
+    several = len(pair.rounds) + pair.repeated > 1
+    same = several and bool(scored[0]) and same_units(list(scored[0].values()))
+    pair = replace(pair, unanswered=lacking, same_items=same)
+    if lacking:
+        return pair
+    fewest = 1 if pair.repeated else 2  # where all rounds are equal, new test items alone are asked for
+    (expected,) = for_new_items([(scored[0], scored[1])], pair.metric, pair.looks.level, fewest=fewest)
+    return pair if expected is None else replace(pair, items=expected.interval, from_items=expected.from_units)
 
 
 def oriented(metric: MetricInfo, a: Sequence[float], b: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -311,46 +336,6 @@ def oriented(metric: MetricInfo, a: Sequence[float], b: Sequence[float]) -> tupl
         return metric.sign * (math.log(max(value, _LEAST)) if metric.is_relative else value)
 
     return [turned(value) for value in a], [turned(value) for value in b]
-
-
-def distinct_rounds(
-    rounds: Sequence[int], a: tuple[StudyResult, str], b: tuple[StudyResult, str], scores: ScoresOf
-) -> list[int]:
-    """The rounds without those that are equal to an earlier one in every test item, on both sides."""
-    seen: set[tuple[str, str]] = set()
-    distinct = []
-    of_a, of_b = evidence(*a, scores), evidence(*b, scores)
-    for r in rounds:
-        both = of_a.get(r), of_b.get(r)
-        if None not in both and both in seen:
-            continue
-        seen.add(both)  # type: ignore[arg-type]  # None is never compared
-        distinct.append(r)
-    return distinct
-
-
-def evidence(result: StudyResult, label: str, scores: ScoresOf) -> Mapping[int, str]:
-    """For each round what tells whether another one is equal to it: its items' scores, else all its metrics."""
-    final = result.final_of(label)
-    if result.spec.traits.redraws_test or final is None:
-        return {}
-    if result.id in scores and label in scores[result.id].fingerprints:
-        return scores[result.id].fingerprints[label]
-    by_metric = list(final.metrics.values())
-    return {r: repr([values[i] for values in by_metric]) for i, r in enumerate(final.round_numbers) if by_metric}
-
-
-def _by_round(result: StudyResult, label: str) -> dict[int, float]:
-    final = result.final_of(label)
-    return {} if final is None else dict(zip(final.round_numbers, final.test_values, strict=True))
-
-
-def _tested_on(result: StudyResult, label: str) -> dict[int, tuple[str | None, int | None]]:
-    """For each round what its test items are known by: the digest of their units in order, and how many they are."""
-    final = result.final_of(label)
-    if final is None:
-        return {}
-    return dict(zip(final.round_numbers, zip(final.units, final.items, strict=True), strict=True))
 
 
 def _side(result: StudyResult, label: str, mean: float) -> PairSide:

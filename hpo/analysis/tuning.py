@@ -1,4 +1,4 @@
-"""Tuning: what the search chose, how that holds up on fresh data, and what it cost.
+"""Tuning: what the search chose, how that holds up on other draws and on test items, and what it cost.
 
 Values are in the unit of the metric (accuracies are fractions), durations seconds.
 """

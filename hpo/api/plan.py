@@ -21,13 +21,13 @@ def measured_needs(engine: "Engine", difference: float, power: float, *, looks: 
     from hpo.analysis.planning import needs_of
     from hpo.report.contents import shipped_report_of
     from hpo.report.formats import Scale
-    from hpo.report.scores import scores_of
-    from hpo.report.views import read_columns
+    from hpo.report.scores import read_scores
     from hpo.results.queries import all_results
     from hpo.results.records import models_of
+    from hpo.storage.ledger import read_ledger
 
     results, shipped = all_results(engine), shipped_report_of(None)
-    comparison = compare(results, scores_of(results, {r.id: read_columns(engine, r, shipped) for r in results}))
+    comparison = compare(results, read_scores(engine, results, shipped), read_ledger(engine))
     metrics = {pair.metric for pair in comparison.pairs}
     if len(metrics) > 1:
         names = ", ".join(sorted(metric.name for metric in metrics))

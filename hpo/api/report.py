@@ -60,7 +60,7 @@ def write_report(
     comparison, conclusions = contents.comparison, contents.conclusions
     if names is not None and any(result.name not in names for result in results):
         results = [result for result in results if result.name in names]
-        comparison = compare(results, scores=contents.scores)
+        comparison = compare(results, contents.scores, contents.ledger)
         conclusions = conclusions_of(results, comparison, opened_pools(contents.ledger, contents.results, comparison))
     notes.update_pages(engine, contents.results, contents.comparison)
     return WrittenReport(files=files, results=results, comparison=comparison, conclusions=conclusions)

@@ -76,7 +76,7 @@ def dashboard(
         notes_thread.start()
 
     # In the background, because it takes seconds; not a daemon, so that the end of the process waits for it.
-    notes_thread = threading.Thread(target=lambda: notes.update_all_pages(engine))
+    notes_thread = threading.Thread(target=lambda: notes.update_all_pages(engine, lambda: context.digits))
     options = SiteOptions(
         host=host,
         port=port,

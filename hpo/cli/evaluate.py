@@ -65,7 +65,7 @@ def evaluate(
         open_early=open_early,
     )
     if evaluation.added:
-        update_notes(engine, [evaluation.study])
+        update_notes(engine, [evaluation.study], lambda: context.digits)
     if form == "json":
         print_json({**asdict(evaluation), "beyond": evaluation.beyond})
         return
@@ -75,9 +75,16 @@ def evaluate(
         f"{evaluation.rounds} asked for in all"
     )
     if evaluation.beyond:
+        looks, first = ", ".join(map(str, evaluation.looks)), evaluation.first_tested_by
+        if first is None:
+            declared = f"that the study was created with ({looks})"
+            advice = "; a study created with --looks can be looked at again"
+        else:
+            known = looks or "none with this seed of the protocol"
+            declared = f"that had been declared when study {first} tested this configuration first ({known})"
+            advice = " where it compares with what had been tested by then"
         print_message(
-            f"{evaluation.beyond} of them are beyond the rounds that the study was created with "
-            f"({', '.join(map(str, evaluation.looks))}): the report shows them, and judges by the others; a study "
-            "created with --looks can be looked at again"
+            f"{evaluation.beyond} of them are beyond the rounds {declared}: the report shows them, and judges by the "
+            f"others{advice}"
         )
     print_message("next: `hpo worker --drain` runs them")

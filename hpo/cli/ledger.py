@@ -28,6 +28,7 @@ def ledger(context: Context, form: str) -> None:
     engine = context.engine()
     entries, there = read_ledger(engine), {row.id for row in list_studies(engine)}
     if form == "json":
-        print_json([{**asdict(entry), "deleted": entry.study_id not in there} for entry in entries])
+        plain = [{**asdict(entry), "deleted": entry.study_id not in there} for entry in entries]
+        print_json([{name: value for name, value in of_entry.items() if name != "spec"} for of_entry in plain])
     else:
         print_table(terminal.ledger_table(entries, there))

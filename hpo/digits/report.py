@@ -8,7 +8,6 @@ from hpo.digits.answers import AnswerColumns, DrawPairs, columns_of, pair_draws
 from hpo.digits.bundled import BUNDLED_DIGEST
 from hpo.digits.load import load
 from hpo.digits.pools import Digits
-from hpo.digits.sections import sections_of
 from hpo.experiment.page import Section
 from hpo.experiment.view import View
 from hpo.results.records import StudyResult
@@ -70,6 +69,8 @@ class DigitsReport:
 
     def sections(self, view: View) -> list[Section]:
         """Where the models go wrong, and what inference costs."""
+        from hpo.digits.sections import sections_of  # loads plotly, which notes in the dashboard do without
+
         return sections_of(
             view,
             self._images.of,

@@ -1,9 +1,11 @@
 """Cautions: small budgets, what was not compared, or was compared on unequal terms, and why."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from hpo.analysis.pairwise import Setting, experiments_in, label_of, representatives, setting_of
+from hpo.analysis.pooling import measurement_in
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import StudyResult
 from hpo.study.spec import Budget, Protocol
@@ -54,6 +56,14 @@ def cautions(results: Sequence[StudyResult], settings: Sequence[Setting]) -> lis
             names = " and ".join(", ".join(names) for names in (first, other))
             lines.append(f"The experiments {names} are shown side by side and not compared.")
             continue
+        alike = next((n for n, s in enumerate(settings[: number - 1], start=1) if _same_but_seed(s, setting)), None)
+        if alike is not None:
+            (seeds,) = setting_differences(settings[alike - 1], setting)
+            lines.append(
+                f"Settings {alike} and {number} differ in nothing but the {seeds}: rounds of the same configuration "
+                f"are one measurement, and stand together in setting {alike}."
+            )
+            continue
         points = ", ".join(setting_differences(settings[0], setting))
         lines.append(f"Setting {number} is not compared with setting 1: they differ in {points}.")
     for setting in settings:
@@ -84,15 +94,16 @@ def _budget(result: StudyResult) -> str:
 def _omitted(
     results: Sequence[StudyResult], setting: Setting, which: Literal["tuned", "reference"]
 ) -> list[StudyResult]:
-    """Studies with such final rounds that another study of their model stands for in the sentences."""
+    """Studies with such final rounds of their own that another study of their model stands for in the sentences."""
     shown = representatives(results, setting, which)
-    names = {result.name for result in shown}
+    pooled = {measurement_in(r, final) for r in shown if (final := r.final_of(label_of(r, which))) is not None}
     groups = {result.repeat_group for result in shown} - {None}  # repeats have their own sentences
     return [
         result
         for result in results
-        if setting.admits(setting_of(result)) and result.name not in names and result.repeat_group not in groups
+        if setting.admits(setting_of(result)) and result.repeat_group not in groups
         if (final := result.final_of(label_of(result, which))) is not None and final.rounds
+        if measurement_in(result, final) not in pooled
     ]
 
 
@@ -110,6 +121,10 @@ def _foreign(result: StudyResult) -> list[str]:
                 f"({expected[:12]}) and cannot be compared with the rest."
             )
     return lines
+
+
+def _same_but_seed(a: Setting, b: Setting) -> bool:
+    return replace(a, protocol_seed=b.protocol_seed).admits(b)
 
 
 _SETTING_FIELDS = {  # of Setting

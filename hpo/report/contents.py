@@ -18,6 +18,7 @@ from hpo.experiment import shipped
 from hpo.experiment.contribute import contributed
 from hpo.experiment.description import Description
 from hpo.experiment.page import Callout, Section
+from hpo.report.fork import begun
 from hpo.report.scores import scores_of
 from hpo.report.sentences import Conclusions, conclusions_of
 from hpo.report.shipped import ShippedReport
@@ -69,9 +70,11 @@ def gather(
     if shipped_report is None:
         shipped_report = shipped_report_of(None)
     results = [study_result(engine, name) for name in sorted(names)] if names else all_results(engine)
+    dependence = begun(lambda: tuple(dependence_of(result) for result in results))  # takes longer than what comes next
     columns = {result.id: read_columns(engine, result, shipped_report) for result in results}
     scores = scores_of(results, columns)
-    comparison, ledger = compare(results, scores), read_ledger(engine)
+    ledger = read_ledger(engine)
+    comparison = compare(results, scores, ledger)
     bundled = {r.data_digest for r in results if r.is_shipped and shipped_report.needs_no_folder(r.data_digest)}
     return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -83,7 +86,7 @@ def gather(
         ledger=tuple(ledger),
         tuning=tuple(tuning_of(result) for result in results),
         provenance=tuple(provenance_of(result, bundled) for result in results),
-        dependence=tuple(dependence_of(result) for result in results),
+        dependence=dependence(),  # before latencies are measured
         scores=scores,
         timeline=timeline_of(results),
         about_data={r.data_digest: shipped_report.about(r.data_digest) for r in results if r.is_shipped},

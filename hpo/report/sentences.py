@@ -53,6 +53,7 @@ def conclusions_of(
         cautions=(
             *cautions(results, comparison.settings),
             *(undeclared_sentence(pair) for pair in comparison.pairs if pair.undeclared is not None),
+            *(gone_sentence(pair) for pair in comparison.pairs if pair.gone),
             *(line for pool in tested for line in opened_early(pool)),
         ),
         tested=tuple(tested_sentence(pool, named=len(tested) > 1) for pool in tested),
@@ -275,24 +276,49 @@ def _difference(pair: Pair) -> str:
     wins = pair.outperforming.wins if sign > 0 else pair.outperforming.losses
     also = f", {items} for new {pair.items_name} too" if items else ""
     look = f"; look {pair.looks.reached} of {len(pair.looks.declared)}" if len(pair.looks.declared) > 1 else ""
-    return f"{words} (95% interval {low} to {high}{also}; better in {wins} of {len(pair.rounds)} rounds{look})"
+    seeds = f", of {seeds_in_words(pair.seeds)}" if len(pair.seeds) > 1 else ""
+    return f"{words} (95% interval {low} to {high}{also}; better in {wins} of {len(pair.rounds)} rounds{seeds}{look})"
+
+
+def seeds_in_words(seeds: Sequence[tuple[int, int]]) -> str:
+    """The protocols' seeds of rounds, and how many each has."""
+    if len(seeds) == 1:
+        return f"protocol seed {seeds[0][0]}"
+    return "protocol seeds " + " and ".join(f"{seed} ({count})" for seed, count in seeds)
 
 
 def undeclared_sentence(pair: Pair) -> str:
     """What rounds say that were added after a result had been seen."""
     beyond, scale = pair.undeclared, Scale(pair.metric)
     assert beyond is not None
-    both = f"{pair.a.model} and {pair.b.model} ({_how(pair)})"
-    what = f"{pair.a.model} tuned and with {reference(pair.b.label)}" if pair.kind == TUNING else both
     tuning, sign = pair.kind == TUNING, 1 if beyond.mean >= 0 else -1
     size, *_ = _sizes(scale, sign, beyond.mean, None, signed=tuning)
     ahead = "the difference is" if tuning else f"{(pair.a if sign > 0 else pair.b).model} is ahead by"
     looks = " and ".join(map(str, beyond.looks))
+    others = {seed for seed, _ in beyond.seeds} != {pair.seeds[0][0]}
+    seeds = f", of {seeds_in_words(beyond.seeds)}," if others else ""
     return (
-        f"{beyond.added} rounds of {what} were added after a look that nobody had declared, and do not count above. "
-        f"With them {ahead} {size} over {beyond.rounds} rounds, p = {beyond.p:.2g}; for whoever would have stopped at "
-        f"any of the looks (at {looks} rounds) that is p = {beyond.p_over_looks:.2g}."
+        f"{beyond.added} rounds of {_both(pair)}{seeds} were added for looks that nobody had declared before the "
+        f"first, and do not count above. With them {ahead} {size} over {beyond.rounds} rounds, p = {beyond.p:.2g}; for "
+        f"whoever would have stopped at any of the looks (at {looks} rounds) that is p = {beyond.p_over_looks:.2g}."
     )
+
+
+def gone_sentence(pair: Pair) -> str:
+    """What a comparison is worth that was made before, with other seeds, and then deleted."""
+    seeds, many = ", ".join(map(str, pair.gone)), len(pair.gone) + 1
+    p = min(1.0, many * pair.test.p)
+    return (
+        f"{_both(pair)} were compared before, with protocol seed {seeds}, by studies that are not shown here or were "
+        f"deleted: for whoever would have kept the best of {many} such comparisons p = {p:.2g}."
+    )
+
+
+def _both(pair: Pair) -> str:
+    """The two configurations of a pair."""
+    if pair.kind == TUNING:
+        return f"{pair.a.model} tuned and with {reference(pair.b.label)}"
+    return f"{pair.a.model} and {pair.b.model} ({_how(pair)})"
 
 
 def _sizes(
@@ -337,7 +363,7 @@ def row_note(row: TableRow) -> str:
 
 
 def items_note(pair: Pair) -> str:
-    """What to know about the test items of a pair; empty where there is nothing."""
+    """What to know about the rounds and test items of a pair; empty where there is nothing."""
     notes = []
     if pair.unanswered:
         lacking = f"{pair.unanswered} of {len(pair.rounds)} rounds have no stored scores (a diverged round has none)"
@@ -349,6 +375,8 @@ def items_note(pair: Pair) -> str:
             else f"{Scale(pair.metric).name} has no scores of single items here"
         )
         notes.append(f"no interval for new {pair.items_name}: {why}")
+    if len(pair.seeds) > 1:
+        notes.append(f"rounds of {seeds_in_words(pair.seeds)}, one measurement")
     if pair.repeated:
         total = len(pair.rounds) + pair.repeated
         notes.append(

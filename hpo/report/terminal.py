@@ -215,7 +215,7 @@ def _configurations(result: StudyResult) -> Table:
 def _ranking(result: StudyResult) -> Table:
     scale = Scale(result.metric)
     what = "accuracy %" if scale.is_percent else scale.column("").strip()
-    table = plain_table(f"Confirm: validation {what} on fresh draws")
+    table = plain_table(f"Confirm: validation {what} on fresh draws from pool A")
     add_words(table, "configuration")
     add_numbers(table, "rounds", "mean")
     add_words(table, "rounds' values")

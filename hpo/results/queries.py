@@ -24,7 +24,6 @@ from hpo.results.records import (
 from hpo.storage import slots
 from hpo.storage.columns import has_columns, unpack_columns
 from hpo.storage.engine import begin_read, display_url, is_missing
-from hpo.storage.ledger import looks
 from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
@@ -146,7 +145,6 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
         )
         opened = connection.execute(openings_of_these).all()
         gone = gone_from_optuna(connection, rows)
-        looked = looks(connection, ids)
         shut = {
             row.id: searching(connection, row.experiment, row.data_digest)
             for row in rows
@@ -165,7 +163,6 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
             openings[row.id],
             gone.get(row.id, ()),
             waits_for=shut.get(row.id, ()),
-            looks={label: asked for (study_id, label), asked in looked.items() if study_id == row.id},
         )
         for row in rows
     ]
@@ -232,12 +229,10 @@ def result_of(
     opened: Iterable[Opening] = (),
     gone: Sequence[str] = (),
     waits_for: Sequence[str] = (),
-    looks: Mapping[str, tuple[int, ...]] | None = None,
 ) -> StudyResult:
     """One study from its row (any object with the columns of hpo_studies), its runs and openings.
 
-    `gone` are those of Optuna's studies that were deleted, `waits_for` the studies whose searches keep its pool B shut,
-    `looks` by label how many final rounds were asked for when some of them were tested.
+    `gone` are those of Optuna's studies that were deleted, `waits_for` the studies whose searches keep its pool B shut.
     """
     by_kind: dict[str, list[TrainingRecord]] = {"search": [], "confirm": [], "final": []}
     spec = spec_of(row)
@@ -248,8 +243,7 @@ def result_of(
     trials = TrialCounts(**_count(by_kind["search"]))
     in_order = sorted(by_kind["confirm"], key=lambda run: run.round or 0)
     ranking = confirm_ranking(map(_confirm_round, in_order), spec, reference=spec.shown_reference)
-    looked = {shown_label(spec, label): asked for label, asked in (looks or {}).items()}
-    final = _final(by_kind["final"], tuned, spec.shown_reference, looked)
+    final = _final(by_kind["final"], tuned, spec.shown_reference)
     return StudyResult(
         id=row.id,
         name=row.name,
@@ -328,17 +322,15 @@ def _confirm_round(run: TrainingRecord) -> ConfirmRound:
     )
 
 
-def _final(
-    runs: Iterable[TrainingRecord], tuned: Tuned | None, reference: str, looks: Mapping[str | None, tuple[int, ...]]
-) -> tuple[FinalResult, ...]:
-    results = [_final_of(label, group, looks.get(label, ())) for label, group in _by_label(runs).items()]
+def _final(runs: Iterable[TrainingRecord], tuned: Tuned | None, reference: str) -> tuple[FinalResult, ...]:
+    results = [_final_of(label, group) for label, group in _by_label(runs).items()]
     by_label = {result.label: result for result in results}
     if tuned is not None and tuned.source == reference and reference in by_label and TUNED not in by_label:
         results.append(replace(by_label[reference], label=TUNED, same_as=reference))
     return tuple(sorted(results, key=lambda f: {TUNED: 0, reference: 1}.get(f.label, 2)))
 
 
-def _final_of(label: str, runs: Sequence[TrainingRecord], looks: tuple[int, ...]) -> FinalResult:
+def _final_of(label: str, runs: Sequence[TrainingRecord]) -> FinalResult:
     done = [run for run in runs if run.done and run.value is not None]
     names = dict.fromkeys(name for run in done for name in run.metrics)
     return FinalResult(
@@ -353,7 +345,6 @@ def _final_of(label: str, runs: Sequence[TrainingRecord], looks: tuple[int, ...]
         metrics={name: tuple(run.metrics.get(name) for run in done) for name in names},
         units=tuple(run.units_digest for run in done),
         items=tuple(run.items for run in done),
-        looks=looks,
     )
 
 

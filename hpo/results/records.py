@@ -134,7 +134,6 @@ class FinalResult:
     units: tuple[str | None, ...] = ()  # digests of what the test items were sampled from
     items: tuple[int | None, ...] = ()  # how many test items there were
     same_as: str | None = None  # the reference's label where it won: both labels have the same rounds
-    looks: tuple[int, ...] = ()  # how many rounds were asked for when some of them were opened, ascending
 
     @property
     def rounds(self) -> int:

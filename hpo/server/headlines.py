@@ -70,7 +70,8 @@ def _headlines(engine: Engine, shipped_report: "ShippedReport | None") -> Sequen
     from hpo.report.sentences import conclusions_of
     from hpo.report.views import read_columns
     from hpo.results.queries import all_results
+    from hpo.storage.ledger import read_ledger
 
     results = all_results(engine)
     columns = {result.id: read_columns(engine, result, shipped_report) for result in results}
-    return conclusions_of(results, compare(results, scores_of(results, columns))).headlines
+    return conclusions_of(results, compare(results, scores_of(results, columns), read_ledger(engine))).headlines

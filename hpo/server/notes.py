@@ -3,8 +3,8 @@
 A study's note holds its phase, the tuned configuration beside the reference, and how its model compares with others.
 Workers write the notes when a phase moves on, and so do the commands that create studies or add rounds. `hpo report`
 and `hpo dashboard` write all of them together with the figures, which need plotly and are too slow for a worker, so
-they also write what an interrupted worker left out. A note depends on the database alone: writing it again changes
-nothing.
+they also write what an interrupted worker left out. A note depends on the database, and on the images at hand
+where the shipped experiment's answers are to be read: writing it again changes nothing.
 """
 
 import hashlib
@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from hpo.analysis.tuning import Stage, tuning_of
-from hpo.errors import DatabaseReplaced
+from hpo.errors import DatabaseReplaced, DataError
+from hpo.experiment import shipped
+from hpo.experiment.shipped import ShippedData
 from hpo.report.formats import NOTHING, Scale, reference, references, time, value
 from hpo.results.queries import all_results
 from hpo.results.records import FinalResult, StudyResult
 from hpo.storage import studies
+from hpo.storage.ledger import read_ledger
 from hpo.storage.pages import Page, keep_pages
 from hpo.study.labels import TUNED
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go  # type: ignore[import-untyped]  # has no types
 
     from hpo.analysis.comparison import Comparison, Paired
+    from hpo.analysis.items import ItemScores
+
+LoadImages = Callable[[], ShippedData]
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +45,9 @@ _SPECIAL = re.compile(r"([\\*_\[\]|$~#<&])")
 # --- Updates that never raise: no trial, phase or report may fail because of a note -----------------------
 
 
-def update_notes(engine: Engine, names: Collection[str]) -> None:
+def update_notes(engine: Engine, names: Collection[str], images: LoadImages | None = None) -> None:
     """`write_notes`; a failure is logged."""
-    _logged(lambda: write_notes(engine, names))
+    _logged(lambda: write_notes(engine, names, images))
 
 
 def update_pages(engine: Engine, results: Sequence[StudyResult], comparison: "Comparison") -> None:
@@ -49,9 +55,9 @@ def update_pages(engine: Engine, results: Sequence[StudyResult], comparison: "Co
     _logged(lambda: write_pages(engine, results, comparison))
 
 
-def update_all_pages(engine: Engine) -> None:
+def update_all_pages(engine: Engine, images: LoadImages | None = None) -> None:
     """`write_all_pages`; a failure is logged."""
-    _logged(lambda: write_all_pages(engine))
+    _logged(lambda: write_all_pages(engine, images))
 
 
 def _logged(write: Callable[[], None]) -> None:
@@ -67,15 +73,17 @@ def _logged(write: Callable[[], None]) -> None:
 # --- Writing ----------------------------------------------------------------------------------------------
 
 
-def write_notes(engine: Engine, names: Collection[str]) -> None:
+def write_notes(engine: Engine, names: Collection[str], images: LoadImages | None = None) -> None:
     """Write the notes of these studies and of those that they are compared with.
+
+    `images` are asked for where the shipped experiment's answers are to be read; without, those that are bundled.
 
     If a phase has moved on since the results were read, somebody else may have written a newer note in the meantime,
     so those notes are written again, until no phase moves. So whoever writes last has read the latest phase.
     """
     while names:
         results = all_results(engine)
-        paired = _paired(engine, results)
+        paired = _paired(engine, results, names, images)
         compared = [{pair.a.study, pair.b.study} for pair in paired.pairs] if paired else []
         wanted = set(names).union(*(both for both in compared if both & set(names)))
         _write(engine, [result for result in results if result.name in wanted], paired, None)
@@ -88,13 +96,12 @@ def write_pages(engine: Engine, results: Sequence[StudyResult], comparison: "Com
     write_notes(engine, _moved_on(engine, results))
 
 
-def write_all_pages(engine: Engine) -> None:
+def write_all_pages(engine: Engine, images: LoadImages | None = None) -> None:
     """Read and compare all results, then write the notes and figures of all studies."""
     from hpo.analysis.comparison import compare
-    from hpo.report.scores import read_scores
 
     results = all_results(engine)
-    write_pages(engine, results, compare(results, scores=read_scores(engine, results)))
+    write_pages(engine, results, compare(results, _scores(engine, results, images), read_ledger(engine)))
 
 
 def _moved_on(engine: Engine, results: Sequence[StudyResult]) -> set[str]:
@@ -103,14 +110,28 @@ def _moved_on(engine: Engine, results: Sequence[StudyResult]) -> set[str]:
     return {row.name for row in studies.list_studies(engine) if phases.get(row.id, row.phase) != row.phase}
 
 
-def _paired(engine: Engine, results: Sequence[StudyResult]) -> "Paired | None":
-    """The pairs; None before the first final round, as they need scipy, which takes a second to load."""
-    if not any(final.rounds for result in results for final in result.final):
+def _paired(
+    engine: Engine, results: Sequence[StudyResult], names: Collection[str], images: LoadImages | None
+) -> "Paired | None":
+    """The pairs; None before the first final round of the named studies, as they need what takes seconds to load."""
+    if not any(final.rounds for result in results if result.name in names for final in result.final):
         return None
     from hpo.analysis.comparison import paired_of
+
+    return paired_of(results, _scores(engine, results, images), read_ledger(engine))
+
+
+def _scores(engine: Engine, results: Sequence[StudyResult], images: LoadImages | None) -> "dict[int, ItemScores]":
+    """The scores of single test items, as the report has them; without those of images that are not at hand."""
     from hpo.report.scores import read_scores
 
-    return paired_of(results, read_scores(engine, results))
+    if any(result.is_shipped and final.rounds for result in results for final in result.final):
+        try:
+            part = shipped.part("report").report_part(None if images is None else images())
+            return read_scores(engine, results, part)
+        except DataError as error:
+            logger.debug("without the images the notes leave out what new ones would change: %s", error)
+    return read_scores(engine, results)
 
 
 def _write(
@@ -193,8 +214,9 @@ def confirm_note_of(result: StudyResult) -> str:
         f"## {_safe(result.name)}: rounds of the confirm phase",
         "",
         f"The best trials of study {_safe(result.name)} and {it}, trained again on fresh seeds "
-        "and fresh draws: the configuration with the best mean becomes the tuned one. No sampler is involved. A trial "
-        f"is one round of one configuration, named in its user attributes; its value is the validation {scale.name}.",
+        "and fresh draws from pool A: the configuration with the best mean becomes the tuned one. No sampler is "
+        "involved. A trial is one round of one configuration, named in its user attributes; its value is the "
+        f"validation {scale.name}.",
         "",
         *(_table(("configuration", "rounds", _mean_column(scale)), rows) or ["It has not started.", ""]),
     ]
@@ -291,7 +313,10 @@ def _sentences(result: StudyResult, paired: "Paired | None") -> list[str]:
     from hpo.report import sentences
 
     pairs = [pair for pair in paired.pairs if result.id in (pair.a.study_id, pair.b.study_id)]
-    return sentences.headlines([result], pairs, paired.settings)
+    lines = sentences.headlines([result], pairs, paired.settings)
+    if result.is_shipped and any(len(pair.rounds) > 1 and pair.items is None and not pair.unanswered for pair in pairs):
+        lines.append("Whoever wrote this note had not the images at hand: `hpo report` also says what new ones change.")
+    return lines
 
 
 def _test(final: FinalResult | None, scale: Scale) -> str:

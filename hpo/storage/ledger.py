@@ -1,7 +1,7 @@
 """The ledger: every opening of a test pool, kept apart from the studies, so that no command erases it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -31,6 +31,9 @@ class LedgerEntry:
     opened_at: float  # seconds since 1970
     early: bool = False  # while a search on the same data, or its confirmation, went on
     look: int | None = None  # how many rounds of the configuration were asked for by then; None: not recorded
+    spec: str | None = None  # the study's, canonical: under which rules; None: gone before that was recorded
+    code_digest: str | None = None  # of the user's code that trains
+    declared_at: float | None = None  # when the study was created, and with it its looks
 
 
 def enter(connection: Connection, opening_id: int) -> None:
@@ -38,7 +41,11 @@ def enter(connection: Connection, opening_id: int) -> None:
     copied = {
         "study_id": studies.c.id,
         "study": studies.c.name,
-        **{name: studies.c[name] for name in ("experiment", "model", "spec_digest", "data_digest")},
+        **{
+            name: studies.c[name]
+            for name in ("experiment", "model", "spec_digest", "data_digest", "spec", "code_digest")
+        },
+        "declared_at": studies.c.created_at,
         **{name: slots.c[name] for name in ("label", "params", "round")},
         **{name: openings.c[name] for name in ("attempt", "worker", "opened_at")},
         "early": is_searched,
@@ -55,16 +62,6 @@ def _of_the_same_configuration() -> ScalarSelect[Any]:
 
 
 _asked = _of_the_same_configuration()
-
-
-def looks(connection: Connection, study_ids: Sequence[int]) -> dict[tuple[int, str], tuple[int, ...]]:
-    """By study and label how many rounds were asked for when some of them were opened, ascending."""
-    columns = (ledger.c.study_id, ledger.c.label, ledger.c.look)
-    recorded = select(*columns).where(ledger.c.study_id.in_(study_ids), ledger.c.look.is_not(None)).distinct()
-    by_label: dict[tuple[int, str], tuple[int, ...]] = {}
-    for study_id, label, look in connection.execute(recorded.order_by(ledger.c.look)):
-        by_label[study_id, label or ""] = (*by_label.get((study_id, label or ""), ()), look)
-    return by_label
 
 
 def read_ledger(engine: Engine) -> list[LedgerEntry]:

@@ -156,6 +156,9 @@ ledger = Table(
     Column("opened_at", Float, nullable=False),
     Column("early", Boolean, nullable=False),  # a search on the same data, or its confirmation, went on
     Column("look", Integer),  # how many rounds of the configuration were asked for by then; null: not recorded
+    Column("spec", Text),  # this and the next two as the study had them; null: it was gone before they were recorded
+    Column("code_digest", String(64)),
+    Column("declared_at", Float),  # when the study was created, and with it its looks
     sqlite_autoincrement=True,
 )
 

@@ -12,10 +12,12 @@ from hpo.experiment.spaces import Value
 from hpo.files import write_atomically
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_read, begin_write
+from hpo.storage.ledger import read_ledger
 from hpo.storage.searched import searching
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import limits, phases
 from hpo.study.labels import PUBLISHED, TUNED
+from hpo.study.measurements import declared_before, epochs_of, measurement_of, sightings_of
 from hpo.study.repeats import repeat_spec
 from hpo.study.requests import Requested
 from hpo.study.spec import StudySpec, differences, spec_of
@@ -240,11 +242,14 @@ class RequestedRounds:
     label: str  # of the configuration
     added: int  # rounds
     rounds: int  # in all
-    looks: tuple[int, ...]  # rounds after which the study said from the start that it would be looked at
+    looks: tuple[int, ...]  # rounds at which it was said that they would be looked at, before the first was tested
+    first_tested_by: str | None  # the study whose test that was, where it is another one
 
     @property
     def beyond(self) -> int:
-        """Rounds for which no look was declared."""
+        """Rounds for which no look was declared in time."""
+        if not self.looks:
+            return self.rounds
         reached = [look for look in self.looks if look <= self.rounds]
         return self.rounds - reached[-1] if reached else 0
 
@@ -286,14 +291,32 @@ def evaluate(
         if now is None:
             raise HpoError(f"study {row.name} was deleted in the meantime")
         added = phases.add_final(connection, now, spec, label, params, requested)
+    looks, first_tested_by = _declared_in_time(engine, row, spec, params)
     return RequestedRounds(
         study=row.name,
         epochs=spec.budget.epochs if spec.goes_by_epochs else None,
         label=label,
         added=added,
         rounds=requested,
-        looks=spec.looks,
+        looks=looks,
+        first_tested_by=first_tested_by,
     )
+
+
+def _declared_in_time(
+    engine: Engine, row: StudyRow, spec: StudySpec, params: Mapping[str, Value]
+) -> tuple[tuple[int, ...], str | None]:
+    """The looks that were declared before a configuration was first tested, and by which other study that was."""
+    measurement = measurement_of(
+        spec, params, data_digest=row.data_digest, code_digest=row.code_digest, epochs=epochs_of(spec)
+    )
+    earlier = sightings_of(read_ledger(engine)).get(measurement, [])
+    if not earlier or earlier[0].study_id == row.id:
+        return spec.looks, None
+    first = earlier[0]
+    declared = declared_before(earlier, spec.protocol.seed, first.opened_at)
+    in_time = spec.looks if row.created_at <= first.opened_at else ()
+    return tuple(sorted({*declared, *in_time})), first.study
 
 
 def _check_shut(engine: Engine, experiment: str, data_digest: str) -> None:

@@ -122,7 +122,7 @@ class StoredSpec(typing.Protocol):
 def spec_of(row: StoredSpec) -> StudySpec:
     """The spec of a study's row; SpecError where it cannot be read. A text is parsed once in a process."""
     try:
-        return _parsed(row.spec)
+        return parsed_spec(row.spec)
     except SpecError as error:
         raise SpecError(
             f"study {row.name}: {error}; use the version of hpo that stored it, or remove it with "
@@ -131,7 +131,8 @@ def spec_of(row: StoredSpec) -> StudySpec:
 
 
 @functools.lru_cache(maxsize=1024)
-def _parsed(text: str) -> StudySpec:
+def parsed_spec(text: str) -> StudySpec:
+    """The spec that canonical() wrote as this text; SpecError where it cannot be read."""
     return StudySpec.from_canonical(text)
 
 

@@ -279,7 +279,7 @@ class Worker:
 
     def _phase_moved(self, name: str) -> None:
         """A study's phase has moved on: its note in the dashboard follows."""
-        self.background.submit(lambda: update_notes(self.engine, [name]))
+        self.background.submit(lambda: update_notes(self.engine, [name], lambda: self.serving.digits))
 
     def _check_coordinator(self) -> None:
         if self.coordinator.crash is not None:

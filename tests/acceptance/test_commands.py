@@ -217,7 +217,7 @@ def test_export_is_read_back(hpo: Hpo) -> None:
     made = hpo.json("evaluate", "tuned.toml", "--study", "alone")
     same = tuned == tomllib.loads(text)["paper"]
     asked = {"study": "alone", "epochs": 1, "label": "paper" if same else "tuned", "added": 2, "rounds": 2}
-    assert made == {**asked, "looks": [2], "beyond": 0}
+    assert made == {**asked, "looks": [2], "first_tested_by": "ws", "beyond": 0}
     train(hpo)
     (final,) = hpo.show("alone")["final"]
     assert final["params"] == tuned

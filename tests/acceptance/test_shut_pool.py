@@ -84,6 +84,41 @@ def test_more_rounds_are_the_next_look_or_said_to_be_undeclared(hpo: Hpo) -> Non
     assert hpo.json("evaluate", "--study", "declared", "--label", "paper", "--rounds", "3")["beyond"] == 1
 
 
+def test_more_rounds_by_another_study_are_said_to_be_undeclared(hpo: Hpo) -> None:
+    """The attack: a study of another name that declares more rounds after a look, be the first one deleted or not."""
+
+    def measured(name: str, rounds: int) -> str:
+        options = () if name == "first" else ("--study", name, "--rounds", str(rounds))
+        said = "".join(hpo("evaluate", file, *options, *label).output for label in ((), ("--label", "paper")))
+        hpo(*DRAIN)
+        return said
+
+    def pair() -> dict[str, Any]:
+        hpo("report")
+        report = json.loads((hpo.folder / "report" / "report.json").read_text())
+        (pair,) = report["pairs"]
+        beyond = pair["undeclared"]
+        (line,) = [line for line in report["cautions"] if "nobody had declared" in line]
+        assert (
+            f"any of the looks (at 2 and {beyond['rounds']} rounds) that is p = {beyond['p_over_looks']:.2g}." in line
+        )
+        return {"counted": pair["rounds"], "beyond": beyond["added"]}
+
+    file = hpo.study(**{**SMALL, "trials": 0, "rounds": 2}, name="first")
+    with file.open("a") as text:
+        text.write("[tuned]\nlearning_rate = 5e-3\nweight_decay = 2e-5\ndropout = 0.1\n")
+    assert "beyond" not in measured("first", 2)
+    line = "2 of them are beyond the rounds that had been declared when study first tested this configuration first (2)"
+    assert measured("second", 4).count(line) == 2
+    assert pair() == {"counted": [0, 1], "beyond": 2}
+    hpo("study", "delete", "first", "--yes")
+    hpo("study", "delete", "second", "--yes")
+    asked = hpo.json("evaluate", file, "--study", "third", "--rounds", "3")
+    assert (asked["looks"], asked["first_tested_by"], asked["beyond"]) == ([2], "first", 1)
+    measured("third", 3)
+    assert pair() == {"counted": [0, 1], "beyond": 1}
+
+
 def test_a_plan_needs_a_spread(hpo: Hpo) -> None:
     """Nothing is measured before two configurations have rounds in common."""
     hpo.create(**SMALL)

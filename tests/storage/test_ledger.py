@@ -42,6 +42,9 @@ def test_an_opening_is_entered_with_what_it_was_for(engine: Engine, make_study: 
         opened_at=entry.opened_at,
         early=True,  # while its own search goes on
         look=1,
+        spec="{}",
+        code_digest=None,
+        declared_at=study.created_at,
     )
     assert entry.opened_at == pytest.approx(slot.started_at, abs=60)
 

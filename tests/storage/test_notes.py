@@ -2,12 +2,17 @@
 
 import json
 
+import numpy as np
 import optuna
 import optuna_dashboard  # type: ignore[import-untyped]  # ships no types
 import pytest
 from sqlalchemy import Engine
 
 from hpo.analysis.comparison import compare
+from hpo.digits.answers import pair_draws
+from hpo.digits.bundled import BUNDLED_DIGEST
+from hpo.digits.load import load
+from hpo.report.contents import gather
 from hpo.report.sentences import conclusions_of
 from hpo.results.queries import all_results, study_result
 from hpo.results.records import StudyResult
@@ -16,7 +21,7 @@ from hpo.storage import claims, slots, studies
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.study.projection import project
 from hpo.study.search import Search
-from tests.support.handmade import Maker, make, small_spec
+from tests.support.handmade import Maker, make, packed_answers, small_spec
 
 
 def note(engine: Engine, name: str) -> str:
@@ -81,6 +86,33 @@ def test_the_note_has_the_numbers(sqlite_engine: Engine) -> None:
     ranking = note(sqlite_engine, "ws:confirm")
     assert all(f"| {one.label} | 3 of 3 | {100 * (one.mean or 0):.2f} |" in ranking for one in result.ranking)
     assert "| tuned | 11 of 11 |" in note(sqlite_engine, "ws:final")
+
+
+def test_the_notes_verdict_is_the_reports(sqlite_engine: Engine) -> None:
+    """Of the digits, whose answers are read with their images: whether a difference holds for new ones too."""
+    draw = pair_draws(load().pool_b_labels().astype(np.int64))
+    for model in ("simple", "ws-aux"):
+        spec = small_spec(model, trials=6, rounds=11)
+        make(sqlite_engine, spec, data_digest=BUNDLED_DIGEST, outputs=packed_answers(draw, spec.protocol.test_pairs))
+    reported = gather(sqlite_engine).conclusions.headlines
+    assert "ws-aux is better than simple: both tuned" in reported[0]
+    for all_pages in (False, True):
+        if all_pages:
+            notes.write_all_pages(sqlite_engine)
+        else:
+            notes.write_notes(sqlite_engine, ["simple"])
+        assert [line for line in reported if line not in note(sqlite_engine, "simple")] == [
+            line for line in reported if "simple" not in line
+        ]
+        assert "had not the images at hand" not in note(sqlite_engine, "simple")
+
+
+def test_a_note_without_the_images_refers_to_the_report(sqlite_engine: Engine) -> None:
+    """Its verdicts hold on these test images, and it says why no more is known."""
+    spec = small_spec("ws", trials=6, rounds=11)
+    make(sqlite_engine, spec, outputs=lambda slot, value: bytes(spec.protocol.test_pairs))
+    notes.write_notes(sqlite_engine, ["ws"])
+    assert "had not the images at hand: `hpo report` also says what new ones change" in note(sqlite_engine, "ws")
 
 
 def test_the_papers_won(sqlite_engine: Engine) -> None:

@@ -14,6 +14,7 @@ from hpo.results.records import StudyResult, TrainingRecord
 from hpo.study.spec import StudySpec, builtin_spec
 
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-5, "dropout": 0.3}
+OTHER_PARAMS = {**PARAMS, "dropout": 0.15}
 
 
 def run(kind: str, idx: int, **changes: Any) -> TrainingRecord:
@@ -77,7 +78,9 @@ def study(model: str, runs: list[TrainingRecord], spec: StudySpec | None = None,
 
 
 def finals(label: str, values: list[float], first: int = 0) -> list[TrainingRecord]:
-    return [run("final", 100 + i, label=label, round=first + i, value=v) for i, v in enumerate(values)]
+    """Final rounds of a configuration; each label has its own."""
+    params = PARAMS if label == "tuned" else OTHER_PARAMS
+    return [run("final", 100 + i, label=label, round=first + i, value=v, params=params) for i, v in enumerate(values)]
 
 
 def by_image(results: Sequence[StudyResult]) -> dict[int, ItemScores]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
 from hpo.analysis import stats
-from hpo.analysis.pairwise import FAMILIES, pairs_of, setting_of
+from hpo.analysis.comparison import paired_of
+from hpo.analysis.pairwise import FAMILIES
 from hpo.analysis.search_history import SearchHistory, budget_data
 from hpo.digits.answers import RoundAnswers
 from hpo.study.digits_spec import METRICS
@@ -108,7 +109,7 @@ def _world(rng: np.random.Generator, rounds: int, levels: Sequence[tuple[float, 
         values = [level + draw + rng.normal(0, 0.006, rounds) for level in (tuned, paper)]
         runs = [*finals("tuned", values[0].tolist()), *finals("paper", values[1].tolist())]
         results.append(study(("simple", "ws", "ws-aux")[place], runs, id=place + 1))
-    actual = pairs_of(results, [setting_of(results[0])], 0)
+    actual = paired_of(results).pairs
     assert [len([p for p in actual if p.family == family]) for family in dict.fromkeys(FAMILIES.values())] == [6, 3]
     return [
         {f"{p.kind}: {p.a.model}, {p.b.model}" for p in actual if p.p_holm <= 0.05 and p.family == family}

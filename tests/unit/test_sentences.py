@@ -1,5 +1,7 @@
 """The conclusions in words: headlines, cautions, the warning of a small budget."""
 
+from dataclasses import replace
+
 import pytest
 
 from hpo.analysis.comparison import compare
@@ -111,10 +113,11 @@ def test_few_rounds_are_called_few() -> None:
 
 def test_unequal_comparisons_are_stated() -> None:
     trials = [run("search", i) for i in range(3)]
+    another = [replace(r, params={**PARAMS, "dropout": 0.0}) for r in finals("tuned", around(0.9)[:5])]
     results = [
         study("simple", finals("tuned", around(0.84))),
         study("ws", trials + finals("tuned", around(0.9)), id=2),
-        study("ws", finals("tuned", around(0.9)[:5]), spec=builtin_spec("ws").with_options(name="again"), id=3),
+        study("ws", another, spec=builtin_spec("ws").with_options(name="again"), id=3),
         study("ws-aux", [run("final", 0, label="x", round=0, data_digest="z")], id=4, tuned=None),
     ]
     cautions = "\n".join(conclusions_of(results, compare(results)).cautions)
