@@ -14,9 +14,10 @@ _HEXADECIMAL = re.compile(r"[0-9a-f]+")
 
 
 def hold(engine: Engine) -> None:
-    """From now on the engine is of this database alone, in this version's tables: what is in its place is not touched.
+    """From now on the engine is of this database alone, with tables of this version: another is not touched.
 
-    A transaction raises DatabaseReplaced there, or DatabaseUpgraded. Raises SchemaError where the database has no identity.
+    A transaction raises DatabaseReplaced there, or DatabaseUpgraded.
+    Raises SchemaError where the database has no identity.
     """
     hold_to(engine, identity_of(engine), migrate.heads())
 

@@ -301,8 +301,8 @@ class Coordinator(threading.Thread):
     def _insist(self, act: Callable[[], None]) -> None:
         """Do it; while the database is away, wait and do it again.
 
-        After an upgrade of the database it is left undone, so that what comes behind it is not: results are on disk, and
-        what is held can be given back.
+        After an upgrade of the database it is left undone, and what comes behind it goes on: results are on disk, what
+        is held can be given back.
         """
         try:
             self._backoff.insist(act, self._pause)
