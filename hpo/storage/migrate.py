@@ -1,7 +1,8 @@
 """Both schemas in one database: hpo's and Optuna's, each with its own line of alembic migrations.
 
 Creating and upgrading are one transaction each, so a database is never left half-way. Nothing is upgraded except by
-`hpo db upgrade`: a worker that meets an older or newer schema reports it and stops.
+`hpo db upgrade`: a worker that meets an older or newer schema reports it and stops, at its start or in its midst
+(`engine.hold_to`).
 """
 
 import ast
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _LOCK = 0x68706F  # PostgreSQL's advisory lock: only one process at a time creates or changes tables
 
-_HOW = "make a backup, stop the workers, run `hpo db upgrade`"
+_HOW = "make a backup, run `hpo db upgrade`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
