@@ -39,6 +39,12 @@ class DatabaseReplaced(DatabaseError):
     """Another database, or none, is where this process opened one, which it does not touch; it has to start again."""
 
 
+class DatabaseUpgraded(DatabaseReplaced):
+    """The tables are of another version than when this process began, which does not touch them any more."""
+
+    exit_code = 3  # a supervisor that starts this version again helps nobody
+
+
 class SchemaError(DatabaseError):
     """The tables are missing, older or newer than this version of hpo expects."""
 

@@ -20,6 +20,8 @@ def db() -> None:
 def upgrade(context: Context) -> None:
     """Upgrade the schema to this version, or create it.
 
+    Workers may be running: those of the former version notice, give their slots back and end with exit code 3.
+
     \b
     Example:
       hpo --db postgresql+psycopg://hpo@db/hpo db upgrade

@@ -119,7 +119,8 @@ def worker(
 
     SIGTERM, Ctrl-C and the end of its terminal (but for nohup) end it at the next training step: unfinished trials
     are checkpointed and given back, and go on from there. A second SIGTERM or Ctrl-C ends it at once.
-    A study that cannot go on is left alone and named, the others are served; the exit code is 1 then.
+    A study that cannot go on is left alone and named, the others are served; the exit code is 1 then. Where `hpo db
+    upgrade` runs meanwhile, it ends as on SIGTERM, with code 3.
 
     Functions of an experiment train in processes of their own. What they print is in files of the folder logs beside
     the checkpoints.

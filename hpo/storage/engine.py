@@ -35,7 +35,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.sql.functions import FunctionElement
 
-from hpo.errors import DatabaseError, DatabaseReplaced, DatabaseUnreachable, SchemaError
+from hpo.errors import DatabaseError, DatabaseReplaced, DatabaseUnreachable, DatabaseUpgraded, SchemaError
 from hpo.storage import sqlite_file
 from hpo.storage.driver_errors import is_missing_table, is_transient_dbapi, reason, remedy_of
 from hpo.storage.refusals import is_password
@@ -51,7 +51,7 @@ LIMITS = {  # of PostgreSQL, in seconds, wherever neither the user nor the serve
 SQLITE_LEAST = (3, 35)  # RETURNING
 
 READ_ONLY = {"hpo_read_only": True}  # execution option of connections that only read
-_IDENTITY, _FILE = "hpo_identity", "hpo_file"  # execution options of an engine that is held to its database
+_IDENTITY, _FILE, _REVISIONS = "hpo_identity", "hpo_file", "hpo_revisions"  # options of an engine held to its database
 _UNTOUCHED = "; nothing was written to that one, start again to use it"
 
 
@@ -105,10 +105,19 @@ def begin_change(engine: Engine) -> Iterator[Connection]:
                 )
 
 
-def hold_to(engine: Engine, identity: str) -> None:
-    """From now on a transaction raises DatabaseReplaced, and does nothing, where another database is in its place."""
+def hold_to(engine: Engine, identity: str, revisions: Mapping[str, str]) -> None:
+    """From now on a transaction raises, and does nothing, where the database or its tables are others than these.
+
+    DatabaseReplaced where another database is in its place; DatabaseUpgraded where one of the `revisions`, by the table
+    that keeps it, is another.
+    """
     there = sqlite_file.which(str(engine.url.database)) if engine.dialect.name == "sqlite" else None
-    engine.update_execution_options(**{_IDENTITY: identity, _FILE: there})
+    engine.update_execution_options(**{_IDENTITY: identity, _FILE: there, _REVISIONS: dict(revisions)})
+
+
+def of_any_revision(engine: Engine) -> Engine:
+    """The same database, held to its identity alone: for the little that is right in tables of later versions too."""
+    return engine.execution_options(**{_REVISIONS: {}})
 
 
 def held_to(engine: Engine) -> str | None:
@@ -117,18 +126,30 @@ def held_to(engine: Engine) -> str | None:
     return identity
 
 
-def _check_identity(connection: Connection, query: str) -> None:
-    """Raise DatabaseReplaced where the query gives another identity than the engine is held to."""
+def _check_held(connection: Connection, *beside: str) -> None:
+    """Raise where the database is another than the engine is held to, or its tables are; `beside` is selected too.
+
+    One question, for each takes a journey. On PostgreSQL nobody can change tables any more until the transaction ends:
+    who wants to, waits for all that have read the revisions (`migrate.upgrade`).
+    """
+    revisions: Mapping[str, str] = connection.get_execution_options()[_REVISIONS]
+    asked = ["SELECT identity FROM hpo_database", *(f"SELECT version_num FROM {table}" for table in revisions)]
+    columns = [*(f"({query})" for query in asked), *beside]
     try:
-        identity = connection.exec_driver_sql(query).scalar()
+        identity, *rest = connection.exec_driver_sql(f"SELECT {', '.join(columns)}").one()
     except DBAPIError as error:
         if not is_missing_table(error):
             raise
-        identity = None
+        identity, rest = None, []
+    where = display_url(connection.engine)
     if identity != held_to(connection.engine):
-        raise DatabaseReplaced(
-            f"{display_url(connection.engine)}: another database took its place while this process used it{_UNTOUCHED}"
-        )
+        raise DatabaseReplaced(f"{where}: another database took its place while this process used it{_UNTOUCHED}")
+    for expected, actual in zip(revisions.values(), rest, strict=False):
+        if actual != expected:
+            raise DatabaseUpgraded(
+                f"{where}: its tables were brought from version {expected} to {actual} while this process used them; "
+                "install the hpo that did it (`hpo --version` there) and start again"
+            )
 
 
 class now(FunctionElement[float]):
@@ -296,7 +317,7 @@ def _begin_sqlite(connection: Connection) -> None:
     _check_file(connection.engine)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
     if connection.get_execution_options().get(_IDENTITY) is not None:
-        _check_identity(connection, "SELECT identity FROM hpo_database")
+        _check_held(connection)
 
 
 def _check_file(engine: Engine) -> None:
@@ -388,9 +409,9 @@ def _note_limits(connection: psycopg.Connection[Any], record: ConnectionPoolEntr
 
 def _begin_postgresql(connection: Connection) -> None:
     # For the transaction alone: PgBouncer refuses limits when connecting, and a session may be anybody's there; nor
-    # does a connection to it end when its database is replaced. All in one question, for each takes a journey.
+    # does a connection to it end when its database is replaced.
     limits = connection.info["hpo_limits"]
     if connection.get_execution_options().get(_IDENTITY) is not None:
-        _check_identity(connection, f"SELECT {', '.join(['(SELECT identity FROM hpo_database)', *limits])}")
+        _check_held(connection, *limits)
     elif limits:
         connection.exec_driver_sql(f"SELECT {', '.join(limits)}")

@@ -6,6 +6,7 @@ import secrets
 from sqlalchemy import ColumnElement, Engine, insert, select, update
 
 from hpo.errors import SchemaError
+from hpo.storage import migrate
 from hpo.storage.engine import begin_read, begin_write, display_url, held_to, hold_to
 from hpo.storage.schema import IDENTITY_LENGTH, KEY_LENGTH, database
 
@@ -13,11 +14,12 @@ _HEXADECIMAL = re.compile(r"[0-9a-f]+")
 
 
 def hold(engine: Engine) -> None:
-    """From now on the engine is of this database alone: another one in its place is not touched (DatabaseReplaced).
+    """From now on the engine is of this database alone, with tables of this version: another is not touched.
 
+    A transaction raises DatabaseReplaced there, or DatabaseUpgraded.
     Raises SchemaError where the database has no identity.
     """
-    hold_to(engine, identity_of(engine))
+    hold_to(engine, identity_of(engine), migrate.heads())
 
 
 def identity_of(engine: Engine) -> str:

@@ -1,7 +1,8 @@
 """Both schemas in one database: hpo's and Optuna's, each with its own line of alembic migrations.
 
 Creating and upgrading are one transaction each, so a database is never left half-way. Nothing is upgraded except by
-`hpo db upgrade`: a worker that meets an older or newer schema reports it and stops.
+`hpo db upgrade`: a worker that meets an older or newer schema reports it and stops, at its start or in its midst
+(`engine.hold_to`).
 """
 
 import ast
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _LOCK = 0x68706F  # PostgreSQL's advisory lock: only one process at a time creates or changes tables
 
-_HOW = "make a backup, stop the workers, run `hpo db upgrade`"
+_HOW = "make a backup, run `hpo db upgrade`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,10 +93,11 @@ def upgrade(engine: Engine) -> list[str]:
         if _is_empty(connection):
             _create(connection)
             return [f"{line.owner}: created at {_head(line)}" for line in _LINES]
-        for line in _LINES:
+        outdated = [line for line in _LINES if _version(connection, line) != _head(line)]
+        if outdated:
+            _let_others_end(connection)
+        for line in outdated:
             before, head = _version(connection, line), _head(line)
-            if before == head:
-                continue
             _refuse_newer(line, before, display_url(engine))
             if line is _OPTUNAS and before is None:
                 _create_optunas(connection)
@@ -114,6 +116,11 @@ def versions(engine: Engine) -> dict[str, tuple[str | None, str]]:
         return {line.owner: (_version(connection, line), _head(line)) for line in _LINES}
 
 
+def heads() -> dict[str, str]:
+    """The versions that this installation needs, by the table in which a database says its own."""
+    return {line.version_table: _head(line) for line in _LINES}
+
+
 def _check(connection: Connection, where: str) -> None:
     for line in _LINES:
         version, head = _version(connection, line), _head(line)
@@ -128,6 +135,18 @@ def _check(connection: Connection, where: str) -> None:
     if tables := giving_ids_again(connection):
         names = " and ".join(table.name for table in tables)
         raise SchemaError(f"{where}: {names} would give the ids of deleted rows again, which mixes studies up; {_HOW}")
+
+
+def _let_others_end(connection: Connection) -> None:
+    """On PostgreSQL wait for all who have read the versions (`engine.hold_to`); whoever comes now will read the new.
+
+    On SQLite nobody else writes now anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        there = set(inspect(connection).get_table_names())
+        for line in _LINES:
+            if line.version_table in there:
+                connection.execute(text(f"LOCK TABLE {line.version_table}"))  # in its strictest mode
 
 
 def _refuse_newer(line: _Line, version: str | None, where: str) -> None:

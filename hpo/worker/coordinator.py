@@ -10,13 +10,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import Engine
 
+from hpo.errors import DatabaseUpgraded
 from hpo.storage import slots
+from hpo.storage.engine import of_any_revision
 from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord
 from hpo.storage.outcome import Outcome
 from hpo.storage.workers import Beat, beat_alone
@@ -84,7 +85,8 @@ class Coordinator(threading.Thread):
         self._stopped: set[str] = set()
         self._pending, self._closing = 0, False
         self._changed, self._reporting = threading.Condition(), threading.Lock()
-        self.crash: BaseException | None = None
+        self.crash: BaseException | None = None  # the first; after an upgrade of the database the thread works on
+        self.gave_back = False  # `release_all` has been done
 
     # -- the training thread's side ------------------------------------------------------------------------
 
@@ -123,7 +125,7 @@ class Coordinator(threading.Thread):
 
     def release(self, claim: Claim) -> None:
         """Give the slot back, for another worker to go on."""
-        act = partial(slots.release, self._engine, *claim.lease)
+        act = partial(slots.release, of_any_revision(self._engine), *claim.lease)
         self._put(_End(claim=claim, act=act, dropped="there is nothing to give back"))
 
     def release_all(self) -> None:
@@ -178,9 +180,12 @@ class Coordinator(threading.Thread):
         try:
             act()
         except BaseException as error:  # handed to the training thread, which raises it
-            with self._changed:
-                self.crash = error
-                self._changed.notify_all()
+            self._crashed(error)
+
+    def _crashed(self, error: BaseException) -> None:
+        with self._changed:
+            self.crash = self.crash or error
+            self._changed.notify_all()
 
     def _work(self) -> None:
         while (batch := self._collect()) is not None:
@@ -220,14 +225,15 @@ class Coordinator(threading.Thread):
     def _renew(self) -> None:
         """Keep the leases, and the worker's row, alive.
 
-        Errors are ignored here: the other thread meets the same ones and reports them.
+        Errors are ignored here: the other thread meets the same ones and reports them. But for an upgrade of the
+        database: epochs may be long, and nothing can be stored after it.
         """
         alive_until = 0.0  # as others see it, but by this machine's clock
         while True:
             with self._changed:
                 held = list(self._held.values())
             begun = time.monotonic()
-            with suppress(Exception):
+            try:
                 if held:
                     self._report([_row(claim, 0, None) for claim in held])
                     alive_until = begun + self._lease_seconds
@@ -236,6 +242,11 @@ class Coordinator(threading.Thread):
                     if beat_alone(self._engine, self._beat(), seconds):
                         self._stop_worker()
                     alive_until = begun + seconds
+            except DatabaseUpgraded as error:
+                self._crashed(error)
+                return
+            except Exception:
+                pass
             if self._over.wait(self._lease_seconds / 4):
                 return
 
@@ -283,9 +294,10 @@ class Coordinator(threading.Thread):
         with self._changed:
             held = list(self._held.values())
         with self._reporting:
-            slots.release_all(self._engine, [claim.lease for claim in held])
+            slots.release_all(of_any_revision(self._engine), [claim.lease for claim in held])
         with self._changed:
             self._held.clear()
+        self.gave_back = True
 
     def _project(self, search: Search) -> None:
         with self._aside.guard(search.row):
@@ -293,8 +305,15 @@ class Coordinator(threading.Thread):
                 self._phase_moved(search.row.name)
 
     def _insist(self, act: Callable[[], None]) -> None:
-        """Do it; while the database is away, wait and do it again."""
-        self._backoff.insist(act, self._pause)
+        """Do it; while the database is away, wait and do it again.
+
+        After an upgrade of the database it is left undone, and what comes behind it goes on: results are on disk, what
+        is held can be given back.
+        """
+        try:
+            self._backoff.insist(act, self._pause)
+        except DatabaseUpgraded as error:
+            self._crashed(error)
 
     def _pause(self, seconds: float) -> None:
         if self._hurry.wait(seconds):

@@ -15,13 +15,15 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 import hpo
-from hpo.errors import DatabaseReplaced, HpoError
+from hpo.errors import DatabaseReplaced, DatabaseUpgraded, HpoError
 from hpo.experiment.description import Description
 from hpo.experiment.shipped import ShippedData
 from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
+from hpo.storage.engine import of_any_revision
 from hpo.storage.identity import key_of
 from hpo.storage.optuna_storage import open_optuna
 from hpo.storage.workers import STOPPED, WORK_DONE, Beat, beat_alone
@@ -144,6 +146,7 @@ class Worker:
         self._raised = ""  # what ended this life before its time
         self._signal: int | None = None
         self._asked = False  # to end, by `hpo workers stop`
+        self._upgraded = False  # the database, under this worker
         self._wake = threading.Event()
 
     @property
@@ -157,16 +160,15 @@ class Worker:
         """Pull slots until told to stop, drained, or done with `max_trials`; returns the exit code.
 
         What raises about a study sets that study aside and ends nothing. Raises DatabaseReplaced where another database
-        takes the place of this worker's.
+        takes the place of this worker's, DatabaseUpgraded where it is upgraded.
         """
         try:
             return self._run()
         except DatabaseReplaced as error:
             if not (kept := len(self.spool.kept)):
                 raise
-            raise DatabaseReplaced(
-                f"{error}; {kept} result(s) for the first are kept in {self.spool.folder}"
-            ) from error
+            whose = "the next worker here" if isinstance(error, DatabaseUpgraded) else "the first"
+            raise type(error)(f"{error}; {kept} result(s) for {whose} are kept in {self.spool.folder}") from error
 
     def _run(self) -> int:
         begun = time.monotonic()
@@ -184,16 +186,17 @@ class Worker:
                 elif self._attempt(lambda: self._ask(self._wait_for_work)) is False:
                     break
         except Exception as error:
-            self._raised = short_reason(error)
+            self._upgraded = isinstance(error, DatabaseUpgraded)
+            self._raised = "the database was upgraded" if self._upgraded else short_reason(error)
             raise
         finally:
             in_training = [*self.trainers.jobs, *self.evaluation.pending]
             self._give_back()
-            if not self.coordinator.close(lambda: None if self._signal is None else EXIT_SECONDS):
+            if not self.coordinator.close(lambda: EXIT_SECONDS if self._is_over else None):
                 logger.warning(
                     "the database does not answer; results that it has not taken are kept in %s", self.spool.folder
                 )
-            elif self.coordinator.crash is None:
+            elif self.coordinator.gave_back:
                 for job in in_training:
                     logger.info("%s: given back after epoch %d of %d", job.title, len(job.train_loss), job.epochs)
                 wait([in_thread(self._leave)], EXIT_SECONDS)
@@ -223,8 +226,9 @@ class Worker:
     def _leave(self) -> None:
         """Say in the table of workers why this one has ended, if the database answers."""
         stopped = "" if self._signal is None else STOPPED if self._asked else signal.Signals(self._signal).name
-        with suppress(HpoError):
-            beat_alone(self.engine, self._beat(), 0.0, left_why=self._broken or self._raised or stopped or WORK_DONE)
+        why = self._broken or self._raised or stopped or WORK_DONE
+        with suppress(HpoError, DBAPIError):  # tables of a later version may not take it
+            beat_alone(of_any_revision(self.engine), self._beat(), 0.0, left_why=why)
 
     def _code(self) -> int:
         """The exit code: 1 where a study was set aside or waits for somebody, or the machine is broken; logged."""
@@ -280,6 +284,11 @@ class Worker:
     def _phase_moved(self, name: str) -> None:
         """A study's phase has moved on: its note in the dashboard follows."""
         self.background.submit(lambda: update_notes(self.engine, [name], lambda: self.serving.digits))
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether what is in training is to be kept and given back."""
+        return self._signal is not None or self._upgraded or self.coordinator.crash is not None
 
     def _check_coordinator(self) -> None:
         if self.coordinator.crash is not None:
@@ -455,12 +464,12 @@ class Worker:
         for job in self.trainers.jobs:
             self._is_given_up(job)
         if self.trainers.jobs:
-            for event in self.trainers.poll(stop=lambda: self._signal is not None):
+            for event in self.trainers.poll(stop=lambda: self._is_over):
                 self._deal(event)
         if self.evaluation.pending:
             self._attempt(self.evaluation.test)
         if self.checkpointer.due:
-            self.checkpointer.save(self.trainers.states(), stop=lambda: self._signal is not None)
+            self.checkpointer.save(self.trainers.states(), stop=lambda: self._is_over)
 
     def _is_given_up(self, job: Job) -> bool:
         """Whether a training ends without a result, as it does then: its study is left alone, or its lease lost."""

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from sqlalchemy import text
 
 from hpo.storage import slots, studies
@@ -14,6 +15,9 @@ from tests.support.copied import copy_to_postgres
 from tests.support.exact import check_exact
 
 ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+PHASES = ("search", "confirm", "final")
+SCHEMAS = sorted({path.name.partition("-")[0] for path in DATA.glob("*.db.gz")})
 
 # BENCHMARKS.md: accuracy in percent on pool B over 20 rounds, mean ± standard deviation
 PAPER = {("simple", "paper"): "83.7 ± 1.5", ("ws", "paper"): "87.2 ± 1.2", ("ws-aux", "paper"): "97.9 ± 0.5"}
@@ -82,30 +86,27 @@ def test_the_record_of_the_default_study(hpo: Hpo) -> None:
     assert tuned < opened
 
 
-@pytest.mark.parametrize("phase", ["search", "confirm", "final"])
-@pytest.mark.parametrize("schema", ["0001", "0002", "0003"])
+def cases(*quick: tuple[str, str]) -> list[ParameterSet]:
+    """Each schema and phase that is in tests/data; all but the quick ones are long."""
+    return [
+        pytest.param(schema, phase, marks=() if (schema, phase) in quick else pytest.mark.long)
+        for schema in SCHEMAS
+        for phase in PHASES
+    ]
+
+
+@pytest.mark.parametrize(("schema", "phase"), cases(*((schema, phase) for schema in SCHEMAS for phase in PHASES)))
 def test_a_study_in_the_middle_goes_on(hpo: Hpo, schema: str, phase: str) -> None:
     """After `hpo db upgrade` today's worker ends what an earlier one, killed in that phase, began (tests/data)."""
-    unpack(hpo, ROOT / "tests" / "data" / f"{schema}-{phase}.db.gz")
+    unpack(hpo, DATA / f"{schema}-{phase}.db.gz")
     check_it_goes_on(hpo, phase)
 
 
-@pytest.mark.parametrize(
-    ("schema", "phase"),
-    [
-        ("0003", "confirm"),
-        *(
-            pytest.param(schema, phase, marks=pytest.mark.long)
-            for schema in ("0001", "0002", "0003")
-            for phase in ("search", "confirm", "final")
-            if (schema, phase) != ("0003", "confirm")
-        ),
-    ],
-)
+@pytest.mark.parametrize(("schema", "phase"), cases((SCHEMAS[-1], "confirm")))
 def test_so_does_one_on_postgresql(hpo_on_postgres: Hpo, schema: str, phase: str) -> None:
     """The same rows, in tables as that version made them there."""
     engine = open_engine(hpo_on_postgres.url)
-    copy_to_postgres(ROOT / "tests" / "data" / f"{schema}-{phase}.db.gz", schema, engine)
+    copy_to_postgres(DATA / f"{schema}-{phase}.db.gz", schema, engine)
     engine.dispose()
     check_it_goes_on(hpo_on_postgres, phase)
 

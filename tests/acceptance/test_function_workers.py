@@ -23,6 +23,7 @@ from hpo.storage.columns import unpack_columns
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
 from tests.support.exact import check_exact, results
 from tests.support.experiments import DESCENT, create, slots_of
+from tests.support.versions import MIGRATION, OtherHpo
 
 CODE = (
     DESCENT
@@ -234,13 +235,18 @@ def test_a_training_that_goes_wrong_is_nobody_elses_failure(hpo: Hpo, file: Path
     wait_until(lambda: no_children(file))
 
 
-def test_a_worker_that_is_stopped_gives_its_slot_back_at_once(hpo: Hpo, file: Path) -> None:
+@pytest.mark.parametrize("how", ["SIGTERM", "hpo db upgrade"])
+def test_a_worker_that_is_stopped_gives_its_slot_back_at_once(hpo: Hpo, file: Path, how: str) -> None:
     """Though its child ignores SIGTERM and would sleep for hours."""
     create(hpo, file, "sleeps")
-    worker = start(hpo, file)
+    worker = start(hpo, file, "--lease", "2")
     wait_until(lambda: hpo.running() and children_of(worker))
-    worker.send_signal(signal.SIGTERM)
-    finish(worker, 128 + signal.SIGTERM)
+    if how == "SIGTERM":
+        worker.send_signal(signal.SIGTERM)
+        finish(worker, 128 + signal.SIGTERM)
+    else:
+        finish(OtherHpo(hpo, migration=MIGRATION).start("db", "upgrade"))
+        finish(worker, 3)
     search = slots_of(hpo, "sleeps")
     assert {slot.state for slot in search} == {"waiting"}
     assert not any(slot.expiries or slot.failures for slot in search)

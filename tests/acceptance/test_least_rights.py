@@ -58,7 +58,6 @@ COMMANDS = {  # every command, in an order in which each finds what it needs
     "worker": DRAIN[1:],
     "study list": (),
     "study show": ("ws",),
-    "study plan": ("--difference", "0.5", "--spread", "0.9"),
     "trial show": ("ws", "0"),
     "study export": ("ws", "--out", "tuned.toml"),
     "evaluate": ("tuned.toml", "--study", "ws", "--label", "theirs", "--rounds", "1"),

@@ -5,9 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
-from hpo.storage import claims, slots
+from hpo.errors import DatabaseUpgraded
+from hpo.storage import claims, identity, slots
+from hpo.storage.engine import begin_write, of_any_revision
 from hpo.storage.optuna_storage import open_optuna
 from hpo.study.search import Search
 from hpo.worker.aside import SetAside
@@ -16,7 +18,9 @@ from hpo.worker.coordinator import Coordinator
 from hpo.worker.spool import Spool
 from tests.support.beats import beat_of
 from tests.support.checkpoints import SIGNER
+from tests.support.commandline import wait_until
 from tests.support.handmade import Maker, make, small_spec
+from tests.support.outcomes import outcome as outcome_of
 
 LEASE = 3.0
 
@@ -59,6 +63,35 @@ def test_leases_are_renewed_while_the_other_thread_is_busy(engine: Engine, tmp_p
     assert coordinator.crash is None
     assert [slots.get_slot(engine, claim.slot.id).state for claim in training] == ["waiting"] * 3
     assert [slots.get_slot(engine, claim.slot.id).expiries for claim in training] == [0] * 3
+
+
+def test_an_upgrade_is_noticed_by_the_renewals_alone(engine: Engine, tmp_path: Path) -> None:
+    """However long an epoch takes. A result that is handed over then stays on disk, the rest goes back."""
+    maker = make(engine, small_spec("ws", trials=3), limit=0)
+    identity.hold(engine)
+    spool = Spool(tmp_path, engine, SIGNER)
+    coordinator = Coordinator(engine, open_optuna(engine), spool, SetAside(), LEASE, beat_of, print)
+    coordinator.start()
+    done, given_up, held = take(maker, 600)
+    for claim in (done, given_up, held):
+        coordinator.hold(claim)
+    with begin_write(engine) as connection:
+        connection.execute(text("UPDATE hpo_alembic_version SET version_num = '9000'"))
+    wait_until(lambda: coordinator.crash)
+    assert isinstance(coordinator.crash, DatabaseUpgraded)
+    coordinator.report(held, 1, 0.5)
+    coordinator.finish(done, outcome_of(), None)
+    coordinator.release(given_up)
+    coordinator.release_all()
+    assert coordinator.close(lambda: 60.0)
+    assert coordinator.gave_back
+    assert [path.name.partition("-")[0] for path in spool.kept] == [str(done.slot.id)]
+    now = of_any_revision(engine)
+    assert [slots.get_slot(now, claim.slot.id).state for claim in (done, given_up, held)] == [
+        "running",
+        "waiting",
+        "waiting",
+    ]
 
 
 def test_a_result_handed_over_before_the_end_is_stored_not_released(engine: Engine, tmp_path: Path) -> None:

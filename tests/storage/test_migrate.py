@@ -1,6 +1,7 @@
 """Both schemas: made once, checked, upgraded only on demand; both databases."""
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +14,19 @@ from alembic.runtime.migration import MigrationContext
 from optuna.storages._rdb import models
 from sqlalchemy import Engine, inspect, text
 
-from hpo.errors import SchemaError
-from hpo.storage import migrate
+from hpo.errors import DatabaseUpgraded, SchemaError
+from hpo.storage import identity, migrate
 from hpo.storage.claims import claim
-from hpo.storage.engine import begin_read, begin_write, is_missing
+from hpo.storage.engine import begin_read, begin_write, is_missing, of_any_revision
 from hpo.storage.ledger import read_ledger
 from hpo.storage.optuna_storage import make_storage
 from hpo.storage.schema import metadata
 from hpo.storage.slots import NewSlot, add_slots, finish, record_opening
 from hpo.storage.studies import NewStudy, create_study, delete_study, list_studies
-from tests.support.commandline import PATIENCE
+from tests.support.commandline import PATIENCE, wait_until
 from tests.support.fixtures import OpenDatabase, Postgres, Watch
 from tests.support.outcomes import outcome as outcome_of
+from tests.support.versions import HEAD, MIGRATION, REVISION
 
 NEW = NewStudy(
     name="ws",
@@ -146,6 +148,62 @@ def test_a_newer_schema_is_refused(empty: Engine, owner: str, table: str) -> Non
             action(empty)
         assert "\n" not in str(error.value)
     assert not stand(empty)[owner]
+
+
+@pytest.mark.parametrize("table", ["hpo_alembic_version", "alembic_version"])
+def test_an_upgrade_is_noticed_at_the_next_transaction(empty: Engine, table: str, statements: Watch) -> None:
+    """By our transactions and Optuna's, for no statement more; what is right in any version still goes."""
+    migrate.create_or_check(empty)
+    identity.hold(empty)
+    with statements(empty) as sent, begin_read(empty):
+        pass
+    assert [statement for statement, _ in sent if "SELECT" in statement] == [
+        statement for statement, _ in sent if "hpo_database" in statement and table in statement
+    ]
+    with begin_write(of_any_revision(empty)) as connection:
+        connection.execute(text(f"UPDATE {table} SET version_num = 'v999'"))
+    for begin in (begin_read, begin_write):
+        with (
+            pytest.raises(DatabaseUpgraded, match=r"its tables were brought from version \S+ to v999") as error,
+            begin(empty),
+        ):
+            pass
+        assert "\n" not in str(error.value)
+    storage = make_storage(empty)
+    with pytest.raises(DatabaseUpgraded):
+        storage.get_all_studies()
+    with pytest.raises(DatabaseUpgraded):
+        storage.create_new_study([])
+    with begin_read(of_any_revision(empty)) as connection:
+        assert connection.scalar(text("SELECT count(*) FROM studies")) == 0
+
+
+def test_an_upgrade_waits_for_the_transactions_of_now(
+    postgres_engine: Engine, open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So none of them meets other tables half-way; on SQLite there is one writer."""
+    worker = open_database(postgres_engine.url.render_as_string(hide_password=False))
+    identity.hold(worker)
+    newer = replace(migrate._OURS, scripts=tmp_path / "migrations")
+    shutil.copytree(migrate._OURS.scripts, newer.scripts)
+    (newer.scripts / "versions" / "other_9000.py").write_text(MIGRATION)
+    monkeypatch.setattr(migrate, "_LINES", (migrate._OPTUNAS, newer))
+    with ThreadPoolExecutor(1) as pool:
+        with begin_write(worker) as connection:
+            upgraded = pool.submit(migrate.upgrade, postgres_engine)
+            wait_until(lambda: upgraded.done() or waits_for_a_lock(postgres_engine))
+            assert not upgraded.done()
+            assert connection.scalar(text("SELECT count(*) FROM hpo_slots")) == 0
+        assert upgraded.result() == [f"hpo: {HEAD} -> {REVISION}"]
+    with pytest.raises(DatabaseUpgraded), begin_write(worker):
+        pass
+
+
+def waits_for_a_lock(engine: Engine) -> bool:
+    """Whether somebody wants the table of versions for itself."""
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+    with begin_read(engine) as connection:
+        return bool(connection.scalar(text(query)))
 
 
 def test_an_older_optuna_is_upgraded_on_demand(empty: Engine) -> None:

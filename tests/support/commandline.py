@@ -127,13 +127,17 @@ class Hpo:
         process = subprocess.Popen(
             [sys.executable, *map(str, words)],
             cwd=self.folder,
-            env={**os.environ, "HPO_DATABASE_URL": self.url, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         self._processes.append(process)
         return process
+
+    def environment(self) -> dict[str, str]:
+        """Of the processes that it starts."""
+        return {**os.environ, "HPO_DATABASE_URL": self.url, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
     def study(self, **options: Any) -> Path:
         """Write the file of a tiny study; options override."""
