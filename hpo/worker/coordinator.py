@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -65,11 +66,16 @@ class Coordinator(threading.Thread):
         lease_seconds: float,
         beat: Callable[[], Beat],
         phase_moved: Callable[[str], None],
+        heartbeat: Path | None = None,
     ) -> None:
-        """`beat` gives the worker as it is; `phase_moved` is called with the name of a study that has moved on."""
+        """`beat` gives the worker as it is; `phase_moved` is called with the name of a study that has moved on.
+
+        The file `heartbeat` is touched after each renewal, whether or not the database answered.
+        """
         super().__init__(name="coordinator", daemon=True)
         self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
         self._spool, self._aside, self._beat, self._phase_moved = spool, aside, beat, phase_moved
+        self._heartbeat = heartbeat
         self._backoff = Backoff()
         self._hurry, self._over = threading.Event(), threading.Event()
         self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
@@ -230,6 +236,9 @@ class Coordinator(threading.Thread):
                     seconds = IDLE_SECONDS + self._lease_seconds
                     beat_alone(self._engine, self._beat(), seconds)
                     alive_until = begun + seconds
+            if self._heartbeat is not None:
+                with suppress(OSError):  # a full disk ends no training; the probe will see
+                    self._heartbeat.touch()
             if self._over.wait(self._lease_seconds / 4):
                 return
 

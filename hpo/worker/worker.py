@@ -83,7 +83,14 @@ class Worker:
         self.checkpointer = Checkpointer(Checkpoints(store, signer), options.checkpoint_seconds)
         self.background, self.aside, self.health = Background(), SetAside(), Health()
         self.coordinator = Coordinator(
-            engine, self.storage, self.spool, self.aside, options.lease_seconds, self._beat, self._phase_moved
+            engine,
+            self.storage,
+            self.spool,
+            self.aside,
+            options.lease_seconds,
+            self._beat,
+            self._phase_moved,
+            options.heartbeat,
         )
         self.fetcher = Fetcher(
             engine,
@@ -134,6 +141,8 @@ class Worker:
         self._fetch_at = 0.0  # when the next claim is due all the same
         self._unserved: list[str] = []  # why studies are not done that wait for somebody
         self._broken = ""  # why this machine cannot train
+        self._busy_at = time.monotonic()  # when something was in training last, or this life began
+        self._ended = "its work was done"  # why, where no signal came
         self._signal: int | None = None
         self._wake = threading.Event()
 
@@ -160,7 +169,7 @@ class Worker:
             ) from error
 
     def _run(self) -> int:
-        begun = time.monotonic()
+        begun = self._busy_at = time.monotonic()
         self.coordinator.start()
         try:
             self._ask(self.spool.deliver)
@@ -209,7 +218,7 @@ class Worker:
 
     def _leave(self) -> None:
         """Say in the table of workers why this one has ended, if the database answers."""
-        ended = "its work was done" if self._signal is None else signal.Signals(self._signal).name
+        ended = self._ended if self._signal is None else signal.Signals(self._signal).name
         with suppress(HpoError):
             beat_alone(self.engine, self._beat(), 0.0, left_why=self._broken or ended)
 
@@ -312,6 +321,11 @@ class Worker:
             return False
         if self.options.drain and not busy and not claims.any_open(self.engine, ids):
             self._unserved = self.fetcher.unserved()
+            self._judge()
+            return False
+        if (minutes := self.options.idle_minutes) is not None and time.monotonic() > self._busy_at + 60 * minutes:
+            self._ended = f"nothing could be claimed for {minutes:g} minutes (--scale-to-zero)"
+            logger.info("%s", self._ended)
             self._judge()
             return False
         self._wake.wait(POLL_SECONDS)
@@ -427,6 +441,7 @@ class Worker:
     def _train(self) -> None:
         """Train on, and deal with what has happened by then; a signal ends it on the way."""
         self._check_coordinator()
+        self._busy_at = time.monotonic()
         for job in self.trainers.jobs:
             self._is_given_up(job)
         if self.trainers.jobs:
