@@ -27,6 +27,7 @@ COMMANDS = {  # name -> module and function; read on use alone
     "study": "hpo.cli.study:study",
     "experiment": "hpo.cli.experiment:experiment",
     "worker": "hpo.cli.worker:worker",
+    "launch": "hpo.cli.launch:launch",
     "evaluate": "hpo.cli.evaluate:evaluate",
     "run": "hpo.cli.run:run",
     "report": "hpo.cli.report:report",
