@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 from hpo.launch.launcher import LaunchFailed, WorkerRequest
 
 NAMESPACE = "hpo"  # of the actors' names
+KNOCK_SECONDS = 10.0  # for a cluster to accept a connection
 
 
 class WorkerActor:
@@ -70,8 +72,9 @@ class RayLauncher:
                 "ray is not installed here; `pip install 'hpo-service[ray]'`, here and on the cluster's nodes"
             ) from None
         try:
+            _knock(self.address)
             ray.init(self.address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise LaunchFailed(
                 f"Ray's cluster at {self.address} cannot be reached: {str(error).splitlines()[0]}; start one "
                 "(`ray start --head`) or name another with --address"
@@ -90,6 +93,13 @@ class RayLauncher:
 
     def _environment(self, request: WorkerRequest) -> dict[str, str]:
         return {"OMP_NUM_THREADS": "1", **request.environment}
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody listens, which Ray itself finds out in minutes; loopback means to Ray what it likes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host and host not in ("localhost", "127.0.0.1", "[::1]"):
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def names_of(request: WorkerRequest) -> list[str]:

@@ -16,6 +16,7 @@ set -eu
 cd {folder}
 mkdir -p {logs}
 command -v flock >/dev/null || {{ echo "flock is missing; install util-linux" >&2; exit 1; }}
+{environment}
 {python} -m hpo --version >/dev/null || {{ echo "no hpo for this Python; name another with --python" >&2; exit 1; }}
 host=$(uname -n)"""
 _START = """\
@@ -67,10 +68,9 @@ class SshLauncher:
     def _script(self, request: WorkerRequest, secrets: Mapping[str, str]) -> str:
         command = shlex.join([self.python, "-m", "hpo", *request.arguments])
         python, logs = shlex.quote(self.python), shlex.quote(self.logs)
-        lines = [
-            _HEAD.format(folder=shlex.quote(str(request.folder)), logs=logs, python=python),
-            *exports({"OMP_NUM_THREADS": "1", **request.environment, **secrets}),
-        ]
+        environment = exports({"OMP_NUM_THREADS": "1", **request.environment, **secrets})
+        folder = shlex.quote(str(request.folder))
+        lines = [_HEAD.format(folder=folder, logs=logs, python=python, environment="\n".join(environment))]
         for number in range(request.count):
             gpu = f"CUDA_VISIBLE_DEVICES={int(number * request.gpus)} " if request.gpus else ""
             lines.append(_START.format(logs=logs, name=request.name, number=number, gpu=gpu, command=command))

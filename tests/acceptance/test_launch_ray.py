@@ -1,0 +1,132 @@
+"""`hpo launch ray` on a real cluster of several nodes on loopback, one of which dies."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]  # ships no types
+import pytest
+
+from hpo.storage import slots, studies
+from hpo.storage.engine import open_engine
+from hpo.storage.slots import Slot
+from hpo.storage.workers import list_workers
+from tests.support.commandline import Hpo, finish, wait_until
+from tests.support.exact import check_exact
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install ray)"),
+]
+
+STUDY = {"trials": 4, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 2}
+WORKER = ("--drain", "--device", "cpu", "--population", "1", "--checkpoint", "0", "--lease", "5")
+ACTORS = """
+import json, logging, ray, sys
+ray.init(sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+print(json.dumps(sorted(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))))
+"""
+
+
+class RayNodes:
+    """A head without cores, and nodes of one core each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={**self._asked(0), "include_dashboard": False})
+        self.address: str = self._cluster.address
+
+    def _asked(self, cores: int) -> dict[str, Any]:
+        return {"num_cpus": cores, "node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20}
+
+    def add(self) -> psutil.Process:
+        """One more node; returns the process that is its root."""
+        node = self._cluster.add_node(**self._asked(1))
+        (raylet,) = node.all_processes["raylet"]
+        return psutil.Process(raylet.process.pid)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayNodes]:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as there, everybody uses loopback
+    running = RayNodes()
+    yield running
+    running.close()
+
+
+def die(root: psutil.Process) -> None:
+    """All processes of a node are gone at once, as when its power is."""
+    processes = [root, *root.children(recursive=True)]
+    for process in processes:
+        process.suspend()  # none may react to the others' end
+    for process in processes:
+        process.kill()
+
+
+def actors(hpo: Hpo, address: str) -> list[str]:
+    """The names of those that live, or are to live again."""
+    out, _ = finish(hpo.start_python("-c", ACTORS, address))
+    names: list[str] = json.loads(out.splitlines()[-1])
+    return names
+
+
+def trained_below(hpo: Hpo, root: psutil.Process, epoch: int) -> Slot | None:
+    """The slot that a worker of this node trains, once it has reported this epoch."""
+    pids = {process.pid for process in root.children(recursive=True)}
+    engine = open_engine(hpo.url)
+    try:
+        search = slots.list_slots(engine, studies.get_study(engine, "ws").id, "search")
+    finally:
+        engine.dispose()
+    return next(
+        (
+            slot
+            for slot in search
+            if slot.state == "running" and slot.epoch >= epoch and int(str(slot.worker).split(":")[1]) in pids
+        ),
+        None,
+    )
+
+
+def test_the_study_ends_exactly_though_a_node_dies(hpo_on_postgres: Hpo, nodes: RayNodes) -> None:
+    """Ray starts the worker on another node, where its trial goes on from its checkpoint; in the end no actor lives."""
+    hpo = hpo_on_postgres
+    hpo.create(**STUDY)
+    dying, living = nodes.add(), nodes.add()
+    words = ("launch", "ray", "--address", nodes.address, "--count", "2", "--submit")
+    for _ in range(2):  # the second time they live already
+        _, err = finish(hpo.start(*words, "--", *WORKER))
+        assert "2 actor(s) in namespace hpo, hpo-0 to hpo-1" in err
+    held = wait_until(lambda: trained_below(hpo, dying, 3))
+    wait_until(lambda: trained_below(hpo, living, 3))
+    assert actors(hpo, nodes.address) == ["hpo-0", "hpo-1"]
+    die(dying)
+    nodes.add()
+    wait_until(lambda: hpo.show()["phase"] == "done")
+    wait_until(lambda: not actors(hpo, nodes.address))
+    search = check_exact(hpo.url, "ws", search=4, confirm=2, rounds=2)["search"]
+    again = search[held.idx]
+    assert again.outcome is not None
+    assert (again.trial_id, again.attempt) == (held.trial_id, 2)
+    assert again.outcome.resumed_at[0] >= 1
+    assert all(slot.attempt == 1 for slot in search if slot.idx != held.idx)
+    engine = open_engine(hpo.url)
+    left = [worker.left_why for worker in list_workers(engine)]
+    engine.dispose()
+    assert left.count("its work was done") == 2
+    assert left.count(None) == 1, "the one that died"
+
+
+def test_without_a_cluster_it_is_one_line(hpo_on_postgres: Hpo) -> None:
+    """Nobody listens at the address."""
+    hpo_on_postgres.create(trials=1)
+    _, err = finish(hpo_on_postgres.start("launch", "ray", "--address", "127.0.0.2:1", "--submit"), 1)
+    *_, line = err.splitlines()
+    assert line.startswith("hpo: Ray's cluster at 127.0.0.2:1 cannot be reached: ")
+    assert "Traceback" not in err
