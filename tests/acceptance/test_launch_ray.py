@@ -8,12 +8,12 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from hpo.storage import slots, studies
 from hpo.storage.engine import open_engine
 from hpo.storage.slots import Slot
 from hpo.storage.workers import list_workers
 from tests.support.commandline import Hpo, finish, wait_until
 from tests.support.exact import check_exact
+from tests.support.launched import in_training, pid_of
 
 pytestmark = [
     pytest.mark.long,
@@ -76,22 +76,10 @@ def actors(hpo: Hpo, address: str) -> list[str]:
     return names
 
 
-def trained_below(hpo: Hpo, root: psutil.Process, epoch: int) -> Slot | None:
-    """The slot that a worker of this node trains, once it has reported this epoch."""
+def trained_below(hpo: Hpo, root: psutil.Process) -> Slot | None:
+    """The slot that a worker of this node trains, once it has some epochs done."""
     pids = {process.pid for process in root.children(recursive=True)}
-    engine = open_engine(hpo.url)
-    try:
-        search = slots.list_slots(engine, studies.get_study(engine, "ws").id, "search")
-    finally:
-        engine.dispose()
-    return next(
-        (
-            slot
-            for slot in search
-            if slot.state == "running" and slot.epoch >= epoch and int(str(slot.worker).split(":")[1]) in pids
-        ),
-        None,
-    )
+    return next((slot for slot in in_training(hpo.url, 3) if pid_of(slot) in pids), None)
 
 
 def test_the_study_ends_exactly_though_a_node_dies(hpo_on_postgres: Hpo, nodes: RayNodes) -> None:
@@ -103,8 +91,8 @@ def test_the_study_ends_exactly_though_a_node_dies(hpo_on_postgres: Hpo, nodes: 
     for _ in range(2):  # the second time they live already
         _, err = finish(hpo.start(*words, "--", *WORKER))
         assert "2 actor(s) in namespace hpo, hpo-0 to hpo-1" in err
-    held = wait_until(lambda: trained_below(hpo, dying, 3))
-    wait_until(lambda: trained_below(hpo, living, 3))
+    held = wait_until(lambda: trained_below(hpo, dying))
+    wait_until(lambda: trained_below(hpo, living))
     assert actors(hpo, nodes.address) == ["hpo-0", "hpo-1"]
     die(dying)
     nodes.add()
@@ -117,7 +105,7 @@ def test_the_study_ends_exactly_though_a_node_dies(hpo_on_postgres: Hpo, nodes: 
     assert again.outcome.resumed_at[0] >= 1
     assert all(slot.attempt == 1 for slot in search if slot.idx != held.idx)
     engine = open_engine(hpo.url)
-    left = [worker.left_why for worker in list_workers(engine)]
+    left = [one.left_why for one in list_workers(engine)]
     engine.dispose()
     assert left.count("its work was done") == 2
     assert left.count(None) == 1, "the one that died"

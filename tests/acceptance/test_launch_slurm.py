@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hpo.storage import slots, studies
-from hpo.storage.engine import open_engine
-from hpo.storage.slots import Slot
 from tests.support.commandline import Hpo, wait_until
 from tests.support.exact import check_exact
+from tests.support.launched import in_training, search_slots
 from tests.support.slurm import Slurm, needs_slurm, one_node
 
 pytestmark = [needs_slurm, pytest.mark.long]
@@ -30,20 +28,6 @@ def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     return cluster
-
-
-def search_slots(url: str) -> list[Slot]:
-    """The slots of the study's search."""
-    engine = open_engine(url)
-    try:
-        return slots.list_slots(engine, studies.get_study(engine, "ws").id, "search")
-    finally:
-        engine.dispose()
-
-
-def in_training(url: str, epoch: int) -> Slot | None:
-    """The slot that trains, once it has reported this epoch."""
-    return next((slot for slot in search_slots(url) if slot.state == "running" and slot.epoch >= epoch), None)
 
 
 def submit(hpo: Hpo) -> str:
@@ -77,7 +61,7 @@ def test_a_requeued_worker_goes_on_from_its_checkpoint(
     hpo = hpo_on_postgres
     job = submit(hpo)
     log = hpo.folder / "logs" / f"hpo-{job}_0.log"
-    before = wait_until(lambda: in_training(hpo.url, 3))
+    (before,) = wait_until(lambda: in_training(hpo.url, 3))
     let_it_return = interrupt(slurm, job, hpo.folder)
     (given_back,) = wait_until(lambda: re.findall(r"given back after epoch (\d+) of 60", log.read_text()))
     wait_until(lambda: slurm.task(job)["JobState"] == "PENDING")

@@ -51,7 +51,11 @@ def test_it_ends_after_its_work(hpo: Hpo) -> None:
 
 def test_its_minutes(hpo: Hpo) -> None:
     """Five where none are given, whatever option follows; zero ends an idle worker at once."""
-    for words, minutes in ((["--scale-to-zero"], 5), (["--scale-to-zero", "--drain"], 5), (["--scale-to-zero", "7"], 7)):
+    for words, minutes in (
+        (["--scale-to-zero"], 5),
+        (["--scale-to-zero", "--drain"], 5),
+        (["--scale-to-zero", "7"], 7),
+    ):
         assert worker.make_context("worker", words).params["idle_minutes"] == minutes
     assert "--scale-to-zero" in hpo.refused("worker", "--scale-to-zero=-1", code=2)
     hpo.create(trials=1)
