@@ -1,9 +1,7 @@
 """`hpo launch ray` on a real cluster of several nodes on loopback, one of which dies."""
 
-import importlib.util
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
@@ -14,14 +12,17 @@ from hpo.storage.workers import list_workers
 from tests.support.commandline import Hpo, finish, wait_until
 from tests.support.exact import check_exact
 from tests.support.launched import in_training, pid_of
+from tests.support.ray_nodes import LOOPBACK, RayNodes, autoscaled, die, needs_ray
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install ray)"),
-]
+pytestmark = [needs_ray, pytest.mark.long]
 
 STUDY = {"trials": 4, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 2}
 WORKER = ("--drain", "--device", "cpu", "--population", "1", "--checkpoint", "0", "--lease", "5")
+CORES = """
+import logging, ray, sys
+ray.init(sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+print(ray.cluster_resources().get("CPU", 0))
+"""
 ACTORS = """
 import json, logging, ray, sys
 ray.init(sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
@@ -29,44 +30,13 @@ print(json.dumps(sorted(actor["name"] for actor in ray.util.list_named_actors(al
 """
 
 
-class RayNodes:
-    """A head without cores, and nodes of one core each."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._cluster = Cluster(initialize_head=True, head_node_args={**self._asked(0), "include_dashboard": False})
-        self.address: str = self._cluster.address
-
-    def _asked(self, cores: int) -> dict[str, Any]:
-        return {"num_cpus": cores, "node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20}
-
-    def add(self) -> psutil.Process:
-        """One more node; returns the process that is its root."""
-        node = self._cluster.add_node(**self._asked(1))
-        (raylet,) = node.all_processes["raylet"]
-        return psutil.Process(raylet.process.pid)
-
-    def close(self) -> None:
-        self._cluster.shutdown()
-
-
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayNodes]:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as there, everybody uses loopback
+    for name, value in LOOPBACK.items():
+        monkeypatch.setenv(name, value)
     running = RayNodes()
     yield running
     running.close()
-
-
-def die(root: psutil.Process) -> None:
-    """All processes of a node are gone at once, as when its power is."""
-    processes = [root, *root.children(recursive=True)]
-    for process in processes:
-        process.suspend()  # none may react to the others' end
-    for process in processes:
-        process.kill()
 
 
 def actors(hpo: Hpo, address: str) -> list[str]:
@@ -74,6 +44,13 @@ def actors(hpo: Hpo, address: str) -> list[str]:
     out, _ = finish(hpo.start_python("-c", ACTORS, address))
     names: list[str] = json.loads(out.splitlines()[-1])
     return names
+
+
+def cores(hpo: Hpo, address: str) -> float | None:
+    """Of all nodes together; None while nobody answers."""
+    asking = hpo.start_python("-c", CORES, address)
+    out, _ = asking.communicate()
+    return None if asking.returncode else float(out.splitlines()[-1])
 
 
 def trained_below(hpo: Hpo, root: psutil.Process) -> Slot | None:
@@ -109,6 +86,23 @@ def test_the_study_ends_exactly_though_a_node_dies(hpo_on_postgres: Hpo, nodes: 
     engine.dispose()
     assert left.count("its work was done") == 2
     assert left.count(None) == 1, "the one that died"
+
+
+def test_the_autoscaler_adds_a_node_and_takes_it_away(hpo_on_postgres: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an actor waits for a place, and when its worker has ended: a cloud costs nothing then."""
+    hpo = hpo_on_postgres
+    hpo.create(trials=2, confirm_rounds=1, rounds=1)
+    for name, value in LOOPBACK.items():
+        monkeypatch.setenv(name, value)
+    with autoscaled(1) as address:
+        wait_until(lambda: cores(hpo, address) == 0)
+        words = ("launch", "ray", "--address", address, "--submit", "--", *WORKER)
+        finish(hpo.start(*words))
+        wait_until(lambda: cores(hpo, address) == 1)
+        wait_until(lambda: hpo.show()["phase"] == "done")
+        wait_until(lambda: cores(hpo, address) == 0)
+        assert actors(hpo, address) == []
+    check_exact(hpo.url, "ws", search=2, confirm=2, rounds=1)
 
 
 def test_without_a_cluster_it_is_one_line(hpo_on_postgres: Hpo) -> None:
