@@ -29,6 +29,7 @@ COMMANDS = {  # name -> module and function; read on use alone
     "worker": "hpo.cli.worker:worker",
     "workers": "hpo.cli.workers:workers",
     "top": "hpo.cli.top:top",
+    "launch": "hpo.cli.launch:launch",
     "evaluate": "hpo.cli.evaluate:evaluate",
     "run": "hpo.cli.run:run",
     "report": "hpo.cli.report:report",

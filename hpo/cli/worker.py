@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 KERNELS = "HPO_KERNELS"  # also read by `hpo.training.kernels`, in every process that trains
 
 logger = logging.getLogger(__name__)
+
+IDLE_MINUTES = 5.0  # of `--scale-to-zero` alone
+SIGNALLED = 128  # exit codes above it are a signal's number more, as shells have them
 
 
 def _stop_at_the_end(descriptor: int, stop: Callable[[], None]) -> None:
@@ -66,6 +70,15 @@ def described(locators: Sequence[str]) -> "tuple[list[Description], list[str]]":
     help="Trials trained at once: a number, or auto (in lockstep: measured; by functions: one).",
 )
 @click.option("--drain", is_flag=True, help="End when nothing is left to do, final rounds included.")
+@click.option(
+    "--scale-to-zero",
+    "idle_minutes",
+    metavar="[MINUTES]",
+    is_flag=False,
+    flag_value=IDLE_MINUTES,
+    type=FiniteRange(0, limits.SECONDS),
+    help="End when nothing could be claimed for so long, whatever others train; without MINUTES five.",
+)
 @click.option("--max-trials", type=click.IntRange(1, limits.COUNT), help="End after so many trials.")
 @click.option(
     "--threads", type=click.IntRange(1, limits.THREADS), default=1, help="CPU threads; one worker a core is faster."
@@ -98,6 +111,12 @@ def described(locators: Sequence[str]) -> "tuple[list[Description], list[str]]":
     default=CHECKPOINT_SECONDS,
     help="Seconds at least between two checkpoints of what is in training.",
 )
+@click.option(
+    "--heartbeat",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Touch this file every quarter of a lease, for a probe to see that the worker lives.",
+)
 @click.option("--stop-with-stdin", is_flag=True, help="Stop when stdin ends: together with whoever started it.")
 @pass_context
 def worker(
@@ -107,12 +126,14 @@ def worker(
     device: str,
     population: int | None,
     drain: bool,
+    idle_minutes: float | None,
     max_trials: int | None,
     threads: int,
     kernels: str,
     lease: float,
     artifacts: str | None,
     checkpoint: float,
+    heartbeat: Path | None,
     stop_with_stdin: bool,
 ) -> None:
     """Pull trials and train them until stopped.
@@ -128,6 +149,7 @@ def worker(
     \b
     Example:
       hpo worker --drain
+      hpo worker --scale-to-zero 10
       hpo worker --experiment cancer.py --population 4
       hpo --db postgresql+psycopg://hpo@db/hpo worker --device cuda --population 64
     """
@@ -136,6 +158,8 @@ def worker(
     engine = context.engine()
     for name in names:
         studies.get_study(engine, name)  # a misspelt name is refused before the slow imports
+    if heartbeat is not None:
+        heartbeat.touch()  # one that cannot be written is refused here
     descriptions, refused = described(locators)
     if not locators:
         _ = context.digits  # images that cannot be loaded are refused before the slow imports
@@ -154,6 +178,8 @@ def worker(
         device=device,
         lanes=population,
         drain=drain,
+        idle_minutes=idle_minutes,
+        heartbeat=heartbeat,
         max_trials=max_trials,
         lease_seconds=lease,
         artifacts=artifacts,

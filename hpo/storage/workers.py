@@ -17,7 +17,8 @@ from hpo.storage.schema import HOST_LENGTH, WORKER_LENGTH, workers
 
 WORK_DONE = "its work was done"  # why a worker left that ended by itself
 STOPPED = "stopped by `hpo workers stop`"
-_IN_ORDER = re.compile(rf"{WORK_DONE}|{STOPPED}|SIG[A-Z]+")
+NOT_NEEDED = "nothing could be claimed for"  # ... so many minutes
+_IN_ORDER = re.compile(rf"{WORK_DONE}|{STOPPED}|{NOT_NEEDED} .*|SIG[A-Z]+")
 
 ALIVE = workers.c.left_at.is_(None) & (workers.c.alive_until > now())
 

@@ -10,8 +10,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -67,15 +69,18 @@ class Coordinator(threading.Thread):
         beat: Callable[[], Beat],
         phase_moved: Callable[[str], None],
         stop: Callable[[], None] = lambda: None,
+        heartbeat: Path | None = None,
     ) -> None:
         """`beat` gives the worker as it is; `phase_moved` is called with the name of a study that has moved on.
 
-        `stop` is called where somebody has asked the worker to end, by `hpo workers stop`.
+        `stop` is called where somebody has asked the worker to end, by `hpo workers stop`. The file `heartbeat` is
+        touched after each renewal, whether or not the database answered.
         """
         super().__init__(name="coordinator", daemon=True)
         self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
         self._spool, self._aside, self._beat, self._phase_moved = spool, aside, beat, phase_moved
         self._stop_worker = stop
+        self._heartbeat = heartbeat
         self._backoff = Backoff()
         self._hurry, self._over = threading.Event(), threading.Event()
         self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
@@ -247,6 +252,9 @@ class Coordinator(threading.Thread):
                 return
             except Exception:
                 pass
+            if self._heartbeat is not None:
+                with suppress(OSError):  # a full disk ends no training; the probe will see
+                    self._heartbeat.touch()
             if self._over.wait(self._lease_seconds / 4):
                 return
 

@@ -26,7 +26,7 @@ from hpo.storage import claims, slots
 from hpo.storage.engine import of_any_revision
 from hpo.storage.identity import key_of
 from hpo.storage.optuna_storage import open_optuna
-from hpo.storage.workers import STOPPED, WORK_DONE, Beat, beat_alone
+from hpo.storage.workers import NOT_NEEDED, STOPPED, WORK_DONE, Beat, beat_alone
 from hpo.study.projection import project
 from hpo.study.search import Search
 from hpo.worker import signals
@@ -93,6 +93,7 @@ class Worker:
             self._beat,
             self._phase_moved,
             self._stop_as_asked,
+            options.heartbeat,
         )
         self.fetcher = Fetcher(
             engine,
@@ -144,6 +145,8 @@ class Worker:
         self._unserved: list[str] = []  # why studies are not done that wait for somebody
         self._broken = ""  # why this machine cannot train
         self._raised = ""  # what ended this life before its time
+        self._busy_at = time.monotonic()  # when something was in training last, or this life began
+        self._ended = WORK_DONE  # why, where no signal came
         self._signal: int | None = None
         self._asked = False  # to end, by `hpo workers stop`
         self._upgraded = False  # the database, under this worker
@@ -171,7 +174,7 @@ class Worker:
             raise type(error)(f"{error}; {kept} result(s) for {whose} are kept in {self.spool.folder}") from error
 
     def _run(self) -> int:
-        begun = time.monotonic()
+        begun = self._busy_at = time.monotonic()
         self.coordinator.start()
         try:
             self._ask(self.spool.deliver)
@@ -226,7 +229,7 @@ class Worker:
     def _leave(self) -> None:
         """Say in the table of workers why this one has ended, if the database answers."""
         stopped = "" if self._signal is None else STOPPED if self._asked else signal.Signals(self._signal).name
-        why = self._broken or self._raised or stopped or WORK_DONE
+        why = self._broken or self._raised or stopped or self._ended
         with suppress(HpoError, DBAPIError):  # tables of a later version may not take it
             beat_alone(of_any_revision(self.engine), self._beat(), 0.0, left_why=why)
 
@@ -348,6 +351,11 @@ class Worker:
             self._unserved = self.fetcher.unserved()
             self._judge()
             return False
+        if (minutes := self.options.idle_minutes) is not None and time.monotonic() > self._busy_at + 60 * minutes:
+            self._ended = f"{NOT_NEEDED} {minutes:g} minutes (--scale-to-zero)"
+            logger.info("%s", self._ended)
+            self._judge()
+            return False
         self._wake.wait(POLL_SECONDS)
         return True
 
@@ -461,6 +469,7 @@ class Worker:
     def _train(self) -> None:
         """Train on, and deal with what has happened by then; a signal ends it on the way."""
         self._check_coordinator()
+        self._busy_at = time.monotonic()
         for job in self.trainers.jobs:
             self._is_given_up(job)
         if self.trainers.jobs:

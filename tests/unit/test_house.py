@@ -226,6 +226,7 @@ RELEASED_WITH = {  # two halves of one thing: the second pins the first
     "botocore": "boto3",
     "triton": "torch",  # its builds for CUDA bring it
 }
+EXTRAS = {name for extra, lines in PROJECT["optional-dependencies"].items() if extra != "dev" for name in names(lines)}
 OPTIONAL = {  # imported only where a user has it
     "pandas": "data frames; where it is missing, reading a CSV file says so",
 }
@@ -253,10 +254,10 @@ def distributions(actual: list[Import]) -> dict[str, str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    """Every package that hpo imports is among its dependencies, S3's behind its extra; none is there for nothing."""
+    """Every package that hpo imports is among its dependencies, or behind an extra; none is there for nothing."""
     used = distributions(list(imports()))
     declared = names(PROJECT["dependencies"])
-    extra = names(PROJECT["optional-dependencies"]["s3"]) | OPTIONAL.keys()
+    extra = EXTRAS | OPTIONAL.keys()
     undeclared = {name: place for name, place in used.items() if name not in declared | extra}
     assert undeclared == {}
     assert declared - used.keys() == set()
@@ -268,7 +269,7 @@ def test_what_tests_import_is_declared() -> None:
     declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["dev"])
     undeclared = {name: place for name, place in used.items() if name not in declared}
     assert undeclared == {}
-    only_dev = names(PROJECT["optional-dependencies"]["dev"]) - names(PROJECT["optional-dependencies"]["s3"])
+    only_dev = names(PROJECT["optional-dependencies"]["dev"]) - EXTRAS
     assert only_dev - used.keys() == NOT_IMPORTED.keys()
 
 
