@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from optuna.storages._rdb import models
@@ -103,7 +104,7 @@ def _finish(engine: Engine, row: studies.StudyRow, rng: np.random.Generator, wor
             )
         connection.execute(insert(values), stored)
         fixed = {"state": "done", "told": True, "attempt": 1, "epoch": EPOCHS}
-        changing = {name: bindparam(name) for name in ended[0] if name != "slot"}
+        changing: dict[str, Any] = {name: bindparam(name) for name in ended[0] if name != "slot"}
         connection.execute(update(slots).where(slots.c.id == bindparam("slot")).values(**fixed, **changing), ended)
 
 

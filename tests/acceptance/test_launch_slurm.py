@@ -9,7 +9,7 @@ import pytest
 from tests.support.commandline import Hpo, wait_until
 from tests.support.exact import check_exact
 from tests.support.launched import in_training, search_slots
-from tests.support.slurm import Slurm, needs_slurm, one_node
+from tests.support.slurm import Slurm, needs_slurm, single_node
 
 pytestmark = [needs_slurm, pytest.mark.long]
 
@@ -18,7 +18,7 @@ STUDY = {"trials": 2, "epochs": 60, "sampler": "random", "pruner": "none", "conf
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Slurm]:
-    with one_node() as slurm:
+    with single_node() as slurm:
         yield slurm
 
 

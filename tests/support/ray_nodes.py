@@ -46,7 +46,7 @@ class RayNodes:
         return psutil.Process(raylet.process.pid)
 
     def close(self) -> None:
-        self._cluster.shutdown()
+        self._cluster.shutdown()  # type: ignore[no-untyped-call]  # Ray annotates little
 
 
 def die(root: psutil.Process) -> None:

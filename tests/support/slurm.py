@@ -73,7 +73,7 @@ class Slurm:
 
 
 @contextmanager
-def one_node() -> Iterator[Slurm]:
+def single_node() -> Iterator[Slurm]:
     """A cluster for as long as the block lasts."""
     host = socket.gethostname().partition(".")[0]
     with tempfile.TemporaryDirectory(prefix="hpo-slurm-", ignore_cleanup_errors=True) as name:

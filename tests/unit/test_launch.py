@@ -33,7 +33,7 @@ class Launch:
         variables = {**environment, **({"HPO_DATABASE_URL": url} if url else {})}
         return CliRunner().invoke(root, ["launch", *map(str, words)], prog_name="hpo", env=variables)
 
-    def text(self, *words: str | Path, **environment: str) -> str:
+    def text(self, *words: str | Path, **environment: Any) -> str:
         """What is printed to be submitted."""
         result = self(*words, **environment)
         assert result.exit_code == 0, result.output
