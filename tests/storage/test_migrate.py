@@ -241,6 +241,8 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
         "DROP TABLE hpo_database",
         "DROP TABLE hpo_workers",
         "DROP TABLE hpo_ledger",
+        "DROP TABLE hpo_users",
+        "DROP TABLE hpo_tokens",
         "ALTER TABLE hpo_studies DROP COLUMN open_early",
         "ALTER TABLE hpo_slots DROP COLUMN failed_on",
         "ALTER TABLE hpo_slots DROP COLUMN reserved_until",

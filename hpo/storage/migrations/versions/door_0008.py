@@ -19,7 +19,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_hpo_users"),
         sa.UniqueConstraint("name", name="uq_hpo_users_name"),
-        sa.CheckConstraint("role in ('viewer', 'editor')", name="ck_hpo_users_role"),
+        sa.CheckConstraint("role in ('viewer', 'editor')", name=op.f("ck_hpo_users_role")),
         sqlite_autoincrement=True,
     )
     op.create_table(
@@ -32,6 +32,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_hpo_tokens"),
         sa.UniqueConstraint("name", name="uq_hpo_tokens_name"),
         sa.UniqueConstraint("digest", name="uq_hpo_tokens_digest"),
-        sa.CheckConstraint("role in ('viewer', 'editor')", name="ck_hpo_tokens_role"),
+        sa.CheckConstraint("role in ('viewer', 'editor')", name=op.f("ck_hpo_tokens_role")),
         sqlite_autoincrement=True,
     )
