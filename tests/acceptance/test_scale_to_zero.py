@@ -57,7 +57,7 @@ def test_its_minutes(hpo: Hpo) -> None:
         (["--scale-to-zero", "7"], 7),
     ):
         assert worker.make_context("worker", words).params["idle_minutes"] == minutes
-    assert "--scale-to-zero" in hpo.refused("worker", "--scale-to-zero=-1", code=2)
+    assert "--scale-to-zero" in hpo.refused("worker", "--scale-to-zero", "soon", code=2)
     hpo.create(trials=1)
     hpo("study", "pause", "ws")
     assert "nothing could be claimed for 0 minutes" in hpo(*SOON[:-1], "0").stderr
