@@ -142,11 +142,11 @@ def cost_table(actual: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     columns = [(kind, level) for kind, levels in actual.items() for level in levels]
     rows = []
     for step in trial_cost.STEPS:
-        once = step not in trial_cost.AN_EPOCH
+        often = {"report": ", a renewal", "prune": ", an epoch"}
         steps = [level["steps"][step] for _, level in columns]
         reads, writes = ({round(s[f"{what}_a_trial"], 1) for s in steps} for what in ("reads", "writes"))
         cells = [f"{1e3 * median(s['seconds']):.1f}" for s in steps]
-        rows.append([step if once else f"{step}, an epoch", *cells, _span(reads), _span(writes)])
+        rows.append([step + often.get(step, ""), *cells, _span(reads), _span(writes)])
     totals = [f"{1e3 * level['seconds_a_trial']:.0f}" for _, level in columns]
     all_reads, all_writes = (
         {round(sum(s[f"{what}_a_trial"] for s in level["steps"].values()), 1) for _, level in columns}

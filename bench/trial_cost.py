@@ -1,5 +1,6 @@
 """What the database work around one trial costs, step by step."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,15 @@ from hpo.digits.pools import Digits
 from hpo.digits.study_data import DigitsData
 from hpo.storage import claims, migrate, slots, studies
 from hpo.storage.engine import begin_read, open_engine
-from hpo.storage.optuna_storage import EpochRecord, open_optuna
+from hpo.storage.optuna_storage import EpochRecord, open_lean
 from hpo.study import operations, phases
 from hpo.study.search import Search
 from hpo.study.spec import builtin_spec
 
 LEASE = 600.0  # seconds
-AN_EPOCH = ("report", "prune")  # steps that come once an epoch, the others once a trial
-STEPS = ("look", "claim", "bind", "ask", "record", *AN_EPOCH, "finish", "tell", "advance")
+STORED = 10  # epochs between two renewals: a training of a minute, renewed every quarter of one
+OFTEN = ("report", "prune")  # steps that come several times in a trial: a renewal, an epoch
+STEPS = ("look", "claim", "bind", "ask", *OFTEN, "finish", "tell", "advance")
 
 
 class Stopwatch:
@@ -62,7 +64,7 @@ def measure_cost(url: str, digits: Digits, levels: Sequence[int], trials: int) -
     spec = builtin_spec("ws").with_options(trials=1 + levels[0] + trials)
     operations.create(engine, [operations.Planned(spec=spec, data=DigitsData(lambda: digits))])
     row = studies.get_study(engine, spec.name)
-    storage = open_optuna(engine)
+    storage = open_lean(engine)
     _go_through(engine, Search(storage, row), storage, Stopwatch(engine))  # slot 0, whose trial is there from the start
     actual = []
     for place, level in enumerate(levels):
@@ -80,7 +82,7 @@ def _measure(url: str, name: str, trials: int) -> dict[str, Any]:
     """As a worker that is new to the study: the first trial, in which it reads all others, apart."""
     engine = open_engine(url)
     watch = Stopwatch(engine)
-    storage = open_optuna(engine)
+    storage = open_lean(engine)
     search = Search(storage, studies.get_study(engine, name))
     _go_through(engine, search, storage, watch)
     first = {step: sum(seconds) for step, seconds in watch.seconds.items()}
@@ -123,22 +125,25 @@ def _go_through(engine: Engine, search: Search, storage: Any, watch: Stopwatch) 
     slot = slots.get_slot(engine, slot.id)
     assert slot.trial_id == bound.trial_id
     with watch.step("ask"):
-        params = search.ask(slot)
-    with watch.step("record"):
-        assert slots.record_params(engine, slot.id, token, params)
+        search.ask(slot)
     curve = [0.9 - 0.3 * 0.8**epoch for epoch in range(1, epochs + 1)]  # better than most: never stopped
+    reached: dict[int, float] = {}
+    unstored: list[EpochRecord] = []
     for epoch, value in enumerate(curve, start=1):
-        with watch.step("report"):
-            report = EpochRecord(slot_id=slot.id, token=token, trial_id=bound.trial_id, epoch=epoch, value=value)
-            assert not storage.report([report], LEASE)
+        reached[epoch] = value
+        unstored.append(EpochRecord(slot_id=slot.id, token=token, trial_id=bound.trial_id, epoch=epoch, value=value))
+        renews = epoch % STORED == 1  # the first epoch at once, the last ones with the result
+        if renews:
+            with watch.step("report"):
+                assert not storage.report(unstored, LEASE)
+            unstored = []
         with watch.step("prune"):
-            search.should_prune(slot, epoch)
+            search.to_prune([(slot, reached)], max_age=0.0 if renews else math.inf)
     with watch.step("finish"):
         assert slots.finish(engine, slot.id, token, outcome(curve))
     with watch.step("tell"):
         for ended in slots.untold(engine, [row.id]):
             search.tell(ended)
-            slots.mark_told(engine, ended)
     with watch.step("advance"):
         phases.advance(engine, studies.get_study_by_id(engine, row.id))
 

@@ -200,6 +200,14 @@ def insert_if_absent(dialect: Dialect, table: Table) -> Insert:
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
+def insert_or_replace(dialect: Dialect, table: Table, key: Sequence[str], replaced: Sequence[str]) -> Insert:
+    """An INSERT that replaces these columns of rows whose unique key already exists."""
+    inserted = sqlite.insert(table) if dialect.name == "sqlite" else postgresql.insert(table)
+    values = {name: inserted.excluded[name] for name in replaced}
+    replacing: Insert = inserted.on_conflict_do_update(index_elements=list(key), set_=values)
+    return replacing
+
+
 def display_url(engine: Engine) -> str:
     """The database's URL for display: without passwords."""
     return shown(engine.url)
@@ -346,8 +354,8 @@ def _open_postgresql(url: URL, application_name: str, reread: Callable[[], str] 
     users = set_by_user(url)
     engine = create_engine(
         url,
-        pool_size=2,  # seldom do more than two threads of a worker use the database at once
-        max_overflow=3,
+        pool_size=1,  # a worker at rest has one; where its threads ask at once, others are opened and closed
+        max_overflow=4,
         pool_pre_ping=True,
         pool_recycle=1800,
         connect_args={

@@ -7,28 +7,26 @@ the narrow version pin in pyproject.toml.
 
 import functools
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, case, event, inspect, select, update
+from sqlalchemy import Engine, case, event, inspect, select, update
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hpo.errors import LeaseLost
-from hpo.storage.engine import READ_ONLY, begin_write, insert_if_absent, now, open_engine, translated, utc_now
+from hpo.storage import trials
+from hpo.storage.engine import READ_ONLY, begin_read, begin_write, now, open_engine, translated, utc_now
 from hpo.storage.schema import slots, studies
 from hpo.storage.slots import Lease, held
 from hpo.storage.workers import Beat, record_beat
-
-_ROWS = 500  # intermediate values an INSERT; SQLite allows 32,766 parameters, some builds 999 * 4
 
 # What only reads. A method missing here would still be right, but take SQLite's write lock.
 _READING = (
@@ -189,23 +187,34 @@ class HpoStorage(RDBStorage):
             )
             .returning(slots.c.id, slots.c.token)
         )
-        values = models.TrialIntermediateValueModel.__table__
         with begin_write(self.engine) as connection:
             is_asked = beat is not None and record_beat(connection, beat, lease_seconds)
             ours = {(row.id, row.token) for row in connection.execute(prolonged)}
-            rows = [
-                _intermediate(report.trial_id, report.epoch, report.value)
+            points = [
+                (report.trial_id, report.epoch, report.value)
                 for report in reports
                 if report.value is not None and report.trial_id is not None and (report.slot_id, report.token) in ours
             ]
-            there = _existing(connection, {row["trial_id"] for row in rows})
-            rows = [row for row in rows if row["trial_id"] in there]
-            for start in range(0, len(rows), _ROWS):
-                absent = insert_if_absent(connection.dialect, values)
-                connection.execute(absent.values(rows[start : start + _ROWS]))
+            trials.write_curves(connection, points)
         if is_asked:
             stop()
         return leases - ours
+
+
+class LeanHpoStorage(HpoStorage):
+    """HpoStorage that lists trials as samplers look at them (`hpo.storage.trials.read_trials`)."""
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        beside = {trial_id for trial_id in included_trial_ids if trial_id <= trial_id_greater_than}
+        with begin_read(self.engine) as connection:
+            there = trials.read_trials(connection, study_id, newer_than=trial_id_greater_than, beside=beside)
+        return there if states is None else [trial for trial in there if trial.state in states]
 
 
 def make_storage(engine: Engine) -> HpoStorage:
@@ -219,6 +228,11 @@ class CachedHpoStorage(_CachedStorage):
     def __init__(self, backend: HpoStorage) -> None:
         super().__init__(backend)
         self.backend = backend
+
+    @property
+    def engine(self) -> Engine:
+        """The database's."""
+        return self.backend.engine
 
     def bind_trial(self, slot_id: int, token: str, template: FrozenTrial | None = None) -> Bound:
         """See HpoStorage.bind_trial."""
@@ -234,22 +248,20 @@ class CachedHpoStorage(_CachedStorage):
         """See HpoStorage.report."""
         return self.backend.report(reports, lease_seconds, beat, stop)
 
-    def set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-    ) -> None:
-        """As the parent, which only knows the trials it has made or listed itself."""
-        if trial_id not in self._trial_id_to_study_id_and_number:
-            self._read_trials_from_remote_storage(self.backend.get_study_id_of_trial(trial_id))
-        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+    def curves(self, study_id: int, trial_ids: Collection[int]) -> list[tuple[int, int, float]]:
+        """What trials of Optuna's study have reported: trial, epoch, value."""
+        with begin_read(self.engine) as connection:
+            return list(trials.read_curves(connection, study_id, trial_ids))
 
 
 def open_optuna(engine: Engine) -> CachedHpoStorage:
     """The storage to give to `optuna.load_study` and to optuna-dashboard; one for each process."""
     return CachedHpoStorage(make_storage(engine))
+
+
+def open_lean(engine: Engine) -> CachedHpoStorage:
+    """The storage of a worker's searches: its trials have what samplers look at."""
+    return CachedHpoStorage(LeanHpoStorage(engine))
 
 
 _OPTUNA_STUDY = {
@@ -279,23 +291,6 @@ def _keep_database_times(session: Session, *_: Any) -> None:
             for name in ("_datetime_start_utc", "_datetime_complete_utc"):
                 if inspect(trial).attrs[name].history.added:
                     setattr(trial, name, utc_now(session.get_bind().dialect))
-
-
-def _existing(connection: Connection, trial_ids: Collection[int]) -> set[int]:
-    """Those of the trials that exist, and will until the transaction ends."""
-    trials = models.TrialModel.__table__.c
-    query = select(trials.trial_id).where(trials.trial_id.in_(trial_ids)).order_by(trials.trial_id)
-    return set(connection.scalars(query.with_for_update(key_share=True, read=True)))
-
-
-def _intermediate(trial_id: int, epoch: int, value: float) -> dict[str, Any]:
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    return {
-        "trial_id": trial_id,
-        "step": epoch,
-        "intermediate_value": stored,
-        "intermediate_value_type": kind,
-    }
 
 
 @contextmanager

@@ -12,7 +12,7 @@ changes. `claims.py` has what any worker may do: claim and sweep.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
+    Update,
     and_,
     case,
     func,
@@ -45,6 +46,7 @@ from hpo.storage.workers import another_lives
 Kind = Literal["search", "confirm", "final"]
 State = Literal["waiting", "running", "done", "failed"]
 Lease = tuple[int, str]  # slot id, token
+Beside = Callable[[Connection], None]  # what is written in the same transaction
 
 PRIORITY: dict[str, int] = {"final": 0, "confirm": 1, "search": 2}  # what is nearest to the end goes first
 # Written out, not bound: the planners use the partial indexes only where they can read the state.
@@ -122,6 +124,17 @@ def read_slots(
     if kind is not None:
         query = query.where(slots.c.kind == kind)
     return [from_row(row) for row in connection.execute(query.order_by(slots.c.kind, slots.c.idx))]
+
+
+def any_open(engine: Engine, study_id: int, kind: Kind) -> bool:
+    """Whether a slot of the study's kind waits or runs: by the indexes of those that do, however many are finished."""
+    # A sum, not the column: SQLite would take the index of all the study's slots for a partial one.
+    of_study = (slots.c.study_id + 0 == study_id) & (slots.c.kind == kind)
+    with begin_read(engine) as connection:
+        return any(
+            connection.scalar(select(slots.c.id).where(state, of_study).limit(1)) is not None
+            for state in (RUNNING, WAITING)
+        )
 
 
 def untold(engine: Engine, study_ids: Collection[int] | None = None) -> list[Slot]:
@@ -206,9 +219,11 @@ def renew(engine: Engine, leases: Collection[Lease], lease_seconds: float) -> se
         return set(connection.scalars(prolonged.returning(slots.c.id)))
 
 
-def record_params(engine: Engine, slot_id: int, token: str, params: Mapping[str, Value]) -> bool:
-    """Store the configuration that the sampler proposed, while the lease holds."""
-    return _change(engine, slot_id, token, params=json.dumps(dict(params), sort_keys=True))
+def record_params(
+    engine: Engine, slot_id: int, token: str, params: Mapping[str, Value], beside: Beside | None = None
+) -> bool:
+    """Store the configuration that the sampler proposed, and what is written beside it, while the lease holds."""
+    return _change(engine, slot_id, token, beside, params=json.dumps(dict(params), sort_keys=True))
 
 
 def finish(engine: Engine, slot_id: int, token: str, outcome: Outcome, outputs: bytes | None = None) -> bool:
@@ -216,8 +231,20 @@ def finish(engine: Engine, slot_id: int, token: str, outcome: Outcome, outputs: 
 
     May be repeated: where an earlier call with this token was committed but its answer lost, True again.
     """
-    done = {"state": "done", "result": outcome.state, "outcome": outcome.to_json()}
-    if _change(engine, slot_id, token, **done, outputs=outputs, lease_expires=None, finished_at=now()):
+    trained = case((slots.c.epoch < outcome.epochs, outcome.epochs), else_=slots.c.epoch)
+    done = _change(
+        engine,
+        slot_id,
+        token,
+        state="done",
+        result=outcome.state,
+        outcome=outcome.to_json(),
+        outputs=outputs,
+        epoch=trained,
+        lease_expires=None,
+        finished_at=now(),
+    )
+    if done:
         return True
     ours = select(slots.c.id).where(slots.c.id == slot_id, slots.c.token == token, DONE)
     with begin_read(engine) as connection:
@@ -299,18 +326,27 @@ def _storable(error: str) -> str:
     return error.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
 
 
-def _change(engine: Engine, slot_id: int, lease: str, **values: Any) -> bool:
-    """The one conditional statement behind whatever the holder of a lease does."""
-    changed = update(slots).where(held([(slot_id, lease)])).values(**values)
+def _change(engine: Engine, slot_id: int, lease: str, beside: Beside | None = None, **values: Any) -> bool:
+    """The one conditional statement behind whatever the holder of a lease does; where it happens, so does `beside`."""
+    return _happens(engine, update(slots).where(held([(slot_id, lease)])).values(**values), beside)
+
+
+def _happens(engine: Engine, changed: Update, beside: Beside | None) -> bool:
     with begin_write(engine) as connection:
-        return connection.execute(changed).rowcount == 1
+        happened = connection.execute(changed).rowcount == 1
+        if happened and beside is not None:
+            beside(connection)
+    return happened
 
 
 # --- After the end ----------------------------------------------------------------------------------------
 
 
-def mark_told(engine: Engine, slot: Slot) -> bool:
-    """Optuna's trial says what the slot says; False where the slot has moved on since it was read."""
+def mark_told(engine: Engine, slot: Slot, beside: Beside | None = None) -> bool:
+    """Optuna's trial says what the slot says, by what is done `beside` it in one transaction.
+
+    False, and nothing is done, where the slot is told already or has moved on since it was read.
+    """
     marked = (
         update(slots)
         .where(
@@ -321,8 +357,7 @@ def mark_told(engine: Engine, slot: Slot) -> bool:
         )
         .values(told=True)
     )
-    with begin_write(engine) as connection:
-        return connection.execute(marked).rowcount == 1
+    return _happens(engine, marked, beside)
 
 
 def requeue_failed(engine: Engine, study_id: int, kind: Kind) -> int:

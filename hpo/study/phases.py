@@ -118,7 +118,7 @@ def too_many_failed(failed: int, trials: int) -> bool:
 
 def _may_be_over(engine: Engine, row: StudyRow) -> bool:
     """Check without a lock: idle workers ask every second, and on SQLite they would queue up with the writers."""
-    if row.phase == "done":
+    if row.phase == "done" or slots.any_open(engine, row.id, row.phase):
         return False
     there = studies.counts(engine, row.id)[row.phase]
     return not there.open and not _is_blocked(row.phase, there.failed, there.total)

@@ -21,7 +21,6 @@ def project(engine: Engine, search: Search) -> bool:
     with unless_deleted(engine, search):
         for slot in slots.untold(engine, [search.row.id]):
             search.tell(slot)
-            slots.mark_told(engine, slot)
         while phases.advance(engine, studies.get_study_by_id(engine, search.row.id)):
             moved = True
     return moved

@@ -7,27 +7,34 @@ slot that is finished but not yet told.
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import Connection
 
-from hpo.errors import SpecError
+from hpo.errors import LeaseLost, SpecError
 from hpo.experiment.spaces import Choice, Float, Hyperparameter, Int, Space, Value
+from hpo.storage import slots
+from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
+from hpo.storage.trials import Ending, Proposal, end_trial, write_proposal
 from hpo.study.cma_es import SafeCmaEsSampler
+from hpo.study.pruning import pruner_of
+from hpo.study.search_view import SearchView
 from hpo.study.spec import StudySpec, spec_of
 from hpo.study.spec_errors import near, shown
 from hpo.training.seeds import derive
@@ -207,138 +214,109 @@ def _suggest(trial: optuna.Trial, space: Space) -> dict[str, Value]:
     return values
 
 
-def _pruner(spec: StudySpec) -> BasePruner:
-    if spec.pruner.name == "median":
-        return MedianPruner(n_startup_trials=spec.sampler.startup_trials, n_warmup_steps=spec.warmup_epochs)
-    if spec.pruner.name == "hyperband":
-        return HyperbandPruner(
-            min_resource=spec.min_resource_epochs,
-            max_resource=spec.steps,
-            reduction_factor=spec.pruner.reduction_factor,
-        )
-    return NopPruner()
+class _Asking(SearchView):
+    """What the sampler of one trial sees; what it writes at the trial is kept, to be stored in one."""
 
+    def __init__(self, storage: CachedHpoStorage, row: StudyRow, trial_id: int, *, adaptive: bool) -> None:
+        super().__init__(storage, row)
+        there = self.trials[trial_id] if adaptive else storage.get_trial(trial_id)
+        self._trial = deepcopy(there)
+        self.proposal = Proposal()
 
-def _first_pruned(spec: StudySpec) -> float:
-    """The first epoch at which the pruner may stop a trial."""
-    first = {"median": spec.warmup_epochs, "hyperband": spec.min_resource_epochs, "none": math.inf}
-    return first[spec.pruner.name]
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """The trial in question."""
+        return self._trial
 
-
-class _ReadOnce:
-    """A storage that reads a search's trials once, for all questions to its pruner that are asked together."""
-
-    def __init__(self, storage: BaseStorage, row: StudyRow) -> None:
-        self._storage, self._study_id = storage, row.search_study_id
-        self._trials = {trial._trial_id: trial for trial in storage.get_all_trials(self._study_id, deepcopy=False)}
-
-    def trial(self, slot: Slot) -> FrozenTrial:
-        """A slot's trial."""
-        assert slot.trial_id is not None
-        return self._trials[slot.trial_id]
-
-    def get_study_id_from_name(self, name: str) -> int:
-        return self._study_id
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        return [trial for trial in self._trials.values() if states is None or trial.state in states]
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        """With what has been written by now."""
+        return self._trial.system_attrs
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Hyperband's notes, which it reads when it is asked about the next trial."""
-        self._storage.set_trial_system_attr(trial_id, key, value)
-        self._trials[trial_id].system_attrs[key] = value
+        """To be stored."""
+        self._trial.system_attrs[key] = self.proposal.system_attrs[key] = value
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
+    def set_trial_param(self, trial_id: int, name: str, stored: float, distribution: BaseDistribution) -> None:
+        """To be stored."""
+        self.proposal.params[name] = stored, distribution
 
 
 class Search:
     """A study of hpo as Optuna sees it."""
 
-    def __init__(self, storage: BaseStorage, row: StudyRow) -> None:
+    def __init__(self, storage: CachedHpoStorage, row: StudyRow) -> None:
         self.row, self.spec = row, spec_of(row)
         self._storage = storage
-        self._pruner = _pruner(self.spec)
-        self._first_pruned = _first_pruned(self.spec)
-
-    def _study(self, slot: Slot, sampler: BaseSampler | None = None) -> optuna.Study:
-        suffix = "" if slot.kind == "search" else f":{slot.kind}"
-        return optuna.load_study(
-            study_name=self.row.name + suffix,
-            storage=self._storage,
-            sampler=sampler or RandomSampler(seed=0),
-            pruner=self._pruner if slot.kind == "search" else NopPruner(),
-        )
+        self._pruner = pruner_of(storage, row, self.spec)
 
     def ask(self, slot: Slot) -> dict[str, Value]:
-        """The active parameters of a bound search slot's trial: proposed now, or those that it has already."""
+        """The active parameters of a bound search slot's trial: proposed and stored now, or those that it has already.
+
+        Raises LeaseLost where the slot is another's by then; nothing is stored then.
+        """
         assert slot.trial_id is not None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a reference's value outside the space is kept, where it is allowed
-            trial = optuna.Trial(self._study(slot, _sampler(self.spec, slot)), slot.trial_id)
-            return _suggest(trial, self.spec.parsed_space)
-
-    def should_prune(self, slot: Slot, epoch: int) -> bool:
-        """Whether the values that a search slot's trial has stored up to an epoch are so poor that it should stop."""
-        return bool(self.to_prune([(slot, epoch)]))
-
-    def to_prune(self, reached: Sequence[tuple[Slot, int]]) -> list[Slot]:
-        """Those of the slots, each with the epoch that it has reached, that should stop; the trials are read once."""
-        asked = [slot for slot, epoch in reached if self._may_prune(slot, epoch)]
-        if not asked:
-            return []  # the pruner would decide the same, but only after reading all trials
-        seen = _ReadOnce(self._storage, self.row)
+        assert slot.token is not None
+        seen = _Asking(self._storage, self.row, slot.trial_id, adaptive=slot.adaptive)
         study = optuna.load_study(
             study_name=self.row.name,
             storage=cast("BaseStorage", seen),
-            sampler=RandomSampler(seed=0),
-            pruner=self._pruner,
+            sampler=_sampler(self.spec, slot),
+            pruner=NopPruner(),  # a sampler learns from all of Hyperband's brackets
         )
-        poor = []
-        for slot in asked:
-            trial = seen.trial(slot)
-            # Where this worker was frozen and another has finished the slot, the lease is lost.
-            with suppress(UpdateFinishedTrialError):
-                if self._pruner.prune(optuna.pruners._filter_study(study, trial), trial):
-                    poor.append(slot)
-        return poor
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a reference's value outside the space is kept, where it is allowed
+            params = _suggest(optuna.Trial(study, slot.trial_id), self.spec.parsed_space)
+        if slot.params is None or seen.proposal.params:
+            written = partial(write_proposal, trial_id=slot.trial_id, proposal=seen.proposal)
+            if not slots.record_params(self._storage.engine, slot.id, slot.token, params, written):
+                raise LeaseLost(f"slot {slot.id}: the lease was lost before its training began")
+        return params
 
-    def _may_prune(self, slot: Slot, epoch: int) -> bool:
+    def to_prune(self, reached: Sequence[tuple[Slot, Mapping[int, float]]], *, max_age: float = 0.0) -> list[Slot]:
+        """Those of the slots that should stop, each given with all values that its trial has reported, by epoch.
+
+        What other trials have reported is not read again within `max_age` seconds.
+        """
+        asked = [(slot, curve) for slot, curve in reached if self._may_prune(slot, curve)]
+        return self._pruner.poor(asked, max_age) if asked else []
+
+    def _may_prune(self, slot: Slot, curve: Mapping[int, float]) -> bool:
         adaptive = slot.kind == "search" and slot.idx >= self.spec.sampler.startup_trials
-        return adaptive and slot.trial_id is not None and epoch >= self._first_pruned
+        return adaptive and slot.trial_id is not None and max(curve, default=0) >= self._pruner.first
 
-    def tell(self, slot: Slot) -> None:
-        """Project a finished slot on its Optuna trial: attributes first, then the state; repeatable."""
-        if slot.trial_id is None:
-            return
-        frozen = self._storage.get_trial(slot.trial_id)
-        if frozen.state.is_finished():
-            return
-        with suppress(UpdateFinishedTrialError):  # another worker told it at the same time
-            if frozen.state == TrialState.WAITING:  # the slot failed before its trial ever ran
-                self._storage.set_trial_state_values(slot.trial_id, TrialState.RUNNING)
-            self._tell(slot, slot.trial_id, frozen)
+    def curve(self, slot: Slot) -> dict[int, float]:
+        """What a search slot's trial has reported so far, by epoch, as far as it is stored."""
+        if slot.trial_id is None or not slot.epoch:
+            return {}
+        return {epoch: value for _, epoch, value in self._storage.curves(self.row.search_study_id, [slot.trial_id])}
 
-    def _tell(self, slot: Slot, trial_id: int, frozen: FrozenTrial) -> None:
-        number, outcome = frozen.number, slot.outcome
-        for epoch, value in ({} if outcome is None else _values(outcome)).items():
-            if epoch not in frozen.intermediate_values:
-                self._storage.set_trial_intermediate_value(trial_id, epoch, value)
-        for name, value in (_error(slot) if outcome is None else _attributes(outcome)).items():
-            self._storage.set_trial_user_attr(trial_id, name, value)
-        study = self._study(slot)
-        if outcome is None:  # the slot failed
-            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-            return
-        diverged = outcome.state == "diverged"
-        # As Trial.set_constraint does, which warns where a teller that broke off has set it already.
-        self._storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:diverged", 1.0 if diverged else 0.0)
-        if outcome.state == "pruned":
-            study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
-        else:
-            study.tell(number, outcome.value, skip_if_finished=True)
+    def tell(self, slot: Slot) -> bool:
+        """Project a slot that is done or has failed on its Optuna trial, and mark it told; all of it or nothing.
+
+        False where the slot is told already or has moved on; then nothing is done.
+        """
+        ending = _ending(slot)
+
+        def end(connection: Connection) -> None:
+            if slot.trial_id is not None:
+                end_trial(connection, slot.trial_id, ending)
+
+        return slots.mark_told(self._storage.engine, slot, end)
+
+
+def _ending(slot: Slot) -> Ending:
+    """How a slot's trial ends."""
+    outcome = slot.outcome
+    if outcome is None:  # the slot failed
+        return Ending(state=TrialState.FAIL, user_attrs=_error(slot))
+    known = not math.isnan(outcome.value)
+    return Ending(
+        state=TrialState.PRUNED if outcome.state == "pruned" else TrialState.COMPLETE if known else TrialState.FAIL,
+        value=outcome.value if known and outcome.state != "pruned" else None,
+        curve=_values(outcome),
+        user_attrs=_attributes(outcome),
+        # As Trial.set_constraint does.
+        system_attrs={f"{_CONSTRAINTS_KEY}:diverged": 1.0 if outcome.state == "diverged" else 0.0},
+    )
 
 
 def _values(outcome: Outcome) -> dict[int, float]:

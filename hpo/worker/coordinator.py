@@ -2,14 +2,16 @@
 
 The training thread hands over what happened (`report`, `finish`, `fail`, `release`) and picks up what was
 decided (`lost`, `stopped`). One thread works through it in order, in batches; while the database is away it
-waits, keeps everything, and tries again. Another does nothing but renew the leases, however long the first takes.
+waits, keeps everything, and tries again. Another renews the leases, however long the first takes, and stores with them
+the epochs that have come to their end since.
 """
 
 import logging
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +33,8 @@ from hpo.worker.claim import Claim
 from hpo.worker.spool import Spool
 
 IDLE_SECONDS = 60.0  # about so often a worker that holds no lease shows that it is alive
+SEARCHES = 8  # of which a worker keeps what other trials have reported
+STORE_SECONDS = 15.0  # at the most between two renewals that have epochs to store
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +51,18 @@ class _End:
     claim: Claim
     act: Callable[[], bool]  # the conditional statement; False: the lease was lost
     dropped: str = "its result is dropped"  # what that means, for the log
+    has_epochs: bool = False  # what it stores has the epochs too
 
 
 class _ReleaseAll:
     """All that is held by then is given back."""
 
 
-_Event = _Epoch | _End | _ReleaseAll
+class _StoreEpochs:
+    """What has been reported is stored without waiting for the next renewal."""
+
+
+_Event = _Epoch | _End | _ReleaseAll | _StoreEpochs
 
 
 class Coordinator(threading.Thread):
@@ -88,6 +97,14 @@ class Coordinator(threading.Thread):
         self._held: dict[str, Claim] = {}
         self._lost: set[str] = set()
         self._stopped: set[str] = set()
+        self._unstored: dict[str, list[_Epoch]] = {}  # what was reported since the last renewal
+        self._shown: set[str] = set()  # leases of which an epoch has been stored
+        self._renewed_at = self._alive_until = -math.inf  # all that is held; the worker's row, by this machine's clock
+        self._store_seconds = min(STORE_SECONDS, lease_seconds / 4)
+        self._due = threading.Event()  # a renewal, before its time
+        # Of the thread that asks the pruner: curves by token, and studies with what they know of other trials.
+        self._curves: dict[str, dict[int, float]] = {}
+        self._searches: dict[int, Search] = {}
         self._pending, self._closing = 0, False
         self._changed, self._reporting = threading.Condition(), threading.Lock()
         self.crash: BaseException | None = None  # the first; after an upgrade of the database the thread works on
@@ -98,6 +115,8 @@ class Coordinator(threading.Thread):
     def hold(self, claim: Claim) -> None:
         """From now on keep this claim's lease alive; called again when its slot's trial is bound."""
         with self._changed:
+            if not self._held:
+                self._renewed_at = time.monotonic()  # it was claimed just now
             self._held[claim.token] = claim
 
     def report(self, claim: Claim, epoch: int, value: float | None) -> None:
@@ -114,7 +133,7 @@ class Coordinator(threading.Thread):
                 self._spool.remove(kept)
             return stored
 
-        self._put(_End(claim=claim, act=act))
+        self._put(_End(claim=claim, act=act, has_epochs=True))
 
     def _keep(self, claim: Claim, outcome: Outcome, outputs: bytes | None) -> str | None:
         try:
@@ -149,6 +168,7 @@ class Coordinator(threading.Thread):
 
     def settle(self, seconds: float | None = None) -> bool:
         """Wait until everything handed over is stored; False if the time ran out first."""
+        self._put(_StoreEpochs())
         with self._changed:
             return self._changed.wait_for(lambda: self._pending == 0 or self.crash is not None, seconds)
 
@@ -180,6 +200,7 @@ class Coordinator(threading.Thread):
         threading.Thread(target=self._guarded, args=[self._renew], name="leases", daemon=True).start()
         self._guarded(self._work)
         self._over.set()
+        self._due.set()
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -198,19 +219,37 @@ class Coordinator(threading.Thread):
             with self._changed:
                 self._pending -= len(batch)
                 self._changed.notify_all()
+        self._insist(self._store)
 
     def _process(self, batch: Sequence[_Event]) -> None:
-        reports = [event for event in batch if isinstance(event, _Epoch)]
-        self._insist(partial(self._store, reports))
+        self._insist(partial(self._ask_pruner, self._keep_epochs(batch)))
         ended: dict[int, Search] = {}  # by study
         for event in batch:
             if isinstance(event, _End):
                 self._insist(partial(self._end, event, ended))
             elif isinstance(event, _ReleaseAll):
                 self._insist(self._release_held)
+            elif isinstance(event, _StoreEpochs):
+                self._insist(self._store)
         # Once for all that ended together, and after they are stored: this takes long.
         for search in ended.values():
             self._insist(partial(self._project, search))
+
+    def _keep_epochs(self, batch: Sequence[_Event]) -> list[_Epoch]:
+        """Keep what was reported until the next renewal; returns what the pruner is to see.
+
+        Where a result comes with them, it has them. The first epoch of a lease is stored at once, to be seen.
+        """
+        epochs = [event for event in batch if isinstance(event, _Epoch)]
+        ends = {event.claim.token: event for event in batch if isinstance(event, _End)}
+        with self._changed:
+            for event in epochs:
+                self._unstored.setdefault(event.claim.token, []).append(event)
+            for token in [token for token, end in ends.items() if end.has_epochs]:
+                self._unstored.pop(token, None)
+            if self._unstored.keys() - self._shown:
+                self._due.set()
+        return [event for event in epochs if event.value is not None and event.claim.token not in ends]
 
     def _collect(self) -> list[_Event] | None:
         """All events at hand, of which there is at least one; None at the end of all."""
@@ -228,77 +267,128 @@ class Coordinator(threading.Thread):
         return batch
 
     def _renew(self) -> None:
-        """Keep the leases, and the worker's row, alive.
+        """Keep the leases, and the worker's row, alive; store with that what was reported.
 
-        Errors are ignored here: the other thread meets the same ones and reports them. But for an upgrade of the
-        database: epochs may be long, and nothing can be stored after it.
+        Errors are ignored here, but for an upgrade of the database: epochs may be long, and nothing can be stored after
+        it. Where epochs could not be stored the other thread is to try, which says so as long as it is in vain.
         """
-        alive_until = 0.0  # as others see it, but by this machine's clock
-        while True:
-            with self._changed:
-                held = list(self._held.values())
-            begun = time.monotonic()
+        while not self._over.is_set():
+            self._due.clear()
             try:
-                if held:
-                    self._report([_row(claim, 0, None) for claim in held])
-                    alive_until = begun + self._lease_seconds
-                elif begun > alive_until - self._lease_seconds / 2:
-                    seconds = IDLE_SECONDS + self._lease_seconds
-                    if beat_alone(self._engine, self._beat(), seconds):
-                        self._stop_worker()
-                    alive_until = begun + seconds
+                self._renew_due()
             except DatabaseUpgraded as error:
                 self._crashed(error)
                 return
             except Exception:
-                pass
+                if self._unstored and not self._pending:
+                    self._put(_StoreEpochs())
             if self._heartbeat is not None:
                 with suppress(OSError):  # a full disk ends no training; the probe will see
                     self._heartbeat.touch()
-            if self._over.wait(self._lease_seconds / 4):
-                return
+            next_one = self._renewed_at + self._store_seconds - time.monotonic()
+            self._due.wait(next_one if 0 < next_one < self._store_seconds else self._store_seconds)
 
-    def _report(self, rows: Sequence[EpochRecord]) -> None:
-        with self._reporting:  # two updates of the same rows could wait for each other
-            lost = self._storage.report(rows, self._lease_seconds, self._beat(), self._stop_worker)
+    def _renew_due(self) -> None:
+        now = time.monotonic()
         with self._changed:
-            for _, token in lost:
-                self._lost.add(token)
-                self._held.pop(token, None)
+            is_due = now >= self._renewed_at + self._store_seconds or bool(self._unstored.keys() - self._shown)
+            is_busy = bool(self._held or self._unstored)
+        is_due_row = now > self._alive_until - self._lease_seconds / 2
+        if is_busy and (is_due or is_due_row):
+            self._store()
+        elif is_due_row:
+            seconds = IDLE_SECONDS + self._lease_seconds
+            if beat_alone(self._engine, self._beat(), seconds):
+                self._stop_worker()
+            self._alive_until = now + seconds
 
-    def _store(self, reports: Sequence[_Epoch]) -> None:
-        """Store the epochs, which renews these leases, in one transaction; then ask the pruner."""
-        self._report([_row(event.claim, event.epoch, event.value) for event in reports])
-        logger.debug("stored %d epoch(s)", len(reports))
-        newest = {event.claim.token: event for event in reports if event.value is not None}
-        by_study: dict[int, list[_Epoch]] = {}
-        for event in newest.values():
-            by_study.setdefault(event.claim.study.id, []).append(event)
-        for events in by_study.values():
-            search = events[0].claim.search
+    def _store(self) -> None:
+        """Store all that was reported and renew all leases, in one transaction."""
+        with self._reporting:  # two updates of the same rows could wait for each other
+            begun = time.monotonic()
+            with self._changed:
+                epochs = [event for events in self._unstored.values() for event in events]
+                rows = [_row(event.claim, event.epoch, event.value) for event in epochs]
+                rows += [_row(claim, 0, None) for token, claim in self._held.items() if token not in self._unstored]
+            if not rows:
+                return
+            lost = self._storage.report(rows, self._lease_seconds, self._beat(), self._stop_worker)
+            self._renewed_at, self._alive_until = begun, begun + self._lease_seconds
+            with self._changed:
+                for event in epochs:
+                    self._forget(event)
+                for _, token in lost:
+                    self._lost.add(token)
+                    self._held.pop(token, None)
+        logger.debug("stored %d epoch(s)", len(epochs))
+
+    def _store_before(self) -> None:
+        """Before something is given back; that can be done after an upgrade of the database, where this is left."""
+        try:
+            self._store()
+        except DatabaseUpgraded as error:
+            self._crashed(error)
+
+    def _forget(self, event: _Epoch) -> None:
+        """It is stored."""
+        token = event.claim.token
+        self._shown.add(token)
+        left = [other for other in self._unstored.pop(token, []) if other is not event]
+        if left:
+            self._unstored[token] = left
+
+    def _ask_pruner(self, epochs: Sequence[_Epoch]) -> None:
+        """Whether trials that have reached these epochs are to stop: one question for all of a study."""
+        with self._changed:
+            held = dict(self._held)
+        self._curves = {token: curve for token, curve in self._curves.items() if token in held}
+        by_study: dict[int, dict[str, Claim]] = {}
+        for event in epochs:
+            if event.claim.token in held and event.claim.slot.kind == "search":
+                by_study.setdefault(event.claim.study.id, {})[event.claim.token] = event.claim
+        for study_id, claims in by_study.items():
+            search = self._search(study_id, claims)
             with self._aside.guard(search.row), unless_deleted(self._engine, search):
-                reached = [(event.claim.slot, event.epoch) for event in events if not self.lost(event.claim)]
-                poor = {slot.token for slot in search.to_prune(reached)}
+                for token, claim in claims.items():
+                    if token not in self._curves:
+                        self._curves[token] = search.curve(claim.slot)
+                for event in epochs:
+                    if event.claim.token in claims and event.value is not None:
+                        self._curves[event.claim.token].setdefault(event.epoch, event.value)
+                reached = [(claim.slot, self._curves[token]) for token, claim in claims.items()]
+                poor = {slot.token for slot in search.to_prune(reached, max_age=self._store_seconds)}
                 with self._changed:
-                    self._stopped.update(event.claim.token for event in events if event.claim.token in poor)
+                    self._stopped.update(token for token in claims if token in poor)
+
+    def _search(self, study_id: int, claims: Mapping[str, Claim]) -> Search:
+        """The study's that was asked before, for it knows what other trials have reported."""
+        search = self._searches.pop(study_id, None) or next(iter(claims.values())).search
+        self._searches[study_id] = search
+        while len(self._searches) > SEARCHES:
+            del self._searches[next(iter(self._searches))]
+        return search
 
     def _end(self, event: _End, ended: dict[int, Search]) -> None:
         """Store an end; may be repeated."""
         claim = event.claim
+        if claim.token in self._unstored:
+            self._store_before()
         with self._changed:
             self._held.pop(claim.token, None)
         happened = True  # where it raises for reasons of its own the lease ends by itself
-        with self._aside.guard(claim.study):
+        with self._aside.guard(claim.study), self._reporting:
             happened = event.act()
         with self._changed:
-            self._stopped.discard(claim.token)
-            self._lost.discard(claim.token)
+            for tokens in (self._stopped, self._lost, self._shown):
+                tokens.discard(claim.token)
         if happened:
             ended[claim.study.id] = claim.search
         else:
             logger.warning("%s: its lease was lost, %s", claim.title, event.dropped)
 
     def _release_held(self) -> None:
+        if self._unstored:
+            self._store_before()
         with self._changed:
             held = list(self._held.values())
         with self._reporting:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from hpo.errors import LeaseLost
 from hpo.experiment import shipped
-from hpo.storage import claims, slots, studies, workers
+from hpo.storage import claims, studies, workers
 from hpo.storage.engine import begin_read
 from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.schema import WORKER_LENGTH
@@ -288,8 +288,6 @@ class Fetcher:
                 bound = self._storage.bind_trial(*claim.lease, template)
                 slot = replace(slot, trial_id=bound.trial_id, trial_number=bound.number)
                 params = search.ask(slot) if slot.kind == "search" else slot.params or {}
-                if slot.params is None and not slots.record_params(self._engine, *claim.lease, params):
-                    raise LeaseLost(f"slot {slot.id}: the lease was lost before its training began")
                 claim = replace(claim, slot=slot)
                 self._coordinator.hold(claim)
                 job = Job(claim=claim, params=params)

@@ -25,7 +25,7 @@ from hpo.server.notes import update_notes
 from hpo.storage import claims, slots
 from hpo.storage.engine import of_any_revision
 from hpo.storage.identity import key_of
-from hpo.storage.optuna_storage import open_optuna
+from hpo.storage.optuna_storage import open_lean
 from hpo.storage.workers import NOT_NEEDED, STOPPED, WORK_DONE, Beat, beat_alone
 from hpo.study.projection import project
 from hpo.study.search import Search
@@ -78,7 +78,7 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{self.short_name}"
         self.trials = 0  # begun
         self.seconds = 0.0  # from start to end
-        self.storage = open_optuna(engine)
+        self.storage = open_lean(engine)
         store, folder = places(engine, options.artifacts)
         signer = Signer(key_of(engine))
         self.spool = Spool(folder / "results", engine, signer)

@@ -89,14 +89,14 @@ def test_an_answer_that_is_lost_after_the_commit(
     assert [slot.attempt for slot in running(engine, maker.row.id)] == [1, 1]
 
 
-@pytest.mark.parametrize("broken", ["bind_trial", "set_trial_param"])
+@pytest.mark.parametrize("broken", [(CachedHpoStorage, "bind_trial"), (slots, "record_params")])
 def test_a_connection_cut_while_slots_are_made_ready(
-    engine: Engine, make_fetcher: MakeFetcher, digits: Digits, monkeypatch: pytest.MonkeyPatch, broken: str
+    engine: Engine, make_fetcher: MakeFetcher, digits: Digits, monkeypatch: pytest.MonkeyPatch, broken: tuple[Any, str]
 ) -> None:
     """What is claimed stays claimed, and the next call goes on with it: one attempt, one trial each."""
     maker = make(engine, small_spec("ws", trials=6), limit=0, data_digest=digits.digest)
     fetcher, group = make_fetcher(engine), Group.of(maker.row)
-    act, calls = getattr(CachedHpoStorage, broken), iter(range(1000))
+    act, calls = getattr(*broken), iter(range(1000))
 
     def cut_off(*arguments: Any, **options: Any) -> Any:
         done = act(*arguments, **options)
@@ -104,7 +104,7 @@ def test_a_connection_cut_while_slots_are_made_ready(
             raise DatabaseUnreachable("the connection was cut")
         return done
 
-    monkeypatch.setattr(CachedHpoStorage, broken, cut_off)
+    monkeypatch.setattr(*broken, cut_off)
     with pytest.raises(DatabaseUnreachable):
         fetcher.fetch(group, 3, if_its_turn=False)
     jobs = fetcher.fetch(group, 3, if_its_turn=False)

@@ -1,7 +1,6 @@
 """Trials bound to slots, and reports under leases: what Optuna's own storage cannot do; both databases."""
 
 import math
-import warnings
 from datetime import datetime, timedelta, tzinfo
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import Engine
 
@@ -19,6 +17,7 @@ from hpo.storage.engine import begin_write
 from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord, HpoStorage, make_storage, open_optuna
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
+from hpo.storage.trials import Proposal, write_proposal
 from tests.support.fixtures import MakeStudy, Postgres, Watch
 from tests.support.outcomes import outcome as outcome_of
 
@@ -121,26 +120,21 @@ def test_the_papers_trial_starts_to_run(engine: Engine, study: StudyRow, storage
     frozen = storage.get_trial(bound.trial_id)
     assert frozen.state == TrialState.RUNNING
     assert frozen.datetime_start is not None
-    search = optuna.load_study(study_name="ws", storage=storage, sampler=RandomSampler(seed=1))
-    trial = optuna.Trial(search, bound.trial_id)
-    assert trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True) == 3e-3
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert trial.suggest_float("dropout", 0.2, 0.5) == 0.15
+    fixed = frozen.system_attrs["fixed_params"]
+    assert (fixed["learning_rate"], fixed["dropout"]) == (3e-3, 0.15)
 
 
-@pytest.mark.parametrize("sampler", [RandomSampler(seed=1), TPESampler(seed=1, n_startup_trials=0)])
-def test_a_bound_trial_is_asked_and_told(engine: Engine, study: StudyRow, sampler: Any) -> None:
-    """A trial that this process's cache has never seen takes parameters; later attempts see the same ones."""
+def test_a_bound_trial_is_proposed_once(engine: Engine, study: StudyRow) -> None:
+    """What a sampler wrote at it is stored in one; a later proposal changes no parameter."""
     slot = claim(engine, 2)[1]
-    bound = make_storage(engine).bind_trial(slot.id, slot.token or "")
-    search = optuna.load_study(study_name="ws", storage=open_optuna(engine), sampler=sampler)
-    value = optuna.Trial(search, bound.trial_id).suggest_float("learning_rate", 1e-4, 1e-1, log=True)
-    elsewhere = optuna.load_study(study_name="ws", storage=open_optuna(engine), sampler=RandomSampler(seed=9))
-    assert optuna.Trial(elsewhere, bound.trial_id).suggest_float("learning_rate", 1e-4, 1e-1, log=True) == value
-    search.tell(bound.number, 0.5, skip_if_finished=True)
-    assert elsewhere.trials[bound.number].value == 0.5
-    assert elsewhere.trials[bound.number].params == {"learning_rate": value}
+    trial_id = make_storage(engine).bind_trial(slot.id, slot.token or "").trial_id
+    for value in (0.01, 0.02):
+        proposal = Proposal(params={"learning_rate": (value, RATE)}, system_attrs={"tpe:note": value})
+        with begin_write(engine) as connection:
+            write_proposal(connection, trial_id, proposal)
+    trial = make_storage(engine).get_trial(trial_id)
+    assert (trial.params, trial.distributions) == ({"learning_rate": 0.01}, {"learning_rate": RATE})
+    assert trial.system_attrs == {"tpe:note": 0.02}
 
 
 def test_a_round_brings_its_parameters(engine: Engine, study: StudyRow, storage: CachedHpoStorage) -> None:
@@ -199,7 +193,7 @@ def test_the_next_attempt_continues_the_same_trial(engine: Engine, study: StudyR
     """Number, parameters, values and start stay; there is no second row."""
     first = claim(engine, 2, lease_seconds=-1)[1]
     bound = storage.bind_trial(first.id, first.token or "")
-    storage.set_trial_param(bound.trial_id, "learning_rate", 0.01, RATE)
+    storage.backend.set_trial_param(bound.trial_id, "learning_rate", 0.01, RATE)
     assert storage.report([report(first, bound.trial_id, 1, 0.6)], -1) == set()
     before = storage.get_trial(bound.trial_id)
     second = next(slot for slot in claim(engine, 2) if slot.id == first.id)
@@ -292,7 +286,7 @@ def test_many_reports_are_one_transaction(
     batch = [report(s, t, epoch, 0.5) for s, t in zip(claimed, ids, strict=True) for epoch in range(1, 31)]
     with statements(engine) as sent:
         assert storage.report(batch, 60) == set()
-    assert len([s for s, _ in sent if not s.startswith(("BEGIN", "SELECT"))]) == 1 + 3
+    assert len([s for s, _ in sent if not s.startswith(("BEGIN", "SELECT"))]) == 1 + 1
     assert all(len(storage.get_trial(trial_id).intermediate_values) == 30 for trial_id in ids)
 
 

@@ -129,18 +129,13 @@ def test_the_pruner_stops_what_is_worse_in_the_metrics_direction(sqlite_engine: 
     budget, protocol = {"trials": 12}, {"folds": 4}
     spec = described_spec("flat", budget=budget, protocol=protocol, pruner={"name": "median", "warmup": 0.5})
     search = Search(open_optuna(sqlite_engine), make(sqlite_engine, spec))
-    storage = open_optuna(sqlite_engine)
     for number in range(6):
         slot, _ = take(sqlite_engine, search)
         end(sqlite_engine, search, slot, 1.0 + number, epochs=4, validation_accuracy=[1.0 + number] * 4)
     worse, _ = take(sqlite_engine, search)
     better, _ = take(sqlite_engine, search)
-    for slot, value in ((worse, 5.0), (better, 2.0)):
-        for fold in (1, 2):
-            storage.set_trial_intermediate_value(slot.trial_id or 0, fold, value)
-    assert not search.should_prune(worse, 1), "half of the folds are a warm-up"
-    assert search.should_prune(worse, 2)
-    assert not search.should_prune(better, 2)
+    assert not search.to_prune([(worse, {1: 5.0})]), "half of the folds are a warm-up"
+    assert search.to_prune([(worse, {1: 5.0, 2: 5.0}), (better, {1: 2.0, 2: 2.0})]) == [worse]
 
 
 def test_gp_searches_choices_and_whole_numbers(sqlite_engine: Engine) -> None:
@@ -199,7 +194,7 @@ def test_cmaes_learns_and_believes_no_database(sqlite_engine: Engine) -> None:
         values.append(abs(math.log10(float(params["rate"])) + 1))
         end(sqlite_engine, search, slot, values[-1])
     assert fmean(values[-10:]) < 0.75 * fmean(values[:10])
-    trials = search._study(slot).get_trials(deepcopy=False)
+    trials = open_optuna(sqlite_engine).get_all_trials(search.row.search_study_id)
     assert any(name.startswith("cma:optimizer") for trial in trials for name in trial.system_attrs)
     with pytest.raises(HpoError, match=r"CMA-ES in trial 3 cannot be read: it names builtins\.eval"):
         read_state(pickle.dumps(eval).hex(), 3)
