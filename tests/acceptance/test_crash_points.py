@@ -16,18 +16,18 @@ STUDY = {"trials": 3, "epochs": 2, "sampler": "random", "pruner": "none", "confi
 EXACT = {"search": 3, "confirm": 2, "rounds": 1}
 
 _STORAGE = "hpo.storage.optuna_storage:HpoStorage"
-_CACHED = "hpo.storage.optuna_storage:CachedHpoStorage"
 POINTS = {
     "claimed, but no trial": (f"before.{_STORAGE}.bind_trial", 2),
     "a trial, but no parameters": (f"after.{_STORAGE}.bind_trial", 2),
-    "parameters half stored": (f"before.{_CACHED}.set_trial_param", 5),
-    "parameters stored, but not in the slot": ("before.hpo.storage.slots:record_params", 2),
-    "in the middle of a report": ("before.hpo.storage.optuna_storage:insert_if_absent", 2),
+    "proposed, but nothing stored": ("before.hpo.storage.slots:record_params", 2),
+    "parameters stored in the slot, but not at its trial": ("before.hpo.study.search:write_proposal", 2),
+    "parameters stored, but not committed": ("after.hpo.study.search:write_proposal", 2),
+    "in the middle of a report": ("before.hpo.storage.trials:write_curves", 2),
     "pool B opened, but no result": ("after.hpo.storage.slots:record_opening", 1),
     "a result on disk alone": ("after.hpo.worker.spool:Spool.put", 2),
     "outcome stored, but untold": ("after.hpo.storage.slots:finish", 2),
-    "half told": (f"before.{_STORAGE}.set_trial_system_attr", 2),
-    "told, but unmarked": ("before.hpo.storage.slots:mark_told", 2),
+    "marked as told, but its trial has not ended": ("before.hpo.study.search:end_trial", 2),
+    "told, but not committed": ("after.hpo.study.search:end_trial", 2),
     "last search slot done, but no confirm": ("before.hpo.storage.studies:set_phase", 1),
     "confirm entered, but without its slots": ("after.hpo.storage.studies:set_phase", 1),
     "last confirm slot done, but no final": ("before.hpo.storage.studies:set_phase", 2),

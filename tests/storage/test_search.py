@@ -474,6 +474,10 @@ def test_twice_told_is_once_told(engine: Engine, state: str) -> None:
     assert told(worker, slot) == first
 
 
+class Cut(Exception):
+    """A teller stops here."""
+
+
 @pytest.mark.parametrize("state", ["complete", "pruned", "diverged", "failed"])
 def test_a_tell_that_broke_off_is_completed_by_another(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, state: str
@@ -489,7 +493,7 @@ def test_a_tell_that_broke_off_is_completed_by_another(
         if statement.startswith("BEGIN"):
             return
         if left == 0:
-            raise KeyboardInterrupt
+            raise Cut
         left -= 1
 
     event.listen(engine, "after_cursor_execute", dying)
@@ -497,7 +501,7 @@ def test_a_tell_that_broke_off_is_completed_by_another(
         try:
             worker.search.tell(ended)
             break
-        except KeyboardInterrupt:
+        except Cut:
             cut += 1
             left = 1000
             assert worker.trial(slot) == before
