@@ -308,10 +308,10 @@ def _ending(slot: Slot) -> Ending:
     outcome = slot.outcome
     if outcome is None:  # the slot failed
         return Ending(state=TrialState.FAIL, user_attrs=_error(slot))
-    known = not math.isnan(outcome.value)
+    pruned = outcome.state == "pruned"
     return Ending(
-        state=TrialState.PRUNED if outcome.state == "pruned" else TrialState.COMPLETE if known else TrialState.FAIL,
-        value=outcome.value if known and outcome.state != "pruned" else None,
+        state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+        value=None if pruned else outcome.value,
         curve=_values(outcome),
         user_attrs=_attributes(outcome),
         # As Trial.set_constraint does.
