@@ -158,7 +158,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class TrialEnd:
     """How a trial has ended."""
 
     state: TrialState
@@ -192,7 +192,7 @@ def write_curves(connection: Connection, points: Collection[tuple[int, int, floa
         connection.execute(insert_if_absent(connection.dialect, _CURVES), rows)
 
 
-def end_trial(connection: Connection, trial_id: int, ending: Ending) -> None:
+def end_trial(connection: Connection, trial_id: int, ending: TrialEnd) -> None:
     """Let a trial end; one that has ended stays as it is. Raises KeyError where it is gone."""
     columns = _TRIALS.c
     there = select(columns.state).where(columns.trial_id == trial_id).with_for_update()

@@ -28,24 +28,24 @@ from hpo.study.search_view import SearchView
 from hpo.study.spec import StudySpec
 
 _REMEMBERED = 1_000  # trials: more than a worker has lanes
-Curve = Mapping[int, float]  # what a trial has reported so far, by epoch; not empty
+Reported = Mapping[int, float]  # what a trial has reported so far, by epoch; not empty
 
 
-class Pruner(Protocol):
+class Stopping(Protocol):
     """Stops poor trials of one study."""
 
     @property
     def first(self) -> float:
         """The first epoch at which it may."""
 
-    def poor(self, asked: Sequence[tuple[Slot, Curve]], max_age: float) -> list[Slot]:
+    def poor(self, asked: Sequence[tuple[Slot, Reported]], max_age: float) -> list[Slot]:
         """Those that should stop; what others have reported is not read again within `max_age` seconds."""
 
 
 class _Never:
     first = math.inf
 
-    def poor(self, asked: Sequence[tuple[Slot, Curve]], max_age: float) -> list[Slot]:
+    def poor(self, asked: Sequence[tuple[Slot, Reported]], max_age: float) -> list[Slot]:
         return []
 
 
@@ -65,7 +65,7 @@ class _Median:
         self._medians: dict[int, float] = {}  # by epoch, as far as they have been asked for
         self._read_at = -math.inf
 
-    def poor(self, asked: Sequence[tuple[Slot, Curve]], max_age: float) -> list[Slot]:
+    def poor(self, asked: Sequence[tuple[Slot, Reported]], max_age: float) -> list[Slot]:
         if time.monotonic() - self._read_at >= max_age:
             self._read()
             self._read_at = time.monotonic()
@@ -81,7 +81,7 @@ class _Median:
             self._medians.pop(epoch, None)
         self._held |= new
 
-    def _is_poor(self, curve: Curve) -> bool:
+    def _is_poor(self, curve: Reported) -> bool:
         numbers = [self._sign * value for value in curve.values() if not math.isnan(value)]
         if not numbers:
             return True
@@ -109,7 +109,7 @@ class _Hyperband:
         )
         self._asked: dict[int, FrozenTrial] = {}  # by id, as they were when they were asked about; the latest last
 
-    def poor(self, asked: Sequence[tuple[Slot, Curve]], max_age: float) -> list[Slot]:
+    def poor(self, asked: Sequence[tuple[Slot, Reported]], max_age: float) -> list[Slot]:
         seen = _Noted(self._storage, self._row)
         study = optuna.load_study(
             study_name=self._row.name,
@@ -127,7 +127,7 @@ class _Hyperband:
             seen.keep_notes(trial)
         return poor
 
-    def _trial(self, slot: Slot, curve: Curve) -> FrozenTrial:
+    def _trial(self, slot: Slot, curve: Reported) -> FrozenTrial:
         """A slot's trial as it is here: its last values may not be stored yet."""
         assert slot.trial_id is not None
         trial = self._asked.pop(slot.trial_id, None) or copy.copy(self._storage.get_trial(slot.trial_id))
@@ -158,7 +158,7 @@ class _Noted(SearchView):
             self._notes = {}
 
 
-def pruner_of(storage: CachedHpoStorage, row: StudyRow, spec: StudySpec) -> Pruner:
+def pruner_of(storage: CachedHpoStorage, row: StudyRow, spec: StudySpec) -> Stopping:
     """What the spec asks for."""
     if spec.pruner.name == "median":
         return _Median(storage, row, spec)

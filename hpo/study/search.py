@@ -31,7 +31,7 @@ from hpo.storage.optuna_storage import CachedHpoStorage
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Slot
 from hpo.storage.studies import StudyRow
-from hpo.storage.trials import Ending, Proposal, end_trial, write_proposal
+from hpo.storage.trials import Proposal, TrialEnd, end_trial, write_proposal
 from hpo.study.cma_es import SafeCmaEsSampler
 from hpo.study.pruning import pruner_of
 from hpo.study.search_view import SearchView
@@ -303,13 +303,13 @@ class Search:
         return slots.mark_told(self._storage.engine, slot, end)
 
 
-def _ending(slot: Slot) -> Ending:
+def _ending(slot: Slot) -> TrialEnd:
     """How a slot's trial ends."""
     outcome = slot.outcome
     if outcome is None:  # the slot failed
-        return Ending(state=TrialState.FAIL, user_attrs=_error(slot))
+        return TrialEnd(state=TrialState.FAIL, user_attrs=_error(slot))
     pruned = outcome.state == "pruned"
-    return Ending(
+    return TrialEnd(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
         value=None if pruned else outcome.value,
         curve=_values(outcome),

@@ -285,8 +285,8 @@ class Coordinator(threading.Thread):
             if self._heartbeat is not None:
                 with suppress(OSError):  # a full disk ends no training; the probe will see
                     self._heartbeat.touch()
-            next_one = self._renewed_at + self._store_seconds - time.monotonic()
-            self._due.wait(next_one if 0 < next_one < self._store_seconds else self._store_seconds)
+            seconds = self._renewed_at + self._store_seconds - time.monotonic()
+            self._due.wait(seconds if 0 < seconds < self._store_seconds else self._store_seconds)
 
     def _renew_due(self) -> None:
         now = time.monotonic()

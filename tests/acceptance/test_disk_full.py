@@ -50,9 +50,9 @@ def test_a_full_disk(on_small_disk: Hpo) -> None:
     said = Said(worker)
     wait_until(lambda: any(epoch > 0 for _, epoch, _ in hpo.running()))
     ballast = hpo.folder / "ballast"
-    wait_until(lambda: fill(ballast) and said.in_order("does not answer", ": complete"))
-    assert said.in_order("the database does not answer; next try in 0.5 s: database or disk is full")
-    assert said.count("could not be written to disk and is only in memory") > 0
+    memory = "could not be written to disk and is only in memory"
+    wait_until(lambda: fill(ballast) and said.count("does not answer") and said.in_order(memory, ": complete"))
+    assert said.count("the database does not answer; next try in 0.5 s: database or disk is full") > 0
     assert "disk is full; check that the database runs, has room and takes writes" in hpo.refused(
         "study", "pause", "ws"
     )

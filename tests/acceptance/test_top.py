@@ -39,8 +39,9 @@ def fleet(hpo: Hpo) -> Hpo:
     return hpo
 
 
-def test_once(fleet: Hpo) -> None:
+def test_once(fleet: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs attention with its command, studies by phase, the worker by its whole name."""
+    monkeypatch.setenv("COLUMNS", WIDTH["COLUMNS"])
     out = fleet("top", "--once").stdout
     assert "study simple stands still: 4 of 8 trials failed, more than a quarter: `hpo study resume simple`" in out
     assert "worker gpu-2:7:def has vanished" in out

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.optuna_storage import make_storage, open_lean, open_optuna
-from hpo.storage.trials import Ending, end_trial, read_curves, read_trials, write_curves
+from hpo.storage.trials import TrialEnd, end_trial, read_curves, read_trials, write_curves
 
 SPACE: dict[str, BaseDistribution] = {
     "rate": FloatDistribution(1e-4, 1e-1, log=True),
@@ -102,7 +102,7 @@ def test_the_cache_learns_what_changed(engine: Engine, filled: optuna.Study) -> 
     lean.get_all_trials(filled._study_id)
     running = next(trial for trial in filled.trials if trial.state == TrialState.RUNNING)
     with begin_write(engine) as connection:
-        end_trial(connection, running._trial_id, Ending(state=TrialState.COMPLETE, value=0.5))
+        end_trial(connection, running._trial_id, TrialEnd(state=TrialState.COMPLETE, value=0.5))
     new = filled.ask()
     there = {trial.number: trial for trial in lean.get_all_trials(filled._study_id)}
     assert (there[running.number].state, there[running.number].value) == (TrialState.COMPLETE, 0.5)
@@ -117,7 +117,7 @@ def test_a_study_that_is_gone_is_missed(engine: Engine) -> None:
         with pytest.raises(KeyError):
             read_trials(connection, 999, newer_than=-1)
     with begin_write(engine) as connection, pytest.raises(KeyError):
-        end_trial(connection, 999, Ending(state=TrialState.FAIL))
+        end_trial(connection, 999, TrialEnd(state=TrialState.FAIL))
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
@@ -134,7 +134,7 @@ def test_a_trial_ends_as_optuna_tells_it(engine: Engine, state: TrialState, last
     theirs.set_user_attr("result", {"loss": 0.25})
     theirs.storage.set_trial_system_attr(theirs._trial_id, "constraints:diverged", 0.0)
     study.tell(theirs, value, state=state)
-    ending = Ending(
+    ending = TrialEnd(
         state=state,
         value=value,
         curve={**curve, 1: 0.9},  # what was reported stays

@@ -48,7 +48,7 @@ WEIGHTS = (6, 2, 2, 0)
 
 # Random search without pruning: the whole study is a function of its seed, whoever trains what and in which order.
 # One step an epoch: what is tested is between the steps.
-EPOCHS = 60  # of the digits' trainings
+EPOCHS = 200  # of the digits' trainings
 STUDY: dict[str, Any] = {
     "model": "simple",
     "training_pairs": 5,
