@@ -38,12 +38,15 @@ from hpo.digits.pools import Digits
 from hpo.digits.study_data import DigitsData
 from hpo.storage import migrate, studies
 from hpo.storage.engine import begin_read, now, open_engine
+from hpo.storage.identity import key_of
 from hpo.storage.outcome import Outcome
 from hpo.storage.schema import slots
 from hpo.storage.schema import studies as study_table
 from hpo.study import operations
 from hpo.study.spec import MODELS, StudySpec, builtin_spec
 from hpo.worker.options import LEASE_SECONDS
+from hpo.worker.signing import Signer
+from hpo.worker.spool import Spool
 
 STUDIES = 24  # of all three models in turn
 EPOCHS = 40
@@ -51,7 +54,7 @@ CONNECTIONS = 5  # that the engine of one worker may open
 SPARE_CONNECTIONS = 50
 PER_PROCESS = 50  # workers, as threads
 MOST_PROCESSES = 8
-FAULT_TRIAL_SECONDS, FAULT_LEASE_SECONDS = 20.0, 12.0
+FAULT_WORKERS, FAULT_TRIAL_SECONDS, FAULT_LEASE_SECONDS = 100, 30.0, 12.0
 DYING = 0.2  # share of the workers that die while it is measured
 STOP_SECONDS = 90.0  # that all workers together may take to end
 BROKEN_SHARE = 0.9  # of the ideal, below which a fleet is too large
@@ -106,11 +109,11 @@ def prepare(url: str, digits: Digits, case: Case, options: argparse.Namespace) -
     """Studies with some finished trials, more waiting than the fleet can do, and room for all workers at once."""
     engine = open_engine(url)
     migrate.create_or_check(engine)
-    passes = 3 * (options.seconds + options.ramp) / case.trial_seconds  # pruned trials are short
+    passes = 2 * (options.seconds + options.ramp) / case.trial_seconds  # pruned trials are short
     trials = options.finished + round(case.workers * (passes + 1) / STUDIES) + STUDIES
     in_flight = max(8, round(1.5 * case.workers / STUDIES))
     specs = [
-        roomy(builtin_spec(MODELS[n % len(MODELS)]), name=f"fleet-{n:02}", trials=trials, seed=n, in_flight=in_flight)
+        roomy(builtin_spec(MODELS[n % len(MODELS)]), f"fleet-{n:02}", n, trials, options.finished, in_flight)
         for n in range(STUDIES)
     ]
     data = DigitsData(lambda: digits)
@@ -120,10 +123,12 @@ def prepare(url: str, digits: Digits, case: Case, options: argparse.Namespace) -
     return engine
 
 
-def roomy(spec: StudySpec, *, name: str, trials: int, seed: int, in_flight: int) -> StudySpec:
-    """The spec with so many trials, of which so many run at once."""
+def roomy(spec: StudySpec, name: str, seed: int, trials: int, startup: int, in_flight: int) -> StudySpec:
+    """The spec with so many trials: after so many random ones TPE proposes, and so many run at once."""
     changed = spec.with_options(name=name, trials=trials, seed=seed, epochs=EPOCHS)
-    return changed.model_copy(update={"budget": changed.budget.model_copy(update={"in_flight": in_flight})})
+    budget = changed.budget.model_copy(update={"in_flight": in_flight})
+    sampler = changed.sampler.model_copy(update={"startup_trials": startup})
+    return changed.model_copy(update={"budget": budget, "sampler": sampler})
 
 
 def progress(engine: Engine) -> tuple[float, int, int]:
@@ -343,6 +348,7 @@ def run_case(server_url: str, digits: Digits, case: Case, number: int, options: 
             "connections": _middle(sampled),
         }
         tallies, stuck = fleet.stop()
+        waiting = deliver(engine, Path(folder))
         whole = [*tallies, *(m.at_end for m in fleet.members if m.at_end is not None and m.process.exitcode == -9)]
         warnings, ended = Counter[str](), Counter[str]()
         for tally in whole:
@@ -358,6 +364,7 @@ def run_case(server_url: str, digits: Digits, case: Case, number: int, options: 
         "faults": happened,
         **measured,
         "stuck": stuck,
+        "on_disk_at_the_end": waiting,
         "warnings": dict(warnings.most_common(12)),
         "ended": dict(ended.most_common(12)),
         "check": checked,
@@ -413,6 +420,14 @@ def _measured(
         "lost_by_pause": sum(frozen for frozen, _ in lost),
         **{f"{name}_a_trial": amount / max(trials, 1e-9) for name, amount in amounts.items()},
     }
+
+
+def deliver(engine: Engine, folder: Path) -> int:
+    """Store what the workers have left on disk, as the next one here would do; returns how many results lay there."""
+    spool = Spool(folder / "artifacts" / "results", engine, Signer(key_of(engine)))
+    waiting = len(spool.kept)
+    spool.deliver()
+    return waiting
 
 
 def check(
@@ -567,7 +582,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
     if options.no_faults or options.sweep:
         return plain
     return plain + [
-        Case(workers=min(options.workers), trial_seconds=options.fault_trial_seconds, fault=fault)
+        Case(workers=min(FAULT_WORKERS, *options.workers), trial_seconds=options.fault_trial_seconds, fault=fault)
         for fault in ("deaths", "pauses")
     ]
 
@@ -579,16 +594,16 @@ def main() -> None:
     asked.add_argument("--trial-seconds", type=float, nargs="+", default=[60.0, 5.0], help=f"of {EPOCHS} epochs")
     asked.add_argument("--fault-trial-seconds", type=float, default=FAULT_TRIAL_SECONDS)
     asked.add_argument("--seconds", type=float, default=90.0, help="measured in each case")
-    asked.add_argument("--ramp", type=float, default=90.0, help="seconds to start in, at most")
-    asked.add_argument("--finished", type=int, default=40, help="trials of each study that are done before")
+    asked.add_argument("--ramp", type=float, default=240.0, help="seconds to start in, at most")
+    asked.add_argument("--finished", type=int, default=12, help="trials of each study that are done before")
     asked.add_argument("--no-faults", action="store_true", help="without deaths and pauses")
     asked.add_argument("--sweep", action="store_true", help="twice as many workers until a fleet does not hold")
     asked.add_argument("--quick", action="store_true", help="about a minute and a half: 40 workers")
     asked.add_argument("--json", type=Path, default=Path("bench/out/fleet.json"))
     options = asked.parse_args()
     if options.quick:
-        options.workers, options.trial_seconds, options.fault_trial_seconds = [40], [20.0], 10.0
-        options.seconds, options.ramp, options.finished = 20.0, 20.0, 30
+        options.workers, options.trial_seconds, options.fault_trial_seconds = [40], [20.0], 15.0
+        options.seconds, options.ramp = 24.0, 20.0
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     random.seed(0)
