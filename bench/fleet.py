@@ -265,15 +265,15 @@ def ramp(fleet: Fleet, case: Case, seconds: float) -> dict[str, Any]:
     """Start all at once, and wait until all train; how long that took."""
     begun = time.time()
     fleet.start(fleet.sizes)
-    told_to = time.time()
-    while time.time() < told_to + seconds:
+    begun_at = time.time()
+    while time.time() < begun_at + seconds:
         time.sleep(min(2.0, max(0.2, seconds / 20)))
-        first = [at - told_to for tally in fleet.ask("report") for at in tally.first]
+        first = [at - begun_at for tally in fleet.ask("report") for at in tally.first]
         if len(first) == case.workers:
             break
     first.sort()
     return {
-        "processes_seconds": told_to - begun,
+        "processes_seconds": begun_at - begun,
         "training": len(first),
         "half_seconds": first[case.workers // 2] if len(first) > case.workers // 2 else None,
         "all_seconds": first[-1] if len(first) == case.workers else None,
@@ -442,7 +442,7 @@ def check(
     by_study = select(trials.study_id, trials.state, func.count()).group_by(trials.study_id, trials.state)
     with begin_read(engine) as connection:
         rows = connection.execute(select(*columns).where(slots.c.idx >= finished_before)).all()
-        budget = dict(
+        budget: dict[int, int] = dict(
             connection.execute(
                 select(study_table.c.search_study_id, func.count())
                 .join(slots, slots.c.study_id == study_table.c.id)
