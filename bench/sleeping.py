@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ from hpo.worker.worker import Worker
 
 JITTER = 0.25  # a trial takes its seconds times 1 minus to 1 plus this
 LONGEST_NAP = 2.0  # seconds after which a sleeper looks whether it is to stop
+SWITCH_SECONDS = 0.0005  # after which a thread lets others of its process have a turn; they are to be like processes
 VERSIONS = {"hpo": "0.1.0", "numpy": "2.4.6", "optuna": "5.0.0", "torch": "2.13.0"}
 
 
@@ -424,6 +426,7 @@ class _Place:
 
 def run_workers(crew: Crew, pipe: Pipe) -> None:
     """Start the workers when told "go", then answer: "report" (a Tally), "kill" with how many, "stop"."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     watch = Watch()
     logging.basicConfig(handlers=[Warnings(watch)], level=logging.WARNING)
     threading.excepthook = lambda _: None  # of those that died
