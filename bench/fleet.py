@@ -109,7 +109,7 @@ def prepare(url: str, digits: Digits, case: Case, options: argparse.Namespace) -
     """Studies with some finished trials, more waiting than the fleet can do, and room for all workers at once."""
     engine = open_engine(url)
     migrate.create_or_check(engine)
-    passes = 2 * (options.seconds + options.ramp) / case.trial_seconds  # pruned trials are short
+    passes = 1.5 * (options.seconds + min(options.ramp, 60.0)) / case.trial_seconds  # pruned trials are short
     trials = options.finished + round(case.workers * (passes + 1) / STUDIES) + STUDIES
     in_flight = max(8, round(1.5 * case.workers / STUDIES))
     specs = [
@@ -510,7 +510,7 @@ def why_broken(result: dict[str, Any]) -> str:
 def fleet_table(results: Sequence[dict[str, Any]]) -> str:
     """A row a case: what the fleet did, and what was lost."""
     head = ["workers x trial", "all train after", "trials an hour", "of the ideal", "claim, ms", "slot ready, ms"]
-    head += ["lost", "doubles, wrong", "taken up again"]
+    head += ["lost", "doubles, wrong", "taken up again", "holds"]
     rows = []
     for result in results:
         after = result["start"]["all_seconds"]
@@ -526,6 +526,7 @@ def fleet_table(results: Sequence[dict[str, Any]]) -> str:
                 lost,
                 str(wrongs(result)),
                 str(result["check"]["slots_again"]),
+                why_broken(result) or "yes",
             ]
         )
     return measure.table(head, rows)
@@ -569,8 +570,10 @@ def show(result: dict[str, Any]) -> None:
     if broken := why_broken(result):
         print(f"  does not hold: {broken}")
     cores = result["cores"]
+    ours = cores["server"] + cores["workers"]
     if cores["busy"] > 0.9 * cores["there"]:
-        print(f"  the machine's {cores['there']} cores are the limit here: size fleets by the CPU a trial")
+        whose = "are the limit here" if ours > 0.75 * cores["busy"] else f"had other work too, the fleet {ours:.1f}"
+        print(f"  all {cores['there']} cores were busy and {whose}: size fleets by the CPU a trial")
 
 
 # --- All of it ----------------------------------------------------------------------------------------------
