@@ -176,12 +176,15 @@ class Turn:
     begun: int  # trainings
     dashboard_cpu: float  # share of a core
     workers_cpu: float
+    busy: float  # cores of the machine, whoever used them
 
 
 def take_turn(fleet: Fleet, served: psutil.Process, seconds: float) -> Turn:
     """Let so many seconds pass."""
     before, begun, cpu = fleet.ask("report"), time.monotonic(), _cpu(served)
+    psutil.cpu_percent()
     time.sleep(seconds)
+    busy = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
     after, elapsed, cpu_after = fleet.ask("report"), time.monotonic() - begun, _cpu(served)
 
     def grown(name: str) -> float:
@@ -195,6 +198,7 @@ def take_turn(fleet: Fleet, served: psutil.Process, seconds: float) -> Turn:
         begun=round(grown("begun")),
         dashboard_cpu=(cpu_after - cpu) / elapsed,
         workers_cpu=grown("cpu") / elapsed,
+        busy=busy,
     )
 
 
@@ -274,7 +278,7 @@ def _warnings(tallies: Sequence[Tally]) -> dict[str, int]:
 def waiting_table(actual: Mapping[str, dict[str, Any]]) -> str:
     """A row a database: what the workers waited without and with browsers, and how much longer."""
     head = ["database", "ms a transaction, without", "with browsers", "longer", "turn by turn", "slot ready, ms"]
-    head += ["with browsers", "workers' cores", "dashboard's cores with browsers"]
+    head += ["with browsers", "workers' cores", "dashboard's cores with browsers", "all busy cores"]
     rows = []
     for kind, result in actual.items():
         turns = result["turns"]
