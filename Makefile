@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-racing bench-overview
+	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-racing bench-overview bench-fleet bench-pages
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
@@ -77,6 +77,12 @@ bench-racing: $(READY)  ## what racing would save in the confirm phase, by simul
 
 bench-overview: $(READY)  ## ms that the lab's overview, hpo top and /metrics take, SQLite and PostgreSQL (a minute)
 	$(BIN)/python -m bench.overview
+
+bench-fleet: $(READY)  ## hundreds of workers whose trainings sleep, with deaths and pauses, on PostgreSQL (20 minutes; QUICK=--quick: less)
+	$(BIN)/python -m bench.fleet $(QUICK)
+
+bench-pages: $(READY)  ## what 20 browsers cost the workers, and each page's time, PostgreSQL and SQLite (10 minutes; QUICK=--quick: less)
+	$(BIN)/python -m bench.pages $(QUICK)
 
 bench-examples: $(READY)  ## the examples' finished reports, run again (an hour)
 	$(BIN)/python -m bench.examples $(ARGS)
