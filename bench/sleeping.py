@@ -370,11 +370,25 @@ class Crew:
     book: Path  # where what is finished is written
 
 
+class _Compiled:
+    """SQL that one worker of a process has compiled is compiled for all, as it is for the trials of a real one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._first: Engine | None = None
+
+    def share(self, engine: Engine) -> None:
+        """Let an engine that has just been opened use what the first one of the process has compiled."""
+        with self._lock:
+            self._first = self._first or engine
+        engine.dialect, engine._compiled_cache = self._first.dialect, self._first._compiled_cache
+
+
 class _Place:
     """Where a worker lives, one after the other: who dies is followed by another."""
 
-    def __init__(self, crew: Crew, digits: Digits, watch: Watch) -> None:
-        self._crew, self._digits, self._watch = crew, digits, watch
+    def __init__(self, crew: Crew, digits: Digits, watch: Watch, compiled: "_Compiled") -> None:
+        self._crew, self._digits, self._watch, self._compiled = crew, digits, watch, compiled
         self._over = threading.Event()
         self.worker: SleepingWorker | None = None
         self.thread = threading.Thread(target=self._live, daemon=True)
@@ -389,6 +403,7 @@ class _Place:
             engine = None
             try:
                 engine = open_engine(self._crew.url)
+                self._compiled.share(engine)
                 self._watch.look_at(engine)
                 self._work(engine)
             except Death:
@@ -433,7 +448,8 @@ def run_workers(crew: Crew, pipe: Pipe) -> None:
     digits = load.load(None)
     timed = _timed(claims.claim, watch)
     with mock.patch.object(claims, "claim", timed):
-        places = [_Place(crew, digits, watch) for _ in range(crew.workers)]
+        compiled = _Compiled()
+        places = [_Place(crew, digits, watch, compiled) for _ in range(crew.workers)]
         pipe.send("ready")
         with suppress(EOFError):
             while _obey(pipe.recv(), places, watch, pipe):

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Row, func, select
+from sqlalchemy import Connection, Engine, Row, func, select
 
 from hpo.errors import HpoError, SchemaError, StudyBroken, StudyNotFound
 from hpo.experiment.spaces import Value
@@ -24,6 +24,7 @@ from hpo.results.records import (
 from hpo.storage import slots
 from hpo.storage.columns import has_columns, unpack_columns
 from hpo.storage.engine import begin_read, display_url, is_missing
+from hpo.storage.outcome import Outcome
 from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
@@ -36,6 +37,8 @@ from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
 from hpo.study.spec import StudySpec, spec_of
 
+_LISTED = 500  # ids that a statement lists
+
 
 class TrialNotFound(HpoError):
     """The study has no trial of that number."""
@@ -44,9 +47,16 @@ class TrialNotFound(HpoError):
 # --- From the database ------------------------------------------------------------------------------------
 
 
-def study_result(engine: Engine, name: str) -> StudyResult:
-    """Everything about the study of that name; StudyNotFound where there is none."""
-    results = _read(engine, name)
+KnownOutcomes = dict[int, tuple[float | None, Outcome]]
+"""Outcomes that have been read, by slot, with when it ended: one that ended anew is read anew."""
+
+
+def study_result(engine: Engine, name: str, known: KnownOutcomes | None = None) -> StudyResult:
+    """Everything about the study of that name; StudyNotFound where there is none.
+
+    Outcomes that are `known` are not read again, and the others are added to them.
+    """
+    results = _read(engine, name, known)
     if not results:
         names = sorted(result.name for result in _read(engine, None))
         there = f"there are {', '.join(names)}" if names else "there are none; `hpo study create` makes one"
@@ -59,19 +69,36 @@ def all_results(engine: Engine) -> list[StudyResult]:
     return _read(engine, None)
 
 
-def fingerprint(engine: Engine) -> str:
-    """A text that is another one as soon as a report of all studies would say something else; cheap to make."""
+def fingerprint(engine: Engine, name: str | None = None) -> str:
+    """A text that is another one as soon as a report of the study, or of all, would say something else; it is cheap."""
     t = slots_table.c
     if is_missing(engine):
         return ""
+    which = select(studies_table).order_by(studies_table.c.id)
+    if name is not None:
+        which = which.where(studies_table.c.name == name)
     with begin_read(engine) as connection:
+        studies = connection.execute(which).all()
+        ids = [study.id for study in studies]
         of_slots = select(
             t.study_id, t.state, func.count(), func.sum(t.attempt), func.sum(t.failures), func.max(t.finished_at)
-        )
+        ).where(t.study_id.in_(ids))
         counts = connection.execute(of_slots.group_by(t.study_id, t.state).order_by(t.study_id, t.state)).all()
-        studies = connection.execute(select(studies_table).order_by(studies_table.c.id)).all()
-        opened = connection.execute(select(func.count()).select_from(openings_table)).scalar()
-    return hashlib.sha256(repr((counts, studies, opened)).encode()).hexdigest()
+        of_openings = (
+            select(func.count()).select_from(openings_table).join(slots_table, t.id == openings_table.c.slot_id)
+        )
+        opened = connection.scalar(of_openings.where(t.study_id.in_(ids)))
+        shut = _shut_by(connection, studies)
+    return hashlib.sha256(repr((counts, studies, opened, shut)).encode()).hexdigest()
+
+
+def _shut_by(connection: Connection, rows: Sequence[Any]) -> dict[int, list[str]]:
+    """By the ids of studies in final: the searches for which their rounds wait."""
+    return {
+        row.id: searching(connection, row.experiment, row.data_digest)
+        for row in rows
+        if row.phase == "final" and not row.open_early
+    }
 
 
 def trial(engine: Engine, name: str, number: int) -> dict[str, Any]:
@@ -125,7 +152,7 @@ def _final_outputs(engine: Engine, study_id: int) -> Iterator[tuple[tuple[str, i
             yield (slot.label, slot.round), slot.outputs, f"slot {slot.id}"
 
 
-def _read(engine: Engine, name: str | None) -> list[StudyResult]:
+def _read(engine: Engine, name: str | None, known: KnownOutcomes | None = None) -> list[StudyResult]:
     """All studies or the named one, in one transaction: the parts belong together."""
     if is_missing(engine):  # reading would make an empty file
         raise SchemaError(f"{display_url(engine)}: no database there yet; `hpo study create` makes it")
@@ -135,8 +162,7 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
     with begin_read(engine) as connection:
         rows = connection.execute(which).all()
         ids = [row.id for row in rows]
-        slots_of_these = select(*slots.columns()).where(slots_table.c.study_id.in_(ids))
-        read = [slots.from_row(row) for row in connection.execute(slots_of_these.order_by(slots_table.c.idx))]
+        read = _slots(connection, ids, known)
         openings_of_these = (
             select(openings_table, slots_table.c.study_id)
             .join(slots_table, slots_table.c.id == openings_table.c.slot_id)
@@ -145,11 +171,7 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
         )
         opened = connection.execute(openings_of_these).all()
         gone = gone_from_optuna(connection, rows)
-        shut = {
-            row.id: searching(connection, row.experiment, row.data_digest)
-            for row in rows
-            if row.phase == "final" and not row.open_early
-        }
+        shut = _shut_by(connection, rows)
     runs: dict[int, list[TrainingRecord]] = {study_id: [] for study_id in ids}
     openings: dict[int, list[Opening]] = {study_id: [] for study_id in ids}
     for slot in read:
@@ -166,6 +188,25 @@ def _read(engine: Engine, name: str | None) -> list[StudyResult]:
         )
         for row in rows
     ]
+
+
+def _slots(connection: Connection, study_ids: Collection[int], known: KnownOutcomes | None) -> list[Slot]:
+    """The slots of these studies by index."""
+    of_these = slots_table.c.study_id.in_(study_ids)
+    if known is None:
+        query = select(*slots.columns()).where(of_these).order_by(slots_table.c.idx)
+        return [slots.from_row(row) for row in connection.execute(query)]
+    query = select(*slots.columns(without=["outcome"])).where(of_these).order_by(slots_table.c.idx)
+    read = [slots.from_row(row) for row in connection.execute(query)]
+    done = {slot.id: slot.finished_at for slot in read if slot.state == "done"}
+    new = [slot_id for slot_id, ended in done.items() if known.get(slot_id, (None, None))[0] != ended]
+    # Listed one by one they would be too many for a statement; after the first time they are few.
+    which = slots_table.c.id.in_(new) if len(new) <= _LISTED else of_these
+    outcomes = select(slots_table.c.id, slots_table.c.outcome).where(which, slots_table.c.outcome.is_not(None))
+    for row in connection.execute(outcomes) if new else ():
+        if row.id in done:
+            known[row.id] = done[row.id], Outcome.from_json(row.outcome, f"slot {row.id}")
+    return [replace(slot, outcome=known[slot.id][1]) if slot.id in done and slot.id in known else slot for slot in read]
 
 
 def _opening(row: Row[Any]) -> Opening:

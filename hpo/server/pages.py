@@ -170,6 +170,7 @@ def _add_pages(site: Flask, engine: Engine, report: ReportPage) -> None:
         except HpoError as error:
             flash(str(error), "error")
         everything.forget()
+        results.forget()
         return redirect(url_for("study", name=name), 303)
 
     @site.get("/report")
