@@ -315,7 +315,7 @@ def stops_it(tour: Tour, command: Command) -> None:
     """The worker of the line before gives its slots back and ends."""
     assert "asked to stop" in tour.type(command.text, "lab")
     assert tour.worker is not None
-    assert tour.worker.wait(PATIENCE) == 143
+    assert tour.worker.wait(PATIENCE) == 0
     assert tour.training("lab") == set()
 
 
