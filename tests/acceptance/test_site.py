@@ -194,6 +194,21 @@ def test_the_printed_address_logs_in(sqlite_url: str, open_database: Callable[[s
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Strict", False)
 
 
+def test_the_first_user_ends_the_token(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """While the site runs: whoever came in by the token is out, and the login asks for a name."""
+    engine = open_database(sqlite_url)
+    with dashboard(sqlite_url) as (port, _):
+        status, headers, _ = post(port, "/login", {"token": TOKEN})
+        came_in = {"Cookie": headers["Set-Cookie"].partition(";")[0], "Authorization": ""}
+        assert (status, ask(port, "/", **came_in)[0], ask(port, "/", Authorization=BEARER)[0]) == (200, 200, 200)
+        add_user(engine, "ada", "editor", hashed())
+        assert ask(port, "/", **came_in)[0] == 401
+        assert ask(port, "/", Authorization=BEARER)[0] == 401
+        assert post(port, "/login", {"token": TOKEN})[0] == 403
+        assert 'name="password"' in ask(port, "/login", Authorization="")[1]
+        assert ask(port, "/", **session(port, "ada"))[0] == 200
+
+
 # --- Who may do what ----------------------------------------------------------------------------------------
 
 
