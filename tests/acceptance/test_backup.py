@@ -1,4 +1,4 @@
-"""A backup taken while a worker trains, by the commands of docs/operations.md, restored into a new database and drained there."""
+"""A backup taken while a worker trains, as docs/operations.md has it, restored into a new database and drained there."""
 
 import contextlib
 import shutil
