@@ -14,22 +14,34 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 
 from bench.examples import picture
 from hpo.storage import migrate
 from hpo.storage.engine import begin_read, open_engine
-from hpo.storage.schema import slots
+from hpo.storage.schema import slots, studies
 
 ROOT = Path(__file__).parents[1]
 CANCER = ROOT / "examples" / "cancer.py"
-SIZE = (1240, 800)  # pixels
+SIZE = (1240, 940)  # pixels
 TRIALS = 40  # of each classifier
 PORT = "8765"
 HPO = (sys.executable, "-m", "hpo")
+
+
+def trials_done(engine: Engine) -> int:
+    """Of the classifiers' searches."""
+    query = (
+        select(func.count())
+        .select_from(slots.join(studies, slots.c.study_id == studies.c.id))
+        .where(studies.c.name.startswith("cancer-"), slots.c.kind == "search", slots.c.state == "done")
+    )
+    with begin_read(engine) as connection:
+        return connection.scalar(query) or 0
 
 
 def main() -> None:
@@ -58,14 +70,12 @@ def main() -> None:
             start("worker", "--experiment", str(CANCER), "--device", "cpu")
         dashboard = start("dashboard", "--port", PORT, stderr=subprocess.PIPE)
         assert dashboard.stderr is not None
-        address = next(found[0] for line in dashboard.stderr if (found := re.search(r"http://\S+", line)))
-        done = select(func.count()).where(slots.c.kind == "search", slots.c.state == "done")
-        with begin_read(engine) as connection:
-            before = connection.scalar(done) or 0
-        while True:
-            with begin_read(engine) as connection:
-                if (connection.scalar(done) or 0) - before >= 2 * TRIALS:
-                    break
+        said = (re.search(r"http://\S+token=(\S+)", line) for line in dashboard.stderr)
+        address, token = next(match.group(0, 1) for match in said if match)
+        asking = urllib.request.Request(address.partition("login")[0], headers={"Authorization": f"Bearer {token}"})
+        while b"What the comparisons say" not in urllib.request.urlopen(asking).read():
+            time.sleep(0.5)  # the site makes the headlines beside the page
+        while trials_done(engine) < 2 * TRIALS:
             time.sleep(0.5)
         picture(address, options.out, SIZE)
         engine.dispose()
