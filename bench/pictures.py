@@ -27,7 +27,7 @@ from hpo.storage.schema import slots, studies
 
 ROOT = Path(__file__).parents[1]
 CANCER = ROOT / "examples" / "cancer.py"
-SIZE = (1240, 940)  # pixels
+SIZE = (1240, 960)  # pixels
 TRIALS = 40  # of each classifier
 PORT = "8765"
 HPO = (sys.executable, "-m", "hpo")
