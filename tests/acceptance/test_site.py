@@ -23,6 +23,7 @@ from hpo.server.passwords import password_hash
 from hpo.storage import studies
 from hpo.storage.engine import open_engine
 from hpo.storage.users import add_user
+from hpo.storage.workers import Beat, beat_alone
 from tests.support.browser import needs_chromium
 from tests.support.commandline import PATIENCE, wait_until
 from tests.support.dashboard import BEARER, HPO, TOKEN, ask, dashboard
@@ -180,6 +181,35 @@ def test_a_viewer_in_a_browser(lab: str) -> None:
         assert chromium.evaluate(visible.format(selector="[data-testid=EditIcon]")) == 0
         assert chromium.evaluate(visible.format(selector="#hpo-back")) == 1
         assert chromium.logged == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("path", ["/", "/workers", "/studies/simple"])
+def test_pages_fit_a_phone_and_a_laptop(sqlite_url: str, open_database: Callable[[str], Engine], path: str) -> None:
+    """Nothing is cut off: no page is wider than the window, nor the tables of studies and workers than the page."""
+    engine = open_database(sqlite_url)
+    fill(engine)
+    create(engine, small_spec("ws").with_options(name="a-study-with-a-rather-long-name-of-2026-11-28"))
+    host = "node-with-a-long-name.cluster.lab.example"
+    worker = Beat(
+        name=f"{host}:100:ffee01",
+        host=host,
+        device="cuda:0, NVIDIA H100 80GB HBM3",
+        study_names=(),
+        data_digest="d" * 64,
+        version="0.1.0",
+        lanes=64,
+        completed=12000,
+        failed=0,
+    )
+    beat_alone(engine, worker, 3600)
+    with dashboard(sqlite_url) as (port, _), logged_in(port, "ada") as chromium:
+        for width in (390, 1366):
+            chromium.resize(width, 800)
+            chromium.open(f"http://127.0.0.1:{port}{path}")
+            assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+            wide = "[...document.querySelectorAll('.cards')].filter(t => t.scrollWidth > t.parentElement.clientWidth)"
+            assert chromium.evaluate(f"{wide}.length") == 0, width
 
 
 @needs_chromium
