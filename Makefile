@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-racing bench-overview bench-fleet bench-pages
+	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-racing bench-overview bench-fleet bench-pages bench-pictures
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
@@ -86,6 +86,9 @@ bench-pages: $(READY)  ## what 20 browsers cost the workers, and each page's tim
 
 bench-examples: $(READY)  ## the examples' finished reports, run again (an hour)
 	$(BIN)/python -m bench.examples $(ARGS)
+
+bench-pictures: $(READY)  ## README's picture of the lab's overview, by Chromium (3 minutes)
+	$(BIN)/python -m bench.pictures
 
 bench-report: $(READY)  ## time and size of `hpo report` on 3 x 200 trials and 120 final rounds (3 minutes)
 	$(BIN)/python -m bench.report

@@ -53,7 +53,7 @@ def show(name: str) -> None:
         report = kept_report(name, Path(place))
         (kept / "report.txt").write_text(f"{report}\n", encoding="utf-8")
         if CHROMIUM is not None:
-            picture(report.path, kept / "report.png")
+            picture(report.path.as_uri(), kept / "report.png")
 
 
 def kept_report(name: str, place: Path) -> hpo.ComparisonReport:
@@ -66,8 +66,8 @@ def kept_report(name: str, place: Path) -> hpo.ComparisonReport:
     return hpo.report(out=place / "report", db=f"sqlite:///{database}")
 
 
-def picture(page: Path, file: Path) -> None:
-    """The page as Chromium shows it."""
+def picture(url: str, file: Path, size: tuple[int, int] = SIZE) -> None:
+    """The page as Chromium shows it in a window of that size."""
     with tempfile.TemporaryDirectory(prefix="hpo-browser-", ignore_cleanup_errors=True) as profile:
         command = [
             str(CHROMIUM),
@@ -76,10 +76,10 @@ def picture(page: Path, file: Path) -> None:
             "--disable-gpu",
             "--hide-scrollbars",
             "--virtual-time-budget=20000",
-            f"--window-size={SIZE[0]},{SIZE[1]}",
+            f"--window-size={size[0]},{size[1]}",
             f"--user-data-dir={profile}",
             f"--screenshot={file}",
-            page.as_uri(),
+            url,
         ]
         subprocess.run(command, check=True, capture_output=True)
 

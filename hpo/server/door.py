@@ -1,7 +1,7 @@
 """The door: who sends a request, and how users log in.
 
 A request is somebody's by one of four ways: a session (a signed cookie, after a login), a script's token, the word of a
-proxy that shares a secret with the site, or, where there are no users, the token that was printed as the site started.
+proxy that shares a secret with the site, or, while there are no users, the token that was printed as the site started.
 A session holds no state here: its cookie is signed with the database's key and names the user, and it ends as soon as
 that user's password has changed or the user is gone.
 """
@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 
 from hpo.server.passwords import is_password
 from hpo.storage.identity import key_of
-from hpo.storage.users import Role, User, find_token, find_user
+from hpo.storage.users import Role, User, find_token, find_user, list_users
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -73,7 +73,7 @@ class Door:
     """Recognises whoever sends a request; shared by the server's threads."""
 
     def __init__(self, engine: Engine, *, startup_token: str | None = None, proxy: TrustedProxy | None = None) -> None:
-        """`startup_token` lets in whoever has it, as an editor; None where users log in."""
+        """`startup_token` lets in whoever has it, as an editor, until there are users; None where only users log in."""
         self._engine, self._startup_token, self._proxy = engine, startup_token, proxy
         self._failures = FailedLogins()
         self._key: bytes | None = None
@@ -81,7 +81,7 @@ class Door:
     @property
     def takes_token(self) -> bool:
         """Whether one logs in with the token that was printed at the start, instead of a name and a password."""
-        return self._startup_token is not None
+        return self._valid_token() is not None
 
     @property
     def signing_key(self) -> bytes:
@@ -130,14 +130,20 @@ class Door:
         except (BadData, TypeError, ValueError):
             return None
         if name == _NOBODY:
-            valid = self._startup_token is not None and seal == _seal(self._startup_token)
+            token = self._valid_token()
+            valid = token is not None and seal == _seal(token)
             return Visitor(name=_AT_START, role="editor") if valid else None
         user = find_user(self._engine, name)
         return _as_visitor(user) if user is not None and seal == _seal(user.password_hash or "") else None
 
     def _is_startup_token(self, token: str) -> bool:
         ours = self._startup_token
-        return ours is not None and hmac.compare_digest(token.encode(), ours.encode())
+        same = ours is not None and hmac.compare_digest(token.encode(), ours.encode())
+        return same and self._valid_token() is not None
+
+    def _valid_token(self) -> str | None:
+        """The start-up token; None as soon as there is a user."""
+        return None if self._startup_token is None or list_users(self._engine) else self._startup_token
 
     # --- Logging in ---------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def pages(engine: Engine, *, door: Door, address: SiteAddress, report: ReportPag
         "value": value,
         "version": hpo.__version__,
         "visitor": lambda: request.environ.get(VISITOR),
-        "takes_token": door.takes_token,
+        "takes_token": lambda: door.takes_token,
     }
     _add_errors(site)
     _add_login(site, door, address)

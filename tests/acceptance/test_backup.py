@@ -1,4 +1,4 @@
-"""A backup taken while a worker trains, by the commands of README, restored into a new database and drained there."""
+"""A backup taken while a worker trains, as docs/operations.md says, restored into a new database and drained."""
 
 import contextlib
 import shutil

