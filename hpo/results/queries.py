@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Row, func, select
+from sqlalchemy import Connection, Engine, Row, func, or_, select
 
 from hpo.errors import HpoError, SchemaError, StudyBroken, StudyNotFound
 from hpo.experiment.spaces import Value
@@ -24,7 +24,6 @@ from hpo.results.records import (
 from hpo.storage import slots
 from hpo.storage.columns import has_columns, unpack_columns
 from hpo.storage.engine import begin_read, display_url, is_missing
-from hpo.storage.outcome import Outcome
 from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
@@ -47,14 +46,14 @@ class TrialNotFound(HpoError):
 # --- From the database ------------------------------------------------------------------------------------
 
 
-KnownOutcomes = dict[int, tuple[float | None, Outcome]]
-"""Outcomes that have been read, by slot, with when it ended: one that ended anew is read anew."""
+KnownRuns = dict[int, tuple[float | None, TrainingRecord]]
+"""Runs that are done and have been read, by slot, with when it ended: one that ended anew is read anew."""
 
 
-def study_result(engine: Engine, name: str, known: KnownOutcomes | None = None) -> StudyResult:
+def study_result(engine: Engine, name: str, known: KnownRuns | None = None) -> StudyResult:
     """Everything about the study of that name; StudyNotFound where there is none.
 
-    Outcomes that are `known` are not read again, and the others are added to them.
+    Runs that are `known` are not read again, and others that are done are added to them.
     """
     results = _read(engine, name, known)
     if not results:
@@ -152,7 +151,7 @@ def _final_outputs(engine: Engine, study_id: int) -> Iterator[tuple[tuple[str, i
             yield (slot.label, slot.round), slot.outputs, f"slot {slot.id}"
 
 
-def _read(engine: Engine, name: str | None, known: KnownOutcomes | None = None) -> list[StudyResult]:
+def _read(engine: Engine, name: str | None, known: KnownRuns | None = None) -> list[StudyResult]:
     """All studies or the named one, in one transaction: the parts belong together."""
     if is_missing(engine):  # reading would make an empty file
         raise SchemaError(f"{display_url(engine)}: no database there yet; `hpo study create` makes it")
@@ -162,7 +161,7 @@ def _read(engine: Engine, name: str | None, known: KnownOutcomes | None = None) 
     with begin_read(engine) as connection:
         rows = connection.execute(which).all()
         ids = [row.id for row in rows]
-        read = _slots(connection, ids, known)
+        runs = _runs(connection, ids, {} if known is None else known)
         openings_of_these = (
             select(openings_table, slots_table.c.study_id)
             .join(slots_table, slots_table.c.id == openings_table.c.slot_id)
@@ -172,10 +171,7 @@ def _read(engine: Engine, name: str | None, known: KnownOutcomes | None = None) 
         opened = connection.execute(openings_of_these).all()
         gone = gone_from_optuna(connection, rows)
         shut = _shut_by(connection, rows)
-    runs: dict[int, list[TrainingRecord]] = {study_id: [] for study_id in ids}
     openings: dict[int, list[Opening]] = {study_id: [] for study_id in ids}
-    for slot in read:
-        runs[slot.study_id].append(run_of(slot))
     for opening in opened:
         openings[opening.study_id].append(_opening(opening))
     return [
@@ -190,23 +186,28 @@ def _read(engine: Engine, name: str | None, known: KnownOutcomes | None = None) 
     ]
 
 
-def _slots(connection: Connection, study_ids: Collection[int], known: KnownOutcomes | None) -> list[Slot]:
-    """The slots of these studies by index."""
-    of_these = slots_table.c.study_id.in_(study_ids)
-    if known is None:
-        query = select(*slots.columns()).where(of_these).order_by(slots_table.c.idx)
-        return [slots.from_row(row) for row in connection.execute(query)]
-    query = select(*slots.columns(without=["outcome"])).where(of_these).order_by(slots_table.c.idx)
-    read = [slots.from_row(row) for row in connection.execute(query)]
-    done = {slot.id: slot.finished_at for slot in read if slot.state == "done"}
-    new = [slot_id for slot_id, ended in done.items() if known.get(slot_id, (None, None))[0] != ended]
+def _runs(connection: Connection, study_ids: Collection[int], known: KnownRuns) -> dict[int, list[TrainingRecord]]:
+    """The runs of each of these studies by index."""
+    t, of_these = slots_table.c, slots_table.c.study_id.in_(study_ids)
+    is_done = t.state == "done"
+    done = connection.execute(select(t.id, t.study_id, t.finished_at).where(of_these, is_done)).all()
+    new = {row.id for row in done if known.get(row.id, (None, None))[0] != row.finished_at}
     # Listed one by one they would be too many for a statement; after the first time they are few.
-    which = slots_table.c.id.in_(new) if len(new) <= _LISTED else of_these
-    outcomes = select(slots_table.c.id, slots_table.c.outcome).where(which, slots_table.c.outcome.is_not(None))
-    for row in connection.execute(outcomes) if new else ():
-        if row.id in done:
-            known[row.id] = done[row.id], Outcome.from_json(row.outcome, f"slot {row.id}")
-    return [replace(slot, outcome=known[slot.id][1]) if slot.id in done and slot.id in known else slot for slot in read]
+    which = of_these & or_(~is_done, t.id.in_(new)) if len(new) <= _LISTED else of_these
+    runs: dict[int, list[TrainingRecord]] = {study_id: [] for study_id in study_ids}
+    for row in connection.execute(select(*slots.columns()).where(which)):
+        if row.state == "done" and row.id not in new:
+            continue
+        run = run_of(slots.from_row(row))
+        if row.state == "done":
+            known[row.id] = row.finished_at, run
+        else:
+            runs[row.study_id].append(run)
+    for row in done:
+        runs[row.study_id].append(known[row.id][1])
+    for of_study in runs.values():
+        of_study.sort(key=lambda run: run.idx)
+    return runs
 
 
 def _opening(row: Row[Any]) -> Opening:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from hpo.results.progress import overview
 from hpo.results.progress_records import Overview
-from hpo.results.queries import KnownOutcomes, fingerprint, study_result
+from hpo.results.queries import KnownRuns, fingerprint, study_result
 from hpo.results.records import StudyResult
 
 OVERVIEW_SECONDS = 1.0  # after which the overview is read again
@@ -54,7 +54,7 @@ class KeptResults:
             if kept.result is None or time.monotonic() - kept.read_at > RESULTS_SECONDS:
                 now = fingerprint(self._engine, name)
                 if kept.result is None or kept.read_of != now:
-                    kept.result, kept.read_of = study_result(self._engine, name, kept.outcomes), now
+                    kept.result, kept.read_of = study_result(self._engine, name, kept.runs), now
                 kept.read_at = time.monotonic()
             self._kept[name] = kept
             while len(self._kept) > MOST_RESULTS:
@@ -73,4 +73,4 @@ class _Kept:
     result: StudyResult | None = None
     read_of: str = ""  # what the study was like
     read_at: float = -math.inf
-    outcomes: KnownOutcomes = field(default_factory=dict)
+    runs: KnownRuns = field(default_factory=dict)

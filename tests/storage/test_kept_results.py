@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from hpo.results import queries
-from hpo.results.queries import KnownOutcomes, fingerprint, study_result
+from hpo.results.queries import KnownRuns, fingerprint, study_result
 from hpo.server import kept
 from hpo.server.kept import KeptResults
 from hpo.storage import slots, studies
@@ -14,7 +14,7 @@ from hpo.storage.outcome import Outcome
 from tests.support.handmade import make, small_spec
 
 
-def test_known_outcomes_give_the_same_results(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_runs_give_the_same_results(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through all phases, and of what failed and was queued again; each outcome is read once."""
     broken = {6}
     maker = make(engine, small_spec("ws", trials=8), limit=0, fails=lambda slot: slot.idx in broken)
@@ -25,7 +25,7 @@ def test_known_outcomes_give_the_same_results(engine: Engine, monkeypatch: pytes
         read.append(where)
         return from_json(text, where)
 
-    known: KnownOutcomes = {}
+    known: KnownRuns = {}
     for limit in (3, 5, 4, 40):
         maker.work(limit)
         monkeypatch.setattr(Outcome, "from_json", counting)
@@ -38,7 +38,7 @@ def test_known_outcomes_give_the_same_results(engine: Engine, monkeypatch: pytes
     assert len(read) == len(set(read)) == maker.made - 1
 
 
-def test_more_new_outcomes_than_a_statement_lists(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_new_runs_than_a_statement_lists(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "_LISTED", 2)
     make(engine, small_spec("ws", trials=5))
     assert study_result(engine, "ws", {}) == study_result(engine, "ws")
