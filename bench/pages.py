@@ -296,6 +296,7 @@ def waiting_table(actual: Mapping[str, dict[str, Any]]) -> str:
                 *ready,
                 f"{workers:.2f}",
                 f"{statistics.mean(turn['dashboard_cpu'] for turn in turns['with']):.2f}",
+                f"{statistics.mean(turn['busy'] for turn in turns['with']):.2f}",
             ]
         )
     return measure.table(head, rows)
