@@ -196,8 +196,8 @@ class Fleet:
         """Those that were not killed."""
         return [member for member in self.members if member.process.is_alive()]
 
-    def start(self, sizes: Sequence[int]) -> None:
-        """Start processes with so many workers each, all workers at once."""
+    def start(self, sizes: Sequence[int], spread: float = 0.0) -> None:
+        """Start processes with so many workers each, all workers at once or spread over so many seconds."""
         new: list[Member] = []
         for size in sizes:
             ours, theirs = self._context.Pipe()
@@ -216,7 +216,7 @@ class Fleet:
         for member in new:
             assert member.pipe.recv() == "ready"
         for member in new:
-            member.pipe.send(("go",))
+            member.pipe.send(("go", spread))
         self.members += new
 
     def ask(self, *command: Any) -> list[Tally]:
@@ -267,10 +267,10 @@ class Fleet:
         return said
 
 
-def ramp(fleet: Fleet, case: Case, seconds: float) -> dict[str, Any]:
-    """Start all at once, and wait until all train; how long that took."""
+def ramp(fleet: Fleet, case: Case, seconds: float, spread: float) -> dict[str, Any]:
+    """Start all, and wait until all train; how long that took."""
     begun = time.time()
-    fleet.start(fleet.sizes)
+    fleet.start(fleet.sizes, spread)
     begun_at = time.time()
     while time.time() < begun_at + seconds:
         time.sleep(min(2.0, max(0.2, seconds / 20)))
@@ -324,7 +324,7 @@ def run_case(server_url: str, digits: Digits, case: Case, number: int, options: 
     with tempfile.TemporaryDirectory(prefix="hpo-bench-") as folder:
         fleet = Fleet(url, case, Path(folder))
         server = Server(engine)
-        started = ramp(fleet, case, options.ramp)
+        started = ramp(fleet, case, options.ramp, options.spread)
         after_start = "" if started["all_seconds"] is None else f" after {started['all_seconds']:.1f} s"
         print(f"{case.title}: {started['training']} train{after_start}", flush=True)
         sampled: list[Counter[str]] = []
@@ -608,6 +608,7 @@ def main() -> None:
     asked.add_argument("--fault-trial-seconds", type=float, default=FAULT_TRIAL_SECONDS)
     asked.add_argument("--seconds", type=float, default=90.0, help="measured in each case")
     asked.add_argument("--ramp", type=float, default=240.0, help="seconds to start in, at most")
+    asked.add_argument("--spread", type=float, default=0.0, help="seconds over which workers start; 0: all at once")
     asked.add_argument("--finished", type=int, default=12, help="trials of each study that are done before")
     asked.add_argument("--no-faults", action="store_true", help="without deaths and pauses")
     asked.add_argument("--sweep", action="store_true", help="twice as many workers until a fleet does not hold")

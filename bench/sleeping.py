@@ -459,9 +459,9 @@ def run_workers(crew: Crew, pipe: Pipe) -> None:
 
 def _obey(command: tuple[Any, ...], places: Sequence[_Place], watch: Watch, pipe: Pipe) -> bool:
     match command:
-        case ("go",):
-            for place in places:
-                place.thread.start()
+        case ("go", spread):
+            for number, place in enumerate(places):
+                threading.Timer(spread * (number + random.random()) / len(places), place.thread.start).start()
         case ("kill", count):
             training = [p.worker for p in places if p.worker is not None and p.worker.sleepers.jobs]
             chosen = random.sample(training, min(count, len(training)))
