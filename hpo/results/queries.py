@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Row, func, or_, select
+from sqlalchemy import Connection, Engine, Row, func, select
 
 from hpo.errors import HpoError, SchemaError, StudyBroken, StudyNotFound
 from hpo.experiment.spaces import Value
@@ -152,7 +152,7 @@ def _final_outputs(engine: Engine, study_id: int) -> Iterator[tuple[tuple[str, i
 
 
 def _read(engine: Engine, name: str | None, known: KnownRuns | None = None) -> list[StudyResult]:
-    """All studies or the named one, in one transaction: the parts belong together."""
+    """All studies or the named one, in one transaction."""
     if is_missing(engine):  # reading would make an empty file
         raise SchemaError(f"{display_url(engine)}: no database there yet; `hpo study create` makes it")
     which = select(studies_table).order_by(studies_table.c.id)
@@ -189,22 +189,24 @@ def _read(engine: Engine, name: str | None, known: KnownRuns | None = None) -> l
 def _runs(connection: Connection, study_ids: Collection[int], known: KnownRuns) -> dict[int, list[TrainingRecord]]:
     """The runs of each of these studies by index."""
     t, of_these = slots_table.c, slots_table.c.study_id.in_(study_ids)
-    is_done = t.state == "done"
-    done = connection.execute(select(t.id, t.study_id, t.finished_at).where(of_these, is_done)).all()
+    every = select(*slots.columns()).where(of_these)
+    # In this order: on PostgreSQL each statement sees what has been committed by then, and slots go on to be done.
+    read = {row.id: slots.from_row(row) for row in connection.execute(every.where(t.state != "done"))}
+    done = connection.execute(select(t.id, t.study_id, t.finished_at).where(of_these, t.state == "done")).all()
     new = {row.id for row in done if known.get(row.id, (None, None))[0] != row.finished_at}
     # Listed one by one they would be too many for a statement; after the first time they are few.
-    which = of_these & or_(~is_done, t.id.in_(new)) if len(new) <= _LISTED else of_these
+    which = t.id.in_(new) if len(new) <= _LISTED else t.state == "done"
+    for row in connection.execute(every.where(which)) if new else ():
+        slot = slots.from_row(row)
+        if slot.state == "done":
+            known[slot.id] = slot.finished_at, run_of(slot)
     runs: dict[int, list[TrainingRecord]] = {study_id: [] for study_id in study_ids}
-    for row in connection.execute(select(*slots.columns()).where(which)):
-        if row.state == "done" and row.id not in new:
-            continue
-        run = run_of(slots.from_row(row))
-        if row.state == "done":
-            known[row.id] = row.finished_at, run
-        else:
-            runs[row.study_id].append(run)
     for row in done:
-        runs[row.study_id].append(known[row.id][1])
+        if row.id in known:  # else it was queued again or deleted in between
+            read.pop(row.id, None)
+            runs[row.study_id].append(known[row.id][1])
+    for slot in read.values():
+        runs[slot.study_id].append(run_of(slot))
     for of_study in runs.values():
         of_study.sort(key=lambda run: run.idx)
     return runs

@@ -119,11 +119,6 @@ class HpoStorage(RDBStorage):
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(open_engine(state["url"]))  # type: ignore[misc]
 
-    def get_study_id_of_trial(self, trial_id: int) -> int:
-        """The id of Optuna's study that the trial belongs to; raises KeyError where there is none."""
-        with self._sessions.reading(), _create_scoped_session(self.scoped_session) as session:
-            return int(models.TrialModel.find_or_raise_by_id(trial_id, session).study_id)
-
     def bind_trial(self, slot_id: int, token: str, template: FrozenTrial | None = None) -> Bound:
         """The slot's trial, running: made and bound to the slot in one transaction unless it has one.
 
@@ -223,7 +218,7 @@ def make_storage(engine: Engine) -> HpoStorage:
 
 
 class CachedHpoStorage(_CachedStorage):
-    """HpoStorage behind Optuna's cache of finished trials, which also knows the trials bound to slots."""
+    """HpoStorage behind Optuna's cache of finished trials."""
 
     def __init__(self, backend: HpoStorage) -> None:
         super().__init__(backend)

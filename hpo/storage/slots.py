@@ -223,12 +223,14 @@ def record_params(
     return _change(engine, slot_id, token, beside, params=json.dumps(dict(params), sort_keys=True))
 
 
-def finish(engine: Engine, slot_id: int, token: str, outcome: Outcome, outputs: bytes | None = None) -> bool:
+def finish(
+    engine: Engine, slot_id: int, token: str, outcome: Outcome, outputs: bytes | None = None, *, epoch: int = 0
+) -> bool:
     """Store the whole result; False where the lease was lost, then the result is to be dropped.
 
-    May be repeated: where an earlier call with this token was committed but its answer lost, True again.
+    `epoch` is the furthest that was reported, where that is not stored yet. May be repeated: where an earlier call with
+    this token was committed but its answer lost, True again.
     """
-    trained = case((slots.c.epoch < outcome.epochs, outcome.epochs), else_=slots.c.epoch)
     done = _change(
         engine,
         slot_id,
@@ -237,7 +239,7 @@ def finish(engine: Engine, slot_id: int, token: str, outcome: Outcome, outputs: 
         result=outcome.state,
         outcome=outcome.to_json(),
         outputs=outputs,
-        epoch=trained,
+        epoch=case((slots.c.epoch < epoch, epoch), else_=slots.c.epoch),
         lease_expires=None,
         finished_at=now(),
     )

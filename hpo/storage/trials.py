@@ -26,7 +26,7 @@ _CURVES: Table = models.TrialIntermediateValueModel.__table__
 _USER_ATTRS: Table = models.TrialUserAttributeModel.__table__
 _SYSTEM_ATTRS: Table = models.TrialSystemAttributeModel.__table__
 _LISTED = 500  # ids that a statement lists; of more it asks by study
-_WHILE_RUNNING = "tpe:relative_params"  # begins attributes that samplers read of running trials alone
+_WHILE_RUNNING = ("tpe:relative_params", "gp:relative_params")  # begin what samplers read of running trials alone
 
 _distribution = lru_cache(maxsize=1024)(json_to_distribution)
 
@@ -186,6 +186,8 @@ def write_proposal(connection: Connection, trial_id: int, proposal: Proposal) ->
 
 def write_curves(connection: Connection, points: Collection[tuple[int, int, float]]) -> None:
     """Store reported values: trial, epoch, value. One that is there stays, and trials that are gone are left out."""
+    if not points:
+        return
     there = _existing(connection, {trial_id for trial_id, _, _ in points})
     rows = [_point(*point) for point in points if point[0] in there]
     if rows:

@@ -28,7 +28,7 @@ from hpo.study.search_view import SearchView
 from hpo.study.spec import StudySpec
 
 _REMEMBERED = 1_000  # trials: more than a worker has lanes
-Reported = Mapping[int, float]  # what a trial has reported so far, by epoch; not empty
+ReportedValues = Mapping[int, float]  # what a trial has reported so far, by epoch; not empty
 
 
 class Stopping(Protocol):
@@ -38,14 +38,14 @@ class Stopping(Protocol):
     def first(self) -> float:
         """The first epoch at which it may."""
 
-    def poor(self, asked: Sequence[tuple[Slot, Reported]], max_age: float) -> list[Slot]:
+    def poor(self, asked: Sequence[tuple[Slot, ReportedValues]], max_age: float) -> list[Slot]:
         """Those that should stop; what others have reported is not read again within `max_age` seconds."""
 
 
 class _Never:
     first = math.inf
 
-    def poor(self, asked: Sequence[tuple[Slot, Reported]], max_age: float) -> list[Slot]:
+    def poor(self, asked: Sequence[tuple[Slot, ReportedValues]], max_age: float) -> list[Slot]:
         return []
 
 
@@ -65,7 +65,7 @@ class _Median:
         self._medians: dict[int, float] = {}  # by epoch, as far as they have been asked for
         self._read_at = -math.inf
 
-    def poor(self, asked: Sequence[tuple[Slot, Reported]], max_age: float) -> list[Slot]:
+    def poor(self, asked: Sequence[tuple[Slot, ReportedValues]], max_age: float) -> list[Slot]:
         if time.monotonic() - self._read_at >= max_age:
             self._read()
             self._read_at = time.monotonic()
@@ -81,7 +81,7 @@ class _Median:
             self._medians.pop(epoch, None)
         self._held |= new
 
-    def _is_poor(self, curve: Reported) -> bool:
+    def _is_poor(self, curve: ReportedValues) -> bool:
         numbers = [self._sign * value for value in curve.values() if not math.isnan(value)]
         if not numbers:
             return True
@@ -107,9 +107,9 @@ class _Hyperband:
             max_resource=spec.steps,
             reduction_factor=spec.pruner.reduction_factor,
         )
-        self._asked: dict[int, FrozenTrial] = {}  # by id, as they were when they were asked about; the latest last
+        self._asked: dict[str | None, FrozenTrial] = {}  # by lease, as they were when asked about; the latest last
 
-    def poor(self, asked: Sequence[tuple[Slot, Reported]], max_age: float) -> list[Slot]:
+    def poor(self, asked: Sequence[tuple[Slot, ReportedValues]], max_age: float) -> list[Slot]:
         seen = _Noted(self._storage, self._row)
         study = optuna.load_study(
             study_name=self._row.name,
@@ -127,12 +127,12 @@ class _Hyperband:
             seen.keep_notes(trial)
         return poor
 
-    def _trial(self, slot: Slot, curve: Reported) -> FrozenTrial:
+    def _trial(self, slot: Slot, curve: ReportedValues) -> FrozenTrial:
         """A slot's trial as it is here: its last values may not be stored yet."""
         assert slot.trial_id is not None
-        trial = self._asked.pop(slot.trial_id, None) or copy.copy(self._storage.get_trial(slot.trial_id))
+        trial = self._asked.pop(slot.token, None) or copy.copy(self._storage.get_trial(slot.trial_id))
         trial.intermediate_values = dict(curve)
-        self._asked[slot.trial_id] = trial
+        self._asked[slot.token] = trial
         while len(self._asked) > _REMEMBERED:
             del self._asked[next(iter(self._asked))]
         return trial

@@ -312,14 +312,14 @@ def _ending(slot: Slot) -> TrialEnd:
     return TrialEnd(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
         value=None if pruned else outcome.value,
-        curve=_values(outcome),
+        curve=curve_of(outcome),
         user_attrs=_attributes(outcome),
         # As Trial.set_constraint does.
         system_attrs={f"{_CONSTRAINTS_KEY}:diverged": 1.0 if outcome.state == "diverged" else 0.0},
     )
 
 
-def _values(outcome: Outcome) -> dict[int, float]:
+def curve_of(outcome: Outcome) -> dict[int, float]:
     """The values of a trial by epoch; the epoch in which it diverged has none.
 
     A worker that dies may leave an epoch on disk (in a checkpoint, in a result) that it has not reported.

@@ -26,15 +26,15 @@ from hpo.storage.optuna_storage import CachedHpoStorage, EpochRecord
 from hpo.storage.outcome import Outcome
 from hpo.storage.workers import Beat, beat_alone
 from hpo.study.projection import project, unless_deleted
-from hpo.study.search import Search
+from hpo.study.search import Search, curve_of
 from hpo.worker.aside import SetAside
 from hpo.worker.backoff import FIRST_PAUSE, Backoff
 from hpo.worker.claim import Claim
 from hpo.worker.spool import Spool
 
 IDLE_SECONDS = 60.0  # about so often a worker that holds no lease shows that it is alive
-SEARCHES = 8  # of which a worker keeps what other trials have reported
-STORE_SECONDS = 15.0  # at the most between two renewals that have epochs to store
+SEARCHES = 32  # of which a worker keeps what other trials have reported
+STORE_SECONDS = 15.0  # that an epoch waits at the most until it is stored, with a renewal
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class _End:
     claim: Claim
     act: Callable[[], bool]  # the conditional statement; False: the lease was lost
     dropped: str = "its result is dropped"  # what that means, for the log
-    has_epochs: bool = False  # what it stores has the epochs too
+    epochs: int | None = None  # a result's, which it has values of
 
 
 class _ReleaseAll:
@@ -98,7 +98,8 @@ class Coordinator(threading.Thread):
         self._lost: set[str] = set()
         self._stopped: set[str] = set()
         self._unstored: dict[str, list[_Epoch]] = {}  # what was reported since the last renewal
-        self._shown: set[str] = set()  # leases of which an epoch has been stored
+        self._shown: set[str] = set()  # leases of which a new epoch has been stored
+        self._reached: dict[str, int] = {}  # the furthest epoch that was reported, by token
         self._renewed_at = self._alive_until = -math.inf  # all that is held; the worker's row, by this machine's clock
         self._store_seconds = min(STORE_SECONDS, lease_seconds / 4)
         self._due = threading.Event()  # a renewal, before its time
@@ -121,19 +122,23 @@ class Coordinator(threading.Thread):
 
     def report(self, claim: Claim, epoch: int, value: float | None) -> None:
         """An epoch is done; value is what Optuna's trial is to show for it, if anything."""
+        with self._changed:
+            self._reached[claim.token] = max(epoch, self._reached.get(claim.token, 0))
         self._put(_Epoch(claim=claim, epoch=epoch, value=value))
 
     def finish(self, claim: Claim, outcome: Outcome, outputs: bytes | None) -> None:
         """The slot has its whole outcome: on disk when this returns, in the database when that answers."""
         kept = self._keep(claim, outcome, outputs)
+        with self._changed:
+            reached = self._reached.get(claim.token, 0)
 
         def act() -> bool:
-            stored = slots.finish(self._engine, *claim.lease, outcome, outputs)
+            stored = slots.finish(self._engine, *claim.lease, outcome, outputs, epoch=reached)
             if kept is not None:
                 self._spool.remove(kept)
             return stored
 
-        self._put(_End(claim=claim, act=act, has_epochs=True))
+        self._put(_End(claim=claim, act=act, epochs=len(curve_of(outcome))))
 
     def _keep(self, claim: Claim, outcome: Outcome, outputs: bytes | None) -> str | None:
         try:
@@ -238,15 +243,17 @@ class Coordinator(threading.Thread):
     def _keep_epochs(self, batch: Sequence[_Event]) -> list[_Epoch]:
         """Keep what was reported until the next renewal; returns what the pruner is to see.
 
-        Where a result comes with them, it has them. The first epoch of a lease is stored at once, to be seen.
+        What a result that comes with them has too is left to it. The first new epoch of a lease is stored at once.
         """
         epochs = [event for event in batch if isinstance(event, _Epoch)]
-        ends = {event.claim.token: event for event in batch if isinstance(event, _End)}
+        ends = {event.claim.token: event.epochs for event in batch if isinstance(event, _End)}
         with self._changed:
             for event in epochs:
                 self._unstored.setdefault(event.claim.token, []).append(event)
-            for token in [token for token, end in ends.items() if end.has_epochs]:
-                self._unstored.pop(token, None)
+            for token, known in ends.items():
+                if known is not None:
+                    left = [e for e in self._unstored.pop(token, []) if e.value is not None and e.epoch > known]
+                    self._unstored |= {token: left} if left else {}
             if self._unstored.keys() - self._shown:
                 self._due.set()
         return [event for event in epochs if event.value is not None and event.claim.token not in ends]
@@ -291,36 +298,40 @@ class Coordinator(threading.Thread):
     def _renew_due(self) -> None:
         now = time.monotonic()
         with self._changed:
-            is_due = now >= self._renewed_at + self._store_seconds or bool(self._unstored.keys() - self._shown)
+            quarter = self._store_seconds if self._unstored else self._lease_seconds / 4
+            is_due = now >= self._renewed_at + quarter or bool(self._unstored.keys() - self._shown)
             is_busy = bool(self._held or self._unstored)
         is_due_row = now > self._alive_until - self._lease_seconds / 2
         if is_busy and (is_due or is_due_row):
             self._store()
         elif is_due_row:
             seconds = IDLE_SECONDS + self._lease_seconds
-            if beat_alone(self._engine, self._beat(), seconds):
+            with self._reporting:
+                is_asked = beat_alone(self._engine, self._beat(), seconds)
+                self._alive_until = now + seconds
+            if is_asked:
                 self._stop_worker()
-            self._alive_until = now + seconds
 
     def _store(self) -> None:
         """Store all that was reported and renew all leases, in one transaction."""
         with self._reporting:  # two updates of the same rows could wait for each other
             begun = time.monotonic()
             with self._changed:
-                epochs = [event for events in self._unstored.values() for event in events]
-                rows = [_row(event.claim, event.epoch, event.value) for event in epochs]
+                epochs = {token: list(events) for token, events in self._unstored.items()}
+                rows = [_row(e.claim, e.epoch, e.value) for events in epochs.values() for e in events]
                 rows += [_row(claim, 0, None) for token, claim in self._held.items() if token not in self._unstored]
             if not rows:
                 return
             lost = self._storage.report(rows, self._lease_seconds, self._beat(), self._stop_worker)
             self._renewed_at, self._alive_until = begun, begun + self._lease_seconds
             with self._changed:
-                for event in epochs:
-                    self._forget(event)
+                for token, events in epochs.items():
+                    self._forget(token, events)
                 for _, token in lost:
-                    self._lost.add(token)
-                    self._held.pop(token, None)
-        logger.debug("stored %d epoch(s)", len(epochs))
+                    self._reached.pop(token, None)
+                    if self._held.pop(token, None) is not None:  # else it has ended meanwhile
+                        self._lost.add(token)
+        logger.debug("stored %d epoch(s)", sum(map(len, epochs.values())))
 
     def _store_before(self) -> None:
         """Before something is given back; that can be done after an upgrade of the database, where this is left."""
@@ -329,13 +340,12 @@ class Coordinator(threading.Thread):
         except DatabaseUpgraded as error:
             self._crashed(error)
 
-    def _forget(self, event: _Epoch) -> None:
-        """It is stored."""
-        token = event.claim.token
-        self._shown.add(token)
-        left = [other for other in self._unstored.pop(token, []) if other is not event]
-        if left:
+    def _forget(self, token: str, stored: Sequence[_Epoch]) -> None:
+        done = set(map(id, stored))
+        if left := [event for event in self._unstored.pop(token, []) if id(event) not in done]:
             self._unstored[token] = left
+        if token in self._held and any(event.epoch > event.claim.slot.epoch for event in stored):
+            self._shown.add(token)
 
     def _ask_pruner(self, epochs: Sequence[_Epoch]) -> None:
         """Whether trials that have reached these epochs are to stop: one question for all of a study."""
@@ -355,7 +365,13 @@ class Coordinator(threading.Thread):
                 for event in epochs:
                     if event.claim.token in claims and event.value is not None:
                         self._curves[event.claim.token].setdefault(event.epoch, event.value)
-                reached = [(claim.slot, self._curves[token]) for token, claim in claims.items()]
+                newest = {event.claim.token: event.epoch for event in epochs}
+                # One that trains epochs again of which its trial has values already is not asked about.
+                reached = [
+                    (claim.slot, self._curves[token])
+                    for token, claim in claims.items()
+                    if newest[token] >= max(self._curves[token])
+                ]
                 poor = {slot.token for slot in search.to_prune(reached, max_age=self._store_seconds)}
                 with self._changed:
                     self._stopped.update(token for token in claims if token in poor)
@@ -373,18 +389,25 @@ class Coordinator(threading.Thread):
         claim = event.claim
         if claim.token in self._unstored:
             self._store_before()
-        with self._changed:
-            self._held.pop(claim.token, None)
         happened = True  # where it raises for reasons of its own the lease ends by itself
-        with self._aside.guard(claim.study), self._reporting:
-            happened = event.act()
-        with self._changed:
-            for tokens in (self._stopped, self._lost, self._shown):
-                tokens.discard(claim.token)
+        try:
+            with self._aside.guard(claim.study):
+                happened = event.act()  # until then the lease is renewed
+        except DatabaseUpgraded:
+            self._let_go(claim)  # its result is on disk
+            raise
+        self._let_go(claim)
         if happened:
             ended[claim.study.id] = claim.search
         else:
             logger.warning("%s: its lease was lost, %s", claim.title, event.dropped)
+
+    def _let_go(self, claim: Claim) -> None:
+        with self._changed:
+            self._held.pop(claim.token, None)
+            self._reached.pop(claim.token, None)
+            for tokens in (self._stopped, self._lost, self._shown):
+                tokens.discard(claim.token)
 
     def _release_held(self) -> None:
         if self._unstored:

@@ -460,6 +460,9 @@ class Worker:
             return
         self.trials += 1
         self._refills += 1
+        for epoch, value in enumerate(job.validation_accuracy, start=1):
+            if epoch > job.claim.slot.epoch:  # its checkpoint has it, the database not yet
+                self.coordinator.report(job.claim, epoch, value)
         if trained:
             self.evaluation.end(self.trainers, job, "complete")
             self._attempt(self.evaluation.test)

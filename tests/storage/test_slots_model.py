@@ -210,7 +210,7 @@ class Queue(RuleBasedStateMachine):
         outcome = outcome_of(result)
         assert slots.finish(self.engine, slot.id, token, outcome) == (holds or repeated)
         if holds:
-            slot.outcome, slot.epoch = outcome, max(slot.epoch, outcome.epochs)
+            slot.outcome = outcome
             self._ended(slot, "done")
 
     @precondition(_something_runs)
