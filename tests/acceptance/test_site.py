@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
+from hpo.server.pages import REFRESH_SECONDS
 from hpo.server.passwords import password_hash
 from hpo.storage import studies
 from hpo.storage.engine import open_engine
@@ -132,9 +134,14 @@ def test_an_editor_in_a_browser(lab_everywhere: str) -> None:
         assert "ada (editor)" in text
         assert "nothing serves it" in text.lower() or "worker" in text
         wait_until(lambda: "simple" in chromium.text())
-        chromium.click("a[href='/studies/ws']")
+        chromium.press("a[href='/studies/ws']")
+        hpo(lab_everywhere, "study", "pause", "ws")
+        time.sleep(1.5 * REFRESH_SECONDS)  # the page would change under the button
+        chromium.release()
         chromium.wait_for("document.querySelector('h1')?.innerText === 'ws'")
 
+        chromium.click("form[action$='/resume'] button")
+        chromium.wait_for("document.body.innerText.includes('ws continues')")
         chromium.click("form[action$='/pause'] button")
         chromium.wait_for("document.body.innerText.includes('ws is paused')")
         assert studies.get_study(engine, "ws").paused

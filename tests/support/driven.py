@@ -42,6 +42,7 @@ class Browser:
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to, self._from = to_browser, from_browser
         self._buffer, self._count = b"", 0
+        self._pressed = (0.0, 0.0)
         self.logged: list[str] = []  # what the pages' consoles said, errors that no script caught, and refused requests
         target = self._send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -85,12 +86,29 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on what a selector finds, with the mouse."""
-        box = self.evaluate(
-            f"(() => {{ const e = {_element(selector)}; e.scrollIntoView({{block: 'center'}});"
-            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self._send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+        self.press(selector)
+        self.release()
+
+    def press(self, selector: str) -> None:
+        """Press the mouse's button on what a selector finds, when that lies still."""
+        place = before = None
+        while place is None or place != before:
+            before = place
+            place = self.evaluate(
+                f"(() => {{ const e = {_element(selector)}; e.scrollIntoView({{block: 'center'}});"
+                " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+            )
+            time.sleep(0.05)
+        self._pressed = place
+        self._mouse("mousePressed")
+
+    def release(self) -> None:
+        """Let the button go where it was pressed."""
+        self._mouse("mouseReleased")
+
+    def _mouse(self, kind: str) -> None:
+        x, y = self._pressed
+        self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def cookies(self) -> list[dict[str, Any]]:
         """The cookies of the page's site, as the browser keeps them."""

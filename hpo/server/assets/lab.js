@@ -2,6 +2,12 @@
 // selected stays; forms stand outside of what is replaced.
 "use strict";
 const live = document.getElementById("live");
+let pressed = false; // what lies under a pressed button stays there until it is released: else the click would be lost
+
+addEventListener("pointerdown", () => { pressed = true; }, true);
+for (const kind of ["pointerup", "pointercancel"]) {
+  addEventListener(kind, () => setTimeout(() => { pressed = false; }), true); // after the click
+}
 
 function keepState(next) {
   for (const details of live.querySelectorAll("details[id]")) {
@@ -19,7 +25,7 @@ async function refresh() {
   }
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const next = page.getElementById("live");
-  if (!next || next.innerHTML === live.innerHTML) return;
+  if (!next || pressed || next.innerHTML === live.innerHTML) return;
   keepState(next);
   const scrolled = [...live.querySelectorAll(".wide")].map((box) => box.scrollLeft);
   const focused = document.activeElement;
