@@ -56,7 +56,7 @@ def cores(hpo: Hpo, address: str) -> float | None:
 def trained_below(hpo: Hpo, root: psutil.Process) -> Slot | None:
     """The slot that a worker of this node trains, once it has some epochs done."""
     pids = {process.pid for process in root.children(recursive=True)}
-    return next((slot for slot in in_training(hpo.url, 3) if pid_of(slot) in pids), None)
+    return next((slot for slot in in_training(hpo.url, 1) if pid_of(slot) in pids), None)
 
 
 def test_the_study_ends_exactly_though_a_node_dies(hpo_on_postgres: Hpo, nodes: RayNodes) -> None:

@@ -61,7 +61,7 @@ def test_a_requeued_worker_goes_on_from_its_checkpoint(
     hpo = hpo_on_postgres
     job = submit(hpo)
     log = hpo.folder / "logs" / f"hpo-{job}_0.log"
-    (before,) = wait_until(lambda: in_training(hpo.url, 3))
+    (before,) = wait_until(lambda: in_training(hpo.url, 1))
     let_it_return = interrupt(slurm, job, hpo.folder)
     (given_back,) = wait_until(lambda: re.findall(r"given back after epoch (\d+) of 60", log.read_text()))
     wait_until(lambda: slurm.task(job)["JobState"] == "PENDING")
