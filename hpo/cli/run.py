@@ -24,8 +24,8 @@ from hpo.study import limits
 @click.option("--trials", type=click.IntRange(0, limits.TRIALS), help="Search trials of each model.")
 @click.option("--epochs", type=click.IntRange(1, limits.COUNT), help="Epochs of every training.")
 @click.option("--rounds", type=click.IntRange(1, limits.ROUNDS), help="Final rounds of each configuration.")
-@click.option("--quick", is_flag=True, help="A small budget: 20 trials of 8 epochs, 10 final rounds.")
-@click.option("--demo", is_flag=True, help="The demo's tiny budget: 12 trials of 5 epochs, 8 final rounds.")
+@click.option("--quick", is_flag=True, help="A small budget: 40 trials of 8 epochs, 10 final rounds.")
+@click.option("--demo", is_flag=True, help="The demo's tiny budget: 36 trials of 5 epochs, 10 final rounds.")
 @click.option(
     "--workers",
     type=AutoOrCount(limits.WORKERS),

@@ -390,8 +390,8 @@ _SCALED: tuple[tuple[str, ...], ...] = (
     ("protocol", "confirm_rounds"),
     ("protocol", "final_rounds"),
 )
-_DEMO = dict(zip(_SCALED, (12, 5, 6, 2, 3, 8), strict=True))
-_QUICK = dict(zip(_SCALED, (20, 8, 10, 3, 3, 10), strict=True))
+_DEMO = dict(zip(_SCALED, (36, 5, 6, 2, 3, 10), strict=True))
+_QUICK = dict(zip(_SCALED, (40, 8, 10, 3, 3, 10), strict=True))
 _OPTIONS = {
     "name": "--name",
     "budget.trials": "--trials",

@@ -256,10 +256,10 @@ def test_scaled_down_budgets() -> None:
         "protocol.confirm_rounds",
         "protocol.final_rounds",
     ]
-    assert (demo.budget.trials, demo.budget.epochs, demo.sampler.startup_trials) == (12, 5, 6)
+    assert (demo.budget.trials, demo.budget.epochs, demo.sampler.startup_trials) == (36, 5, 6)
     assert (demo.protocol.confirm_configurations, demo.protocol.confirm_rounds) == (2, 3)
-    assert demo.protocol.final_rounds == 8
-    assert (quick.budget.trials, quick.budget.epochs, quick.sampler.startup_trials) == (20, 8, 10)
+    assert demo.protocol.final_rounds == 10
+    assert (quick.budget.trials, quick.budget.epochs, quick.sampler.startup_trials) == (40, 8, 10)
     assert (spec.warmup_epochs, quick.warmup_epochs, demo.warmup_epochs) == (20, 4, 3)
     assert (spec.min_resource_epochs, demo.min_resource_epochs) == (4, 1)
 
