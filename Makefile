@@ -78,7 +78,7 @@ bench-racing: $(READY)  ## what racing would save in the confirm phase, by simul
 bench-overview: $(READY)  ## ms that the lab's overview, hpo top and /metrics take, SQLite and PostgreSQL (a minute)
 	$(BIN)/python -m bench.overview
 
-bench-fleet: $(READY)  ## hundreds of workers whose trainings sleep, with deaths and pauses, on PostgreSQL (20 minutes; QUICK=--quick: less)
+bench-fleet: $(READY)  ## hundreds of workers whose trainings sleep, with deaths and pauses, on PostgreSQL (half an hour; QUICK=--quick: less)
 	$(BIN)/python -m bench.fleet $(QUICK)
 
 bench-pages: $(READY)  ## what 20 browsers cost the workers, and each page's time, PostgreSQL and SQLite (10 minutes; QUICK=--quick: less)

@@ -32,7 +32,7 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 
 from bench import backlog, databases, measure
 from bench.claiming import quantiles
-from bench.fleet import Case, Fleet, roomy
+from bench.simulated import Case, Fleet, roomy
 from bench.sleeping import Tally
 from hpo.digits import load
 from hpo.digits.pools import Digits

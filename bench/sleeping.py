@@ -29,7 +29,7 @@ from hpo.storage.engine import open_engine
 from hpo.storage.outcome import Outcome, OutcomeState
 from hpo.training.population import LaneState
 from hpo.worker.claim import Claim
-from hpo.worker.fetcher import Fetcher, Group
+from hpo.worker.fetcher import Group
 from hpo.worker.job import Job
 from hpo.worker.options import Options
 from hpo.worker.outcomes import circumstances
@@ -297,20 +297,6 @@ class Sleepers:
         """There is nothing to keep."""
 
 
-class TimedFetcher(Fetcher):
-    """Notes how long it takes from asking to slots that can be trained."""
-
-    watch: Watch
-
-    def fetch(self, group: Group, lanes: int, *, if_its_turn: bool, width: int | None = None) -> list[Job]:
-        """As the parent, timed where it brings something."""
-        begun = time.perf_counter()
-        jobs = super().fetch(group, lanes, if_its_turn=if_its_turn, width=width)
-        if jobs:
-            self.watch.add(fetches=time.perf_counter() - begun)
-        return jobs
-
-
 class SleepingWorker(Worker):
     """hpo's worker with sleepers for lanes."""
 
@@ -329,20 +315,17 @@ class SleepingWorker(Worker):
         )
         self.lanes = self.sleepers  # type: ignore[assignment]  # what the worker asks of them is in `Trainers`
         self.trainers = self.sleepers
-        fetcher = TimedFetcher(
-            engine,
-            self.storage,
-            self.coordinator,
-            self.serving,
-            self.aside,
-            self.health,
-            worker=self.name,
-            study_names=options.study_names,
-            lease_seconds=options.lease_seconds,
-        )
-        fetcher.watch = watch
-        self.fetcher = fetcher
+        self._fetch, self._watch = self.fetcher.fetch, watch
+        self.fetcher.fetch = self._timed_fetch  # type: ignore[method-assign]
         event.listen(engine, "begin", self._check_alive)
+
+    def _timed_fetch(self, *arguments: Any, **options: Any) -> list[Job]:
+        """From asking to slots that can be trained, where there are any."""
+        begun = time.perf_counter()
+        jobs = self._fetch(*arguments, **options)
+        if jobs:
+            self._watch.add(fetches=time.perf_counter() - begun)
+        return jobs
 
     def die(self) -> None:
         """As if its process were killed: no thread of it says anything to the database any more."""

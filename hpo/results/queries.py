@@ -23,7 +23,7 @@ from hpo.results.records import (
 )
 from hpo.storage import slots
 from hpo.storage.columns import has_columns, unpack_columns
-from hpo.storage.engine import begin_read, display_url, is_missing
+from hpo.storage.engine import MOST_LISTED, begin_read, display_url, is_missing
 from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
@@ -35,8 +35,6 @@ from hpo.study.phases import NOTHING_CONFIRMED, too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
 from hpo.study.spec import StudySpec, spec_of
-
-_LISTED = 500  # ids that a statement lists
 
 
 class TrialNotFound(HpoError):
@@ -195,7 +193,7 @@ def _runs(connection: Connection, study_ids: Collection[int], known: KnownRuns) 
     done = connection.execute(select(t.id, t.study_id, t.finished_at).where(of_these, t.state == "done")).all()
     new = {row.id for row in done if known.get(row.id, (None, None))[0] != row.finished_at}
     # Listed one by one they would be too many for a statement; after the first time they are few.
-    which = t.id.in_(new) if len(new) <= _LISTED else t.state == "done"
+    which = t.id.in_(new) if len(new) <= MOST_LISTED else t.state == "done"
     for row in connection.execute(every.where(which)) if new else ():
         slot = slots.from_row(row)
         if slot.state == "done":

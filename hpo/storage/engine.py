@@ -50,6 +50,8 @@ LIMITS = {  # of PostgreSQL, in seconds, wherever neither the user nor the serve
 }
 SQLITE_LEAST = (3, 35)  # RETURNING
 
+MOST_LISTED = 500  # ids that a statement lists one by one
+
 READ_ONLY = {"hpo_read_only": True}  # execution option of connections that only read
 _IDENTITY, _FILE, _REVISIONS = "hpo_identity", "hpo_file", "hpo_revisions"  # options of an engine held to its database
 _UNTOUCHED = "; nothing was written to that one, start again to use it"

@@ -147,10 +147,9 @@ def untold(engine: Engine, study_ids: Collection[int] | None = None) -> list[Slo
         return [from_row(row) for row in rows]
 
 
-def columns(with_outputs: bool = False, *, without: Collection[str] = ()) -> list[ColumnElement[Any]]:
+def columns(with_outputs: bool = False) -> list[ColumnElement[Any]]:
     """What is read of a slot; the outputs are large and stay behind unless asked for."""
-    left_out = {*without, *(() if with_outputs else ("outputs",))}
-    return [literal(None).label(name) if name in left_out else slots.c[name] for name in Slot.__slots__]
+    return [_outputs(with_outputs) if name == "outputs" else slots.c[name] for name in Slot.__slots__]
 
 
 def from_row(row: Row[*tuple[Any, ...]]) -> Slot:
@@ -160,6 +159,10 @@ def from_row(row: Row[*tuple[Any, ...]]) -> Slot:
     values["params"] = None if params is None else json.loads(params)
     values["outcome"] = None if outcome is None else Outcome.from_json(outcome, f"slot {row.id}")
     return Slot(**values)
+
+
+def _outputs(wanted: bool) -> ColumnElement[Any]:
+    return slots.c.outputs if wanted else literal(None).label("outputs")
 
 
 # --- Adding ---------------------------------------------------------------------------------------------

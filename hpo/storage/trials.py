@@ -17,7 +17,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, Table, and_, func, or_, select, update
 
-from hpo.storage.engine import insert_if_absent, insert_or_replace, utc_now
+from hpo.storage.engine import MOST_LISTED, insert_if_absent, insert_or_replace, utc_now
 
 _TRIALS: Table = models.TrialModel.__table__
 _PARAMS: Table = models.TrialParamModel.__table__
@@ -25,7 +25,6 @@ _VALUES: Table = models.TrialValueModel.__table__
 _CURVES: Table = models.TrialIntermediateValueModel.__table__
 _USER_ATTRS: Table = models.TrialUserAttributeModel.__table__
 _SYSTEM_ATTRS: Table = models.TrialSystemAttributeModel.__table__
-_LISTED = 500  # ids that a statement lists; of more it asks by study
 _WHILE_RUNNING = ("tpe:relative_params", "gp:relative_params")  # begin what samplers read of running trials alone
 
 _distribution = lru_cache(maxsize=1024)(json_to_distribution)
@@ -100,7 +99,7 @@ def _check_study(connection: Connection, study_id: int) -> None:
 def _of(table: Table, study_id: int, trial_ids: Collection[int]) -> ColumnElement[bool]:
     """The rows of these trials; where they are many, also of others of the study."""
     column = table.c.trial_id
-    if len(trial_ids) <= _LISTED:
+    if len(trial_ids) <= MOST_LISTED:
         return column.in_(list(trial_ids))
     least = min(trial_ids)
     theirs = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id, _TRIALS.c.trial_id >= least)

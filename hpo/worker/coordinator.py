@@ -298,8 +298,8 @@ class Coordinator(threading.Thread):
     def _renew_due(self) -> None:
         now = time.monotonic()
         with self._changed:
-            quarter = self._store_seconds if self._unstored else self._lease_seconds / 4
-            is_due = now >= self._renewed_at + quarter or bool(self._unstored.keys() - self._shown)
+            interval = self._store_seconds if self._unstored else self._lease_seconds / 4
+            is_due = now >= self._renewed_at + interval or bool(self._unstored.keys() - self._shown)
             is_busy = bool(self._held or self._unstored)
         is_due_row = now > self._alive_until - self._lease_seconds / 2
         if is_busy and (is_due or is_due_row):
@@ -341,6 +341,7 @@ class Coordinator(threading.Thread):
             self._crashed(error)
 
     def _forget(self, token: str, stored: Sequence[_Epoch]) -> None:
+        """These are stored; others may have been reported, or left to a result, meanwhile."""
         done = set(map(id, stored))
         if left := [event for event in self._unstored.pop(token, []) if id(event) not in done]:
             self._unstored[token] = left

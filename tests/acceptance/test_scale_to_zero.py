@@ -58,6 +58,7 @@ def test_its_minutes(hpo: Hpo) -> None:
     ):
         assert worker.make_context("worker", words).params["idle_minutes"] == minutes
     assert "--scale-to-zero" in hpo.refused("worker", "--scale-to-zero", "soon", code=2)
+    assert "'-1'" in hpo.refused("worker", "--scale-to-zero=-1", code=2)  # click takes it for an option
     hpo.create(trials=1)
     hpo("study", "pause", "ws")
     assert "nothing could be claimed for 0 minutes" in hpo(*SOON[:-1], "0").stderr

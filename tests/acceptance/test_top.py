@@ -1,14 +1,13 @@
 """`hpo top` in a pipe and on a terminal, interrupted, and while the database is away."""
 
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from tests.support.beats import beat_of
 from tests.support.commandline import Hpo, Said, finish, wait_until
 from tests.support.handmade import DATA_DIGEST, make, small_spec
 from tests.support.server import Server
+from tests.support.terminal import on_a_terminal
 
 WIDTH = {"COLUMNS": "140", "LINES": "40"}
 
@@ -78,25 +78,10 @@ def test_in_a_pipe_it_prints_again_and_ends_quietly(fleet: Hpo) -> None:
     assert err == ""
 
 
-@contextmanager
-def on_a_terminal(hpo: Hpo, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process of a command whose stdout and stderr are a terminal of 140 columns; the other end of it."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpo", *words],
-        env={**os.environ, "HPO_DATABASE_URL": hpo.url, "TERM": "xterm-256color", **WIDTH},
-        stdout=theirs,
-        stderr=theirs,
-        stdin=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    try:
-        yield process, ours
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
+def terminal_of(hpo: Hpo, *words: str) -> AbstractContextManager[tuple[subprocess.Popen[bytes], int]]:
+    """A command on a terminal of 140 columns."""
+    environment = {**os.environ, "HPO_DATABASE_URL": hpo.url, "TERM": "xterm-256color", **WIDTH}
+    return on_a_terminal([sys.executable, "-m", "hpo", *words], hpo.folder, environment)
 
 
 def read_until(terminal: int, words: str) -> str:
@@ -120,7 +105,7 @@ def rest_of(terminal: int) -> str:
 
 def test_on_a_terminal_it_is_live(fleet: Hpo) -> None:
     """Bars on a screen of its own, which changes with the database and is left behind as it was."""
-    with on_a_terminal(fleet, "top", "--interval", "0.2") as (process, terminal):
+    with terminal_of(fleet, "top", "--interval", "0.2") as (process, terminal):
         first = read_until(terminal, "gpu-1:100:abc")
         assert "\x1b[?1049h" in first, "the other screen"
         assert "━" in first
@@ -149,7 +134,7 @@ def test_a_database_that_is_away_is_waited_for(server: Server, tmp_path: Path) -
     lab.create()
     process = lab.start("top", "--interval", "0.2")
     assert process.stdout is not None
-    with on_a_terminal(lab, "top", "--interval", "0.2") as (live, terminal):
+    with terminal_of(lab, "top", "--interval", "0.2") as (live, terminal):
         read_until(terminal, "0/4")
         while not process.stdout.readline().startswith("hpo top"):
             pass

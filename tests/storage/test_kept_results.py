@@ -39,7 +39,7 @@ def test_known_runs_give_the_same_results(engine: Engine, monkeypatch: pytest.Mo
 
 
 def test_more_new_runs_than_a_statement_lists(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "_LISTED", 2)
+    monkeypatch.setattr(queries, "MOST_LISTED", 2)
     make(engine, small_spec("ws", trials=5))
     assert study_result(engine, "ws", {}) == study_result(engine, "ws")
 
