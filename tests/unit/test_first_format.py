@@ -15,19 +15,27 @@ from hpo.study.spec import StudySpec, builtin_spec, load_spec, to_toml
 DATA = Path(__file__).parents[1] / "data"
 
 
-def small_budget(spec: DigitsSpec) -> DigitsSpec:
-    """On the budget that the demo had when the digests were taken."""
-    tree = spec.model_dump()
-    tree["budget"].update(trials=8, epochs=4)
-    tree["sampler"]["startup_trials"] = 4
-    tree["protocol"].update(confirm_configurations=2, confirm_rounds=2, final_rounds=5)
-    return DigitsSpec.model_validate(tree)
+def on_the_budget_of_then(
+    trials: int, epochs: int, startup_trials: int, confirm_configurations: int, confirm_rounds: int, final_rounds: int
+) -> Callable[[DigitsSpec], DigitsSpec]:
+    """The shipped study on a small budget that was shipped when the digests were taken."""
+
+    def on_budget(spec: DigitsSpec) -> DigitsSpec:
+        tree = spec.model_dump()
+        tree["budget"].update(trials=trials, epochs=epochs)
+        tree["sampler"]["startup_trials"] = startup_trials
+        tree["protocol"].update(
+            confirm_configurations=confirm_configurations, confirm_rounds=confirm_rounds, final_rounds=final_rounds
+        )
+        return DigitsSpec.model_validate(tree)
+
+    return on_budget
 
 
 FORMS: Mapping[str, Callable[[DigitsSpec], DigitsSpec]] = {
     "shipped": lambda spec: spec,
-    "demo": small_budget,
-    "quick": lambda spec: spec.quick(),
+    "demo": on_the_budget_of_then(8, 4, 4, 2, 2, 5),
+    "quick": on_the_budget_of_then(20, 8, 10, 3, 3, 10),
     "tuned": lambda spec: spec.model_copy(update={"tuned": spec.reference}),
 }
 GOLDEN = {  # the digest, and the first digits of SHA-256 of the canonical text, the TOML and the exported JSON
