@@ -207,18 +207,6 @@ def add_slots(connection: Connection, study_id: int, kind: Kind, new: Sequence[N
 # --- What the holder of the lease may do ------------------------------------------------------------------
 
 
-def renew(engine: Engine, leases: Collection[Lease], lease_seconds: float) -> set[int]:
-    """Prolong the leases from now on; returns the ids of the slots that are still ours.
-
-    A lease that has expired but that nobody took is still ours.
-    """
-    if not leases:
-        return set()
-    prolonged = update(slots).where(held(leases)).values(lease_expires=now() + lease_seconds)
-    with begin_write(engine) as connection:
-        return set(connection.scalars(prolonged.returning(slots.c.id)))
-
-
 def record_params(
     engine: Engine, slot_id: int, token: str, params: Mapping[str, Value], beside: Beside | None = None
 ) -> bool:

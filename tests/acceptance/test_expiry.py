@@ -7,6 +7,7 @@ from hpo.storage.engine import open_engine
 from hpo.worker.worker import POLL_SECONDS
 from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, finish, wait_until
 from tests.support.exact import check_exact
+from tests.support.open_slots import renew
 
 
 def two_in_turn(hpo: Hpo) -> None:
@@ -17,7 +18,7 @@ def two_in_turn(hpo: Hpo) -> None:
     workers = [hpo.start(*DRAIN) for _ in range(2)]
     said = [Said(worker) for worker in workers]
     wait_until(lambda: all(one.count("worker ") for one in said))
-    assert slots.renew(engine, [(held.id, held.token or "")], 2 * POLL_SECONDS)
+    assert renew(engine, [(held.id, held.token or "")], 2 * POLL_SECONDS)
     for worker in workers:
         worker.send_signal(signal.SIGSTOP)
     wait_until(lambda: claims.next_models(engine))

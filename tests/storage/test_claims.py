@@ -14,7 +14,7 @@ from hpo.storage.schema import slots as table
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
 from tests.support.fixtures import MakeStudy, Watch
-from tests.support.open_slots import any_running
+from tests.support.open_slots import any_running, renew
 from tests.support.outcomes import outcome as outcome_of
 
 
@@ -261,7 +261,7 @@ def test_no_statement_reads_all_slots(engine: Engine, make_study: MakeStudy, sta
         bound = storage.bind_trial(first.id, first.token or "")
         report = EpochRecord(slot_id=first.id, token=first.token or "", trial_id=bound.trial_id, epoch=1, value=0.5)
         storage.report([report], 60)
-        slots.renew(engine, [(first.id, first.token or ""), (two.id, two.token or "")], 60)
+        renew(engine, [(first.id, first.token or ""), (two.id, two.token or "")], 60)
         finish(engine, first)
         claims.sweep(engine)
         for slot in slots.untold(engine):

@@ -19,6 +19,7 @@ from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
 from hpo.storage.trials import Proposal, write_proposal
 from tests.support.fixtures import MakeStudy, Postgres, Watch
+from tests.support.open_slots import renew
 from tests.support.outcomes import outcome as outcome_of
 
 RATE = FloatDistribution(1e-4, 1e-1, log=True)
@@ -255,7 +256,7 @@ def test_lost_slots_report_nothing(engine: Engine, study: StudyRow, storage: Cac
     """In one batch with those that hold: they alone are stored, the others are named."""
     stale, held = claim(engine, 2, lease_seconds=-1)
     ids = [storage.bind_trial(slot.id, slot.token or "").trial_id for slot in (stale, held)]
-    slots.renew(engine, [(held.id, held.token or "")], 60)
+    renew(engine, [(held.id, held.token or "")], 60)
     (fresh,) = (slot for slot in claim(engine, 1) if slot.id == stale.id)
     assert storage.report([report(stale, ids[0], 1), report(held, ids[1], 1)], 60) == {(stale.id, stale.token)}
     assert storage.get_trial(ids[0]).intermediate_values == {}

@@ -13,6 +13,7 @@ from hpo.storage.schema import openings
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import StudyRow
 from tests.support.fixtures import MakeStudy
+from tests.support.open_slots import renew
 from tests.support.outcomes import outcome as outcome_of
 
 OUTCOME = outcome_of(value=0.875, epochs=3, train_loss=[0.5, 0.25, None])
@@ -59,7 +60,7 @@ def test_what_is_done_stays(engine: Engine, study: StudyRow) -> None:
     slot = claim_slot(engine)
     assert slots.finish(engine, slot.id, slot.token or "", OUTCOME)
     before = slots.get_slot(engine, slot.id)
-    assert slots.renew(engine, [(slot.id, slot.token or "")], 60) == set()
+    assert renew(engine, [(slot.id, slot.token or "")], 60) == set()
     assert not slots.release(engine, slot.id, slot.token or "")
     assert not slots.fail(engine, slot.id, slot.token or "", "no", retry=True)
     assert not slots.record_params(engine, slot.id, slot.token or "", {})
@@ -72,7 +73,7 @@ def test_a_stale_token_changes_nothing(engine: Engine, study: StudyRow) -> None:
     fresh = claim_slot(engine)
     assert fresh.id == stale.id
     assert fresh.token != stale.token
-    assert slots.renew(engine, [(stale.id, stale.token or "")], 60) == set()
+    assert renew(engine, [(stale.id, stale.token or "")], 60) == set()
     assert not slots.record_params(engine, stale.id, stale.token or "", {"dropout": 0.9})
     assert not slots.record_opening(engine, stale.id, stale.token or "", "w")
     assert not slots.release(engine, stale.id, stale.token or "")
@@ -86,10 +87,10 @@ def test_a_stale_token_changes_nothing(engine: Engine, study: StudyRow) -> None:
 def test_renew_tells_held_from_lost(engine: Engine, study: StudyRow) -> None:
     """One call for many leases: an expired lease that nobody took is still ours, a wrong token is not."""
     held, expired, other = claims.claim(engine, 3, worker="w", lease_seconds=-1, model="ws")
-    assert slots.renew(engine, [(held.id, held.token or "")], 60) == {held.id}
+    assert renew(engine, [(held.id, held.token or "")], 60) == {held.id}
     leases = [(held.id, held.token or ""), (expired.id, expired.token or ""), (other.id, held.token or "")]
-    assert slots.renew(engine, leases, 60) == {held.id, expired.id}
-    assert slots.renew(engine, [], 60) == set()
+    assert renew(engine, leases, 60) == {held.id, expired.id}
+    assert renew(engine, [], 60) == set()
     again = claims.claim(engine, 10, worker="v", lease_seconds=60, model="ws")
     assert other.id in {slot.id for slot in again}
     assert not {held.id, expired.id} & {slot.id for slot in again}

@@ -25,7 +25,7 @@ from hpo.storage.optuna_storage import EpochRecord, make_storage
 from hpo.storage.outcome import Outcome
 from hpo.storage.slots import Kind, NewSlot, Slot
 from hpo.storage.studies import StudyRow
-from tests.support.open_slots import any_running
+from tests.support.open_slots import any_running, renew
 from tests.support.outcomes import outcome as outcome_of
 
 LIVE, EXPIRED = 3600.0, -1.0  # seconds from now
@@ -186,7 +186,7 @@ class Queue(RuleBasedStateMachine):
     def renew(self, number: int, which: int, seconds: float) -> None:
         chosen = {slot.id: slot for slot in (self._pick(number), self._pick(which))}
         leases = {slot.id: self._token(slot, which) for slot in chosen.values()}
-        held = slots.renew(self.engine, [(slot_id, token) for slot_id, (token, _) in leases.items()], seconds)
+        held = renew(self.engine, [(slot_id, token) for slot_id, (token, _) in leases.items()], seconds)
         assert held == {slot_id for slot_id, (_, holds) in leases.items() if holds}
         for slot_id in held:
             self.slots[slot_id].expired = seconds < 0

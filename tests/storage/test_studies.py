@@ -15,6 +15,7 @@ from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.storage.slots import NewSlot
 from hpo.storage.studies import Counts
 from tests.support.fixtures import MakeStudy
+from tests.support.open_slots import renew
 from tests.support.outcomes import outcome as outcome_of
 
 
@@ -166,7 +167,7 @@ def test_delete_waits_for_running_slots_unless_forced(engine: Engine, make_study
         studies.delete_study(engine, "ws")
     studies.delete_study(engine, "ws", force=True)
     assert not slots.finish(engine, slot.id, slot.token or "", outcome_of())
-    assert slots.renew(engine, [(slot.id, slot.token or "")], 60) == set()
+    assert renew(engine, [(slot.id, slot.token or "")], 60) == set()
 
 
 def test_extend_adds_to_the_search_alone(engine: Engine, make_study: MakeStudy) -> None:
