@@ -51,15 +51,15 @@ def attempts(url: str) -> set[int]:
 @pytest.mark.long
 def test_postgresql_stopped_and_started_again(server: Server, lab: Hpo) -> None:
     """Trials are trained to their end while it is away; afterwards every slot has its one result, at first attempt."""
-    lab.create(trials=4, epochs=40, training_pairs=400, pruner="none", confirm_rounds=1, rounds=1)
+    lab.create(trials=4, epochs=120, training_pairs=400, pruner="none", confirm_rounds=1, rounds=1)
     worker = lab.start(*DRAIN, "--population", "2", "--lease", "600")
     said = Said(worker)
     wait_until(lambda: said.count("trial 0: complete"))
     wait_until(
         lambda: any(epoch > 0 for epoch in column(lab.url, "SELECT epoch FROM hpo_slots WHERE state = 'running'"))
     )
-    server.stop()
     completed = said.count(": complete")
+    server.stop()
     wait_until(lambda: said.count("does not answer") and said.count(": complete") > completed)
     assert worker.poll() is None
     server.start()
