@@ -4,13 +4,15 @@
 
 Three studies with so many finished trials each, workers whose trainings sleep (bench/sleeping.py), a process each, and
 `hpo dashboard`, on PostgreSQL and on SQLite. A browser does what the pages' script does: it asks for its page again
-every few seconds, as many as the page says. Turns without and with browsers alternate; compared is what the workers
-wait for the database, a transaction. /report and optuna-dashboard's list of studies are asked for by one client, the
-report when the workers have ended: it is kept until something has changed.
+every few seconds, as many as the page says. Turns without browsers, with them, and with a reader who asks for the
+report of all studies again and again (it is made anew, for something has changed) alternate; compared is what the
+workers wait for the database, a transaction. The other pages are asked for by one client beside the workers, the
+report that is kept when they have ended.
 """
 
 import argparse
 import http.client
+import math
 import os
 import random
 import re
@@ -23,12 +25,13 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # ships no types
+from scipy.stats import t  # type: ignore[import-untyped]  # ships no types
 
 from bench import backlog, databases, measure
 from bench.claiming import quantiles
@@ -47,7 +50,9 @@ TRIAL_SECONDS = 10.0  # of 40 epochs
 STARTUP = 30  # random trials of a study
 PATIENCE = 120.0  # seconds for an answer
 WANTED = 0.05  # longer, at most
-SMOOTHING = 3  # repeats of /report once it is kept, and of the list of studies
+ASKED = 20  # times that one client asks for a page
+ALONE = ("/api/studies", "/login", "/healthz", "/metrics")  # what one client asks for
+WAYS = ("without", "with", "report")
 
 
 # --- The site -----------------------------------------------------------------------------------------------
@@ -136,6 +141,22 @@ class Browsers:
         client.close()
 
 
+@contextmanager
+def reading(port: int, path: str, seconds: list[float]) -> Iterator[None]:
+    """Somebody asks for the page, and again as soon as it has come; `seconds` takes the times."""
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            seconds.extend(_asked(port, path, 1))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    yield
+    over.set()
+    thread.join(PATIENCE)
+
+
 def refresh_seconds(page: bytes) -> float:
     """After how long the page asks for itself again."""
     match = re.search(rb'data-refresh="([0-9.]+)"', page)
@@ -209,12 +230,12 @@ def _cpu(process: psutil.Process) -> float:
 
 def measure_database(url: str, digits: Digits, options: argparse.Namespace) -> dict[str, Any]:
     """All turns on one database, then the pages that one client asks for."""
-    lasting = options.seconds * (2 * options.turns + 2)
+    lasting = options.seconds * (len(WAYS) * options.turns + 2)
     names = prepare(url, digits, options.trials, round(2 * options.workers * lasting / TRIAL_SECONDS) + 60)
     paths = ["/", *(f"/studies/{name}" for name in names), "/workers"]
     opened = [paths[n % len(paths)] for n in range(options.browsers)]
     seconds: dict[str, list[float]] = defaultdict(list)
-    turns: dict[str, list[Turn]] = {"without": [], "with": []}
+    turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
     refused = 0
     with tempfile.TemporaryDirectory(prefix="hpo-bench-") as folder, dashboard(url) as (port, served):
         fleet = Fleet(url, Case(workers=options.workers, trial_seconds=TRIAL_SECONDS), Path(folder))
@@ -222,22 +243,27 @@ def measure_database(url: str, digits: Digits, options: argparse.Namespace) -> d
         fleet.start(fleet.sizes)
         _settle(fleet, port, paths)
         for turn in range(options.turns):
-            order = ["without", "with"] if turn % 2 == 0 else ["with", "without"]
-            for which in order:
-                if which == "without":
-                    turns[which].append(take_turn(fleet, served, options.seconds))
-                else:
+            for way in WAYS if turn % 2 == 0 else WAYS[::-1]:
+                if way == "with":
                     with Browsers(port, opened, seconds) as browsers:
-                        turns[which].append(take_turn(fleet, served, options.seconds))
+                        turns[way].append(take_turn(fleet, served, options.seconds))
                     refused += browsers.refused
-                print(f"  {which} browsers: {turns[which][-1].waited_ms:.2f} ms a transaction", flush=True)
-        seconds["/api/studies"] = _asked(port, "/api/studies", 4 * SMOOTHING)
+                else:
+                    reader = reading(port, "/report", seconds["/report, made"]) if way == "report" else nullcontext()
+                    with reader:
+                        turns[way].append(take_turn(fleet, served, options.seconds))
+                print(f"  {way}: {turns[way][-1].waited_ms:.2f} ms a transaction", flush=True)
+        for path in ALONE:
+            seconds[path] = _asked(port, path, ASKED)
         tallies, _ = fleet.stop()
-        seconds["/report, first"] = _asked(port, "/report", 1)
-        seconds["/report, kept"] = _asked(port, "/report", SMOOTHING)
+        _asked(port, "/report", 1)
+        seconds["/report, kept"] = _asked(port, "/report", ASKED)
     return {
         "turns": {which: [vars(turn) for turn in each] for which, each in turns.items()},
-        "longer": [b.waited_ms / a.waited_ms - 1 for a, b in zip(turns["without"], turns["with"], strict=True)],
+        "ratios": {
+            way: [b.waited_ms / a.waited_ms for a, b in zip(turns["without"], turns[way], strict=True)]
+            for way in WAYS[1:]
+        },
         "pages": dict(seconds),
         "refused": refused,
         "lost": sum(len(tally.lost) for tally in tallies),
@@ -248,7 +274,7 @@ def measure_database(url: str, digits: Digits, options: argparse.Namespace) -> d
 def _settle(fleet: Fleet, port: int, paths: Sequence[str]) -> None:
     """Until every worker trains its second trial, and every page has been asked for."""
     client = Client(port)
-    for path in [*paths, "/api/studies"]:
+    for path in [*paths, *ALONE]:
         client.get(path)
     client.close()
     deadline = time.monotonic() + PATIENCE
@@ -276,30 +302,43 @@ def _warnings(tallies: Sequence[Tally]) -> dict[str, int]:
 
 
 def waiting_table(actual: Mapping[str, dict[str, Any]]) -> str:
-    """A row a database: what the workers waited without and with browsers, and how much longer."""
-    head = ["database", "ms a transaction, without", "with browsers", "longer", "turn by turn", "slot ready, ms"]
-    head += ["with browsers", "workers' cores", "dashboard's cores with browsers", "all busy cores"]
+    """Two rows a database: what the workers waited without and with browsers or a reader, and how much longer."""
+    head = ["database", "beside the workers", "ms a transaction, without", "with", "longer", "95% interval"]
+    head += ["slot ready, ms, without", "with", "workers' cores", "dashboard's cores", "all busy cores"]
     rows = []
     for kind, result in actual.items():
         turns = result["turns"]
-        ways = ("without", "with")
-        middle = [statistics.median(turn["waited_ms"] for turn in turns[way]) for way in ways]
-        fetches = [quantiles(x for turn in turns[way] for x in turn["fetches"]) for way in ways]
-        ready = ["-" if f["p50_ms"] is None else f"{f['p50_ms']:.0f} / {f['p99_ms']:.0f}, n {f['n']}" for f in fetches]
-        workers = statistics.mean(turn["workers_cpu"] for way in ways for turn in turns[way])
-        rows.append(
-            [
-                kind,
-                *(f"{value:.2f}" for value in middle),
-                f"{middle[1] / middle[0] - 1:+.1%}",
-                " ".join(f"{share:+.0%}" for share in result["longer"]),
-                *ready,
-                f"{workers:.2f}",
-                f"{statistics.mean(turn['dashboard_cpu'] for turn in turns['with']):.2f}",
-                f"{statistics.mean(turn['busy'] for turn in turns['with']):.2f}",
-            ]
-        )
+        for way, ratios in result["ratios"].items():
+            middle = [statistics.median(turn["waited_ms"] for turn in turns[which]) for which in ("without", way)]
+            ready = [_ready(turns[which]) for which in ("without", way)]
+            mean, low, high = growth(ratios)
+            beside = "browsers" if way == "with" else "a report, made again and again"
+            cores = [statistics.mean(t[n] for t in turns[way]) for n in ("workers_cpu", "dashboard_cpu", "busy")]
+            rows.append(
+                [
+                    kind,
+                    beside,
+                    *(f"{value:.2f}" for value in middle),
+                    f"{mean:+.1%}, n {len(ratios)}",
+                    f"{low:+.0%} to {high:+.0%}",
+                    *ready,
+                    *(f"{value:.2f}" for value in cores),
+                ]
+            )
     return measure.table(head, rows)
+
+
+def growth(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """The geometric mean of the turns' ratios, less one, and its 95% interval (Student's t over pairs of turns)."""
+    logs = [math.log(ratio) for ratio in ratios]
+    half = t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    middle = statistics.mean(logs)
+    return math.expm1(middle), math.expm1(middle - half), math.expm1(middle + half)
+
+
+def _ready(turns: Sequence[Mapping[str, Any]]) -> str:
+    actual = quantiles(x for turn in turns for x in turn["fetches"])
+    return "-" if actual["p50_ms"] is None else f"{actual['p50_ms']:.0f} / {actual['p99_ms']:.0f}, n {actual['n']}"
 
 
 def pages_table(actual: Mapping[str, dict[str, Any]]) -> str:
@@ -328,7 +367,7 @@ def main() -> None:
     asked.add_argument("--workers", type=int, default=4)
     asked.add_argument("--trials", type=int, default=1000, help="finished ones of each study")
     asked.add_argument("--seconds", type=float, default=30.0, help="of a turn")
-    asked.add_argument("--turns", type=measure.two_or_more, default=3, help="with and without browsers each")
+    asked.add_argument("--turns", type=measure.two_or_more, default=3, help="of each way")
     asked.add_argument("--quick", action="store_true", help="about two minutes: two turns of 10 s each")
     asked.add_argument("--json", type=Path, default=Path("bench/out/pages.json"))
     options = asked.parse_args()
@@ -348,7 +387,7 @@ def main() -> None:
         f"\n{options.workers} workers, {options.browsers} browsers, 3 studies of {options.trials:,} finished trials, "
         f"turns of {options.seconds:g} s; wanted: at most {WANTED:.0%} longer\n\n{waiting_table(actual)}"
     )
-    print(f"\nWith all browsers; the last three by one client\n\n{pages_table(actual)}\n")
+    print(f"\nThe first three with all browsers, the others by one client\n\n{pages_table(actual)}\n")
     measure.store(options.json, {"asked": {k: str(v) for k, v in vars(options).items()}, "databases": actual})
 
 
