@@ -13,7 +13,8 @@ from tests.support.slurm import Slurm, needs_slurm, single_node
 
 pytestmark = [needs_slurm, pytest.mark.long]
 
-STUDY = {"trials": 2, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
+EPOCHS = 400  # some seconds, in which Slurm interrupts
+STUDY = {"trials": 2, "epochs": EPOCHS, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_requeued_worker_goes_on_from_its_checkpoint(
     log = hpo.folder / "logs" / f"hpo-{job}_0.log"
     (before,) = wait_until(lambda: in_training(hpo.url, 1))
     let_it_return = interrupt(slurm, job, hpo.folder)
-    (given_back,) = wait_until(lambda: re.findall(r"given back after epoch (\d+) of 60", log.read_text()))
+    (given_back,) = wait_until(lambda: re.findall(rf"given back after epoch (\d+) of {EPOCHS}", log.read_text()))
     wait_until(lambda: slurm.task(job)["JobState"] == "PENDING")
     released = search_slots(hpo.url)[before.idx]
     assert (released.state, released.attempt, released.trial_id) == ("waiting", 1, before.trial_id)
