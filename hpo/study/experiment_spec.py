@@ -37,7 +37,8 @@ def spec_from(description: Description, tree: Mapping[str, Any], where: str) -> 
         "model": model,
         "data": _data(description, tree.get("data", {}), where),
         "space": _space(described, model, tree.get("space", {}), where),
-        "reference": _reference(described, tree),
+        "reference": (reference := _reference(described, tree)),
+        "chosen_reference": reference != described.reference,
         **{section: _section(description, tree, section) for section in ("sampler", "pruner", "protocol")},
         "budget": _budget(description, described, tree),
     }

@@ -158,6 +158,17 @@ def test_what_does_not_fit_is_one_line(tree: dict[str, Any], told: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_reference_is_the_models_or_a_files() -> None:
+    """A file that repeats the model's chooses none; a study of before that was recorded keeps its digest."""
+    shipped = described_spec("flat")
+    repeated = described_spec("flat", reference=dict(shipped.reference))
+    chosen = described_spec("flat", reference={**shipped.reference, "depth": 1}, chosen_reference=False)
+    assert [spec.has_shipped_reference for spec in (shipped, repeated, chosen)] == [True, True, False]
+    before = chosen.model_copy(update={"chosen_reference": False})
+    assert "chosen_reference" not in before.canonical()
+    assert (differences(before, chosen), before.digest) == ([], chosen.digest)
+
+
 def test_an_override_moves_the_reference_out() -> None:
     """Told where it happens: the file gives a [reference] too, or another range."""
     with pytest.raises(SpecError, match=r"reference: rate = 0\.5 is outside its space \(0\.6 to 1\)"):
