@@ -99,7 +99,7 @@ def test_more_rounds_are_the_next_look_or_said_to_be_undeclared(hpo: Hpo) -> Non
         hpo(*DRAIN)
     assert [(entry["round"], entry["look"]) for entry in hpo.json("ledger")] == [(0, 1), (1, 2), (2, 3)]
     assert "1, 2, 3" in hpo("ledger").stdout
-    assert hpo.json("evaluate", "--study", "declared", "--label", "paper", "--rounds", "3")["beyond"] == 1
+    assert hpo.json("evaluate", "--study", "declared", "--label", "paper", "--rounds", "3")[0]["beyond"] == 1
 
 
 def test_more_rounds_by_another_study_are_said_to_be_undeclared(hpo: Hpo) -> None:
@@ -131,7 +131,7 @@ def test_more_rounds_by_another_study_are_said_to_be_undeclared(hpo: Hpo) -> Non
     assert pair() == {"counted": [0, 1], "beyond": 2}
     hpo("study", "delete", "first", "--yes")
     hpo("study", "delete", "second", "--yes")
-    asked = hpo.json("evaluate", file, "--study", "third", "--rounds", "3")
+    (asked,) = hpo.json("evaluate", file, "--study", "third", "--rounds", "3")
     assert (asked["looks"], asked["first_tested_by"], asked["beyond"]) == ([2], "first", 1)
     measured("third", 3)
     assert pair() == {"counted": [0, 1], "beyond": 1}
