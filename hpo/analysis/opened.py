@@ -4,15 +4,19 @@ Of k configurations that are equally good the best looks better than it is: by t
 normal numbers times the standard error of one configuration's mean (Blom, 1958, gives the first in closed form).
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
 
 from hpo.analysis.comparison import Comparison
+from hpo.errors import SpecError
 from hpo.experiment.metric_info import MetricInfo
+from hpo.experiment.spaces import Value
 from hpo.results.records import StudyResult
 from hpo.storage.ledger import LedgerEntry
+from hpo.study.spec import StudySpec, parsed_spec
 
 _BLOM = 0.375
 
@@ -77,20 +81,41 @@ def _searched_after(results: Sequence[StudyResult], opened_at: float) -> Iterabl
 
 
 def _is_seeded(result: StudyResult, opened: Sequence[LedgerEntry]) -> bool:
-    """Whether a search begins with what an earlier test had been made of, references aside: those are given."""
-    first = json.dumps(result.spec.tuned, sort_keys=True)
-    reference = json.dumps(result.spec.reference, sort_keys=True)
-    tested = {
-        _configuration(entry)[1]
+    """Whether a search begins with what an earlier test had been made of, other than the experiment's reference."""
+    earlier = [
+        entry
         for entry in opened
         if entry.model == result.model and entry.opened_at < result.created_at and entry.study_id != result.id
-        if entry.label != result.spec.reference_label
-    }
-    return bool(result.trials.total) and not tested.isdisjoint({first, reference})
+    ]
+    tested = {_configuration(entry)[1] for entry in earlier} - _shipped_reference([result.spec, *_specs(earlier)])
+    begins = {_in_order(result.spec.reference), _in_order(result.spec.tuned)}
+    return bool(result.trials.total) and not tested.isdisjoint(begins)
+
+
+def _shipped_reference(specs: Iterable[StudySpec]) -> set[str]:
+    """The reference that comes with a model; nothing where studies know several: whoever changes it, chooses."""
+    by_origin: dict[bool, set[str]] = {True: set(), False: set()}
+    for spec in specs:
+        by_origin[spec.has_shipped_reference].add(_in_order(spec.reference))
+    shipped = by_origin[True]
+    return shipped - by_origin[False] if len(shipped) == 1 else set()
+
+
+def _specs(entries: Iterable[LedgerEntry]) -> Iterable[StudySpec]:
+    """Of the studies that opened the pool, as far as they can be read."""
+    for text in dict.fromkeys(entry.spec for entry in entries):
+        if text is not None:
+            with contextlib.suppress(SpecError):  # of a version that knew other specs
+                yield parsed_spec(text)
 
 
 def _configuration(entry: LedgerEntry) -> tuple[str, str]:
-    return entry.model, json.dumps(entry.params, sort_keys=True)
+    return entry.model, _in_order(entry.params)
+
+
+def _in_order(params: Mapping[str, Value] | None) -> str:
+    """The one text of a configuration."""
+    return json.dumps(params, sort_keys=True)
 
 
 def _luck(configurations: int, digest: str, metric: MetricInfo, comparison: Comparison) -> float | None:

@@ -16,6 +16,7 @@ from hpo.experiment.spaces import Value
 from hpo.report.formats import NOTHING, Scale, code_changes_in_words, model_title, references, time
 from hpo.report.formats import value as shown_value
 from hpo.results.failures import optuna_name, setbacks, troubled
+from hpo.results.queries import opened_label
 from hpo.results.records import FinalResult, StudyResult, mean, std
 from hpo.storage.ledger import LedgerEntry
 from hpo.study.labels import TUNED
@@ -115,12 +116,12 @@ def ledger_table(entries: Sequence[LedgerEntry], there: Collection[int]) -> Rend
     tested: dict[tuple[int, str | None], list[LedgerEntry]] = {}
     for entry in entries:
         tested.setdefault((entry.study_id, entry.label), []).append(entry)
-    for (study_id, label), of_label in tested.items():
+    for (study_id, _), of_label in tested.items():
         first = of_label[0]
         table.add_row(
             escape(first.study) + ("" if study_id in there else " (deleted)"),
             escape(model_title(first.experiment, first.model)),
-            escape(label or NOTHING),
+            escape(opened_label(first) or NOTHING),
             first.data_digest[:12],
             str(len({entry.round for entry in of_label})),
             ", ".join(str(look) for look in sorted({e.look for e in of_label if e.look is not None})) or NOTHING,

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Row, func, select
 
-from hpo.errors import HpoError, SchemaError, StudyBroken, StudyNotFound
+from hpo.errors import HpoError, SchemaError, SpecError, StudyBroken, StudyNotFound
 from hpo.experiment.spaces import Value
 from hpo.results.failures import setbacks
 from hpo.results.records import (
@@ -24,17 +24,18 @@ from hpo.results.records import (
 from hpo.storage import slots
 from hpo.storage.columns import has_columns, unpack_columns
 from hpo.storage.engine import MOST_LISTED, begin_read, display_url, is_missing
+from hpo.storage.ledger import LedgerEntry
 from hpo.storage.schema import openings as openings_table
 from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.searched import searching
 from hpo.storage.slots import Slot
 from hpo.storage.studies import code_changes_of, gone_from_optuna
-from hpo.study.labels import TUNED
+from hpo.study.labels import TUNED, claims_origin
 from hpo.study.phases import NOTHING_CONFIRMED, too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
-from hpo.study.spec import StudySpec, spec_of
+from hpo.study.spec import StudySpec, parsed_spec, spec_of
 
 
 class TrialNotFound(HpoError):
@@ -330,8 +331,20 @@ def _count(runs: Iterable[TrainingRecord]) -> dict[str, int]:
 
 
 def shown_label(spec: StudySpec, label: str | None) -> str | None:
-    """What reports call a configuration: its label, unless that is the reference's and says what it is not."""
-    return spec.shown_reference if label == spec.reference_label else label
+    """What reports call a configuration: its label, unless that says what it is not."""
+    if label == spec.reference_label:
+        return spec.shown_reference
+    if label is not None and label != TUNED and claims_origin(label):  # an earlier version let people choose it
+        return f"labelled {label}"
+    return label
+
+
+def opened_label(entry: LedgerEntry) -> str | None:
+    """What reports call the configuration that an opening was for."""
+    try:
+        return entry.label if entry.spec is None else shown_label(parsed_spec(entry.spec), entry.label)
+    except SpecError:  # of a version that knew other specs
+        return entry.label
 
 
 def tuned_of(stored: Mapping[str, Any] | None, spec: StudySpec) -> Tuned | None:

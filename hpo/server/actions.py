@@ -46,14 +46,17 @@ def _extend(engine: Engine, name: str, form: Form) -> str:
 
 def _evaluate(engine: Engine, name: str, form: Form) -> str:
     rounds = _number(form, "rounds", limits.ROUNDS)
-    requested = operations.evaluate(engine, file=None, name=name, rounds=rounds, epochs=None, label=None)
-    if requested.added:
+    asked = operations.evaluate(engine, file=None, name=name, rounds=rounds, epochs=None, label=None)
+    if any(of_configuration.added for of_configuration in asked):
         update_notes(engine, [name])
-    beyond = f"; {requested.beyond} are beyond the looks that it declared, the report judges by the others"
-    return (
-        f"{name}: {requested.added} final rounds of {requested.label!r} added, {requested.rounds} asked for in all"
-        + (beyond if requested.beyond else "")
-    )
+    return f"{name}: " + "; ".join(map(_requested, asked))
+
+
+def _requested(asked: operations.RequestedRounds) -> str:
+    line = f"{asked.added} final rounds of {asked.label!r} added, {asked.rounds} asked for in all"
+    if not asked.beyond:
+        return line
+    return f"{line} ({asked.beyond} are beyond the looks that it declared, the report judges by the others)"
 
 
 def _note(engine: Engine, name: str, form: Form) -> str:

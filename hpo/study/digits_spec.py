@@ -133,6 +133,7 @@ class DigitsSpec(StudySpec):
     protocol: DigitsProtocol = DigitsProtocol()  # type: ignore[assignment]  # its keys stand in another order
     reference: dict[str, float] = Field(alias="paper")
     reference_label: str = Field(default="paper", exclude=True)
+    chosen_reference: bool = Field(default=False, exclude=True)
     tuned: dict[str, float] | None = None
     published: dict[str, float] = Field(default={}, exclude=True)
 
@@ -168,9 +169,9 @@ class DigitsSpec(StudySpec):
         return Space.of({name: Float(r.low, r.high, log=r.log) for name, r in ranges.items()})
 
     @property
-    def shown_reference(self) -> str:
-        """The paper's is the paper's alone: a file's own values are a reference like any other."""
-        return self.reference_label if all(_PAPER[n] == x for n, x in self.reference.items()) else "reference"
+    def has_shipped_reference(self) -> bool:
+        """Whether it is the paper's."""
+        return all(_PAPER[name] == value for name, value in self.reference.items())
 
     @functools.cached_property
     def traits(self) -> Traits:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from hpo.errors import ExperimentError, SpecError
 from hpo.experiment.description import Description, ModelDescription
 from hpo.experiment.model import check_recipe_space
+from hpo.study.labels import PAPER, claims_origin
 from hpo.study.spec_errors import explain, near, shown
 from hpo.study.study_spec import StudySpec, startup_trials
 
@@ -30,6 +31,8 @@ def spec_from(description: Description, tree: Mapping[str, Any], where: str) -> 
         if not isinstance(tree.get(key, {}), Mapping) and (key, tree[key]) != ("tuned", None):
             raise SpecError(f"{where}: {key}: must be a table of keys and values, not {shown(tree[key])}")
     described = description.models[model]
+    if claims_origin(described.label) and described.label not in ("reference", PAPER):
+        raise SpecError(f"{where}: model {model}: label {shown(described.label)}: reports say that themselves")
     whole = {
         **{key: value for key, value in tree.items() if key not in ("paper", *_TABLES)},
         **_resolved(description, described),
@@ -37,7 +40,8 @@ def spec_from(description: Description, tree: Mapping[str, Any], where: str) -> 
         "model": model,
         "data": _data(description, tree.get("data", {}), where),
         "space": _space(described, model, tree.get("space", {}), where),
-        "reference": _reference(described, tree),
+        "reference": (reference := _reference(described, tree)),
+        "chosen_reference": reference != described.reference,
         **{section: _section(description, tree, section) for section in ("sampler", "pruner", "protocol")},
         "budget": _budget(description, described, tree),
     }

@@ -16,7 +16,7 @@ from hpo.storage.ledger import read_ledger
 from hpo.storage.searched import searching
 from hpo.storage.studies import NewStudy, StudyRow
 from hpo.study import limits, phases
-from hpo.study.labels import PUBLISHED, TUNED
+from hpo.study.labels import TUNED, claims_origin
 from hpo.study.measurements import declared_before, epochs_of, measurement_of, sightings_of
 from hpo.study.repeats import repeat_spec
 from hpo.study.requests import Requested
@@ -235,11 +235,11 @@ def write(path: Path, text: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestedRounds:
-    """What `evaluate` has asked for."""
+    """What `evaluate` has asked for, of one configuration."""
 
     study: str
     epochs: int | None  # of a training; None where it is not known to have any
-    label: str  # of the configuration
+    label: str  # what reports call the configuration
     added: int  # rounds
     rounds: int  # in all
     looks: tuple[int, ...]  # rounds at which it was said that they would be looked at, before the first was tested
@@ -247,11 +247,16 @@ class RequestedRounds:
 
     @property
     def beyond(self) -> int:
-        """Rounds for which no look was declared in time."""
+        """Rounds for which no look was declared in time, or none that is reached."""
         if not self.looks:
             return self.rounds
         reached = [look for look in self.looks if look <= self.rounds]
         return self.rounds - reached[-1] if reached else 0
+
+    @property
+    def next_look(self) -> int | None:
+        """The first declared look that is still to come."""
+        return next((look for look in self.looks if look > self.rounds), None)
 
 
 def evaluate(
@@ -263,24 +268,21 @@ def evaluate(
     epochs: int | None,
     label: str | None,
     open_early: bool = False,
-) -> RequestedRounds:
-    """Make sure that a configuration has its final rounds.
+) -> list[RequestedRounds]:
+    """Make sure that a configuration has its final rounds, or, without a file and a label, those that a study compares.
 
     NotNow while a search on the same data goes on, unless with `open_early`. The configuration comes from the file or,
     without one, from the study. Where the file names a study that does not exist, it is created without a search.
     """
-    if label is not None and not _LABEL.fullmatch(label):
-        raise UsageError(
-            f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
-        )
-    if label == PUBLISHED:
-        raise UsageError(f"--label {label}: so the report calls what others have published; choose another")
-    is_new = file is not None and studies.find_study(engine, name or file.spec.name) is None
-    if file is not None and is_new and not open_early:
+    there = studies.find_study(engine, name or (file.spec.name if file is not None else ""))
+    if label is not None:
+        of_file = None if file is None else file.spec
+        _check_label(label, of_file if there is None else spec_of(there), of_file)
+    if file is not None and there is None and not open_early:
         _check_shut(engine, file.spec.experiment, file.data.digest)  # before it is created
     row = _study_to_evaluate(engine, file, name, rounds, epochs)
     spec = spec_of(row)
-    label, params = _configuration(row, spec, None if file is None else file.spec, label)
+    configurations = _configurations(engine, row, spec, None if file is None else file.spec, label)
     if open_early:
         studies.set_open_early(engine, row.id)
     else:
@@ -290,17 +292,45 @@ def evaluate(
         now = studies.lock_study(connection, row.id)
         if now is None:
             raise HpoError(f"study {row.name} was deleted in the meantime")
-        added = phases.add_final(connection, now, spec, label, params, requested)
-    looks, first_tested_by = _declared_in_time(engine, row, spec, params)
-    return RequestedRounds(
-        study=row.name,
-        epochs=spec.budget.epochs if spec.goes_by_epochs else None,
-        label=label,
-        added=added,
-        rounds=requested,
-        looks=looks,
-        first_tested_by=first_tested_by,
-    )
+        added = {
+            which: phases.add_final(connection, now, spec, which, params, requested)
+            for which, params in configurations.items()
+        }
+    asked = []
+    for which, params in configurations.items():
+        looks, first_tested_by = _declared_in_time(engine, row, spec, params)
+        asked.append(
+            RequestedRounds(
+                study=row.name,
+                epochs=spec.budget.epochs if spec.goes_by_epochs else None,
+                label=spec.shown_reference if which == spec.reference_label else which,
+                added=added[which],
+                rounds=requested,
+                looks=looks,
+                first_tested_by=first_tested_by,
+            )
+        )
+    return asked
+
+
+def _check_label(label: str, spec: StudySpec | None, file: StudySpec | None) -> None:
+    """Raise UsageError where a label cannot be one, or says of a configuration what reports say themselves.
+
+    `spec` is the study's, where it is known.
+    """
+    if label == TUNED and file is not None and file.tuned is None:
+        raise UsageError("--label tuned: the file has no [tuned]; its reference takes another label, or none")
+    if label in ({TUNED} if spec is None else {TUNED, spec.reference_label, spec.shown_reference}):
+        return
+    if not _LABEL.fullmatch(label):
+        raise UsageError(
+            f"--label {label[:80]!r}: must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
+        )
+    if claims_origin(label):
+        called = "" if spec is None else f" (the one to compare with is called {spec.shown_reference} here)"
+        raise UsageError(
+            f"--label {label}: reports say where a configuration comes from themselves{called}; choose another"
+        )
 
 
 def _declared_in_time(
@@ -359,20 +389,22 @@ def _full_name(spec: StudySpec, other: StudySpec) -> str:
     return spec.model if spec.experiment == other.experiment else f"{spec.model} of {spec.experiment}"
 
 
-def _configuration(
-    row: StudyRow, spec: StudySpec, file: StudySpec | None, label: str | None
-) -> tuple[str, Mapping[str, Value]]:
-    """The label and the values of the configuration to evaluate."""
+def _configurations(
+    engine: Engine, row: StudyRow, spec: StudySpec, file: StudySpec | None, label: str | None
+) -> Mapping[str, Mapping[str, Value]]:
+    """The configurations to evaluate, by label: without file and label both that a study compares."""
     source, of_reference = file or spec, spec.reference_label
     label = of_reference if label == spec.shown_reference else label
     reference = source.reference
-    tuned = source.tuned if file is not None else dict(row.tuned["params"]) if row.tuned else None
+    tuned = source.tuned if file is not None else _tuned(engine, row, spec)
+    if file is None and label is None:
+        return {of_reference: reference} if tuned in (None, reference) else {TUNED: tuned, of_reference: reference}
     chosen = label or (of_reference if tuned is None or tuned == reference else TUNED)
     params = reference if chosen == of_reference or tuned is None else tuned
     if file is None and tuned is None and chosen != of_reference:
         raise NotNow(
-            f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label {of_reference} can be "
-            "evaluated"
+            f"study {row.name} is in phase {row.phase}: nothing is confirmed yet; --label {spec.shown_reference} can "
+            "be evaluated"
         )
     if chosen == TUNED and spec.budget.trials and row.phase in ("search", "confirm"):
         raise NotNow(
@@ -381,4 +413,12 @@ def _configuration(
         )
     if set(params) != set(spec.parsed_space.active(params)):
         raise UsageError(f"study {row.name} tunes other hyperparameters than the file has: name another with --study")
-    return chosen, params
+    return {chosen: params}
+
+
+def _tuned(engine: Engine, row: StudyRow, spec: StudySpec) -> Mapping[str, Value] | None:
+    """A study's tuned configuration: confirmed, or, where it searches nothing, given."""
+    if row.tuned is not None:
+        return dict(row.tuned["params"])
+    given = (slot.params for slot in slots.list_slots(engine, row.id, "final") if slot.label == TUNED)
+    return next(given, None if spec.budget.trials else spec.tuned)

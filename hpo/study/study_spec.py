@@ -146,7 +146,7 @@ class Protocol(Record):
         def samples(self) -> int: ...
 
 
-UNCOUNTED = {"name", "published"}  # fields of a spec on which no result depends
+UNCOUNTED = {"name", "published", "chosen_reference"}  # fields of a spec on which no result depends
 
 
 def startup_trials(trials: int) -> int:
@@ -175,7 +175,8 @@ class StudySpec(Record):
     protocol: Protocol = Protocol()
     # The configuration to compare with: the first trial, confirmed, tested beside the winner.
     reference: Values = Field(validation_alias=AliasChoices("reference", "paper"))
-    reference_label: str = "reference"  # what slots and reports call it
+    reference_label: str = "reference"  # what slots call it
+    chosen_reference: bool = Field(default=False, exclude_if=lambda chosen: not chosen)  # by a file, else the model's
     tuned: Values | None = None  # from an earlier search: `evaluate` measures it, a search tries it
     # By metric, what others have reported of the model: shown beside the results, which do not depend on it.
     published: Mapping[str, float] = Field(default={}, exclude_if=lambda values: not values)
@@ -265,9 +266,14 @@ class StudySpec(Record):
         return self.protocol.looks or (self.protocol.final_rounds,)
 
     @property
+    def has_shipped_reference(self) -> bool:
+        """Whether the configuration to compare with is the one that comes with the model."""
+        return not self.chosen_reference
+
+    @property
     def shown_reference(self) -> str:
-        """What reports call the configuration to compare with."""
-        return self.reference_label
+        """What reports call the configuration to compare with: as the model has it, if it is the model's."""
+        return self.reference_label if self.has_shipped_reference else "reference"
 
     @property
     def traits(self) -> Traits:

@@ -214,7 +214,7 @@ def test_export_is_read_back(hpo: Hpo) -> None:
     hpo("study", "create", "--file", "tuned.toml", "--name", "again", "--trials", "2")
     hpo(*DRAIN, "--study", "again")
     assert hpo.json("trial", "show", "again", "1")["params"] == tuned
-    made = hpo.json("evaluate", "tuned.toml", "--study", "alone")
+    (made,) = hpo.json("evaluate", "tuned.toml", "--study", "alone")
     same = tuned == tomllib.loads(text)["paper"]
     asked = {"study": "alone", "epochs": 1, "label": "paper" if same else "tuned", "added": 2, "rounds": 2}
     assert made == {**asked, "looks": [2], "first_tested_by": "ws", "beyond": 0}
@@ -236,14 +236,14 @@ def final_rounds(hpo: Hpo, name: str = "ws") -> dict[str, int]:
 def test_evaluate_alone(hpo: Hpo) -> None:
     """A file without a study makes one that searches nothing; asked again it adds nothing; more adds the rest."""
     path = hpo.study()
-    assert hpo.json("evaluate", path, "--rounds", "2")["added"] == 2
+    assert hpo.json("evaluate", path, "--rounds", "2")[0]["added"] == 2
     assert hpo.show()["phase"] == "final"
-    assert hpo.json("evaluate", path, "--rounds", "2")["added"] == 0
+    assert hpo.json("evaluate", path, "--rounds", "2")[0]["added"] == 0
     train(hpo)
     assert hpo.show()["phase"] == "done"
     assert final_rounds(hpo) == {"paper": 2}
     before = hpo.show()["final"][0]["test_values"]
-    added = hpo.json("evaluate", path, "--rounds", "3")
+    (added,) = hpo.json("evaluate", path, "--rounds", "3")
     assert (added["label"], added["added"], added["rounds"]) == ("paper", 1, 3)
     assert hpo.show()["phase"] == "final"
     train(hpo)
@@ -258,19 +258,67 @@ def test_evaluate_a_study(hpo: Hpo) -> None:
     assert "nothing is confirmed yet" in line
     train(hpo)
     before = final_rounds(hpo)
-    assert hpo.json("evaluate", "--study", "ws")["added"] == 0
+    assert {one["added"] for one in hpo.json("evaluate", "--study", "ws")} == {0}
     assert hpo.show()["phase"] == "done"
     other = hpo.folder / "other.toml"
     text = (hpo.folder / "ws.toml").read_text().replace("dropout = 0.15", "dropout = 0.25")
     other.write_text(f"{text}[tuned]\nlearning_rate = 2e-3\nweight_decay = 1e-5\ndropout = 0.05\n")
     assert "--label" in hpo.refused("evaluate", other, "--study", "ws", "--label", "paper")
-    assert hpo.json("evaluate", other, "--study", "ws", "--label", "colleague", "--rounds", "1")["added"] == 1
-    assert hpo.json("evaluate", other, "--study", "ws", "--label", "colleague", "--rounds", "1")["added"] == 0
+    assert hpo.json("evaluate", other, "--study", "ws", "--label", "colleague", "--rounds", "1")[0]["added"] == 1
+    assert hpo.json("evaluate", other, "--study", "ws", "--label", "colleague", "--rounds", "1")[0]["added"] == 0
     assert hpo.show()["phase"] == "final"
     train(hpo)
     assert final_rounds(hpo) == {**before, "colleague": 1}
     assert "1 to 64" in hpo.refused("evaluate", other, "--label", "no spaces", code=2)
-    assert "others have published" in hpo.refused("evaluate", other, "--label", "published", code=2)
+
+
+def test_a_label_says_nothing_that_is_not_so(hpo: Hpo) -> None:
+    """What reports say of a configuration themselves is refused, however it is written, and nothing is created."""
+    path = hpo.study(name="hand")
+    with path.open("a") as text:
+        text.write("[tuned]\nlearning_rate = 2e-3\nweight_decay = 1e-5\ndropout = 0.05\n")
+    plain = hpo.study(name="plain")
+    for label in ("reference", "Reference", "published", "Published", "as-published", "AS_PUBLISHED", "Paper", "Tuned"):
+        line = hpo.refused("evaluate", path, "--label", label, code=2)
+        assert (
+            "reports say where a configuration comes from themselves (the one to compare with is called paper" in line
+        )
+    assert "no [tuned]" in hpo.refused("evaluate", plain, "--label", "tuned", "--study", "hand", code=2)
+    assert hpo.json("study", "list") == []
+    assert "of 'paper' added" in hpo("evaluate", path, "--label", "paper").output
+    assert "of 'tuned' added" in hpo("evaluate", path).output
+    chosen = hpo.folder / "chosen.toml"
+    chosen.write_text(plain.read_text().replace("dropout = 0.15", "dropout = 0.25").replace("plain", "chosen"))
+    for words in ([], ["--label", "reference"], ["--label", "paper"]):
+        assert "of 'reference' added" in hpo("evaluate", chosen, *words).output, "no paper has these values"
+    train(hpo)
+    assert set(final_rounds(hpo, "chosen")) == {"reference"}
+    assert "paper" not in hpo("ledger").stdout.split("chosen")[1].splitlines()[0]
+
+
+def test_more_rounds_of_a_study_are_of_all_that_it_compares(hpo: Hpo) -> None:
+    """The next look of a study with declared looks, by the one command that README has for it."""
+    hpo("study", "create", "--file", hpo.study(name="one-look", trials=0, rounds=1))
+    assert "a study created with --looks can be" in hpo("evaluate", "--study", "one-look", "--rounds", "2").output
+    hpo("study", "delete", "one-look", "--yes")
+    path = hpo.study(name="looked", trials=0, rounds=2)
+    with path.open("a") as text:
+        text.write("[tuned]\nlearning_rate = 2e-3\nweight_decay = 1e-5\ndropout = 0.05\n")
+    hpo("study", "create", "--file", path, "--looks", "2,4,6")
+    hpo("evaluate", path)
+    hpo("evaluate", path, "--label", "paper")
+    train(hpo)
+    asked = hpo.json("evaluate", "--study", "looked", "--rounds", "4")
+    assert [(one["label"], one["added"], one["beyond"]) for one in asked] == [("tuned", 2, 0), ("paper", 2, 0)]
+    said = hpo("evaluate", "--study", "looked", "--rounds", "5").output
+    assert said.count("1 of them belong to the look at 6 rounds: until --rounds 6 has added the others") == 2
+    train(hpo)
+    hpo("report")
+    (pair,) = json.loads((hpo.folder / "report" / "report.json").read_text())["pairs"]
+    assert (pair["rounds"], pair["looks"]) == ([0, 1, 2, 3], {"declared": [2, 4, 6], "reached": 2})
+    said = hpo("evaluate", "--study", "looked", "--rounds", "7").output
+    assert said.count("1 of them are beyond the rounds that the study was created with (2, 4, 6)") == 2
+    assert "--looks" not in said, "it was created so"
 
 
 def test_an_older_name_that_begins_like_an_option(hpo: Hpo) -> None:

@@ -134,7 +134,10 @@ def test_any_configuration_is_evaluated(hpo: Hpo, file: Path) -> None:
         f'name = "mine"\nexperiment = "{file.name}"\nmodel = "nearest"\n'
         '[tuned]\nn_neighbors = 9\nmetric = "minkowski"\np = 1.5\n'
     )
-    first = hpo.json("evaluate", "mine.toml", "--rounds", "2")
+    assert "(the one to compare with is called library's here)" in hpo.refused(
+        "evaluate", "mine.toml", "--label", "paper", code=2
+    )
+    (first,) = hpo.json("evaluate", "mine.toml", "--rounds", "2")
     assert (first["study"], first["label"], first["added"]) == ("mine", "tuned", 2)
     finish(hpo.start(*DRAIN, "--experiment", file))
     assert hpo.json("study", "show", "mine")["phase"] == "done"

@@ -1,6 +1,7 @@
 """The test pool cannot serve a search: the attacks, by the commands that people have."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tests.support.commandline import DRAIN, Hpo
@@ -65,6 +66,23 @@ def test_who_opens_it_early_is_on_record_and_on_top_of_the_report(hpo: Hpo) -> N
     assert (first["study"], first["deleted"]) == ("looked-at", True)
 
 
+def test_a_search_from_a_candidate_that_was_tested_says_so(hpo: Hpo) -> None:
+    """The attack: candidates tested as [paper] of files, so under the label that all studies have."""
+
+    def file(name: str, dropout: float, trials: int) -> Path:
+        path = hpo.study(**{**SMALL, "trials": trials}, name=name)
+        path.write_text(path.read_text().replace("dropout = 0.15", f"dropout = {dropout}"))
+        return path
+
+    for dropout in (0.1, 0.2):
+        hpo("evaluate", file(f"at-{dropout}", dropout, 0))
+    hpo(*DRAIN)
+    hpo("study", "create", "--file", file("chosen", 0.2, 2))
+    hpo("study", "create", "--file", file("usual", 0.15, 2))
+    hpo(*DRAIN)
+    assert "that had been tested on the same images before: chosen. Their results" in cautions(hpo)
+
+
 def test_more_rounds_are_the_next_look_or_said_to_be_undeclared(hpo: Hpo) -> None:
     """What a study declared is what it was created with; the ledger says which look an opening belonged to."""
     declared = hpo.study(**{**SMALL, "trials": 0}, name="declared")
@@ -81,7 +99,7 @@ def test_more_rounds_are_the_next_look_or_said_to_be_undeclared(hpo: Hpo) -> Non
         hpo(*DRAIN)
     assert [(entry["round"], entry["look"]) for entry in hpo.json("ledger")] == [(0, 1), (1, 2), (2, 3)]
     assert "1, 2, 3" in hpo("ledger").stdout
-    assert hpo.json("evaluate", "--study", "declared", "--label", "paper", "--rounds", "3")["beyond"] == 1
+    assert hpo.json("evaluate", "--study", "declared", "--label", "paper", "--rounds", "3")[0]["beyond"] == 1
 
 
 def test_more_rounds_by_another_study_are_said_to_be_undeclared(hpo: Hpo) -> None:
@@ -113,7 +131,7 @@ def test_more_rounds_by_another_study_are_said_to_be_undeclared(hpo: Hpo) -> Non
     assert pair() == {"counted": [0, 1], "beyond": 2}
     hpo("study", "delete", "first", "--yes")
     hpo("study", "delete", "second", "--yes")
-    asked = hpo.json("evaluate", file, "--study", "third", "--rounds", "3")
+    (asked,) = hpo.json("evaluate", file, "--study", "third", "--rounds", "3")
     assert (asked["looks"], asked["first_tested_by"], asked["beyond"]) == ([2], "first", 1)
     measured("third", 3)
     assert pair() == {"counted": [0, 1], "beyond": 1}

@@ -9,6 +9,7 @@ import pytest
 
 from hpo.errors import SpecError
 from hpo.experiment.spaces import Float, Value
+from hpo.results.queries import shown_label
 from hpo.study.experiment_spec import spec_from
 from hpo.study.spec import StudySpec, differences, load_spec, to_toml
 from tests.support.described import ACCURACY, RMSE, described, described_model, described_spec
@@ -158,17 +159,48 @@ def test_what_does_not_fit_is_one_line(tree: dict[str, Any], told: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_reference_is_the_models_or_a_files() -> None:
+    """A file that repeats the model's chooses none; a study of before that was recorded keeps its digest."""
+    shipped = described_spec("flat")
+    repeated = described_spec("flat", reference=dict(shipped.reference))
+    chosen = described_spec("flat", reference={**shipped.reference, "depth": 1}, chosen_reference=False)
+    assert [spec.has_shipped_reference for spec in (shipped, repeated, chosen)] == [True, True, False]
+    before = chosen.model_copy(update={"chosen_reference": False})
+    assert "chosen_reference" not in before.canonical()
+    assert (differences(before, chosen), before.digest) == ([], chosen.digest)
+
+
 def test_an_override_moves_the_reference_out() -> None:
     """Told where it happens: the file gives a [reference] too, or another range."""
     with pytest.raises(SpecError, match=r"reference: rate = 0\.5 is outside its space \(0\.6 to 1\)"):
         described_spec("flat", space={"rate": {"low": 0.6, "high": 1.0}})
 
 
-@pytest.mark.parametrize("label", ["tuned", "published", "trial 3", "", "x" * 65, "a\nb"])
-def test_labels_that_slots_need_are_not_the_references(label: str) -> None:
+def labelled(label: str) -> StudySpec:
     models = {"one": described_model({"rate": Float(0, 1)}, {"rate": 0.5}, label=label)}
+    return spec_from(described(models=models), {"model": "one"}, "x")
+
+
+@pytest.mark.parametrize("label", ["trial 3", "", "x" * 65, "a\nb"])
+def test_labels_that_slots_need_are_not_the_references(label: str) -> None:
     with pytest.raises(SpecError, match="reference_label: must be 1 to 64 letters"):
-        spec_from(described(models=models), {"model": "one"}, "x")
+        labelled(label)
+
+
+@pytest.mark.parametrize("label", ["tuned", "published", "Published", "as published", "As-Published", "Paper"])
+def test_a_reference_is_not_called_what_it_is_not(label: str) -> None:
+    with pytest.raises(SpecError, match=r"^x: model one: label .*: reports say that themselves$"):
+        labelled(label)
+
+
+def test_labels_of_before_they_were_reserved_are_shown_as_labels() -> None:
+    """Rows of an older database that somebody called the paper's, or published."""
+    spec = labelled("paper")
+    chosen = spec.model_copy(update={"chosen_reference": True})
+    assert [shown_label(spec, label) for label in ("paper", "tuned", "mine", None)] == ["paper", "tuned", "mine", None]
+    assert shown_label(chosen, "paper") == "reference"
+    assert shown_label(labelled("usual"), "paper") == "labelled paper"
+    assert shown_label(spec, "Published") == "labelled Published"
 
 
 def test_differences_between_experiments_and_spaces() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hpo.report.sections.record import record_parts
 from hpo.report.sentences import conclusions_of
 from hpo.results.records import StudyResult
 from hpo.storage.ledger import LedgerEntry
-from hpo.study.spec import builtin_spec
+from hpo.study.spec import StudySpec, builtin_spec
+from tests.support.measured import PRESSURE, measured_spec
 from tests.support.results import around, finals, run, study
 
 ENTRY = LedgerEntry(
@@ -86,20 +88,47 @@ def test_a_search_that_goes_on_after_an_opening_is_said_on_top() -> None:
     assert cautions(studies[:1], entries(0.1)) == []
 
 
+def begins_with_tested(spec: StudySpec, tested: list[LedgerEntry]) -> bool:
+    later = study(spec.model, [run("search", 0, started_at=1.0)], spec, id=2, name="later", created_at=200.0)
+    said = [line for line in cautions([later], tested) if "began with a configuration" in line]
+    assert all("before: later." in line for line in said)
+    return bool(said)
+
+
 def test_a_search_that_begins_with_what_was_tested_is_said_on_top() -> None:
-    """Its [tuned] or reference; the reference that all studies have is given, and may have been tested."""
+    """Its [tuned] or its own reference, whatever label they were tested under; the paper's may have been."""
     spec = builtin_spec("ws")
     tuned = {name: value * 0.5 for name, value in spec.reference.items()}
     seeded = spec.model_validate({**spec.model_dump(by_alias=True), "tuned": tuned})
     given = spec.model_validate({**spec.model_dump(by_alias=True), "paper": {**spec.reference, "dropout": 0.4}})
-    search = [run("search", 0, started_at=1.0)]
-    tested = [replace(ENTRY, params=tuned), replace(ENTRY, params=dict(spec.reference), label="paper")]
-    tested.append(replace(ENTRY, params=dict(given.reference), label="paper"))  # its label, whatever reports call it
-    for of_study, expected in ((seeded, True), (spec, False), (given, False)):
-        later = study("ws", search, of_study, id=2, name="later", created_at=200.0)
-        lines_ = [line for line in cautions([later], tested) if "began with a configuration" in line]
-        assert bool(lines_) is expected
-        assert all("the same images before: later." in line for line in lines_)
+    tested = [replace(ENTRY, params=dict(params), label="paper") for params in (tuned, spec.reference, given.reference)]
+    assert begins_with_tested(seeded, tested)
+    assert begins_with_tested(given, tested)
+    assert not begins_with_tested(spec, tested)
+
+
+def test_the_reference_of_an_experiment_is_the_one_that_it_says() -> None:
+    """The attack: candidates tested as [reference] of files, the best of them then searched from."""
+    shipped = measured_spec("cancer", [PRESSURE], label="usual")
+    tree = shipped.model_dump(by_alias=True)
+
+    def spec(depth: int, **changes: Any) -> StudySpec:
+        reference = {**shipped.reference, "depth": depth}
+        return type(shipped).model_validate({**tree, "reference": reference, **changes})
+
+    def tested(spec: StudySpec) -> LedgerEntry:
+        entry = replace(ENTRY, experiment=spec.experiment, model=spec.model, spec=spec.canonical())
+        return replace(entry, params=dict(spec.reference), label="reference")
+
+    candidates = [spec(depth, chosen_reference=True) for depth in (7, 8)]
+    best, old = candidates[1], [tested(candidate) for candidate in candidates]
+    assert begins_with_tested(best, old)
+    assert begins_with_tested(spec(1, tuned=best.reference), old)
+    assert begins_with_tested(spec(8), old), "the experiment's file was changed since"
+    assert begins_with_tested(spec(8), [tested(spec(7)), tested(spec(8))]), "or each time"
+    assert not begins_with_tested(shipped, [tested(shipped), *old]), "what is given was not chosen"
+    assert (best.shown_reference, shipped.shown_reference) == ("reference", "usual")
+    assert best.digest == spec(8).digest, "digests of before hold"
 
 
 def test_what_is_tested_again_is_no_further_configuration() -> None:

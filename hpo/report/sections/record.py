@@ -8,6 +8,7 @@ from hpo.experiment.page import Column, PageTable, Part, numbers, plotly_figure,
 from hpo.report.charts.timeline import timeline_chart
 from hpo.report.formats import NOTHING, code_changes_in_words, counted, model_title, time
 from hpo.report.sentences import data_in_words
+from hpo.results.queries import opened_label
 from hpo.results.records import Opening, StudyResult
 from hpo.storage.ledger import LedgerEntry
 
@@ -92,7 +93,7 @@ def _openings(results: Sequence[StudyResult], ledger: Sequence[LedgerEntry]) -> 
         openings += [(slots.get(opening.slot_id, NOTHING), result.name, opening) for opening in result.openings]
     there = {result.id for result in results}
     openings += [
-        (f"{entry.label}, round {entry.round}", f"{entry.study} (deleted)", entry)
+        (f"{opened_label(entry)}, round {entry.round}", f"{entry.study} (deleted)", entry)
         for entry in ledger
         if entry.study_id not in there
     ]
