@@ -420,12 +420,14 @@ class Population:
         for length in set(lengths.values()) if self.metrics else ():
             rows = [at for at, have in lengths.items() if have == length]
             table = Table.stacked([self._validation[group[at]] for at in rows])
-            if len(rows) < len(group):
-                of_rows = parameters[rows], {name: values[rows] for name, values in buffers.items()}
-            else:
-                of_rows = parameters, dict(buffers)
-            _, scores = self._evaluate(*of_rows, self.inputs, table)
-            result[:, rows] = torch.stack(list(scores.values())).to(torch.float64).mean(-1)
+            together = len(rows) == len(group)  # as they usually are; a list that chooses rows is a copy to the device
+            of_rows = parameters if together else parameters[rows]
+            buffers_of_rows = {name: values if together else values[rows] for name, values in buffers.items()}
+            _, scores = self._evaluate(of_rows, buffers_of_rows, self.inputs, table)
+            means = torch.stack(list(scores.values())).to(torch.float64).mean(-1)
+            if together:
+                return means
+            result[:, rows] = means
         return result
 
     def _evaluate(
