@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpo.digits import draws, models
 from hpo.training import graph, stacked
+from hpo.training import population as population_module
 from hpo.training.kernels import selection
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import EpochReport, Population, Task
@@ -137,6 +138,8 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "empty_cache": lambda: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr(population_module, "seeded", lambda seed, device: nullcontext(lambda: False))
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
     monkeypatch.setattr(nn.Module, "to", _moved)
     monkeypatch.setattr(stacked, "_widening", _tabled(stacked._widening))
     monkeypatch.setattr(stacked, "_fold", _folded(stacked._fold))

@@ -4,7 +4,7 @@ Shapes: P lanes, S items, B items of a batch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -14,10 +14,9 @@ from torch.nn import functional as F
 import hpo
 from hpo.experiment.items import Items
 from hpo.training import dropout, streams
-from hpo.training.mapped import MappedTwin, module_initialisation, twin_of
-from hpo.training.population import LanesFailed, LaneState, Population, Task
+from hpo.training.mapped import module_initialisation
+from hpo.training.population import LaneState, Population, Task
 from hpo.training.recipe import Hyper, LossColumns
-from hpo.training.stacked import CannotStack
 from tests.support.training import parameters_of
 
 ITEMS, BATCH, EPOCHS, CLASSES = 50, 16, 2, 3
@@ -137,15 +136,17 @@ def task(shape: tuple[int, ...], lane: int) -> Task:
     return Task(key=lane, params=params, seed=lane, epochs=EPOCHS, training=Items(x, y), validation=None)
 
 
-def trained_plainly(make: Callable[[], nn.Module], task: Task) -> nn.Module:
-    """The plain loop, on the streams that a lane has."""
+def trained_plainly(make: Callable[[], nn.Module], task: Task, start: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The plain loop, on the streams that a lane has, from the module's own initialisation or these parameters."""
     model = make().to(torch.float64)
-    model.load_state_dict(module_initialisation(make, task.seed), strict=False)  # tied parameters have one name
+    start = start or module_initialisation(make, task.seed)
+    model.load_state_dict(start, strict=False)  # tied parameters have one name
     hyper, step = task.params, 0
     adam = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
     order_key, dropout_key = (torch.tensor([streams.key(task.seed, what)]) for what in ("order", "dropout"))
     x, y = task.training.x, task.training.y
     for epoch in range(EPOCHS):
+        torch.manual_seed(streams.key(task.seed, f"generators, epoch {epoch}"))
         order = streams.permutations(streams.step_keys(order_key, torch.tensor([epoch])), streams.counters(ITEMS))[0]
         for batch in order.split(BATCH):
             if many := dropout.decisions(model, len(batch)):
@@ -185,33 +186,86 @@ def test_lanes_are_plain_trainings(kind: str) -> None:
         torch.testing.assert_close(outputs, plain.eval()(x).detach(), rtol=1e-6, atol=1e-8)
 
 
-def test_what_cannot_be_mapped_trains_one_lane_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
-    """Which is said once."""
-    lanes = Population(recipe_of(Branches), 3, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+class Drops(nn.Module):
+    """Drops by torch's generator inside its forward, where no layer shows it."""
+
+    def __init__(self, bias: bool) -> None:
+        """With a bias its layer has a stacked twin, without one it is mapped."""
+        super().__init__()
+        self.head = nn.Linear(4, CLASSES, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.head(x), 0.5, self.training)
+
+
+def between(layer: nn.Module) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Linear(4, 8, bias=False), layer, nn.Linear(8, CLASSES))
+
+
+APART: dict[str, tuple[Callable[[], nn.Module], str]] = {  # what several lanes cannot be run of, and the log's words
+    "dropout": (between(nn.Dropout(0.5)), "Dropout (1): "),
+    "alpha dropout": (between(nn.AlphaDropout(0.1)), "AlphaDropout (1): "),
+    "random slopes": (between(nn.RReLU()), "RReLU (1): "),
+    "dropout in a mapped forward": (lambda: Drops(False), "Drops (the module): "),
+    "dropout in a stacked forward": (lambda: Drops(True), "Drops (the module): its forward draws from torch's"),
+    "branches": (Branches, "Branches (the module): "),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_what_cannot_be_run_for_several_lanes_trains_one_at_a_time(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names it once; each lane is the plain loop whose draws begin anew with each epoch, resumed or not."""
+    make, words = APART[kind]
+    lanes = Population(recipe_of(make), 3, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
     for lane in range(3):
         lanes.start(lane, task((4,), lane))
-    for _ in range(2):
+    starts = [parameters_of(lanes, lane) for lane in range(3)]
+    before = torch.random.get_rng_state()
+    for _ in range(EPOCHS):
         assert len(lanes.train_epoch()) == 3
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert lanes.width == 1
-    assert [record.message for record in caplog.records if "one at a time" in record.message] == [
-        record.message for record in caplog.records
-    ]
+    (record,) = caplog.records
+    assert record.message.startswith("lanes train one at a time from now on: the module cannot be run for several (")
+    assert words in record.message
+    for lane in range(3):
+        plain = trained_plainly(make, task((4,), lane), starts[lane])
+        for name, values in parameters_of(lanes, lane).items():
+            torch.testing.assert_close(values, plain.get_parameter(name).detach(), rtol=1e-9, atol=1e-12)
+        alone = Population(recipe_of(make), 1, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+        alone.start(0, task((4,), lane))
+        alone.train_epoch()
+        resumed = Population(recipe_of(make), 1, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+        resumed.start(0, task((4,), lane), alone.state(0))
+        resumed.train_epoch()
+        assert torch.equal(resumed.parameters[0], lanes.parameters[lane])
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize(
-    ("layer", "why"),
-    [
-        (nn.Dropout(0.5), r"Dropout \(1\) draws random numbers that all lanes would share: use hpo.dropout"),
-        (nn.AlphaDropout(0.1), "AlphaDropout"),
-        (nn.RReLU(), "RReLU"),
-    ],
-)
-def test_what_is_left_to_chance_is_refused(layer: nn.Module, why: str) -> None:
-    """Never approximated; without chance torch's dropout is fine."""
-    with pytest.raises(CannotStack, match=why):
-        twin_of(nn.Sequential(nn.Linear(4, 4), layer))
-    assert isinstance(twin_of(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.0))), MappedTwin)
+def test_what_draws_when_it_is_measured_gives_the_same_again() -> None:
+    """As a mean over dropout masks does, which one may want of a trained network."""
+
+    class Draws(Drops):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(self.head(x), 0.5)
+
+    lanes = Population(recipe_of(lambda: Draws(True)), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+    lanes.start(0, task((4,), 0))
+    lanes.start(1, task((4,), 1))
+    lanes.train_epoch()
+    items = Items(task((4,), 0).training.x)
+    torch.rand(1)
+    outputs = [lanes.predict(lanes.parameters[0], items).outputs for _ in range(2)]
+    assert torch.equal(*outputs)
+    assert (outputs[0] == 0).any()
+
+
+def test_without_chance_torchs_dropout_is_mapped() -> None:
+    lanes = Population(recipe_of(between(nn.Dropout(0.0))), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+    lanes.start(0, task((4,), 0))
+    lanes.start(1, task((4,), 1))
+    lanes.train_epoch()
+    assert lanes.width == 2
 
 
 def test_buffers_are_a_lanes_state() -> None:
@@ -263,29 +317,6 @@ def test_tied_parameters_stay_tied() -> None:
         plain = trained_plainly(Tied, task((4,), lane))
         assert isinstance(plain, Tied)
         torch.testing.assert_close(parameters_of(lanes, lane)["embed.weight"], plain.embed.weight.detach())
-
-
-class Drops(nn.Module):
-    """Drops by torch's generator inside its forward, where no layer shows it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(4, CLASSES, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(self.head(x), 0.5, self.training)
-
-
-def test_chance_in_a_forward_is_an_error_of_every_lane() -> None:
-    """It would be another training each time."""
-    lanes = Population(recipe_of(Drops), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
-    for lane in range(2):
-        lanes.start(lane, task((4,), lane))
-    with pytest.raises(LanesFailed) as failed:
-        lanes.train_epoch()
-    assert [error.strip().splitlines()[-1] for error in failed.value.errors.values()] == [
-        "RuntimeError: the module's forward draws from torch's generator, so it cannot be repeated: use hpo.dropout"
-    ] * 2
 
 
 def test_initialisation_is_the_modules_own_and_leaves_torchs_generator() -> None:
