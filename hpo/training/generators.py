@@ -14,11 +14,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[Callable[[], bool]]:
     """
     cuda = device.type == "cuda"
 
-    def states() -> list[bytes]:
-        both = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if cuda else [])]  # both on the CPU
-        return [bytes(state.numpy()) for state in both]
+    def states() -> list[torch.Tensor]:
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if cuda else [])]  # both on the CPU
 
     with torch.random.fork_rng(devices=[device] if cuda else []):
         torch.manual_seed(seed)
         begun = states()
-        yield lambda: states() != begun
+        yield lambda: not all(map(torch.equal, states(), begun))

@@ -92,7 +92,8 @@ class MappedTwin(nn.Module):
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise CannotMap(f"{_where(error, single)}: {str(error).strip().partition(chr(10))[0]}") from error
+            sentence = str(error).partition("\n")[0].partition(". ")[0]
+            raise CannotMap(f"{_where(error, single)}: {sentence}") from error
 
 
 def _where(error: BaseException, module: nn.Module) -> str:
