@@ -46,7 +46,7 @@ export out python
 run() {
   case $1 in
     about) part 30 about bash -c about ;;
-    tests) part 100 tests "$python" -m pytest --noconftest -p no:cacheprovider -W default -q --tb=short tests/training/test_cuda.py ;;
+    tests) part 100 tests "$python" -m pytest -p no:cacheprovider -q --tb=short tests/training/test_cuda.py ;;
     right) part 60 right "$python" -m bench.gpu right ;;
     ceilings) part 30 ceilings "$python" -m bench.gpu ceilings ;;
     sweep) part 120 sweep "$python" -m bench.gpu sweep --models ws ;;

@@ -13,10 +13,8 @@ from hpo.experiment.items import Items
 from hpo.experiment.run import Diverged, Run
 from hpo.experiment.spaces import Value
 from hpo.training.dropout import dropouts
-from hpo.training.mapped import twin_of
 from hpo.training.population import EpochReport, LanesFailed, LaneState, Population, Task
 from hpo.training.recipe import Recipe
-from hpo.training.stacked import CannotStack
 
 
 class RecipePredictor:
@@ -96,15 +94,8 @@ def task_of(run: Run) -> Task:
 
 
 def needed_by(recipe: Recipe, params: Mapping[str, Value]) -> tuple[str, ...]:
-    """The hyperparameters that it needs in every training; ExperimentError where its module has no lanes.
-
-    `params` are a configuration that says the module's structure.
-    """
+    """The hyperparameters that it needs in every training; `params` say the module's structure."""
     module = recipe.built(params).module()
-    try:
-        twin_of(module)
-    except CannotStack as error:
-        raise ExperimentError(f"the recipe's module cannot be trained by lane: {error}") from error
     return tuple(dict.fromkeys([*recipe.names, *(layer.rate for layer in dropouts(module))]))
 
 

@@ -207,7 +207,8 @@ class Lockstep:
         kept = [values[:width].clone() for values in rows]
         self._use(width)
         try:
-            return StepGraph(self._step, *graph.widened(steps, constants, width), self._pool)
+            with torch.random.fork_rng(devices=[self.device]):  # a module may draw in its forward, and then again
+                return StepGraph(self._step, *graph.widened(steps, constants, width), self._pool)
         finally:
             for values, before in zip(rows, kept, strict=True):
                 values[:width].copy_(before)

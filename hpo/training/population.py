@@ -18,9 +18,10 @@ from torch import Tensor
 
 from hpo.training import streams
 from hpo.training.dropout import dropouts
+from hpo.training.generators import seeded
 from hpo.training.initialisation import initial_parameters
 from hpo.training.lockstep import Layout, Lockstep
-from hpo.training.mapped import MappedTwin, module_initialisation, twin_of
+from hpo.training.mapped import CannotMap, MappedTwin, module_initialisation, twin_of
 from hpo.training.memory import check_device, is_out_of_memory
 from hpo.training.recipe import Inputs, LossColumns, Recipe, to_tensor
 from hpo.training.stacked import read_windows
@@ -273,7 +274,7 @@ class Population:
         reports: list[EpochReport] = []
         errors: dict[int, str] = {}
         suspects: set[int] = set()  # lanes of a group that raised: each is tried alone
-        together = ""  # what it raised
+        together = ""  # why lanes cannot be trained at once
         waiting = self.busy if lanes is None else list(lanes)
         while waiting:
             group = waiting[: 1 if waiting[0] in suspects else self.width]
@@ -281,6 +282,9 @@ class Population:
                 numbers = self._train(group, stop)
             except Exception as error:  # kept as text: its traceback holds the tensors
                 memory, why = is_out_of_memory(error), traceback.format_exc()
+                if not isinstance(error, CannotMap) and isinstance(self._evaluator, MappedTwin):
+                    error = CannotMap(why.strip().splitlines()[-1])
+                apart = str(error) if isinstance(error, CannotMap) else ""
             else:
                 if numbers is None:
                     break
@@ -296,11 +300,9 @@ class Population:
                 self.width = (len(group) + 1) // 2
             else:
                 suspects.update(group)
-                together = why.strip().splitlines()[-1]
-        if suspects and isinstance(self._evaluator, MappedTwin) and not errors:
-            logger.warning(
-                "lanes train one at a time from now on: the module cannot be mapped over them (%s)", together
-            )
+                together = together or apart
+        if together and not errors:
+            logger.warning("lanes train one at a time from now on: the module cannot be run for several (%s)", together)
             self.width = 1
         if errors:
             raise LanesFailed(reports, errors)
@@ -323,15 +325,18 @@ class Population:
             {name: values[lanes] for name, values in self.buffers.items()},
         )
         steps_an_epoch = math.ceil(self.samples / self.batch)
-        means = self._lockstep.epoch(
-            ordered.index,
-            ordered.columns,
-            {name: values[lanes] for name, values in self._hyper.items()},
-            epochs * steps_an_epoch,
-            whole * steps_an_epoch,
-            self._dropout_key[lanes],
-            stop,
-        )
+        first = tasks[0]
+        with seeded(streams.key(first.task.seed, f"generators, epoch {first.epoch}"), self.device) as drawn:
+            means = self._lockstep.epoch(
+                ordered.index,
+                ordered.columns,
+                {name: values[lanes] for name, values in self._hyper.items()},
+                epochs * steps_an_epoch,
+                whole * steps_an_epoch,
+                self._dropout_key[lanes],
+                stop,
+            )
+            self._check_alone(len(group), drawn())
         if means is None:
             return None
         trained = self._lockstep
@@ -344,6 +349,11 @@ class Population:
         for name, values in self.buffers.items():
             values[lanes] = trained.buffers[name]
         return numbers
+
+    def _check_alone(self, lanes: int, drawn: bool) -> None:
+        """Raise CannotMap where several lanes have drawn from one generator: none would be what it is alone."""
+        if drawn and lanes > 1:
+            raise CannotMap(f"{type(self.plain).__name__} (the module): its forward draws from torch's generator")
 
     def _program(self, width: int) -> Lockstep:
         return Lockstep(
@@ -406,8 +416,11 @@ class Population:
     def evaluate_training(self) -> None:
         """Evaluate training items of all lanes as validation items are after an epoch: it takes as much memory."""
         assert self._tables is not None  # a lane has started
-        items = self._tables.map(lambda values: values[:, :EVALUATION_CHUNK])
-        self._evaluate(self.parameters, self.buffers, self.inputs, items)
+        for begin in range(0, self.lanes, self.width):
+            rows = slice(begin, begin + self.width)
+            items = self._tables.map(lambda values, rows=rows: values[rows, :EVALUATION_CHUNK])  # type: ignore[misc]  # mypy knows no lambda's defaults
+            buffers = {name: values[rows] for name, values in self.buffers.items()}
+            self._evaluate(self.parameters[rows], buffers, self.inputs, items)
 
     @torch.no_grad()
     def _validate(self, group: list[int], parameters: Tensor, buffers: Mapping[str, Tensor]) -> Tensor:
@@ -420,12 +433,14 @@ class Population:
         for length in set(lengths.values()) if self.metrics else ():
             rows = [at for at, have in lengths.items() if have == length]
             table = Table.stacked([self._validation[group[at]] for at in rows])
-            if len(rows) < len(group):
-                of_rows = parameters[rows], {name: values[rows] for name, values in buffers.items()}
-            else:
-                of_rows = parameters, dict(buffers)
-            _, scores = self._evaluate(*of_rows, self.inputs, table)
-            result[:, rows] = torch.stack(list(scores.values())).to(torch.float64).mean(-1)
+            together = len(rows) == len(group)  # as they usually are; a list that chooses rows is a copy to the device
+            of_rows = parameters if together else parameters[rows]
+            buffers_of_rows = {name: values if together else values[rows] for name, values in buffers.items()}
+            _, scores = self._evaluate(of_rows, buffers_of_rows, self.inputs, table)
+            means = torch.stack(list(scores.values())).to(torch.float64).mean(-1)
+            if together:
+                return means
+            result[:, rows] = means
         return result
 
     def _evaluate(
@@ -436,12 +451,14 @@ class Population:
         read_windows(self._evaluator, inputs.windows)
         outputs, scores = [], []
         size = max(1, min(EVALUATION_CHUNK, EVALUATION_ITEMS // len(parameters)))
-        for at in range(0, table.index.shape[1], size):
-            part = slice(at, at + size)
-            chunk = table.map(lambda values, part=part: values[:, part])  # type: ignore[misc]  # mypy knows no lambda's defaults
-            given = self.recipe.outputs(self._evaluator(inputs.batch(chunk.index)))
-            outputs.append(given)
-            scores.append({name: metric(given, chunk.columns) for name, metric in self.metrics.items()})
+        with seeded(0, self.device) as drawn:
+            for at in range(0, table.index.shape[1], size):
+                part = slice(at, at + size)
+                chunk = table.map(lambda values, part=part: values[:, part])  # type: ignore[misc]  # mypy knows no lambda's defaults
+                given = self.recipe.outputs(self._evaluator(inputs.batch(chunk.index)))
+                outputs.append(given)
+                scores.append({name: metric(given, chunk.columns) for name, metric in self.metrics.items()})
+            self._check_alone(len(parameters), drawn())
         return _joined(outputs), _joined(scores)
 
 

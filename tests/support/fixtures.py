@@ -1,4 +1,4 @@
-"""What the fixtures of conftest.py give, for the annotations of tests."""
+"""What the fixtures of databases.py and of conftest.py files give, for the annotations of tests."""
 
 import itertools
 import os

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from hpo.digits import draws, models
 from hpo.training import graph
@@ -14,9 +15,15 @@ from hpo.training.augmentation import SAMPLES_PER_PAIR
 from hpo.training.kernels import selection
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
+from hpo.training.recipe import SGD, Adam, AdamW, Cosine
+from tests.support import networks
+from tests.support.networks import CLASSES, EPOCHS, ITEMS, KINDS, recipe_of, task_on
 from tests.support.training import digit_population
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("default:Synchronization debug mode"),  # torch's notice that it is on
+]
 
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.3, "aux_weight": 2.0, "main_weight": 0.5}
 BATCH, PAIRS = 20, 10
@@ -53,6 +60,52 @@ def test_the_gpu_trains_what_the_cpu_trains(model: str) -> None:
     for one, other in zip(reports, others, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-8)
         assert other.validation["cross_entropy"] == pytest.approx(one.validation["cross_entropy"], rel=1e-8)
+
+
+OPTIMIZERS = {
+    "adam": Adam(),
+    "adamw": AdamW(schedule=Cosine(warmup=0.3)),
+    "sgd": SGD(momentum=0.9, nesterov=True, clip=0.5),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["resnet", "group norm", "points", "layer norm", "branches"])
+def test_the_gpu_trains_any_module_as_the_cpu(kind: str, optimizer: str) -> None:
+    """Mapped over lanes, BatchNorm's statistics by lane, one at a time where that cannot be; by any optimizer."""
+    make, shape = KINDS[kind]
+    trained = []
+    for device in ("cpu", "cuda"):
+        recipe = recipe_of(make, OPTIMIZERS[optimizer])
+        lanes = Population(recipe, 3, None, samples=ITEMS, batch=networks.BATCH, device=device, dtype=torch.float64)
+        for lane in range(3):
+            lanes.start(lane, task_on(shape, lane))
+        for _ in range(EPOCHS):
+            assert len(lanes.train_epoch()) == 3
+        assert lanes.width == (1 if kind == "branches" else 3)
+        trained.append([lanes.state(lane) for lane in range(3)])
+    for here, there in zip(*trained, strict=True):
+        torch.testing.assert_close(there.parameters, here.parameters, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(dict(there.buffers), dict(here.buffers), rtol=1e-6, atol=1e-9)
+
+
+def test_what_draws_on_the_gpu_trains_one_at_a_time_and_is_the_same_again() -> None:
+    """From the device's generator: after a stop too, whatever captured a graph when."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, CLASSES))
+
+    whole = Population(recipe_of(make), 2, None, samples=ITEMS, batch=networks.BATCH, device="cuda")
+    whole.start(0, task_on((4,), 0))
+    whole.start(1, task_on((4,), 1))
+    whole.train_epoch()
+    assert whole.width == 1
+    resumed = Population(recipe_of(make), 1, None, samples=ITEMS, batch=networks.BATCH, device="cuda")
+    resumed.start(0, task_on((4,), 1), whole.state(1))
+    torch.rand(1, device="cuda")
+    whole.train_epoch()
+    resumed.train_epoch()
+    assert torch.equal(whole.parameters[1], resumed.parameters[0])
 
 
 @pytest.mark.parametrize("captured", [True, False])

@@ -4,148 +4,42 @@ Shapes: P lanes, S items, B items of a batch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import hpo
-from hpo.experiment.items import Items
 from hpo.training import dropout, streams
-from hpo.training.mapped import MappedTwin, module_initialisation, twin_of
-from hpo.training.population import LanesFailed, LaneState, Population, Task
-from hpo.training.recipe import Hyper, LossColumns
-from hpo.training.stacked import CannotStack
+from hpo.training.mapped import module_initialisation
+from hpo.training.population import LaneState, Population, Task
+from tests.support.networks import (
+    BATCH,
+    CLASSES,
+    EPOCHS,
+    ITEMS,
+    KINDS,
+    Attends,
+    Branches,
+    Examples,
+    recipe_of,
+    task_on,
+)
 from tests.support.training import parameters_of
 
-ITEMS, BATCH, EPOCHS, CLASSES = 50, 16, 2, 3
 
-
-class Residual(nn.Module):
-    """A block of a small residual network."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm = nn.GroupNorm(2, channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = F.relu(x + self.second(F.relu(self.norm(self.first(x)))))
-        return out
-
-
-class Points(nn.Module):
-    """As PointNet: the same layers on every point of a cloud, the maximum over points, a classifier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.each = nn.Sequential(nn.Conv1d(2, 8, 1), nn.ReLU(), nn.Conv1d(8, 16, 1))
-        self.top = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), hpo.dropout(8), nn.Linear(8, CLASSES))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.top(self.each(x).amax(-1))
-        return out
-
-
-class Attends(nn.Module):
-    """A block of a transformer, with a parameter of its own beside its layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.place = nn.Parameter(torch.randn(4, 8) * 0.02)
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, norm_first=True)
-        self.head = nn.Linear(8, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(self.block(x + self.place).mean(-2))
-        return out
-
-
-class Branches(nn.Module):
-    """What it does depends on the numbers: that cannot be mapped over lanes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.head = nn.Linear(4, 8, bias=False), nn.Linear(8, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.first(x)
-        out: Tensor = self.head(hidden.tanh() if hidden.sum() > 0 else hidden.relu())
-        return out
-
-
-def residual() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 4, 3), Residual(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
-
-
-def layer_norm() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(4, 8, bias=False), nn.LayerNorm(8), nn.PReLU(), hpo.dropout(8), nn.Linear(8, CLASSES)
-    )
-
-
-def batch_norm() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), hpo.dropout(6), nn.Linear(6, CLASSES),
-    )  # fmt: skip
-
-
-class Placed(nn.Module):
-    """Numbers of its own that no training changes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("places", torch.randn(4))
-        self.head = nn.Linear(4, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(x + self.get_buffer("places"))
-        return out
-
-
-KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {  # and the shape of an item
-    "residual": (residual, (1, 6, 6)),
-    "points": (Points, (2, 5)),
-    "transformer": (Attends, (4, 8)),
-    "layer norm": (layer_norm, (4,)),
-    "batch norm": (batch_norm, (1, 6, 6)),
-    "buffer": (Placed, (4,)),
-    "branches": (Branches, (4,)),
-}
-
-
-def loss(out: Tensor, columns: LossColumns, hyper: Hyper) -> tuple[Tensor, Tensor]:
-    target = columns["y"]
-    each = F.cross_entropy(out.flatten(0, -2), target.flatten(), reduction="none").view(target.shape).mean(-1)
-    return each, each
-
-
-def recipe_of(make: Callable[[], nn.Module]) -> hpo.Recipe:
-    return hpo.Recipe(make, hpo.Tensors, lambda items: {"y": items.y}, loss, lambda out: out, batch=BATCH)
-
-
-def task(shape: tuple[int, ...], lane: int) -> Task:
-    generator = torch.Generator().manual_seed(lane)
-    x = torch.randn(ITEMS, *shape, generator=generator, dtype=torch.float64)
-    y = torch.randint(CLASSES, (ITEMS,), generator=generator)
-    params = {"learning_rate": 1e-3 * (lane + 1), "weight_decay": 1e-3 * lane, "dropout": 0.2 * lane}
-    return Task(key=lane, params=params, seed=lane, epochs=EPOCHS, training=Items(x, y), validation=None)
-
-
-def trained_plainly(make: Callable[[], nn.Module], task: Task) -> nn.Module:
-    """The plain loop, on the streams that a lane has."""
+def trained_plainly(make: Callable[[], nn.Module], task: Task, start: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The plain loop, on the streams that a lane has, from the module's own initialisation or these parameters."""
     model = make().to(torch.float64)
-    model.load_state_dict(module_initialisation(make, task.seed), strict=False)  # tied parameters have one name
+    start = start or module_initialisation(make, task.seed)
+    model.load_state_dict(start, strict=False)  # tied parameters have one name
     hyper, step = task.params, 0
     adam = torch.optim.Adam(model.parameters(), lr=hyper["learning_rate"], weight_decay=hyper["weight_decay"])
     order_key, dropout_key = (torch.tensor([streams.key(task.seed, what)]) for what in ("order", "dropout"))
     x, y = task.training.x, task.training.y
     for epoch in range(EPOCHS):
+        torch.manual_seed(streams.key(task.seed, f"generators, epoch {epoch}"))
         order = streams.permutations(streams.step_keys(order_key, torch.tensor([epoch])), streams.counters(ITEMS))[0]
         for batch in order.split(BATCH):
             if many := dropout.decisions(model, len(batch)):
@@ -165,7 +59,7 @@ def trained_plainly(make: Callable[[], nn.Module], task: Task) -> nn.Module:
 def test_lanes_are_plain_trainings(kind: str) -> None:
     """Three lanes with hyperparameters, draws and initialisations of their own, whatever the layers."""
     make, shape = KINDS[kind]
-    tasks = [task(shape, lane) for lane in range(3)]
+    tasks = [task_on(shape, lane) for lane in range(3)]
     lanes = Population(recipe_of(make), 3, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
     for lane, one in enumerate(tasks):
         lanes.start(lane, one)
@@ -181,37 +75,90 @@ def test_lanes_are_plain_trainings(kind: str) -> None:
         for name, values in buffers.items():
             torch.testing.assert_close(values, plain.get_buffer(name), rtol=1e-6, atol=1e-9, msg=name)
         x = one.training.x[:7]
-        outputs = lanes.predict(lanes.parameters[lane], Items(x), buffers=buffers).outputs
+        outputs = lanes.predict(lanes.parameters[lane], Examples(x=x), buffers=buffers).outputs
         torch.testing.assert_close(outputs, plain.eval()(x).detach(), rtol=1e-6, atol=1e-8)
 
 
-def test_what_cannot_be_mapped_trains_one_lane_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
-    """Which is said once."""
-    lanes = Population(recipe_of(Branches), 3, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+class Drops(nn.Module):
+    """Drops by torch's generator inside its forward, where no layer shows it."""
+
+    def __init__(self, bias: bool) -> None:
+        """With a bias its layer has a stacked twin, without one it is mapped."""
+        super().__init__()
+        self.head = nn.Linear(4, CLASSES, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.head(x), 0.5, self.training)
+
+
+def between(layer: nn.Module) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Linear(4, 8, bias=False), layer, nn.Linear(8, CLASSES))
+
+
+APART: dict[str, tuple[Callable[[], nn.Module], str]] = {  # what several lanes cannot be run of, and the log's words
+    "dropout": (between(nn.Dropout(0.5)), "Dropout (1): "),
+    "alpha dropout": (between(nn.AlphaDropout(0.1)), "AlphaDropout (1): "),
+    "random slopes": (between(nn.RReLU()), "RReLU (1): "),
+    "dropout in a mapped forward": (lambda: Drops(False), "Drops (the module): "),
+    "dropout in a stacked forward": (lambda: Drops(True), "Drops (the module): its forward draws from torch's"),
+    "branches": (Branches, "Branches (the module): "),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_what_cannot_be_run_for_several_lanes_trains_one_at_a_time(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names it once; each lane is the plain loop whose draws begin anew with each epoch, resumed or not."""
+    make, words = APART[kind]
+    lanes = Population(recipe_of(make), 3, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
     for lane in range(3):
-        lanes.start(lane, task((4,), lane))
-    for _ in range(2):
+        lanes.start(lane, task_on((4,), lane))
+    starts = [parameters_of(lanes, lane) for lane in range(3)]
+    before = torch.random.get_rng_state()
+    for _ in range(EPOCHS):
         assert len(lanes.train_epoch()) == 3
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert lanes.width == 1
-    assert [record.message for record in caplog.records if "one at a time" in record.message] == [
-        record.message for record in caplog.records
-    ]
+    (record,) = caplog.records
+    assert record.message.startswith("lanes train one at a time from now on: the module cannot be run for several (")
+    assert words in record.message
+    for lane in range(3):
+        plain = trained_plainly(make, task_on((4,), lane), starts[lane])
+        for name, values in parameters_of(lanes, lane).items():
+            torch.testing.assert_close(values, plain.get_parameter(name).detach(), rtol=1e-9, atol=1e-12)
+        alone = Population(recipe_of(make), 1, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+        alone.start(0, task_on((4,), lane))
+        alone.train_epoch()
+        resumed = Population(recipe_of(make), 1, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+        resumed.start(0, task_on((4,), lane), alone.state(0))
+        resumed.train_epoch()
+        assert torch.equal(resumed.parameters[0], lanes.parameters[lane])
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize(
-    ("layer", "why"),
-    [
-        (nn.Dropout(0.5), r"Dropout \(1\) draws random numbers that all lanes would share: use hpo.dropout"),
-        (nn.AlphaDropout(0.1), "AlphaDropout"),
-        (nn.RReLU(), "RReLU"),
-    ],
-)
-def test_what_is_left_to_chance_is_refused(layer: nn.Module, why: str) -> None:
-    """Never approximated; without chance torch's dropout is fine."""
-    with pytest.raises(CannotStack, match=why):
-        twin_of(nn.Sequential(nn.Linear(4, 4), layer))
-    assert isinstance(twin_of(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.0))), MappedTwin)
+def test_what_draws_when_it_is_measured_gives_the_same_again() -> None:
+    """As a mean over dropout masks does, which one may want of a trained network."""
+
+    class Draws(Drops):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(self.head(x), 0.5)
+
+    lanes = Population(recipe_of(lambda: Draws(True)), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+    lanes.start(0, task_on((4,), 0))
+    lanes.start(1, task_on((4,), 1))
+    lanes.train_epoch()
+    items = Examples(x=task_on((4,), 0).training.x)
+    torch.rand(1)
+    outputs = [lanes.predict(lanes.parameters[0], items).outputs for _ in range(2)]
+    assert torch.equal(*outputs)
+    assert (outputs[0] == 0).any()
+
+
+def test_without_chance_torchs_dropout_is_mapped() -> None:
+    lanes = Population(recipe_of(between(nn.Dropout(0.0))), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
+    lanes.start(0, task_on((4,), 0))
+    lanes.start(1, task_on((4,), 1))
+    lanes.train_epoch()
+    assert lanes.width == 2
 
 
 def test_buffers_are_a_lanes_state() -> None:
@@ -220,7 +167,7 @@ def test_buffers_are_a_lanes_state() -> None:
 
     def started(lane: int, state: LaneState | None = None) -> Population:
         alone = Population(recipe_of(make), 1, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
-        alone.start(0, task(shape, lane), state)
+        alone.start(0, task_on(shape, lane), state)
         return alone
 
     whole, begun = started(1), started(1)
@@ -255,37 +202,14 @@ class Tied(nn.Module):
 def test_tied_parameters_stay_tied() -> None:
     lanes = Population(recipe_of(Tied), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
     for lane in range(2):
-        lanes.start(lane, task((4,), lane))
+        lanes.start(lane, task_on((4,), lane))
     for _ in range(EPOCHS):
         lanes.train_epoch()
     assert list(parameters_of(lanes, 0)) == ["embed.weight", "norm.weight", "norm.bias"]
     for lane in range(2):
-        plain = trained_plainly(Tied, task((4,), lane))
+        plain = trained_plainly(Tied, task_on((4,), lane))
         assert isinstance(plain, Tied)
         torch.testing.assert_close(parameters_of(lanes, lane)["embed.weight"], plain.embed.weight.detach())
-
-
-class Drops(nn.Module):
-    """Drops by torch's generator inside its forward, where no layer shows it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(4, CLASSES, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(self.head(x), 0.5, self.training)
-
-
-def test_chance_in_a_forward_is_an_error_of_every_lane() -> None:
-    """It would be another training each time."""
-    lanes = Population(recipe_of(Drops), 2, None, samples=ITEMS, batch=BATCH, dtype=torch.float64)
-    for lane in range(2):
-        lanes.start(lane, task((4,), lane))
-    with pytest.raises(LanesFailed) as failed:
-        lanes.train_epoch()
-    assert [error.strip().splitlines()[-1] for error in failed.value.errors.values()] == [
-        "RuntimeError: the module's forward draws from torch's generator, so it cannot be repeated: use hpo.dropout"
-    ] * 2
 
 
 def test_initialisation_is_the_modules_own_and_leaves_torchs_generator() -> None:

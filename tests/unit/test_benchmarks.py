@@ -23,6 +23,14 @@ gpu.main()
 """
 
 
+COLLECT = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split()))
+import pytest
+sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "tests/training/test_cuda.py"]))
+"""
+
+
 def test_the_makefile_names_every_command() -> None:
     """`make bench-NAME` is how they are found."""
     makefile = (ROOT / "Makefile").read_text()
@@ -52,3 +60,11 @@ def test_torch_alone_is_enough_for_the_gpus() -> None:
         lines += [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["lanes"] for line in lines if line["part"] == "sweep" and "lanes" in line] == [1, 2]
     assert [line for line in lines if line["part"] == "ceilings" and "tb_s" in line]
+
+
+def test_torch_and_pytest_are_enough_for_the_gpus_tests() -> None:
+    """They are collected, with the conftest files that lie on their way."""
+    command = [sys.executable, "-c", COLLECT, " ".join(NOT_THERE)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_cuda.py::test_no_step_waits_for_the_device[ws-True]" in done.stdout

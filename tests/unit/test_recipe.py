@@ -118,17 +118,15 @@ def test_its_outputs_are_what_is_measured() -> None:
         hpo.Model(recipe(), space=SPACE, reference=REFERENCE, predict=lambda predictor, x: x)
 
 
-def test_a_module_without_lanes_is_refused_when_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one line that names the model and the layer; the same with another layer is described."""
+def test_another_layer_is_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the layers: torch's dropout is no reason to refuse a recipe."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "mine.py"
-    file.write_text(FILE.replace("LAYER", "Dropout(0.5)"))
-    with pytest.raises(ExperimentError, match="model net: the recipe's module cannot be trained by lane: Dropout"):
-        prepared(str(file))
-    file.write_text(FILE.replace("LAYER", "GELU()"))
-    before = prepared(str(file)).models["net"].code_digest
-    file.write_text(FILE.replace("LAYER", "ReLU()"))
-    assert prepared(str(file)).models["net"].code_digest != before
+    digests = set()
+    for layer in ("GELU()", "ReLU()", "Dropout(0.5)"):
+        file.write_text(FILE.replace("LAYER", layer))
+        digests.add(prepared(str(file)).models["net"].code_digest)
+    assert len(digests) == 3
 
 
 def run_of(training: Items) -> Run:
