@@ -16,17 +16,18 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpo.digits import draws, models
+from hpo.digits import draws, experiment, models
+from hpo.digits.recipes import METRICS, RECIPES
 from hpo.training import streams
 from hpo.training.kernels import cpu, selection
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
-from hpo.training.stacked import _Convolution, _Linear, _WindowConvolution
+from hpo.training.recipe import Recipe
+from hpo.training.stacked import _Convolution, _Linear, _WindowConvolution, stack
 from hpo.training.windows import WindowTable
-from tests.support.training import digit_population
 
 BATCH, PAIRS = 20, 10
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.3, "aux_weight": 2.0, "main_weight": 0.5}
@@ -50,24 +51,37 @@ class Operations(TorchDispatchMode):
 
 
 def population(
-    model: str, lanes: int = 3, dtype: torch.dtype = torch.float32, *, device: str = "cpu", validated: bool = False
+    model: str,
+    lanes: int = 3,
+    dtype: torch.dtype = torch.float32,
+    *,
+    device: str = "cpu",
+    validated: bool = False,
+    extended: bool = False,
 ) -> Population:
-    """Lanes with unlike rates on random images, a draw each; `validated`: on what they train on."""
+    """Lanes with unlike rates on random images, a draw each.
+
+    `validated`: on what they train on; `extended`: as an extended experiment trains them, on images without windows.
+    """
     images = torch.rand(60, draws.SIDE, draws.SIDE, generator=torch.Generator().manual_seed(3))
     pool = draws.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
-    made = digit_population(model, lanes, pool, samples=18 * PAIRS, batch=BATCH, dtype=dtype, device=device)
+    recipe = experiment.extended({}).models[model].train if extended else RECIPES[model]
+    assert isinstance(recipe, Recipe)
+    made = Population(recipe, lanes, pool, samples=18 * PAIRS, batch=BATCH, metrics=METRICS, device=device, dtype=dtype)
     for lane in range(lanes):
-        training, _ = draws.draw_training(pool, lane, PAIRS)
+        pairs, _ = draws.draw_training(pool, lane, PAIRS)
+        training = experiment.items_of(pool, pairs) if extended else pairs
         params = {**PARAMS, "learning_rate": 1e-3 * (lane + 1)}
         validation = training if validated else None
         made.start(lane, Task(key=lane, params=params, seed=lane, epochs=3, training=training, validation=validation))
     return made
 
 
+@pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("model", list(models.ARCHITECTURES))
-def test_every_step_is_the_same_list_of_operations(model: str) -> None:
+def test_every_step_is_the_same_list_of_operations(model: str, extended: bool) -> None:
     """So a graph that captured one is all of them: what differs from step to step are the numbers in its tensors."""
-    made = population(model)
+    made = population(model, extended=extended)
     made.train_epoch()  # tables that are made once
     steps: list[list[str]] = []
     inner = Lockstep._step
@@ -85,10 +99,11 @@ def test_every_step_is_the_same_list_of_operations(model: str) -> None:
     assert len(steps[0]) > 50
 
 
+@pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("model", list(models.ARCHITECTURES))
-def test_nothing_in_an_epoch_reads_a_number_back(model: str) -> None:
+def test_nothing_in_an_epoch_reads_a_number_back(model: str, extended: bool) -> None:
     """Each would wait for a GPU. Copies between types are looked at for their device."""
-    made = population(model)
+    made = population(model, extended=extended)
     made.train_epoch()
     inner, seen = Lockstep.epoch, Operations()
 
@@ -159,7 +174,7 @@ def test_convolutions_are_plain_torchs(
     flat = (torch.randn(lanes, 30_001, generator=generator, dtype=dtype) * 0.1).requires_grad_()
     w1, b1 = flat[:, : 800 * channels].view(lanes, 32, channels, 5, 5), flat[:, 5000:5032]
     w2, b2 = flat[:, 6000 : 6000 + 18_432].view(lanes, 64, 32, 3, 3), flat[:, 25_000:25_064]
-    assert compiled.serves_windows(table, channels, 32, 5)
+    assert compiled.serves_windows(table.side, channels, 32, 5, 2)
     assert compiled.serves(5, 32, 64, 3, 3)
     hidden = _WindowConvolution.apply(table.gather(corners), w1, b1, 2)  # type: ignore[no-untyped-call]
     expected = _Convolution.apply(hidden, w2, b2, 3)  # type: ignore[no-untyped-call]
@@ -170,6 +185,56 @@ def test_convolutions_are_plain_torchs(
     given = torch.autograd.grad((actual * upstream).sum(), [w1, b1, w2, b2])
     pairs_of = [(given_hidden, hidden), (actual, expected), *zip(given, wanted, strict=True)]
     assert [relative(a, b) < near for a, b in pairs_of] == [True] * 6
+
+
+@pytest.mark.parametrize("model", list(models.ARCHITECTURES))
+def test_images_have_the_first_convolutions_kernel_too(
+    model: str, compiled: cpu.CpuKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twin that is given images, not corners, against autograd of the plain network lane by lane, in float64."""
+    called: list[str] = []
+    inner = cpu.CpuKernels.call
+
+    def noted(self: cpu.CpuKernels, function: str, *words: Any) -> int:
+        called.append(function)
+        return inner(self, function, *words)
+
+    monkeypatch.setattr(cpu.CpuKernels, "call", noted)
+    generator = torch.Generator().manual_seed(0)
+    plains = [models.ARCHITECTURES[model]().to(torch.float64).eval() for _ in range(3)]
+    twin = stack(plains[0]).eval()
+    for name, parameter in twin.named_parameters():
+        parameter.data = torch.stack([plain.get_parameter(name).detach() for plain in plains])
+    x = torch.rand(3, 7, 2, draws.SIDE, draws.SIDE, generator=generator, dtype=torch.float64)
+    x[0, :2] = 0
+
+    def followed(network: nn.Module, images: Tensor) -> list[Tensor]:
+        out = [values for values in network(images) if values is not None]
+        total = sum((values * torch.linspace(1, 2, values.shape[-1])).sum() for values in out)
+        return [*out, *torch.autograd.grad(total, list(network.parameters()))]
+
+    together = followed(twin, x)
+    for lane, plain in enumerate(plains):
+        alone = followed(plain, x[lane])
+        assert [relative(a[lane], b) < 1e-13 for a, b in zip(together, alone, strict=True)] == [True] * len(alone)
+    assert sorted({name for name in called if "window" in name}) == ["window_backward", "window_forward"]
+    called.clear()
+    with torch.no_grad():
+        twin(x)
+    assert "window_forward" in called  # when it is measured
+
+
+@pytest.mark.parametrize(
+    ("channels", "out", "kernel", "pool", "size"),
+    [(1, 32, 5, 2, (14, 10)), (2, 32, 5, 2, (10, 14)), (32, 64, 3, 3, (7, 5)), (32, 64, 3, 3, (5, 7))],
+)
+def test_images_that_are_no_squares_have_no_kernel(
+    channels: int, out: int, kernel: int, pool: int, size: tuple[int, int]
+) -> None:
+    """Though one of their sides is that of images that have."""
+    plain = nn.Sequential(nn.Conv2d(channels, out, kernel), nn.MaxPool2d(pool), nn.SELU())
+    x = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(stack(plain)(x[None])[0], plain(x))
 
 
 def test_a_lane_has_the_same_bits_whatever_its_neighbours(compiled: cpu.CpuKernels) -> None:
@@ -233,13 +298,14 @@ def test_adam_is_adam(compiled: cpu.CpuKernels, dtype: torch.dtype, near: float,
     assert max(relative(a.double(), b) for a, b in ((p, moved), (m, first), (v, second))) < near
 
 
+@pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("model", list(models.ARCHITECTURES))
-def test_an_epoch_with_kernels_is_one_without(model: str, compiled: cpu.CpuKernels) -> None:
+def test_an_epoch_with_kernels_is_one_without(model: str, extended: bool, compiled: cpu.CpuKernels) -> None:
     """In float64 to rounding; chosen by shapes alone, so all three networks have them."""
     trained = {}
     for on in (True, False):
         selection.switch(on)
-        made = population(model, dtype=torch.float64)
+        made = population(model, dtype=torch.float64, extended=extended)
         made.train_epoch()
         trained[on] = made.parameters
     selection.switch(True)
@@ -330,7 +396,7 @@ def test_tritons_kernels_are_plain_torch_by_its_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
     ran = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "5 passed" in ran.stdout
+    assert "7 passed" in ran.stdout
 
 
 _COMPILE = """

@@ -83,9 +83,9 @@ class CpuKernels:
         act: Callable[..., int] = getattr(self._library, f"{function}_{_SUFFIX[dtype]}")
         return act(*(_address(x) if isinstance(x, Tensor) else ctypes.c_int64(x) for x in values))
 
-    def serves_windows(self, table: WindowTable, channels: int, out: int, kernel: int) -> bool:
-        """5x5 on images of 14x14, pooled by 2."""
-        return (channels in (1, 2), out, kernel, table.size, table.across) == (True, 32, 5, 6, 11)
+    def serves_windows(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
+        """5x5 on 14x14, pooled by 2."""
+        return channels in (1, 2) and (side, out, kernel, pool) == (14, 32, 5, 2)
 
     def serves(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
         """3x3 on 5x5, pooled by 3."""
