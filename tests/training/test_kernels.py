@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -263,6 +265,139 @@ def test_a_corner_beyond_the_images_is_refused(compiled: cpu.CpuKernels, corner:
     corners = torch.tensor([0, 8 * 121 + 11 * 2 + 2, corner]).view(1, 3, 1)
     with pytest.raises(IndexError, match="beyond the images"):
         compiled.window_convolution(table, corners, torch.randn(1, 32, 1, 5, 5), torch.randn(1, 32))
+
+
+Arguments = dict[str, Tensor]
+
+
+def some(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def windows_at(images: Tensor) -> WindowTable:
+    """A table whose padded images are these."""
+    table = WindowTable(torch.zeros(1, 14, 14), 5, 2)
+    table.padded = images
+    return table
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What passes addresses: right arguments, and those that may lie in several pieces."""
+
+    call: Callable[[cpu.CpuKernels, Arguments], object]
+    arguments: Callable[[], Arguments]
+    copied: tuple[str, ...] = ()
+
+
+WRAPPERS = {
+    "window_convolution": Wrapper(
+        lambda k, a: k.window_convolution(windows_at(a["padded"]), a["corners"], a["weight"], a["bias"]),
+        lambda: {
+            "padded": WindowTable(some(5, 14, 14), 5, 2).padded,
+            "corners": torch.arange(12).view(2, 3, 2) % 3,
+            "weight": some(2, 32, 2, 5, 5),
+            "bias": some(2, 32),
+        },
+        copied=("corners", "weight", "bias"),
+    ),
+    "convolution": Wrapper(
+        lambda k, a: k.convolution(a["x"], a["weight"], a["bias"], 3),
+        lambda: {"x": some(2, 3, 32, 5, 5), "weight": some(2, 64, 32, 3, 3), "bias": some(2, 64)},
+        copied=("x", "weight", "bias"),
+    ),
+    "activate": Wrapper(
+        lambda k, a: k.activate(a["y"], a["mask"]),
+        lambda: {"y": some(2, 3, 9), "mask": some(2, 3, 9)},
+        copied=("mask",),
+    ),
+    "before_activation": Wrapper(
+        lambda k, a: k.before_activation(a["grad"], a["y"], a["mask"]),
+        lambda: {"grad": some(2, 3, 9), "y": some(2, 3, 9), "mask": some(2, 3, 9)},
+        copied=("grad", "mask"),
+    ),
+    "keep_masks": Wrapper(
+        lambda k, a: k.keep_masks(a["keys"], 7, streams.Thresholds(a["least"], a["scale"]), torch.float32),
+        lambda: {"keys": torch.arange(2), "least": torch.arange(2, dtype=torch.int16), "scale": some(2)},
+        copied=("keys",),
+    ),
+    "adam": Wrapper(
+        lambda k, a: k.adam(**a),
+        lambda: {
+            **{name: some(2, 9) for name in ("parameters", "gradient", "first", "second")},
+            **{name: some(2) for name in ("rate", "eps", "decay")},
+        },
+    ),
+}
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "fewer lanes": lambda x: x[:1],
+    "smaller": lambda x: x[..., :-1].contiguous(),
+    "larger": lambda x: torch.cat([x, x], -1),
+    "a dimension more": lambda x: x[..., None],
+    "of another type": lambda x: x.to(torch.float64 if x.is_floating_point() else torch.int32),
+    "elsewhere": lambda x: x.to("meta"),
+}
+REFUSED = r"must be|no kernel|to unpack|number of dimensions|beyond the images"
+EVERY = [(name, argument) for name, wrapper in WRAPPERS.items() for argument in wrapper.arguments()]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(("name", "argument"), EVERY)
+def test_a_tensor_that_does_not_fit_is_refused(name: str, argument: str, wrong: str, compiled: cpu.CpuKernels) -> None:
+    """Before its address is passed: what is behind it would be read, or written over."""
+    wrapper = WRAPPERS[name]
+    arguments = wrapper.arguments()
+    wrapper.call(compiled, arguments)  # the right ones are taken
+    arguments = wrapper.arguments()
+    arguments[argument] = WRONG[wrong](arguments[argument])
+    if (argument, wrong) == ("padded", "fewer lanes"):  # images: a table may have any number of them
+        arguments["corners"][0, 0, 0] = 121
+    with (
+        mock.patch.object(compiled, "call", wraps=compiled.call) as call,
+        pytest.raises((ValueError, IndexError, RuntimeError), match=REFUSED),
+    ):
+        wrapper.call(compiled, arguments)
+    assert not call.called or argument == "padded"
+
+
+@pytest.mark.parametrize(("name", "argument"), EVERY)
+def test_a_tensor_in_pieces_is_copied_or_refused(name: str, argument: str, compiled: cpu.CpuKernels) -> None:
+    """Refused where it is written to, or is one of hpo's own that lies in one piece."""
+    wrapper = WRAPPERS[name]
+    whole, pieces = wrapper.arguments(), wrapper.arguments()
+    whole_values = pieces[argument]
+    room = torch.zeros(*whole_values.shape, 2, dtype=whole_values.dtype)
+    pieces[argument] = room[..., 0].copy_(whole_values)
+    if argument not in wrapper.copied:
+        with pytest.raises(ValueError, match=r"must be .* in one piece"):
+            wrapper.call(compiled, pieces)
+        return
+    expected, actual = wrapper.call(compiled, whole), wrapper.call(compiled, pieces)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_images_without_room_behind_them_are_refused(compiled: cpu.CpuKernels) -> None:
+    """Kernels read some numbers more than an image has."""
+    wrapper = WRAPPERS["window_convolution"]
+    arguments = wrapper.arguments()
+    arguments["padded"] = arguments["padded"].clone()
+    with pytest.raises(ValueError, match="room behind"):
+        wrapper.call(compiled, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_other_numbers_are_refused(compiled: cpu.CpuKernels, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="float32 and float64, not for"):
+        compiled.activate(torch.zeros(1, 2, 3, dtype=dtype), None)
+
+
+def test_other_pools_are_refused(compiled: cpu.CpuKernels) -> None:
+    convolution, windows = WRAPPERS["convolution"].arguments(), WRAPPERS["window_convolution"].arguments()
+    with pytest.raises(ValueError, match="no kernel pools by 2"):
+        compiled.convolution(convolution["x"], convolution["weight"], convolution["bias"], 2)
+    table = WindowTable(some(5, 14, 14), 5, 1)
+    with pytest.raises(ValueError, match="no kernel has windows of 5x5"):
+        compiled.window_convolution(table, windows["corners"], windows["weight"], windows["bias"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
