@@ -9,7 +9,8 @@ positions, a square of k + s - 1 pixels; the products of one square with the ker
 is pooled. All windows of all images lie in one table, so a shift is another row of it (`hpo.training.windows`), and
 a batch says no more than the row, called corner, at which an image's windows begin.
 
-Where the device has kernels for a layer's shapes (`hpo.training.kernels`), they take the place of these Functions.
+Where the device has kernels for a layer's shapes (`hpo.training.kernels`), they take the place of these Functions. A
+first convolution that is given images, not corners, has the same kernel: their windows are cut then, step by step.
 
 Shapes: P lanes, B images of the batch, C channels in, O channels out, Q pooled positions, W pixels of a window,
 N images; R = B * Q rows.
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 
 from hpo.training.dropout import Dropout
 from hpo.training.kernels import selection
-from hpo.training.windows import WindowTable
+from hpo.training.windows import WindowTable, unshifted
 
 _ELEMENTWISE = nn.SELU | nn.ReLU | nn.LeakyReLU | nn.ELU | nn.GELU | nn.SiLU | nn.Tanh | nn.Sigmoid | nn.Softplus
 _ALPHA, _SCALE = 1.6732632423543772, 1.0507009873554805  # SELU (Klambauer et al., NeurIPS 2017)
@@ -105,32 +106,43 @@ class _WindowConvolution(torch.autograd.Function):
 
 
 class _Geometry(NamedTuple):
-    """Sizes of a convolution between layers: square images of `side`, kernel k, then pooling by s."""
+    """Sizes of a convolution between layers: images of height x width, kernel k, then pooling by s."""
 
-    side: int
+    height: int
+    width: int
     k: int
     s: int
 
     @property
-    def out(self) -> int:
-        return (self.side - self.k + 1) // self.s
+    def out(self) -> tuple[int, int]:
+        return (self.height - self.k + 1) // self.s, (self.width - self.k + 1) // self.s
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image: the positions that are pooled."""
+        return self.out[0] * self.out[1] * self.s**2
 
 
 _FOLDS: dict[tuple[_Geometry, torch.device], tuple[Tensor, Tensor]] = {}  # for the most images that there were
 
 
 def _fold(columns: Tensor, g: _Geometry, images: int) -> Tensor:
-    """Sum patches (rows * k * k, C) back into the images they were cut from: (images * side * side, C).
+    """Sum patches (rows * k * k, C) back into the images they were cut from: (images * height * width, C).
 
     A bag of rows for each pixel: one fast kernel instead of k * k strided additions.
     """
-    at, pixels = (g, columns.device), g.side * g.side
-    patches = (g.out * g.s * g.k) ** 2  # rows of one image
+    at, pixels = (g, columns.device), g.pixels
+    patches = g.patches * g.k**2  # rows of one image
     if at not in _FOLDS or len(_FOLDS[at][1]) < images * pixels:
-        pixel = torch.arange(pixels).view(g.side, g.side)
+        pixel = torch.arange(pixels).view(g.height, g.width)
         place = pixel.unfold(0, g.k, 1).unfold(1, g.k, 1)  # (positions, positions, k, k)
-        used = g.out * g.s  # positions that are pooled; a rest is not
-        place = place[:used, :used].reshape(g.out, g.s, g.out, g.s, g.k, g.k).transpose(1, 2).flatten()
+        down, across = g.out
+        place = place[: down * g.s, : across * g.s]  # positions that are pooled; a rest is not
+        place = place.reshape(down, g.s, across, g.s, g.k, g.k).transpose(1, 2).flatten()
         source = place.argsort(stable=True)
         ends = torch.bincount(place, minlength=pixels).cumsum(0)
         offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
@@ -144,38 +156,38 @@ def _fold(columns: Tensor, g: _Geometry, images: int) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """SELU(MaxPool2d(s)(Conv2d(k)(x))) for x (P, B, C, side, side)."""
+    """SELU(MaxPool2d(s)(Conv2d(k)(x))) for x (P, B, C, height, width)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
-        p, b, c, side, _ = x.shape
+        p, b, c, height, width = x.shape
         o, k = weight.shape[1], weight.shape[-1]
-        g = _Geometry(side, k, pool)
+        g = _Geometry(height, width, k, pool)
         x = x.permute(0, 1, 3, 4, 2).contiguous()
-        image, row = side * side * c, side * c
+        row = width * c
         patches = x.as_strided(
-            (p * b, g.out, g.out, pool, pool, k, k * c),
-            (image, pool * row, pool * c, row, c, row, 1),
-        ).reshape(p, b * g.out**2 * pool**2, k * k * c)
+            (p * b, *g.out, pool, pool, k, k * c),
+            (height * row, pool * row, pool * c, row, c, row, 1),
+        ).reshape(p, b * g.patches, k * k * c)
         kernel = weight.permute(0, 3, 4, 2, 1).reshape(p, k * k * c, o)
-        y = _product(patches, kernel).view(p, b * g.out**2, pool**2, o)
+        y = _product(patches, kernel).view(p, -1, pool**2, o)
         top = y.amax(2)
         out = F.selu_(top + bias[:, None])
         ctx.save_for_backward(patches, kernel, top, out)
         ctx.y, ctx.g, ctx.shape = y, g, (p, b, c, o)
-        return out.view(p, b, g.out, g.out, o).permute(0, 1, 4, 2, 3)
+        return out.view(p, b, *g.out, o).permute(0, 1, 4, 2, 3)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         patches, kernel, top, out = ctx.saved_tensors
         (p, b, c, o), g = ctx.shape, ctx.g
-        grad = _selu_backward(grad.permute(0, 1, 3, 4, 2).reshape(p, b * g.out**2, o), out)
+        grad = _selu_backward(grad.permute(0, 1, 3, 4, 2).reshape(p, -1, o), out)
         routes, ctx.y = ctx.y.eq_(top[:, :, None]), None
         routes.mul_((grad / routes.sum(2))[:, :, None])
         routes = routes.view(p, -1, o)
         weight = _product(routes.mT, patches).view(p, o, g.k, g.k, c).permute(0, 1, 4, 2, 3)
         columns = _product(routes, kernel.mT).view(-1, c)
-        x = _fold(columns, g, p * b).view(p, b, g.side, g.side, c).permute(0, 1, 4, 2, 3)
+        x = _fold(columns, g, p * b).view(p, b, g.height, g.width, c).permute(0, 1, 4, 2, 3)
         return x, weight, grad.sum(1), None
 
 
@@ -202,17 +214,21 @@ class StackedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         fast = selection.for_device(self.weight.device, self.weight.dtype)
-        channels, out_channels = self.weight.shape[2], self.weight.shape[1]
+        out_channels, channels = self.weight.shape[1:3]
+        sizes = channels, out_channels, self.kernel, self.pool
         out: Tensor
         if not self.windows:
-            if fast and fast.serves(x.shape[-1], channels, out_channels, self.kernel, self.pool):
+            height, width = x.shape[-2:]
+            if fast and height == width and fast.serves(width, *sizes):
                 return fast.convolution(x, self.weight, self.bias, self.pool)
+            if fast and height == width and fast.serves_windows(width, *sizes) and not x.requires_grad:
+                return fast.window_convolution(*unshifted(x, self.kernel, self.pool), self.weight, self.bias)
             out = _Convolution.apply(x, self.weight, self.bias, self.pool)  # type: ignore[no-untyped-call]
             return out
         if self.table is None:
             raise RuntimeError("the first convolution has no windows: set them with hpo.training.stacked.read_windows")
         corners = x[..., 0, 0]
-        if fast and fast.serves_windows(self.table, channels, out_channels, self.kernel):
+        if fast and fast.serves_windows(self.table.side, *sizes):
             return fast.window_convolution(self.table, corners, self.weight, self.bias)
         out = _WindowConvolution.apply(self.table.gather(corners), self.weight, self.bias, self.pool)  # type: ignore[no-untyped-call]
         return out

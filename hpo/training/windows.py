@@ -20,6 +20,7 @@ class WindowTable:
         """Cut images (N, side, side) for a first convolution of `kernel` and pooling by `pool`."""
         self.size, device = kernel + pool - 1, images.device
         n, side, _ = images.shape
+        self.side = side
         room = images.new_zeros(n * (side + 2) ** 2 + BEYOND)
         self.padded = room[:-BEYOND].view(n, side + 2, side + 2)
         self.padded[:, 1:-1, 1:-1] = images
@@ -42,3 +43,10 @@ class WindowTable:
         """Windows (..., Q, W) of the images whose corners (...) are given."""
         index = corners[..., None] + self.positions
         return self.rows.index_select(0, index.flatten()).view(*index.shape, -1)
+
+
+def unshifted(images: Tensor, kernel: int, pool: int) -> tuple[WindowTable, Tensor]:
+    """A table of images (..., side, side) that have no shifts, and the corners (...) of theirs in it."""
+    table = WindowTable(images.flatten(0, -3), kernel, pool)
+    corners = torch.arange(len(table.padded), device=images.device) * table.across**2 + table.across + 1
+    return table, corners.view(images.shape[:-2])

@@ -5,12 +5,12 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpo.training import streams
 from hpo.training.kernels.gpu import TritonKernels
 from hpo.training.stacked import _Convolution, _WindowConvolution
-from hpo.training.windows import WindowTable
+from hpo.training.windows import WindowTable, unshifted
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -32,7 +32,7 @@ def test_tritons_convolutions_are_plain_torchs(channels: int) -> None:
     flat = (torch.randn(lanes, 30_001, generator=generator) * 0.1).requires_grad_()
     w1, b1 = flat[:, : 800 * channels].view(lanes, 32, channels, 5, 5), flat[:, 5000:5032]
     w2, b2 = flat[:, 6000 : 6000 + 18_432].view(lanes, 64, 32, 3, 3), flat[:, 25_000:25_064]
-    assert fast.serves_windows(table, channels, 32, 5)
+    assert fast.serves_windows(table.side, channels, 32, 5, 2)
     assert fast.serves(5, 32, 64, 3, 3)
     hidden = _WindowConvolution.apply(table.gather(corners), w1, b1, 2)  # type: ignore[no-untyped-call]
     expected = _Convolution.apply(hidden, w2, b2, 3)  # type: ignore[no-untyped-call]
@@ -44,6 +44,16 @@ def test_tritons_convolutions_are_plain_torchs(channels: int) -> None:
     wanted = torch.autograd.grad((expected * upstream).sum(), [w1, b1, w2, b2])
     given = torch.autograd.grad((actual * upstream).sum(), [w1, b1, w2, b2])
     assert [relative(a, b) < 1e-6 for a, b in zip(given, wanted, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_tritons_first_convolution_of_images_is_plain_torchs(channels: int) -> None:
+    """Of images that come without windows, as an extended experiment's do."""
+    images = torch.rand(2, 5, channels, 14, 14, generator=torch.Generator().manual_seed(channels))
+    layer = nn.Sequential(nn.Conv2d(channels, 32, 5), nn.MaxPool2d(2), nn.SELU())
+    weight, bias = (p.detach().expand(2, *p.shape) for p in layer.parameters())
+    actual = TritonKernels().window_convolution(*unshifted(images, 5, 2), weight, bias)
+    assert relative(actual, torch.stack([layer(of_lane) for of_lane in images])) < 1e-6
 
 
 def test_tritons_masks_are_the_streams_bit_for_bit() -> None:

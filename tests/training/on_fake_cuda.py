@@ -102,10 +102,10 @@ def _folded(fold: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`_fold`, whose table is made as `_tabled` says."""
 
     def folded(columns: Tensor, geometry: Any, images: int) -> Tensor:
-        at, pixels = (geometry, columns.device), geometry.side**2
+        at, pixels = (geometry, columns.device), geometry.pixels
         if at not in stacked._FOLDS or len(stacked._FOLDS[at][1]) < images * pixels:
             with unset_fake_temporarily():
-                many = images * (geometry.out * geometry.s * geometry.k) ** 2
+                many = images * geometry.patches * geometry.k**2
                 fold(torch.zeros(many, columns.shape[1]), geometry, images)
                 rows, offsets = stacked._FOLDS[geometry, torch.device("cpu")]
             stacked._FOLDS[at] = rows.to(columns.device), offsets.to(columns.device)

@@ -11,23 +11,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpo.digits import draws, models
+from hpo.digits import draws, experiment, models
+from hpo.digits.recipes import METRICS, RECIPES
 from hpo.training import streams
 from hpo.training.kernels import cpu, selection
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
-from hpo.training.stacked import _Convolution, _Linear, _WindowConvolution
+from hpo.training.recipe import Recipe
+from hpo.training.stacked import _Convolution, _Linear, _WindowConvolution, stack
 from hpo.training.windows import WindowTable
-from tests.support.training import digit_population
 
 BATCH, PAIRS = 20, 10
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.3, "aux_weight": 2.0, "main_weight": 0.5}
@@ -55,22 +58,29 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def population(model: str, lanes: int = 3, dtype: torch.dtype = torch.float32) -> Population:
-    """Lanes with unlike rates on random images, a draw each."""
+def population(model: str, lanes: int = 3, dtype: torch.dtype = torch.float32, *, extended: bool = False) -> Population:
+    """Lanes with unlike rates on random images, a draw each.
+
+    `extended`: as an extended experiment trains them, on images without windows.
+    """
     images = torch.rand(60, draws.SIDE, draws.SIDE, generator=torch.Generator().manual_seed(3))
     pool = draws.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
-    made = digit_population(model, lanes, pool, samples=18 * PAIRS, batch=BATCH, dtype=dtype)
+    recipe = experiment.extended({}).models[model].train if extended else RECIPES[model]
+    assert isinstance(recipe, Recipe)
+    made = Population(recipe, lanes, pool, samples=18 * PAIRS, batch=BATCH, metrics=METRICS, device="cpu", dtype=dtype)
     for lane in range(lanes):
-        training, _ = draws.draw_training(pool, lane, PAIRS)
+        pairs, _ = draws.draw_training(pool, lane, PAIRS)
+        training = experiment.items_of(pool, pairs) if extended else pairs
         params = {**PARAMS, "learning_rate": 1e-3 * (lane + 1)}
         made.start(lane, Task(key=lane, params=params, seed=lane, epochs=3, training=training, validation=None))
     return made
 
 
+@pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("model", list(models.ARCHITECTURES))
-def test_every_step_is_the_same_list_of_operations(model: str) -> None:
+def test_every_step_is_the_same_list_of_operations(model: str, extended: bool) -> None:
     """So a graph that captured one is all of them: what differs from step to step are the numbers in its tensors."""
-    made = population(model)
+    made = population(model, extended=extended)
     made.train_epoch()  # tables that are made once
     steps: list[list[str]] = []
     inner = Lockstep._step
@@ -102,10 +112,11 @@ def operations_of_an_epoch(made: Population) -> Operations:
     return seen
 
 
+@pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("model", list(models.ARCHITECTURES))
-def test_nothing_in_an_epoch_reads_a_number_back(model: str) -> None:
+def test_nothing_in_an_epoch_reads_a_number_back(model: str, extended: bool) -> None:
     """Each would wait for a GPU, as would a copy from one device to another."""
-    seen = operations_of_an_epoch(population(model))
+    seen = operations_of_an_epoch(population(model, extended=extended))
     assert not {line.partition("(")[0] for line in seen.seen} & WAITS
     assert seen.moves == []
 
@@ -157,7 +168,7 @@ def test_convolutions_are_plain_torchs(
     flat = (torch.randn(lanes, 30_001, generator=generator, dtype=dtype) * 0.1).requires_grad_()
     w1, b1 = flat[:, : 800 * channels].view(lanes, 32, channels, 5, 5), flat[:, 5000:5032]
     w2, b2 = flat[:, 6000 : 6000 + 18_432].view(lanes, 64, 32, 3, 3), flat[:, 25_000:25_064]
-    assert compiled.serves_windows(table, channels, 32, 5)
+    assert compiled.serves_windows(table.side, channels, 32, 5, 2)
     assert compiled.serves(5, 32, 64, 3, 3)
     hidden = _WindowConvolution.apply(table.gather(corners), w1, b1, 2)  # type: ignore[no-untyped-call]
     expected = _Convolution.apply(hidden, w2, b2, 3)  # type: ignore[no-untyped-call]
@@ -168,6 +179,56 @@ def test_convolutions_are_plain_torchs(
     given = torch.autograd.grad((actual * upstream).sum(), [w1, b1, w2, b2])
     pairs_of = [(given_hidden, hidden), (actual, expected), *zip(given, wanted, strict=True)]
     assert [relative(a, b) < near for a, b in pairs_of] == [True] * 6
+
+
+@pytest.mark.parametrize("model", list(models.ARCHITECTURES))
+def test_images_have_the_first_convolutions_kernel_too(
+    model: str, compiled: cpu.CpuKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twin that is given images, not corners, against autograd of the plain network lane by lane, in float64."""
+    called: list[str] = []
+    inner = cpu.CpuKernels.call
+
+    def noted(self: cpu.CpuKernels, function: str, *words: Any) -> int:
+        called.append(function)
+        return inner(self, function, *words)
+
+    monkeypatch.setattr(cpu.CpuKernels, "call", noted)
+    generator = torch.Generator().manual_seed(0)
+    plains = [models.ARCHITECTURES[model]().to(torch.float64).eval() for _ in range(3)]
+    twin = stack(plains[0]).eval()
+    for name, parameter in twin.named_parameters():
+        parameter.data = torch.stack([plain.get_parameter(name).detach() for plain in plains])
+    x = torch.rand(3, 7, 2, draws.SIDE, draws.SIDE, generator=generator, dtype=torch.float64)
+    x[0, :2] = 0
+
+    def followed(network: nn.Module, images: Tensor) -> list[Tensor]:
+        out = [values for values in network(images) if values is not None]
+        total = sum((values * torch.linspace(1, 2, values.shape[-1])).sum() for values in out)
+        return [*out, *torch.autograd.grad(total, list(network.parameters()))]
+
+    together = followed(twin, x)
+    for lane, plain in enumerate(plains):
+        alone = followed(plain, x[lane])
+        assert [relative(a[lane], b) < 1e-13 for a, b in zip(together, alone, strict=True)] == [True] * len(alone)
+    assert sorted({name for name in called if "window" in name}) == ["window_backward", "window_forward"]
+    called.clear()
+    with torch.no_grad():
+        twin(x)
+    assert "window_forward" in called  # when it is measured
+
+
+@pytest.mark.parametrize(
+    ("channels", "out", "kernel", "pool", "size"),
+    [(1, 32, 5, 2, (14, 10)), (2, 32, 5, 2, (10, 14)), (32, 64, 3, 3, (7, 5)), (32, 64, 3, 3, (5, 7))],
+)
+def test_images_that_are_no_squares_have_no_kernel(
+    channels: int, out: int, kernel: int, pool: int, size: tuple[int, int]
+) -> None:
+    """Though one of their sides is that of images that have."""
+    plain = nn.Sequential(nn.Conv2d(channels, out, kernel), nn.MaxPool2d(pool), nn.SELU())
+    x = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(stack(plain)(x[None])[0], plain(x))
 
 
 def test_a_lane_has_the_same_bits_whatever_its_neighbours(compiled: cpu.CpuKernels) -> None:
@@ -196,6 +257,139 @@ def test_a_corner_beyond_the_images_is_refused(compiled: cpu.CpuKernels, corner:
     corners = torch.tensor([0, 8 * 121 + 11 * 2 + 2, corner]).view(1, 3, 1)
     with pytest.raises(IndexError, match="beyond the images"):
         compiled.window_convolution(table, corners, torch.randn(1, 32, 1, 5, 5), torch.randn(1, 32))
+
+
+Arguments = dict[str, Tensor]
+
+
+def some(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def windows_at(images: Tensor) -> WindowTable:
+    """A table whose padded images are these."""
+    table = WindowTable(torch.zeros(1, 14, 14), 5, 2)
+    table.padded = images
+    return table
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What passes addresses: right arguments, and those that may lie in several pieces."""
+
+    call: Callable[[cpu.CpuKernels, Arguments], object]
+    arguments: Callable[[], Arguments]
+    copied: tuple[str, ...] = ()
+
+
+WRAPPERS = {
+    "window_convolution": Wrapper(
+        lambda k, a: k.window_convolution(windows_at(a["padded"]), a["corners"], a["weight"], a["bias"]),
+        lambda: {
+            "padded": WindowTable(some(5, 14, 14), 5, 2).padded,
+            "corners": torch.arange(12).view(2, 3, 2) % 3,
+            "weight": some(2, 32, 2, 5, 5),
+            "bias": some(2, 32),
+        },
+        copied=("corners", "weight", "bias"),
+    ),
+    "convolution": Wrapper(
+        lambda k, a: k.convolution(a["x"], a["weight"], a["bias"], 3),
+        lambda: {"x": some(2, 3, 32, 5, 5), "weight": some(2, 64, 32, 3, 3), "bias": some(2, 64)},
+        copied=("x", "weight", "bias"),
+    ),
+    "activate": Wrapper(
+        lambda k, a: k.activate(a["y"], a["mask"]),
+        lambda: {"y": some(2, 3, 9), "mask": some(2, 3, 9)},
+        copied=("mask",),
+    ),
+    "before_activation": Wrapper(
+        lambda k, a: k.before_activation(a["grad"], a["y"], a["mask"]),
+        lambda: {"grad": some(2, 3, 9), "y": some(2, 3, 9), "mask": some(2, 3, 9)},
+        copied=("grad", "mask"),
+    ),
+    "keep_masks": Wrapper(
+        lambda k, a: k.keep_masks(a["keys"], 7, streams.Thresholds(a["least"], a["scale"]), torch.float32),
+        lambda: {"keys": torch.arange(2), "least": torch.arange(2, dtype=torch.int16), "scale": some(2)},
+        copied=("keys",),
+    ),
+    "adam": Wrapper(
+        lambda k, a: k.adam(**a),
+        lambda: {
+            **{name: some(2, 9) for name in ("parameters", "gradient", "first", "second")},
+            **{name: some(2) for name in ("rate", "eps", "decay")},
+        },
+    ),
+}
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "fewer lanes": lambda x: x[:1],
+    "smaller": lambda x: x[..., :-1].contiguous(),
+    "larger": lambda x: torch.cat([x, x], -1),
+    "a dimension more": lambda x: x[..., None],
+    "of another type": lambda x: x.to(torch.float64 if x.is_floating_point() else torch.int32),
+    "elsewhere": lambda x: x.to("meta"),
+}
+REFUSED = r"must be|no kernel|to unpack|number of dimensions|beyond the images"
+EVERY = [(name, argument) for name, wrapper in WRAPPERS.items() for argument in wrapper.arguments()]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(("name", "argument"), EVERY)
+def test_a_tensor_that_does_not_fit_is_refused(name: str, argument: str, wrong: str, compiled: cpu.CpuKernels) -> None:
+    """Before its address is passed: what is behind it would be read, or written over."""
+    wrapper = WRAPPERS[name]
+    arguments = wrapper.arguments()
+    wrapper.call(compiled, arguments)  # the right ones are taken
+    arguments = wrapper.arguments()
+    arguments[argument] = WRONG[wrong](arguments[argument])
+    if (argument, wrong) == ("padded", "fewer lanes"):  # images: a table may have any number of them
+        arguments["corners"][0, 0, 0] = 121
+    with (
+        mock.patch.object(compiled, "call", wraps=compiled.call) as call,
+        pytest.raises((ValueError, IndexError, RuntimeError), match=REFUSED),
+    ):
+        wrapper.call(compiled, arguments)
+    assert not call.called or argument == "padded"
+
+
+@pytest.mark.parametrize(("name", "argument"), EVERY)
+def test_a_tensor_in_pieces_is_copied_or_refused(name: str, argument: str, compiled: cpu.CpuKernels) -> None:
+    """Refused where it is written to, or is one of hpo's own that lies in one piece."""
+    wrapper = WRAPPERS[name]
+    whole, pieces = wrapper.arguments(), wrapper.arguments()
+    whole_values = pieces[argument]
+    room = torch.zeros(*whole_values.shape, 2, dtype=whole_values.dtype)
+    pieces[argument] = room[..., 0].copy_(whole_values)
+    if argument not in wrapper.copied:
+        with pytest.raises(ValueError, match=r"must be .* in one piece"):
+            wrapper.call(compiled, pieces)
+        return
+    expected, actual = wrapper.call(compiled, whole), wrapper.call(compiled, pieces)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_images_without_room_behind_them_are_refused(compiled: cpu.CpuKernels) -> None:
+    """Kernels read some numbers more than an image has."""
+    wrapper = WRAPPERS["window_convolution"]
+    arguments = wrapper.arguments()
+    arguments["padded"] = arguments["padded"].clone()
+    with pytest.raises(ValueError, match="room behind"):
+        wrapper.call(compiled, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_other_numbers_are_refused(compiled: cpu.CpuKernels, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="float32 and float64, not for"):
+        compiled.activate(torch.zeros(1, 2, 3, dtype=dtype), None)
+
+
+def test_other_pools_are_refused(compiled: cpu.CpuKernels) -> None:
+    convolution, windows = WRAPPERS["convolution"].arguments(), WRAPPERS["window_convolution"].arguments()
+    with pytest.raises(ValueError, match="no kernel pools by 2"):
+        compiled.convolution(convolution["x"], convolution["weight"], convolution["bias"], 2)
+    table = WindowTable(some(5, 14, 14), 5, 1)
+    with pytest.raises(ValueError, match="no kernel has windows of 5x5"):
+        compiled.window_convolution(table, windows["corners"], windows["weight"], windows["bias"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -231,13 +425,14 @@ def test_adam_is_adam(compiled: cpu.CpuKernels, dtype: torch.dtype, near: float,
     assert max(relative(a.double(), b) for a, b in ((p, moved), (m, first), (v, second))) < near
 
 
+@pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("model", list(models.ARCHITECTURES))
-def test_an_epoch_with_kernels_is_one_without(model: str, compiled: cpu.CpuKernels) -> None:
+def test_an_epoch_with_kernels_is_one_without(model: str, extended: bool, compiled: cpu.CpuKernels) -> None:
     """In float64 to rounding; chosen by shapes alone, so all three networks have them."""
     trained = {}
     for on in (True, False):
         selection.switch(on)
-        made = population(model, dtype=torch.float64)
+        made = population(model, dtype=torch.float64, extended=extended)
         made.train_epoch()
         trained[on] = made.parameters
     selection.switch(True)
@@ -328,7 +523,7 @@ def test_tritons_kernels_are_plain_torch_by_its_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
     ran = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "5 passed" in ran.stdout
+    assert "7 passed" in ran.stdout
 
 
 _COMPILE = """

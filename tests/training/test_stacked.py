@@ -132,14 +132,19 @@ def test_one_image_at_every_corner_of_the_window_table() -> None:
 
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize(
-    ("side", "kernel", "pool"), [(5, 3, 3), (5, 3, 1), (5, 3, 2), (6, 1, 2), (6, 3, 2), (7, 2, 3), (4, 4, 1), (8, 5, 4)]
+    ("size", "kernel", "pool"),
+    [
+        ((side, side), k, s)
+        for side, k, s in [(5, 3, 3), (5, 3, 1), (5, 3, 2), (6, 1, 2), (6, 3, 2), (7, 2, 3), (4, 4, 1)]
+    ]
+    + [((8, 8), 5, 4), ((8, 11), 3, 3), ((7, 5), 3, 3), ((5, 6), 3, 3), ((9, 4), 2, 2)],
 )
-def test_second_convolution_equals_torchs(side: int, kernel: int, pool: int, lanes: int) -> None:
-    """Values, and gradients of weight, bias and input."""
+def test_second_convolution_equals_torchs(size: tuple[int, int], kernel: int, pool: int, lanes: int) -> None:
+    """Values, and gradients of weight, bias and input; of images that are no squares too."""
     c, o, b = 3, 4, 6
     plains = plain_layers(lanes, c, o, kernel, pool)
     twin = twin_of(plains, windows=False)
-    x = random(lanes, b, c, side, side).requires_grad_()
+    x = random(lanes, b, c, *size).requires_grad_()
     out = twin(x)
     leaf = x.detach().clone().requires_grad_()
     expected = torch.stack([plain(leaf[lane]) for lane, plain in enumerate(plains)])

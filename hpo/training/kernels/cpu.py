@@ -6,6 +6,7 @@ Shapes: P lanes, B images, C channels in, O channels out, n parameters.
 import ctypes
 import functools
 import hashlib
+import math
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hpo.training.streams import Thresholds
-from hpo.training.windows import WindowTable
+from hpo.training.windows import BEYOND, WindowTable
 
 FOLDER = Path(__file__).parent
 SOURCES = ("cpu.c", "cpu_real.h")
@@ -58,16 +59,40 @@ def _address(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _by_lane(parameter: Tensor) -> Tensor:
-    """A parameter (P, ...) whose lanes may lie apart, each in one piece."""
-    return parameter if parameter[0].is_contiguous() else parameter.contiguous()
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The tensor, where it has this shape and type and lies in one piece in this machine's memory; else ValueError.
+
+    What takes its address would read and write beyond a smaller one. It costs half a microsecond.
+    """
+    if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_cpu or not tensor.is_contiguous():
+        raise _unlike(name, tensor, shape, dtype)
+    return tensor
 
 
-def _masked(mask: Tensor | None) -> tuple[Tensor | int, int]:
-    """A mask and how far its lanes lie apart; each lies in one piece."""
+def _by_lane(name: str, parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A parameter (P, ...) whose lanes may lie apart, each in one piece, or a copy that is so; else as `_expect`."""
+    if parameter.shape != shape or parameter.dtype is not dtype or not parameter.is_cpu:
+        raise _unlike(name, parameter, shape, dtype)
+    contiguous = parameter.stride()[1:] == _strides(shape[1:]) or parameter.is_contiguous()
+    return parameter if contiguous else parameter.contiguous()
+
+
+@functools.cache
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a tensor of this shape that is in one piece."""
+    return tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+
+
+def _unlike(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> ValueError:
+    actual = f"{tuple(tensor.shape)}, {tensor.dtype}, strides {tensor.stride()}, on {tensor.device}"
+    return ValueError(f"{name} must be {tuple(shape)}, {dtype}, in one piece, on the CPU; it is {actual}")
+
+
+def _masked(mask: Tensor | None, y: Tensor) -> tuple[Tensor | int, int]:
+    """A mask of y's numbers and how far its lanes lie apart; each lies in one piece."""
     if mask is None:
         return 0, 0
-    mask = _by_lane(mask)
+    mask = _by_lane("mask", mask, y.shape, y.dtype)
     return mask, mask.stride(0)
 
 
@@ -79,13 +104,15 @@ class CpuKernels:
         self.name, self._library = name, library
 
     def call(self, function: str, dtype: torch.dtype, *values: Tensor | int) -> int:
-        """Call a function of the library for numbers of this type."""
+        """Call a function of the library for numbers of this type; what it reads and writes has been looked at."""
+        if dtype not in _SUFFIX:
+            raise ValueError(f"there are kernels for float32 and float64, not for {dtype}")
         act: Callable[..., int] = getattr(self._library, f"{function}_{_SUFFIX[dtype]}")
         return act(*(_address(x) if isinstance(x, Tensor) else ctypes.c_int64(x) for x in values))
 
-    def serves_windows(self, table: WindowTable, channels: int, out: int, kernel: int) -> bool:
-        """5x5 on images of 14x14, pooled by 2."""
-        return (channels in (1, 2), out, kernel, table.size, table.across) == (True, 32, 5, 6, 11)
+    def serves_windows(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
+        """5x5 on 14x14, pooled by 2."""
+        return channels in (1, 2) and (side, out, kernel, pool) == (14, 32, 5, 2)
 
     def serves(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
         """3x3 on 5x5, pooled by 3."""
@@ -93,31 +120,44 @@ class CpuKernels:
 
     def window_convolution(self, table: WindowTable, corners: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """SELU of the pooled convolution of the windows at corners (P, B, C): (P, B, O, side, side)."""
+        kernel = weight.shape[-1]
+        if not self.serves_windows(table.side, corners.shape[-1], 32, kernel, table.size - kernel + 1):
+            raise ValueError(f"no kernel has windows of {table.size}x{table.size} and weights {tuple(weight.shape)}")
         out: Tensor = _CompiledWindowConvolution.apply(self, corners, table.padded, weight, bias)  # type: ignore[no-untyped-call]  # torch's
         return out
 
     def convolution(self, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
         """SELU of the pooled convolution of x (P, B, C, side, side): (P, B, O, 1, 1)."""
+        if pool != 3:
+            raise ValueError(f"no kernel pools by {pool}")
         out: Tensor = _CompiledConvolution.apply(self, x, weight, bias)  # type: ignore[no-untyped-call]  # torch's
         return out
 
     def activate(self, y: Tensor, mask: Tensor | None) -> Tensor:
         """SELU of y (P, rows, features) in place, and that times a mask of the same shape where there is one."""
-        out = y if mask is None else torch.empty_like(y)
         lanes, rows, features = y.shape
-        self.call("activate", y.dtype, y, *_masked(mask), out, lanes, rows * features)
+        _expect("y", y, (lanes, rows, features), y.dtype)
+        out = y if mask is None else torch.empty_like(y)
+        self.call("activate", y.dtype, y, *_masked(mask, y), out, lanes, rows * features)
         return out
 
     def before_activation(self, grad: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The gradient before `activate`, and its sum over the rows (P, features)."""
-        grad, before, bias = grad.contiguous(), torch.empty_like(y), y.new_empty(len(y), y.shape[-1])
-        self.call("before_activation", y.dtype, grad, y, *_masked(mask), before, bias, *y.shape)
+        lanes, rows, features = y.shape
+        _expect("y", y, (lanes, rows, features), y.dtype)
+        grad = _expect("gradient", grad.contiguous(), (lanes, rows, features), y.dtype)
+        before, bias = torch.empty_like(y), y.new_empty(lanes, features)
+        self.call("before_activation", y.dtype, grad, y, *_masked(mask, y), before, bias, lanes, rows, features)
         return before, bias
 
     def keep_masks(self, keys: Tensor, words: int, at: Thresholds, dtype: torch.dtype) -> Tensor:
         """`hpo.training.streams.keep_masks` for thresholds (P,): (P, 4 * words)."""
-        masks = torch.empty(len(keys), 4 * words, dtype=dtype)
-        self.call("keep_masks", dtype, keys.contiguous(), at.least, at.scale, masks, len(keys), words)
+        lanes = (len(keys),)
+        keys = _expect("keys", keys.contiguous(), lanes, torch.int64)
+        least = _expect("least", at.least, lanes, torch.int16)
+        scale = _expect("scale", at.scale, lanes, torch.float32)
+        masks = torch.empty(*lanes, 4 * words, dtype=dtype)
+        self.call("keep_masks", dtype, keys, least, scale, masks, *lanes, words)
         return masks
 
     def adam(
@@ -132,15 +172,26 @@ class CpuKernels:
     ) -> None:
         """`Lockstep`'s step of Adam on (P, n), in place."""
         decay = torch.zeros_like(rate) if decay is None else decay
-        lanes, n = parameters.shape
-        self.call("adam", rate.dtype, parameters, gradient, first, second, rate, eps, decay, lanes, n)
+        (lanes, n), dtype = parameters.shape, parameters.dtype
+        rows = {"parameters": parameters, "gradient": gradient, "first": first, "second": second}
+        numbers = {"rate": rate, "eps": eps, "decay": decay}
+        for name, values in rows.items():
+            _expect(name, values, (lanes, n), dtype)
+        for name, values in numbers.items():
+            _expect(name, values, (lanes,), dtype)
+        self.call("adam", dtype, *rows.values(), *numbers.values(), lanes, n)
 
 
 class _CompiledWindowConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, c: CpuKernels, corners: Tensor, padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        weight, bias, corners = _by_lane(weight), _by_lane(bias), corners.contiguous()
-        p, b, channels = corners.shape
+        (p, b, channels), dtype = corners.shape, weight.dtype
+        corners = _expect("corners", corners.contiguous(), (p, b, channels), torch.int64)
+        weight = _by_lane("weight", weight, (p, 32, channels, 5, 5), dtype)
+        bias = _by_lane("bias", bias, (p, 32), dtype)
+        _expect("padded images", padded, (len(padded), 16, 16), dtype)
+        if padded.untyped_storage().nbytes() < (padded.storage_offset() + padded.numel() + BEYOND) * padded.itemsize:
+            raise ValueError("padded images must have room behind them, as WindowTable's have")
         out = weight.new_empty(p, b, 25, 32)
         route = torch.empty(p, b, 25, 32, dtype=torch.uint8)
         if c.call(
@@ -156,7 +207,7 @@ class _CompiledWindowConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         corners, padded, out, route = ctx.saved_tensors
         p, b, channels = corners.shape
-        grad = grad.permute(0, 1, 3, 4, 2).contiguous()
+        grad = _expect("gradient", grad.permute(0, 1, 3, 4, 2).contiguous(), (p, b, 5, 5, 32), out.dtype)
         weight, bias = out.new_empty(ctx.weight), out.new_empty(p, 32)
         ctx.kernels.call(
             "window_backward", out.dtype, padded, corners, grad, out, route, weight, bias, p, b, channels
@@ -167,9 +218,10 @@ class _CompiledWindowConvolution(torch.autograd.Function):
 class _CompiledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, c: CpuKernels, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        weight, bias = _by_lane(weight), _by_lane(bias)
-        p, b = x.shape[:2]
-        x = x.permute(0, 1, 3, 4, 2).contiguous()
+        (p, b), dtype = x.shape[:2], weight.dtype
+        x = _expect("x", x.permute(0, 1, 3, 4, 2).contiguous(), (p, b, 5, 5, 32), dtype)
+        weight = _by_lane("weight", weight, (p, 64, 32, 3, 3), dtype)
+        bias = _by_lane("bias", bias, (p, 64), dtype)
         packed, out = x.new_empty(p, 64, 288), x.new_empty(p, b, 64)
         route = torch.empty(p, b, 64, dtype=torch.uint8)
         c.call(
@@ -183,7 +235,7 @@ class _CompiledConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, packed, out, route = ctx.saved_tensors
         p, b = out.shape[:2]
-        grad = grad.reshape(p, b, 64).contiguous()
+        grad = _expect("gradient", grad.reshape(p, b, 64).contiguous(), (p, b, 64), out.dtype)
         dx, weight, bias = torch.empty_like(x), x.new_empty(ctx.weight), x.new_empty(p, 64)
         ctx.kernels.call(
             "convolution_backward", x.dtype, x, packed, grad, out, route, torch.empty_like(out), dx, weight, bias, p, b

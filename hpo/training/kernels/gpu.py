@@ -117,10 +117,10 @@ class TritonKernels:
 
     name = f"Triton {triton.__version__}"
 
-    def serves_windows(self, table: WindowTable, channels: int, out: int, kernel: int) -> bool:
+    def serves_windows(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
         """Four places, and tiles that are powers of two and fit into registers."""
-        inner = _power(channels * table.size**2)
-        return table.size == kernel + 1 and out in (16, 32, 64) and 16 <= inner <= 128 and inner * out <= 4096
+        inner = _power(channels * (kernel + 1) ** 2)
+        return pool == 2 and out in (16, 32, 64) and 16 <= inner <= 128 and inner * out <= 4096
 
     def serves(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
         """One pooled position, and powers of two."""

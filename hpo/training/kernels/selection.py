@@ -20,8 +20,8 @@ class Kernels(Protocol):
     def name(self) -> str:
         """What they are, for the record."""
 
-    def serves_windows(self, table: WindowTable, channels: int, out: int, kernel: int) -> bool:
-        """Whether `window_convolution` has a first convolution of these sizes."""
+    def serves_windows(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
+        """Whether `window_convolution` has a first convolution of these sizes on square images of `side`."""
 
     def serves(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
         """Whether `convolution` has one of these sizes on square images of `side`."""
