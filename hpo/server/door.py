@@ -8,19 +8,19 @@ that user's password has changed or the user is gone.
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import secrets
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
+from hpo.server.failed_logins import FailedLogins, LoginRefused
 from hpo.server.passwords import is_password
 from hpo.storage.identity import key_of
+from hpo.storage.schema import USER_LENGTH
 from hpo.storage.users import Role, User, find_token, find_user, list_users
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ SESSION_SECONDS = 7 * 24 * 3600  # after a login
 SECRET_HEADER = "X-Hpo-Proxy-Secret"
 _NOBODY = ""  # the name in a session that the start-up token began; no user has it
 _AT_START = "start-up token"  # the name that such a session's changes are logged under
-
-FREE_FAILURES = 3  # failed logins in a row before the next must wait
-LONGEST_WAIT = 60.0  # seconds
-_MOST_KEPT = 10_000  # names and addresses whose failures are remembered
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,20 +57,22 @@ class TrustedProxy:
     secret: str  # that it sends in SECRET_HEADER, since anybody can send a header
 
 
-class LoginRefused(Exception):
-    """A login that failed; the message is for whoever tried."""
-
-    def __init__(self, message: str, wait: float = 0.0) -> None:
-        super().__init__(message)
-        self.wait = wait  # seconds before another try is looked at
-
-
 class Door:
     """Recognises whoever sends a request; shared by the server's threads."""
 
-    def __init__(self, engine: Engine, *, startup_token: str | None = None, proxy: TrustedProxy | None = None) -> None:
-        """`startup_token` lets in whoever has it, as an editor, until there are users; None where only users log in."""
-        self._engine, self._startup_token, self._proxy = engine, startup_token, proxy
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        startup_token: str | None = None,
+        proxy: TrustedProxy | None = None,
+        is_proxied: bool = False,
+    ) -> None:
+        """`startup_token` lets in whoever has it, as an editor, until there are users; None where only users log in.
+
+        `is_proxied`: browsers reach the site through a proxy, which is whoever asks from this machine itself.
+        """
+        self._engine, self._startup_token, self._proxy, self._is_proxied = engine, startup_token, proxy, is_proxied
         self._failures = FailedLogins()
         self._key: bytes | None = None
 
@@ -106,12 +104,14 @@ class Door:
         return None if known is None else Visitor(name=f"token {known.name}", role=known.role)
 
     def _of_proxy(self, environ: "WSGIEnvironment") -> Visitor | None:
-        if self._proxy is None:
+        if self._proxy is None or not self._has_secret(environ):
             return None
-        secret, name = (_header(environ, header) for header in (SECRET_HEADER, self._proxy.header))
-        if not name or not hmac.compare_digest(secret.encode(), self._proxy.secret.encode()):
-            return None
-        return _as_visitor(find_user(self._engine, name))
+        return _as_visitor(find_user(self._engine, _header(environ, self._proxy.header)))
+
+    def _has_secret(self, environ: "WSGIEnvironment") -> bool:
+        """Whether it is the trusted proxy that asks."""
+        secret = _header(environ, SECRET_HEADER)
+        return self._proxy is not None and hmac.compare_digest(secret.encode(), self._proxy.secret.encode())
 
     def _of_session(self, environ: "WSGIEnvironment") -> Visitor | None:
         try:
@@ -147,29 +147,41 @@ class Door:
 
     # --- Logging in ---------------------------------------------------------------------------------------
 
+    def caller(self, environ: "WSGIEnvironment") -> str:
+        """The address that a request comes from: behind a proxy the last one in X-Forwarded-For.
+
+        That one is what the proxy itself has written; those before it are what a client may have.
+        """
+        peer: str = environ.get("REMOTE_ADDR", "")
+        if not self._has_secret(environ) and not (self._is_proxied and _is_loopback(peer)):
+            return peer
+        forwarded = _header(environ, "X-Forwarded-For").rpartition(",")[2].strip()
+        return forwarded if _is_address(forwarded) else peer
+
     def session_by_token(self, token: str, address: str) -> str:
-        """The cookie of a session that the start-up token begins; LoginRefused where it is another."""
-        self._failures.check("", address)
+        """The cookie of a session that the start-up token begins; LoginRefused where it is another.
+
+        Nobody has to wait: it cannot be guessed, and pages of other sites can ask with wrong ones.
+        """
         if not self._is_startup_token(token):
-            raise self._refused("", address, "this is not the token that `hpo dashboard` printed")
+            logger.warning("login refused: %s from %s", _AT_START, address)
+            raise LoginRefused("this is not the token that `hpo dashboard` printed")
+        logger.info("login: %s from %s", _AT_START, address)
         return self._sealed(_NOBODY, token)
 
     def session_by_password(self, name: str, password: str, address: str) -> str:
         """The cookie of a session of that user; LoginRefused where name and password do not fit."""
-        self._failures.check(name, address)
+        name = name[: USER_LENGTH + 1]  # a longer one is nobody's either, and is neither kept nor logged
+        failures = self._failures.count(name, address)
         user = find_user(self._engine, name)
         if not is_password(None if user is None else user.password_hash, password):
-            raise self._refused(name, address, "name or password is wrong")
+            logger.warning("login refused: %s from %s, %d in a row", repr(name), address, failures)
+            raise LoginRefused("name or password is wrong")
         assert user is not None
         assert user.password_hash is not None
         self._failures.forget(name, address)
         logger.info("login: %s from %s", name, address)
         return self._sealed(name, user.password_hash)
-
-    def _refused(self, name: str, address: str, reason: str) -> LoginRefused:
-        count = self._failures.count(name, address)
-        logger.warning("login refused: %s from %s, %d in a row", repr(name), address, count)
-        return LoginRefused(reason)
 
     def _sealed(self, name: str, sealing: str) -> str:
         cookie: str = self._serializer().dumps([name, _seal(sealing)])
@@ -179,38 +191,6 @@ class Door:
         from itsdangerous import URLSafeTimedSerializer
 
         return URLSafeTimedSerializer(self.signing_key, salt="session")
-
-
-class FailedLogins:
-    """Failed logins in a row, by user and address: after a few, each next one waits twice as long."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._kept: dict[tuple[str, str], tuple[int, float]] = {}  # how many, and when the next may be
-
-    def check(self, name: str, address: str) -> None:
-        """Raise LoginRefused where the next try must wait."""
-        with self._lock:
-            _, when = self._kept.get((name, address), (0, 0.0))
-            wait = when - self._clock()
-        if wait > 0:
-            raise LoginRefused(f"too many failed logins: wait {wait:.0f} s", wait)
-
-    def count(self, name: str, address: str) -> int:
-        """Note a failure; returns how many in a row that makes."""
-        with self._lock:
-            failures = self._kept.pop((name, address), (0, 0.0))[0] + 1
-            wait = 0.0 if failures < FREE_FAILURES else min(LONGEST_WAIT, 2.0 ** min(failures - FREE_FAILURES, 10))
-            self._kept[name, address] = failures, self._clock() + wait
-            while len(self._kept) > _MOST_KEPT:
-                del self._kept[next(iter(self._kept))]  # the oldest
-        return failures
-
-    def forget(self, name: str, address: str) -> None:
-        """A login was right."""
-        with self._lock:
-            self._kept.pop((name, address), None)
 
 
 def new_startup_token() -> str:
@@ -225,6 +205,18 @@ def _as_visitor(user: User | None) -> Visitor | None:
 def _seal(secret: str) -> str:
     """What of a secret stands in a session's cookie: enough to see that it is another one by now."""
     return hashlib.sha256(b"session " + secret.encode()).hexdigest()[:16]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(address: str) -> bool:
+    return _is_address(address) and ipaddress.ip_address(address).is_loopback
 
 
 def _header(environ: "WSGIEnvironment", name: str) -> str:

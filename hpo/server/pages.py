@@ -17,7 +17,8 @@ from hpo.server import shown
 from hpo.server.actions import act, note_of
 from hpo.server.address import SiteAddress
 from hpo.server.configurations import configuration_rows
-from hpo.server.door import COOKIE, SESSION_SECONDS, Door, LoginRefused
+from hpo.server.door import COOKIE, SESSION_SECONDS, Door
+from hpo.server.failed_logins import LoginRefused
 from hpo.server.guard import LOGIN, LOGOUT, VISITOR
 from hpo.server.headlines import Headlines
 from hpo.server.kept import KeptOverview, KeptResults
@@ -114,14 +115,14 @@ def _add_login(site: Flask, door: Door, address: SiteAddress) -> None:
         if not token:
             return form()
         try:
-            return logged_in(door.session_by_token(token, request.remote_addr or ""))
+            return logged_in(door.session_by_token(token, door.caller(request.environ)))
         except LoginRefused as error:
             return form(429 if error.wait else 403, reason=str(error), wait=error.wait)
 
     @site.post(LOGIN)
     def log_in() -> ResponseReturnValue:
         name, password, token = (request.form.get(field, "") for field in ("name", "password", "token"))
-        caller = request.remote_addr or ""
+        caller = door.caller(request.environ)
         try:
             if door.takes_token and token:
                 return logged_in(door.session_by_token(token.strip(), caller))
@@ -210,6 +211,9 @@ def _study_page(engine: Engine, row: studies.StudyRow, everything: "Overview", r
 
 def _local(there: str) -> str:
     """A path of this site to go on to; anything else is the overview."""
-    parts = urlsplit(there)
+    try:
+        parts = urlsplit(there)
+    except ValueError:  # brackets that hold no address
+        return "/"
     local = there.startswith("/") and not there.startswith(("//", "/\\")) and not parts.netloc and not parts.scheme
     return there if local and not any(ord(character) < 33 or character == "\\" for character in there) else "/"
