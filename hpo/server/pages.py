@@ -23,7 +23,7 @@ from hpo.server.guard import LOGIN, LOGOUT, VISITOR
 from hpo.server.headlines import Headlines
 from hpo.server.kept import KeptOverview, KeptResults
 from hpo.server.metrics import exposition
-from hpo.server.report_page import ReportPage
+from hpo.server.report_page import BUSY_SECONDS, ReportBusy, ReportPage
 from hpo.storage import studies
 from hpo.study.spec import to_toml
 
@@ -89,6 +89,11 @@ def _add_errors(site: Flask) -> None:
     @site.errorhandler(404)
     def not_there(error: Exception) -> ResponseReturnValue:
         return render_template("message.html.j2", title="Not found", text=f"There is no page {request.path}."), 404
+
+    @site.errorhandler(ReportBusy)
+    def busy(error: ReportBusy) -> ResponseReturnValue:
+        page = render_template("busy.html.j2", title="One moment", text=str(error), seconds=BUSY_SECONDS)
+        return page, 503, {"Retry-After": str(BUSY_SECONDS)}
 
     @site.errorhandler(HpoError)
     def refused(error: HpoError) -> ResponseReturnValue:

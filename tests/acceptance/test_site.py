@@ -24,6 +24,7 @@ from sqlalchemy import Engine
 from hpo.server.failed_logins import ADDRESS_FAILURES, FREE_FAILURES
 from hpo.server.pages import REFRESH_SECONDS
 from hpo.server.passwords import password_hash
+from hpo.server.report_page import MOST_WAITING
 from hpo.storage import studies
 from hpo.storage.engine import open_engine
 from hpo.storage.users import add_user
@@ -684,6 +685,21 @@ def test_the_report_of_what_is_chosen(site: int) -> None:
     assert status == 200
     assert "only of the studies that its reader chose: simple" in page
     assert ask(site, "/report?study=nobody", Authorization="", Cookie=session(site, "vic")["Cookie"])[0] == 404
+
+
+def test_reports_leave_threads_to_others(lab: str) -> None:
+    """Of many that ask at once a few wait, the others are told so at once; the site answers meanwhile."""
+    with dashboard(lab) as (port, _), ThreadPoolExecutor(24) as pool:
+        vic = session(port, "vic")
+        answers = [pool.submit(ask, port, "/report", **vic) for _ in range(24)]
+        wait_until(lambda: sum(answer.done() for answer in answers) >= 24 - 1 - MOST_WAITING)
+        assert ask(port, "/healthz")[0] == 200
+        assert sum(not answer.done() for answer in answers) == 1 + MOST_WAITING  # the report is not made yet
+        status, page = ask(port, "/report", **vic)
+        assert (status, 'http-equiv="refresh"' in page, "is being made" in page) == (503, True, True)
+        statuses = [answer.result()[0] for answer in answers]
+        assert sorted(statuses) == [200] * (1 + MOST_WAITING) + [503] * (23 - MOST_WAITING)
+        assert ask(port, "/report", **vic)[0] == 200
 
 
 def test_the_token_of_the_tests_is_no_user(site: int) -> None:
