@@ -2,8 +2,8 @@
 
 A request is somebody's by one of four ways: a session (a signed cookie, after a login), a script's token, the word of a
 proxy that shares a secret with the site, or, while there are no users, the token that was printed as the site started.
-A session holds no state here: its cookie is signed with the database's key and names the user, and it ends as soon as
-that user's password has changed or the user is gone.
+A session's cookie is signed with the database's key and names the user; the session ends when that user logs out
+anywhere, when the password has changed, and when the user is gone.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from sqlalchemy import Engine
 
 from hpo.server.failed_logins import FailedLogins, LoginRefused
 from hpo.server.passwords import is_password
-from hpo.storage.identity import key_of
+from hpo.storage.identity import identity_of, key_of
 from hpo.storage.schema import USER_LENGTH
-from hpo.storage.users import Role, User, find_token, find_user, list_users
+from hpo.storage.users import Role, User, end_sessions, find_token, find_user, list_users
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COOKIE = "hpo_session"
 SESSION_SECONDS = 7 * 24 * 3600  # after a login
 SECRET_HEADER = "X-Hpo-Proxy-Secret"
 _NOBODY = ""  # the name in a session that the start-up token began; no user has it
@@ -75,6 +74,12 @@ class Door:
         self._engine, self._startup_token, self._proxy, self._is_proxied = engine, startup_token, proxy, is_proxied
         self._failures = FailedLogins()
         self._key: bytes | None = None
+        self._startup_round = secrets.token_hex()  # another one ends the sessions that the start-up token began
+
+    @property
+    def cookie(self) -> str:
+        """The name of a session's cookie: the same browser may be logged in at several databases' sites of a host."""
+        return f"hpo_session_{identity_of(self._engine)[:8]}"
 
     @property
     def takes_token(self) -> bool:
@@ -118,9 +123,7 @@ class Door:
             cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
         except CookieError:
             return None
-        if COOKIE not in cookies:
-            return None
-        return self._opened(cookies[COOKIE].value)
+        return self._opened(cookies[self.cookie].value) if self.cookie in cookies else None
 
     def _opened(self, cookie: str) -> Visitor | None:
         from itsdangerous import BadData
@@ -131,10 +134,10 @@ class Door:
             return None
         if name == _NOBODY:
             token = self._valid_token()
-            valid = token is not None and seal == _seal(token)
+            valid = token is not None and seal == _seal(token, self._startup_round)
             return Visitor(name=_AT_START, role="editor") if valid else None
         user = find_user(self._engine, name)
-        return _as_visitor(user) if user is not None and seal == _seal(user.password_hash or "") else None
+        return _as_visitor(user) if user is not None and seal == _seal_of(user) else None
 
     def _is_startup_token(self, token: str) -> bool:
         ours = self._startup_token
@@ -167,7 +170,7 @@ class Door:
             logger.warning("login refused: %s from %s", _AT_START, address)
             raise LoginRefused("this is not the token that `hpo dashboard` printed")
         logger.info("login: %s from %s", _AT_START, address)
-        return self._sealed(_NOBODY, token)
+        return self._sealed(_NOBODY, _seal(token, self._startup_round))
 
     def session_by_password(self, name: str, password: str, address: str) -> str:
         """The cookie of a session of that user; LoginRefused where name and password do not fit."""
@@ -178,13 +181,20 @@ class Door:
             logger.warning("login refused: %s from %s, %d in a row", repr(name), address, failures)
             raise LoginRefused("name or password is wrong")
         assert user is not None
-        assert user.password_hash is not None
         self._failures.forget(name, address)
         logger.info("login: %s from %s", name, address)
-        return self._sealed(name, user.password_hash)
+        return self._sealed(name, _seal_of(user))
 
-    def _sealed(self, name: str, sealing: str) -> str:
-        cookie: str = self._serializer().dumps([name, _seal(sealing)])
+    def end_sessions(self, visitor: Visitor) -> None:
+        """End all sessions of whoever logs out, on other machines too: a cookie may have been copied."""
+        if visitor.name == _AT_START:
+            self._startup_round = secrets.token_hex()
+        else:
+            end_sessions(self._engine, visitor.name)
+        logger.info("logout: %s", visitor.name)
+
+    def _sealed(self, name: str, seal: str) -> str:
+        cookie: str = self._serializer().dumps([name, seal])
         return cookie
 
     def _serializer(self) -> "URLSafeTimedSerializer":
@@ -202,9 +212,13 @@ def _as_visitor(user: User | None) -> Visitor | None:
     return None if user is None else Visitor(name=user.name, role=user.role)
 
 
-def _seal(secret: str) -> str:
-    """What of a secret stands in a session's cookie: enough to see that it is another one by now."""
-    return hashlib.sha256(b"session " + secret.encode()).hexdigest()[:16]
+def _seal_of(user: User) -> str:
+    return _seal(user.password_hash or "", str(user.logouts))
+
+
+def _seal(*secrets: str) -> str:
+    """What of secrets stands in a session's cookie: enough to see that they are others by now."""
+    return hashlib.sha256("\0".join(["session", *secrets]).encode()).hexdigest()[:16]
 
 
 def _is_address(text: str) -> bool:

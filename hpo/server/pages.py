@@ -17,7 +17,7 @@ from hpo.server import shown
 from hpo.server.actions import act, note_of
 from hpo.server.address import SiteAddress
 from hpo.server.configurations import configuration_rows
-from hpo.server.door import COOKIE, SESSION_SECONDS, Door
+from hpo.server.door import SESSION_SECONDS, Door
 from hpo.server.failed_logins import LoginRefused
 from hpo.server.guard import LOGIN, LOGOUT, VISITOR
 from hpo.server.headlines import Headlines
@@ -47,7 +47,7 @@ def pages(engine: Engine, *, door: Door, address: SiteAddress, report: ReportPag
     site = Flask("hpo.server", template_folder="templates", static_folder="assets", static_url_path="/assets")
     site.config.update(
         SECRET_KEY=door.signing_key,  # of the messages that a page shows once
-        SESSION_COOKIE_NAME="hpo_messages",
+        SESSION_COOKIE_NAME=door.cookie.replace("session", "messages"),
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_SECURE=address.is_secure,
     )
@@ -106,7 +106,7 @@ def _add_login(site: Flask, door: Door, address: SiteAddress) -> None:
         # Not a redirect: of a chain that began on another site the browser would keep the cookie back.
         response = Response(render_template("entered.html.j2", there=_local(request.values.get("next", ""))))
         response.set_cookie(
-            COOKIE, cookie, max_age=SESSION_SECONDS, httponly=True, samesite="Strict", secure=address.is_secure
+            door.cookie, cookie, max_age=SESSION_SECONDS, httponly=True, samesite="Strict", secure=address.is_secure
         )
         return response
 
@@ -137,8 +137,12 @@ def _add_login(site: Flask, door: Door, address: SiteAddress) -> None:
 
     @site.post(LOGOUT)
     def log_out() -> ResponseReturnValue:
+        try:
+            door.end_sessions(request.environ[VISITOR])
+        except DatabaseError as error:
+            flash(f"only this browser is logged out: {error}", "error")
         response = redirect(LOGIN, 303)
-        response.delete_cookie(COOKIE, httponly=True, samesite="Strict", secure=address.is_secure)
+        response.delete_cookie(door.cookie, httponly=True, samesite="Strict", secure=address.is_secure)
         return response
 
 

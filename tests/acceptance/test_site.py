@@ -174,7 +174,7 @@ def test_an_editor_in_a_browser(lab_everywhere: str) -> None:
 
         chromium.click("header form button")
         chromium.wait_for("location.pathname === '/login'")
-        assert [cookie for cookie in chromium.cookies() if cookie["name"] == "hpo_session"] == []
+        assert [cookie for cookie in chromium.cookies() if cookie["name"].startswith("hpo_session")] == []
         chromium.open(f"http://127.0.0.1:{port}/studies/ws")
         chromium.wait_for("location.pathname === '/login'")
     engine.dispose()
@@ -236,7 +236,7 @@ def test_the_printed_address_logs_in(sqlite_url: str, open_database: Callable[[s
         chromium.open(f"http://127.0.0.1:{port}/login?token={TOKEN}")
         chromium.wait_for("location.pathname === '/' && document.querySelector('h1')?.innerText === 'Overview'")
         assert TOKEN not in chromium.evaluate("location.href")
-        (cookie,) = [cookie for cookie in chromium.cookies() if cookie["name"] == "hpo_session"]
+        (cookie,) = [cookie for cookie in chromium.cookies() if cookie["name"].startswith("hpo_session")]
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Strict", False)
 
 
@@ -349,6 +349,44 @@ def test_a_session_ends_with_password_and_user(lab: str) -> None:
         assert post(port, "/studies/ws/pause", {}, **vic)[0] == 303  # a role holds at once
         hpo(lab, "user", "remove", "vic")
         assert ask(port, "/workers", **vic)[0] == 401
+
+
+def test_a_copied_cookie_opens_nothing_after_logout(lab_everywhere: str) -> None:
+    """Of any of the user's sessions, and a new one does; other users stay."""
+    with dashboard(lab_everywhere) as (port, _):
+        ada, elsewhere, vic = session(port, "ada"), session(port, "ada"), session(port, "vic")
+        assert [ask(port, "/workers", **each)[0] for each in (ada, elsewhere, vic)] == [200, 200, 200]
+        status, headers, _ = post(port, "/logout", {}, **ada)
+        assert (status, headers["Location"]) == (303, "/login")
+        assert headers["Set-Cookie"].startswith(f"{ada['Cookie'].partition('=')[0]}=;")
+        assert [ask(port, "/workers", **each)[0] for each in (ada, elsewhere, vic)] == [401, 401, 200]
+        assert ask(port, "/workers", **session(port, "ada"))[0] == 200
+        assert post(port, "/logout", {}, Authorization="")[0] == 401
+
+
+def test_a_logout_ends_what_the_start_up_token_began(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """The token itself opens anew."""
+    open_database(sqlite_url)
+    with dashboard(sqlite_url) as (port, _):
+        for _ in range(2):
+            headers = post(port, "/login", {"token": TOKEN})[1]
+            came_in = {"Cookie": headers["Set-Cookie"].partition(";")[0], "Authorization": ""}
+            assert ask(port, "/workers", **came_in)[0] == 200
+            assert post(port, "/logout", {}, **came_in)[0] == 303
+            assert ask(port, "/workers", **came_in)[0] == 401
+
+
+def test_two_sites_of_a_host_have_two_cookies(lab: str, tmp_path: Path, open_database: Callable[[str], Engine]) -> None:
+    """For browsers send a cookie to all ports: a login here is none there, and logs nobody out there."""
+    other = f"sqlite:///{tmp_path}/other.db"
+    hpo(other, "db", "upgrade")
+    fill(open_database(other))
+    with dashboard(lab) as (port, _), dashboard(other) as (second, _):
+        ada, vic = session(port, "ada"), session(second, "vic")
+        assert ada["Cookie"].partition("=")[0] != vic["Cookie"].partition("=")[0]
+        both = {"Cookie": f"{ada['Cookie']}; {vic['Cookie']}", "Authorization": ""}
+        assert "ada (editor)" in ask(port, "/workers", **both)[1]
+        assert "vic (viewer)" in ask(second, "/workers", **both)[1]
 
 
 def test_odd_requests(lab_everywhere: str) -> None:
