@@ -14,6 +14,7 @@ GRANT USAGE ON SCHEMA public TO hpo_worker;
 GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO hpo_worker;
 REVOKE INSERT, UPDATE ON alembic_version, hpo_alembic_version, version_info, hpo_database FROM hpo_worker; -- `hpo db` writes them
 REVOKE INSERT, UPDATE ON hpo_users, hpo_tokens FROM hpo_worker; -- `hpo user` and `hpo token` write them
+GRANT UPDATE (logouts) ON hpo_users TO hpo_worker; -- the dashboard counts them: a logout ends a user's sessions
 REVOKE UPDATE ON hpo_ledger FROM hpo_worker; -- an opening of the test pool is entered, and stays as it is
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO hpo_worker;
 

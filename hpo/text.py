@@ -22,6 +22,15 @@ def visible(text: str) -> str:
     )
 
 
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: what a shell gives need not be, its bytes then are surrogates here."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def exception_of(error: str) -> str:
     """Of a traceback the line that names the exception, whose message may have more; else the last line.
 

@@ -13,6 +13,7 @@ import click
 
 from hpo.cli.context import Context, FiniteRange, pass_context, print_message
 from hpo.study import limits
+from hpo.text import is_unicode
 
 if TYPE_CHECKING:
     from hpo.launch.launcher import Launcher, WorkerRequest
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")  # a DNS label, with room for what engines append
+NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # a DNS label
+RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")  # a DNS subdomain
+RESOURCE_LENGTH = 253  # characters, at most
+IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([^\0\r\n]*)", re.DOTALL)
 GPUS = 64  # of a worker, at most
 ENDS = ("drain", "idle_minutes", "max_trials")  # parameters of `hpo worker` with which it ends by itself
@@ -41,10 +46,46 @@ def _variables(context: click.Context, parameter: click.Parameter, values: tuple
 
 def _plain(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Text that goes into scripts and manifests is one line."""
-    for text in value if isinstance(value, tuple) else [value]:
+    for given in value if isinstance(value, tuple) else [value]:
+        text = str(given) if isinstance(given, Path) else given
         if isinstance(text, str) and (not text.isprintable() or not text.strip()):
             raise click.BadParameter(f"{text!r} is not a line of text")
     return value
+
+
+def _namespace(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not NAMESPACE.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is none; Kubernetes allows up to 63 small letters, digits and hyphens")
+    return value
+
+
+def _resource(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The name of something in a cluster of Kubernetes."""
+    if value is not None and not (RESOURCE.fullmatch(value) and len(value) <= RESOURCE_LENGTH):
+        raise click.BadParameter(
+            f"{value!r} is no name there; Kubernetes allows small letters, digits, hyphens and single dots"
+        )
+    return value
+
+
+def _image(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not IMAGE.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is no image; write it as registry.example/hpo:cuda")
+    return value
+
+
+def _program(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """A program and its options, as a shell would read them."""
+    import shlex
+
+    _plain(context, parameter, value)
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no command line: {str(error).lower()}") from None
+    if not words or not words[0]:
+        raise click.BadParameter(f"{value!r} names no program")
+    return tuple(words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +170,13 @@ def launch() -> None:
     "--option", "options", multiple=True, metavar="--NAME=VALUE", callback=_plain,
     help="One more of sbatch, such as --option=--constraint=a100; may be repeated.",
 )  # fmt: skip
-@click.option("--logs", type=click.Path(path_type=Path), default=Path("logs"), help="Folder for the workers' logs.")
+@click.option(
+    "--logs",
+    type=click.Path(path_type=Path),
+    default=Path("logs"),
+    callback=_plain,
+    help="Folder for the workers' logs.",
+)
 @pass_context
 def slurm(
     context: Context,
@@ -167,16 +214,20 @@ def slurm(
 @launch.command()
 @launch_options
 @whole_gpus
-@click.option("--image", required=True, callback=_plain, help="The workers' image: the Dockerfile's, pushed somewhere.")
+@click.option("--image", required=True, callback=_image, help="The workers' image: the Dockerfile's, pushed somewhere.")
 @click.option(
-    "--secret", default="hpo-database", callback=_label, help="The secret whose key `url` holds the database's URL."
+    "--secret", default="hpo-database", callback=_resource, help="The secret whose key `url` holds the database's URL."
 )
-@click.option("--namespace", callback=_plain, help="Where in the cluster. [default: kubectl's]")
+@click.option("--namespace", callback=_namespace, help="Where in the cluster. [default: kubectl's]")
 @click.option(
-    "--claim", callback=_plain, help="A PersistentVolumeClaim for checkpoints, ReadWriteMany where nodes are several."
+    "--claim",
+    callback=_resource,
+    help="A PersistentVolumeClaim for checkpoints, ReadWriteMany where nodes are several.",
 )
 @click.option(
-    "--env-secret", callback=_plain, help="A secret whose keys become environment variables, as a bucket's credentials."
+    "--env-secret",
+    callback=_resource,
+    help="A secret whose keys become environment variables, as a bucket's credentials.",
 )
 @pass_context
 def kubernetes(
@@ -254,7 +305,7 @@ def ray(context: Context, address: str, gpus: float, asked: LaunchOptions) -> No
     "--python", default=sys.executable, show_default="this one", callback=_plain, help="The Python there that has hpo."
 )
 @click.option("--logs", default="logs", callback=_plain, help="Folder there for logs, locks and process ids.")
-@click.option("--ssh", "program", default="ssh", callback=_plain, help="The program, with its options.")
+@click.option("--ssh", "program", default="ssh", callback=_program, help="The program, with its options.")
 @pass_context
 def ssh(
     context: Context,
@@ -264,7 +315,7 @@ def ssh(
     folder: str | None,
     python: str,
     logs: str,
-    program: str,
+    program: tuple[str, ...],
     asked: LaunchOptions,
 ) -> None:
     """Start workers on plain machines, in the background.
@@ -276,21 +327,17 @@ def ssh(
     Example:
       hpo launch ssh --host gpu1 --host gpu2 --count 4 --gpus 1 --submit -- --device cuda
     """
-    import shlex
-
     from hpo.launch.ssh import SshLauncher
 
     listed = tuple(hosts) if file is None else (*hosts, *_hosts_in(file))
     if not listed:
         raise click.UsageError("on which machines? give --host NAME or --hosts FILE")
     for host in listed:
-        if host.startswith("-") or re.search(r"\s", host):
+        if host.startswith("-") or " " in host or not host.isprintable():
             raise click.BadParameter(f"{host!r} is no host", param_hint="--host")
     request = _request(context, asked, gpus, secrets=_secrets(context), folder=folder)
     _refuse_what_hosts_cannot_reach(context, listed)
-    launcher = SshLauncher(
-        hosts=tuple(dict.fromkeys(listed)), python=python, logs=logs, ssh=tuple(shlex.split(program))
-    )
+    launcher = SshLauncher(hosts=tuple(dict.fromkeys(listed)), python=python, logs=logs, ssh=program)
     _launch(launcher, request, asked.submit)
 
 
@@ -327,11 +374,15 @@ def _request(
         context.engine().dispose()  # one that is missing is refused here, and not on every machine
     is_logged_as_usual = (context.log_format, context.verbosity) == ("auto", 0)
     options = [] if is_logged_as_usual else context.log_options
+    runs_in = Path(folder) if folder else Path.cwd()
+    for text in (*asked.arguments, *environment.values(), str(runs_in)):
+        if not is_unicode(text):
+            raise click.UsageError(f"{text!r} is not UTF-8: scripts and manifests are; write it in UTF-8")
     return WorkerRequest(
         name=asked.name,
         count=asked.count,
         arguments=[*options, "worker", *([] if asked.lasting or ends else ["--drain"]), *asked.arguments],
-        folder=Path(folder) if folder else Path.cwd(),
+        folder=runs_in,
         environment=environment,
         secrets=secrets or {},
         lasting=asked.lasting,

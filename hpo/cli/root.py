@@ -86,6 +86,9 @@ class Root(click.Group):
         except (click.Abort, KeyboardInterrupt):
             print_message("hpo: interrupted")
             sys.exit(INTERRUPTED)
+        except UnicodeEncodeError as error:  # of an argument, that became part of what is written or asked for
+            print_message(f"hpo: {error.object[error.start : error.end]!r} is not UTF-8: names and texts are")
+            sys.exit(click.UsageError.exit_code)
         except OSError as error:  # help, which click prints before it invokes anything, did not fit
             print_message(f"hpo: {system_error(error)}")
             sys.exit(1)

@@ -147,7 +147,8 @@ def _password(from_stdin: bool) -> str:
     from hpo.errors import UsageError
 
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        # As bytes: whether what is no UTF-8 raises here or passes depends on the locale.
+        return sys.stdin.buffer.readline().decode(errors="surrogateescape").rstrip("\r\n")
     if not sys.stdin.isatty():
         raise UsageError("the password is asked for on a terminal; without one give --password-stdin")
     answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

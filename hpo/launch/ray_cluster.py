@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from hpo.launch.launcher import LaunchFailed, WorkerRequest
 
 NAMESPACE = "hpo"  # of the actors' names
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 KNOCK_SECONDS = 10.0  # for a cluster to accept a connection
 
 
@@ -72,9 +73,9 @@ class RayLauncher:
                 "ray is not installed here; `pip install 'hpo-service[ray]'`, here and on the cluster's nodes"
             ) from None
         try:
-            _knock(self.address)
+            _knock(self.address, ray.util.get_node_ip_address)
             ray.init(self.address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, OverflowError, RuntimeError) as error:
             raise LaunchFailed(
                 f"Ray's cluster at {self.address} cannot be reached: {str(error).splitlines()[0]}; start one "
                 "(`ray start --head`) or name another with --address"
@@ -95,11 +96,20 @@ class RayLauncher:
         return {"OMP_NUM_THREADS": "1", **request.environment}
 
 
-def _knock(address: str) -> None:
-    """OSError where nobody listens, which Ray itself finds out in minutes; loopback means to Ray what it likes."""
+def _knock(address: str, here: Callable[[], str]) -> None:
+    """OSError where nobody listens, which Ray itself finds out in minutes.
+
+    By a loopback address Ray may mean that of this machine in its network, which `here` returns.
+    """
     host, _, port = address.rpartition(":")
-    if port.isdecimal() and "/" not in host and host not in ("localhost", "127.0.0.1", "[::1]"):
-        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+    if not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except OSError:
+        if host not in LOOPBACK:
+            raise
+        socket.create_connection((here(), int(port)), KNOCK_SECONDS).close()
 
 
 def names_of(request: WorkerRequest) -> list[str]:

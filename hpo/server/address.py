@@ -4,6 +4,7 @@ Every page that a browser shows can reach loopback, and can send forms anywhere.
 (DNS rebinding) is refused, and so is a change asked for by a page of another origin (cross-site request forgery).
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # change nothing (RFC 9110, section 9.2.1)
 
 _LOCAL_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
+_HOST = re.compile(r"(?:([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)|\[([0-9a-f:.]+)\])(?::[0-9]+)?")  # name or IPv6, and port
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -55,9 +57,12 @@ class SiteAddress:
         return host.removesuffix(_DEFAULT_PORTS[scheme]) == netloc.removesuffix(_DEFAULT_PORTS[scheme])
 
     def _is_origin(self, origin: str, host: str) -> bool:
+        try:
+            scheme, netloc = urlsplit(origin)[:2]
+        except ValueError:  # brackets that hold no address
+            return False
         if self.public_url is None:
-            return urlsplit(origin).netloc == host
-        scheme, netloc = urlsplit(origin)[:2]
+            return netloc == host
         return scheme == urlsplit(self.public_url).scheme and self._is_ours(netloc)
 
 
@@ -67,13 +72,18 @@ def parsed_public_url(text: str | None) -> str | None:
         return None
     try:
         parts = urlsplit(text.lower())
-        parts.port  # noqa: B018  # raises where it is no number
+        port = parts.port  # raises where it is no number
+        host = _HOST.fullmatch(parts.netloc)
+        name = "" if host is None else f"[{ipaddress.IPv6Address(host[2])}]" if host[2] else host[1]
     except ValueError:
-        parts = urlsplit("")
-    whole = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and parts.username is None
-    if not whole or parts.path not in ("", "/") or parts.query or parts.fragment:
+        parts, port, name = urlsplit(""), None, ""
+    if parts.scheme not in _DEFAULT_PORTS or not name or port == 0 or parts.path not in ("", "/") or _has_rest(text):
         raise UsageError(
-            f"dashboard: --public-url {text!r} must be http(s)://HOST or http(s)://HOST:PORT, without a path; a proxy "
-            "gives the site a host name of its own"
+            f"dashboard: --public-url {text!r} must be http(s)://HOST or http(s)://HOST:PORT, HOST as browsers send it "
+            "(xn--... where it is not ASCII), without a path; a proxy gives the site a host name of its own"
         )
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{name}" + ("" if port is None else f":{port}")
+
+
+def _has_rest(url: str) -> bool:
+    return "?" in url or "#" in url or any(character.isspace() for character in url)

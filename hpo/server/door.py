@@ -2,26 +2,26 @@
 
 A request is somebody's by one of four ways: a session (a signed cookie, after a login), a script's token, the word of a
 proxy that shares a secret with the site, or, while there are no users, the token that was printed as the site started.
-A session holds no state here: its cookie is signed with the database's key and names the user, and it ends as soon as
-that user's password has changed or the user is gone.
+A session's cookie is signed with the database's key and names the user; the session ends when that user logs out
+anywhere, when the password has changed, and when the user is gone.
 """
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import secrets
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
+from hpo.server.failed_logins import FailedLogins, LoginRefused
 from hpo.server.passwords import is_password
-from hpo.storage.identity import key_of
-from hpo.storage.users import Role, User, find_token, find_user, list_users
+from hpo.storage.identity import identity_of, key_of
+from hpo.storage.schema import USER_LENGTH
+from hpo.storage.users import Role, User, end_sessions, find_token, find_user, list_users
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -29,15 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COOKIE = "hpo_session"
 SESSION_SECONDS = 7 * 24 * 3600  # after a login
 SECRET_HEADER = "X-Hpo-Proxy-Secret"
 _NOBODY = ""  # the name in a session that the start-up token began; no user has it
 _AT_START = "start-up token"  # the name that such a session's changes are logged under
-
-FREE_FAILURES = 3  # failed logins in a row before the next must wait
-LONGEST_WAIT = 60.0  # seconds
-_MOST_KEPT = 10_000  # names and addresses whose failures are remembered
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,22 +56,30 @@ class TrustedProxy:
     secret: str  # that it sends in SECRET_HEADER, since anybody can send a header
 
 
-class LoginRefused(Exception):
-    """A login that failed; the message is for whoever tried."""
-
-    def __init__(self, message: str, wait: float = 0.0) -> None:
-        super().__init__(message)
-        self.wait = wait  # seconds before another try is looked at
-
-
 class Door:
     """Recognises whoever sends a request; shared by the server's threads."""
 
-    def __init__(self, engine: Engine, *, startup_token: str | None = None, proxy: TrustedProxy | None = None) -> None:
-        """`startup_token` lets in whoever has it, as an editor, until there are users; None where only users log in."""
-        self._engine, self._startup_token, self._proxy = engine, startup_token, proxy
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        startup_token: str | None = None,
+        proxy: TrustedProxy | None = None,
+        is_proxied: bool = False,
+    ) -> None:
+        """`startup_token` lets in whoever has it, as an editor, until there are users; None where only users log in.
+
+        `is_proxied`: browsers reach the site through a proxy, which is whoever asks from this machine itself.
+        """
+        self._engine, self._startup_token, self._proxy, self._is_proxied = engine, startup_token, proxy, is_proxied
         self._failures = FailedLogins()
         self._key: bytes | None = None
+        self._startup_round = secrets.token_hex()  # another one ends the sessions that the start-up token began
+
+    @property
+    def cookie(self) -> str:
+        """The name of a session's cookie: the same browser may be logged in at several databases' sites of a host."""
+        return f"hpo_session_{identity_of(self._engine)[:8]}"
 
     @property
     def takes_token(self) -> bool:
@@ -106,21 +109,21 @@ class Door:
         return None if known is None else Visitor(name=f"token {known.name}", role=known.role)
 
     def _of_proxy(self, environ: "WSGIEnvironment") -> Visitor | None:
-        if self._proxy is None:
+        if self._proxy is None or not self._has_secret(environ):
             return None
-        secret, name = (_header(environ, header) for header in (SECRET_HEADER, self._proxy.header))
-        if not name or not hmac.compare_digest(secret.encode(), self._proxy.secret.encode()):
-            return None
-        return _as_visitor(find_user(self._engine, name))
+        return _as_visitor(find_user(self._engine, _header(environ, self._proxy.header)))
+
+    def _has_secret(self, environ: "WSGIEnvironment") -> bool:
+        """Whether it is the trusted proxy that asks."""
+        secret = _header(environ, SECRET_HEADER)
+        return self._proxy is not None and hmac.compare_digest(secret.encode(), self._proxy.secret.encode())
 
     def _of_session(self, environ: "WSGIEnvironment") -> Visitor | None:
         try:
             cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
         except CookieError:
             return None
-        if COOKIE not in cookies:
-            return None
-        return self._opened(cookies[COOKIE].value)
+        return self._opened(cookies[self.cookie].value) if self.cookie in cookies else None
 
     def _opened(self, cookie: str) -> Visitor | None:
         from itsdangerous import BadData
@@ -131,10 +134,10 @@ class Door:
             return None
         if name == _NOBODY:
             token = self._valid_token()
-            valid = token is not None and seal == _seal(token)
+            valid = token is not None and seal == _seal(token, self._startup_round)
             return Visitor(name=_AT_START, role="editor") if valid else None
         user = find_user(self._engine, name)
-        return _as_visitor(user) if user is not None and seal == _seal(user.password_hash or "") else None
+        return _as_visitor(user) if user is not None and seal == _seal_of(user) else None
 
     def _is_startup_token(self, token: str) -> bool:
         ours = self._startup_token
@@ -147,70 +150,57 @@ class Door:
 
     # --- Logging in ---------------------------------------------------------------------------------------
 
+    def caller(self, environ: "WSGIEnvironment") -> str:
+        """The address that a request comes from: behind a proxy the last one in X-Forwarded-For.
+
+        That one is what the proxy itself has written; those before it are what a client may have.
+        """
+        peer: str = environ.get("REMOTE_ADDR", "")
+        if not self._has_secret(environ) and not (self._is_proxied and _is_loopback(peer)):
+            return peer
+        forwarded = _header(environ, "X-Forwarded-For").rpartition(",")[2].strip()
+        return forwarded if _is_address(forwarded) else peer
+
     def session_by_token(self, token: str, address: str) -> str:
-        """The cookie of a session that the start-up token begins; LoginRefused where it is another."""
-        self._failures.check("", address)
+        """The cookie of a session that the start-up token begins; LoginRefused where it is another.
+
+        Nobody has to wait: it cannot be guessed, and pages of other sites can ask with wrong ones.
+        """
         if not self._is_startup_token(token):
-            raise self._refused("", address, "this is not the token that `hpo dashboard` printed")
-        return self._sealed(_NOBODY, token)
+            logger.warning("login refused: %s from %s", _AT_START, address)
+            raise LoginRefused("this is not the token that `hpo dashboard` printed")
+        logger.info("login: %s from %s", _AT_START, address)
+        return self._sealed(_NOBODY, _seal(token, self._startup_round))
 
     def session_by_password(self, name: str, password: str, address: str) -> str:
         """The cookie of a session of that user; LoginRefused where name and password do not fit."""
-        self._failures.check(name, address)
+        name = name[: USER_LENGTH + 1]  # a longer one is nobody's either, and is neither kept nor logged
+        failures = self._failures.count(name, address)
         user = find_user(self._engine, name)
         if not is_password(None if user is None else user.password_hash, password):
-            raise self._refused(name, address, "name or password is wrong")
+            logger.warning("login refused: %s from %s, %d in a row", repr(name), address, failures)
+            raise LoginRefused("name or password is wrong")
         assert user is not None
-        assert user.password_hash is not None
         self._failures.forget(name, address)
         logger.info("login: %s from %s", name, address)
-        return self._sealed(name, user.password_hash)
+        return self._sealed(name, _seal_of(user))
 
-    def _refused(self, name: str, address: str, reason: str) -> LoginRefused:
-        count = self._failures.count(name, address)
-        logger.warning("login refused: %s from %s, %d in a row", repr(name), address, count)
-        return LoginRefused(reason)
+    def end_sessions(self, visitor: Visitor) -> None:
+        """End all sessions of whoever logs out, on other machines too: a cookie may have been copied."""
+        if visitor.name == _AT_START:
+            self._startup_round = secrets.token_hex()
+        else:
+            end_sessions(self._engine, visitor.name)
+        logger.info("logout: %s", visitor.name)
 
-    def _sealed(self, name: str, sealing: str) -> str:
-        cookie: str = self._serializer().dumps([name, _seal(sealing)])
+    def _sealed(self, name: str, seal: str) -> str:
+        cookie: str = self._serializer().dumps([name, seal])
         return cookie
 
     def _serializer(self) -> "URLSafeTimedSerializer":
         from itsdangerous import URLSafeTimedSerializer
 
         return URLSafeTimedSerializer(self.signing_key, salt="session")
-
-
-class FailedLogins:
-    """Failed logins in a row, by user and address: after a few, each next one waits twice as long."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._kept: dict[tuple[str, str], tuple[int, float]] = {}  # how many, and when the next may be
-
-    def check(self, name: str, address: str) -> None:
-        """Raise LoginRefused where the next try must wait."""
-        with self._lock:
-            _, when = self._kept.get((name, address), (0, 0.0))
-            wait = when - self._clock()
-        if wait > 0:
-            raise LoginRefused(f"too many failed logins: wait {wait:.0f} s", wait)
-
-    def count(self, name: str, address: str) -> int:
-        """Note a failure; returns how many in a row that makes."""
-        with self._lock:
-            failures = self._kept.pop((name, address), (0, 0.0))[0] + 1
-            wait = 0.0 if failures < FREE_FAILURES else min(LONGEST_WAIT, 2.0 ** min(failures - FREE_FAILURES, 10))
-            self._kept[name, address] = failures, self._clock() + wait
-            while len(self._kept) > _MOST_KEPT:
-                del self._kept[next(iter(self._kept))]  # the oldest
-        return failures
-
-    def forget(self, name: str, address: str) -> None:
-        """A login was right."""
-        with self._lock:
-            self._kept.pop((name, address), None)
 
 
 def new_startup_token() -> str:
@@ -222,9 +212,25 @@ def _as_visitor(user: User | None) -> Visitor | None:
     return None if user is None else Visitor(name=user.name, role=user.role)
 
 
-def _seal(secret: str) -> str:
-    """What of a secret stands in a session's cookie: enough to see that it is another one by now."""
-    return hashlib.sha256(b"session " + secret.encode()).hexdigest()[:16]
+def _seal_of(user: User) -> str:
+    return _seal(user.password_hash or "", str(user.logouts))
+
+
+def _seal(*secrets: str) -> str:
+    """What of secrets stands in a session's cookie: enough to see that they are others by now."""
+    return hashlib.sha256("\0".join(["session", *secrets]).encode()).hexdigest()[:16]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(address: str) -> bool:
+    return _is_address(address) and ipaddress.ip_address(address).is_loopback
 
 
 def _header(environ: "WSGIEnvironment", name: str) -> str:

@@ -17,12 +17,13 @@ from hpo.server import shown
 from hpo.server.actions import act, note_of
 from hpo.server.address import SiteAddress
 from hpo.server.configurations import configuration_rows
-from hpo.server.door import COOKIE, SESSION_SECONDS, Door, LoginRefused
+from hpo.server.door import SESSION_SECONDS, Door
+from hpo.server.failed_logins import LoginRefused
 from hpo.server.guard import LOGIN, LOGOUT, VISITOR
 from hpo.server.headlines import Headlines
 from hpo.server.kept import KeptOverview, KeptResults
 from hpo.server.metrics import exposition
-from hpo.server.report_page import ReportPage
+from hpo.server.report_page import BUSY_SECONDS, ReportBusy, ReportPage
 from hpo.storage import studies
 from hpo.study.spec import to_toml
 
@@ -46,7 +47,7 @@ def pages(engine: Engine, *, door: Door, address: SiteAddress, report: ReportPag
     site = Flask("hpo.server", template_folder="templates", static_folder="assets", static_url_path="/assets")
     site.config.update(
         SECRET_KEY=door.signing_key,  # of the messages that a page shows once
-        SESSION_COOKIE_NAME="hpo_messages",
+        SESSION_COOKIE_NAME=door.cookie.replace("session", "messages"),
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_SECURE=address.is_secure,
     )
@@ -89,6 +90,11 @@ def _add_errors(site: Flask) -> None:
     def not_there(error: Exception) -> ResponseReturnValue:
         return render_template("message.html.j2", title="Not found", text=f"There is no page {request.path}."), 404
 
+    @site.errorhandler(ReportBusy)
+    def busy(error: ReportBusy) -> ResponseReturnValue:
+        page = render_template("busy.html.j2", title="One moment", text=str(error), seconds=BUSY_SECONDS)
+        return page, 503, {"Retry-After": str(BUSY_SECONDS)}
+
     @site.errorhandler(HpoError)
     def refused(error: HpoError) -> ResponseReturnValue:
         status = 404 if isinstance(error, StudyNotFound) else 503 if isinstance(error, DatabaseError) else 409
@@ -100,7 +106,7 @@ def _add_login(site: Flask, door: Door, address: SiteAddress) -> None:
         # Not a redirect: of a chain that began on another site the browser would keep the cookie back.
         response = Response(render_template("entered.html.j2", there=_local(request.values.get("next", ""))))
         response.set_cookie(
-            COOKIE, cookie, max_age=SESSION_SECONDS, httponly=True, samesite="Strict", secure=address.is_secure
+            door.cookie, cookie, max_age=SESSION_SECONDS, httponly=True, samesite="Strict", secure=address.is_secure
         )
         return response
 
@@ -114,14 +120,14 @@ def _add_login(site: Flask, door: Door, address: SiteAddress) -> None:
         if not token:
             return form()
         try:
-            return logged_in(door.session_by_token(token, request.remote_addr or ""))
+            return logged_in(door.session_by_token(token, door.caller(request.environ)))
         except LoginRefused as error:
             return form(429 if error.wait else 403, reason=str(error), wait=error.wait)
 
     @site.post(LOGIN)
     def log_in() -> ResponseReturnValue:
         name, password, token = (request.form.get(field, "") for field in ("name", "password", "token"))
-        caller = request.remote_addr or ""
+        caller = door.caller(request.environ)
         try:
             if door.takes_token and token:
                 return logged_in(door.session_by_token(token.strip(), caller))
@@ -131,8 +137,12 @@ def _add_login(site: Flask, door: Door, address: SiteAddress) -> None:
 
     @site.post(LOGOUT)
     def log_out() -> ResponseReturnValue:
+        try:
+            door.end_sessions(request.environ[VISITOR])
+        except DatabaseError as error:
+            flash(f"only this browser is logged out: {error}", "error")
         response = redirect(LOGIN, 303)
-        response.delete_cookie(COOKIE, httponly=True, samesite="Strict", secure=address.is_secure)
+        response.delete_cookie(door.cookie, httponly=True, samesite="Strict", secure=address.is_secure)
         return response
 
 
@@ -210,6 +220,9 @@ def _study_page(engine: Engine, row: studies.StudyRow, everything: "Overview", r
 
 def _local(there: str) -> str:
     """A path of this site to go on to; anything else is the overview."""
-    parts = urlsplit(there)
+    try:
+        parts = urlsplit(there)
+    except ValueError:  # brackets that hold no address
+        return "/"
     local = there.startswith("/") and not there.startswith(("//", "/\\")) and not parts.netloc and not parts.scheme
     return there if local and not any(ord(character) < 33 or character == "\\" for character in there) else "/"

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from sqlalchemy import Engine
 
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "HPO_DASHBOARD_TOKEN"  # the start-up token, for who wants to know it before
 FEWEST_SECRET_CHARACTERS = 16  # of a token or secret that somebody chose
+SECRET = f"at least {FEWEST_SECRET_CHARACTERS} characters of ASCII"  # what a header can carry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +49,12 @@ def serve_site(
     """
     address = SiteAddress(public_url=parsed_public_url(options.public_url))
     proxy, token = _proxy(options), _startup_token(engine, options, address)
-    door = Door(engine, startup_token=token, proxy=proxy)
+    door = Door(engine, startup_token=token, proxy=proxy, is_proxied=address.public_url is not None)
 
     def started(url: str) -> None:
         if address.public_url is not None:
             url = f"{address.public_url}/, listening at {url}"
-        ready(url if token is None else f"{url}login?token={token}")
+        ready(url if token is None else f"{url}login?token={quote(token, safe='')}")
 
     def app(end: Ending) -> "WSGIApplication":
         from hpo.server.guard import Guard
@@ -92,9 +95,9 @@ def _startup_token(engine: Engine, options: SiteOptions, address: SiteAddress) -
             "dashboard: there are no users, and others than this machine's could reach it: `hpo user add NAME "
             "--role editor` makes the first"
         )
-    chosen = os.environ.get(TOKEN_VARIABLE, "")
-    if chosen and len(chosen) < FEWEST_SECRET_CHARACTERS:
-        raise UsageError(f"{TOKEN_VARIABLE}: a token has at least {FEWEST_SECRET_CHARACTERS} characters")
+    chosen = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if chosen and not _is_secret(chosen):
+        raise UsageError(f"{TOKEN_VARIABLE}: a token has {SECRET}; leave it empty, and one is made")
     return chosen or new_startup_token()
 
 
@@ -107,9 +110,17 @@ def _proxy(options: SiteOptions) -> TrustedProxy | None:
         secret = options.proxy_secret_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"dashboard: --proxy-secret-file {options.proxy_secret_file}: {error}") from None
-    if len(secret) < FEWEST_SECRET_CHARACTERS:
+    if not _is_secret(secret):
         raise UsageError(
-            f"dashboard: --proxy-secret-file {options.proxy_secret_file}: a secret has at least "
-            f"{FEWEST_SECRET_CHARACTERS} characters; `openssl rand -hex 32` makes one"
+            f"dashboard: --proxy-secret-file {options.proxy_secret_file}: a secret has {SECRET}; "
+            "`openssl rand -hex 32` makes one"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9-]+", options.proxy_header):
+        raise UsageError(
+            f"dashboard: --proxy-header {options.proxy_header!r} is no header's name; X-Forwarded-User is one"
         )
     return TrustedProxy(header=options.proxy_header, secret=secret)
+
+
+def _is_secret(text: str) -> bool:
+    return len(text) >= FEWEST_SECRET_CHARACTERS and text.isascii() and text.isprintable()

@@ -201,6 +201,7 @@ users = Table(
     Column("name", String(USER_LENGTH), nullable=False, unique=True),
     Column("role", String(8), nullable=False),
     Column("password_hash", String(255)),  # as werkzeug writes it; null: known by a proxy's word alone
+    Column("logouts", Integer, nullable=False, server_default="0"),  # so far: each has ended all sessions of before
     Column("created_at", Float, nullable=False),
     CheckConstraint("role in ('viewer', 'editor')", name="role"),
     sqlite_autoincrement=True,

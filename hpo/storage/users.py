@@ -37,6 +37,7 @@ class User:
     role: Role
     password_hash: str | None  # None: a proxy says who it is, there is no password
     created_at: float  # seconds since 1970 by the database's clock
+    logouts: int  # so far: each has ended all sessions of before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +81,12 @@ def change_user(engine: Engine, name: str, *, role: Role | None = None, password
         changed = connection.execute(update(users).where(users.c.name == name).values(values)).rowcount
     if not changed:
         raise _unknown("user", name, [user.name for user in list_users(engine)])
+
+
+def end_sessions(engine: Engine, name: str) -> None:
+    """End all sessions that the user has begun so far; nothing where there is no such user."""
+    with begin_write(engine) as connection:
+        connection.execute(update(users).where(users.c.name == name).values(logouts=users.c.logouts + 1))
 
 
 def remove_user(engine: Engine, name: str) -> None:
@@ -127,7 +134,13 @@ def remove_token(engine: Engine, name: str) -> None:
 
 
 def _user(row: Row[*tuple[Any, ...]]) -> User:
-    return User(name=row.name, role=row.role, password_hash=row.password_hash, created_at=row.created_at)
+    return User(
+        name=row.name,
+        role=row.role,
+        password_hash=row.password_hash,
+        created_at=row.created_at,
+        logouts=row.logouts,
+    )
 
 
 def _token(row: Row[*tuple[Any, ...]]) -> ApiToken:

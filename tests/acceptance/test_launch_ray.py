@@ -105,10 +105,12 @@ def test_the_autoscaler_adds_a_node_and_takes_it_away(hpo_on_postgres: Hpo, monk
     check_exact(hpo.url, "ws", search=2, confirm=2, rounds=1)
 
 
-def test_without_a_cluster_it_is_one_line(hpo_on_postgres: Hpo) -> None:
-    """Nobody listens at the address."""
+@pytest.mark.parametrize("host", ["127.0.0.2", "127.0.0.1", "localhost", "[::1]"])
+@pytest.mark.parametrize("port", [1, 70000])
+def test_without_a_cluster_it_is_one_line(hpo_on_postgres: Hpo, host: str, port: int) -> None:
+    """Nobody listens at the address, or can."""
     hpo_on_postgres.create(trials=1)
-    _, err = finish(hpo_on_postgres.start("launch", "ray", "--address", "127.0.0.2:1", "--submit"), 1)
+    _, err = finish(hpo_on_postgres.start("launch", "ray", "--address", f"{host}:{port}", "--submit"), 1)
     *_, line = err.splitlines()
-    assert line.startswith("hpo: Ray's cluster at 127.0.0.2:1 cannot be reached: ")
+    assert line.startswith(f"hpo: Ray's cluster at {host}:{port} cannot be reached: ")
     assert "Traceback" not in err

@@ -10,15 +10,19 @@ from pathlib import Path
 import click
 import psycopg
 import pytest
+import requests
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from hpo.cli.root import root
+from hpo.server.passwords import password_hash
 from hpo.storage import studies
-from hpo.storage.engine import open_engine
+from hpo.storage.engine import begin_write, open_engine
 from hpo.storage.pages import PIECE, Page, keep_pages
 from hpo.storage.schema import metadata
+from hpo.storage.users import add_user
 from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, wait_until
-from tests.support.dashboard import BEARER, TOKEN
+from tests.support.dashboard import BEARER, TOKEN, dashboard
 from tests.support.exact import check_exact
 from tests.support.fixtures import Postgres
 
@@ -131,9 +135,9 @@ def test_a_note_may_get_shorter(hpo: Hpo) -> None:
     hpo.create()
     engine = open_engine(hpo.url)
     row = studies.get_study(engine, "ws")
-    for text in ("ours" + "." * 3 * PIECE, "ours"):
+    for note in ("ours" + "." * 3 * PIECE, "ours"):
         page = Page(
-            study_id=row.search_study_id, metric="validation accuracy", note=text, figures={"figure": f'"{text}"'}
+            study_id=row.search_study_id, metric="validation accuracy", note=note, figures={"figure": f'"{note}"'}
         )
         keep_pages(engine, [page], lambda note: True)
     engine.dispose()
@@ -155,6 +159,7 @@ def test_what_the_role_cannot_do(hpo: Hpo, postgres_url: str) -> None:
         "UPDATE hpo_ledger SET study = study",
         *(f"UPDATE {table} SET role = 'editor'" for table in ("hpo_users", "hpo_tokens")),
         *(f"INSERT INTO {table} SELECT * FROM {table}" for table in ("hpo_users", "hpo_tokens")),
+        "UPDATE hpo_users SET password_hash = NULL",
         *(f"TRUNCATE {table}" for table in metadata.tables),
         "CREATE TABLE mine (x int)",
         "DROP TABLE hpo_slots",
@@ -170,3 +175,20 @@ def test_what_the_role_cannot_do(hpo: Hpo, postgres_url: str) -> None:
             owner.execute("CREATE TABLE later (id serial, x int)")
         connection.execute("INSERT INTO later (x) VALUES (1)")
         connection.execute("UPDATE later SET x = 2")
+        connection.execute("UPDATE hpo_users SET logouts = logouts + 1")
+
+
+def test_a_logout_without_the_right_to_end_sessions(hpo: Hpo, postgres: Postgres) -> None:
+    """Where the rights are those of an older version: this browser is logged out, and told that others are not."""
+    owner = open_engine(make_url(hpo.url).set(username=postgres.server.username).render_as_string(hide_password=False))
+    add_user(owner, "ada", "editor", password_hash("correct horse battery"))
+    with begin_write(owner) as connection:
+        connection.execute(text(f"REVOKE UPDATE ON hpo_users FROM {make_url(hpo.url).username}"))
+    owner.dispose()
+    with dashboard(hpo.url) as (port, _), requests.Session() as browser:
+        site = f"http://127.0.0.1:{port}"
+        browser.post(f"{site}/login", {"name": "ada", "password": "correct horse battery"}, timeout=PATIENCE)
+        assert browser.get(f"{site}/workers", timeout=PATIENCE).status_code == 200
+        page = browser.post(f"{site}/logout", timeout=PATIENCE).text
+        assert "only this browser is logged out" in page
+        assert browser.get(f"{site}/workers", timeout=PATIENCE).status_code == 401

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,15 +21,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
+from hpo.server.failed_logins import ADDRESS_FAILURES, FREE_FAILURES
 from hpo.server.pages import REFRESH_SECONDS
 from hpo.server.passwords import password_hash
+from hpo.server.report_page import MOST_WAITING
 from hpo.storage import studies
 from hpo.storage.engine import open_engine
 from hpo.storage.users import add_user
 from hpo.storage.workers import Beat, beat_alone
 from tests.support.browser import needs_chromium
 from tests.support.commandline import PATIENCE, wait_until
-from tests.support.dashboard import BEARER, HPO, TOKEN, ask, dashboard
+from tests.support.dashboard import BEARER, HPO, TOKEN, URL, ask, dashboard, served
 from tests.support.driven import Browser, browser
 from tests.support.handmade import create, make, small_spec
 from tests.support.rows import all_rows
@@ -39,7 +42,13 @@ PASSWORD = "correct horse battery"
 def hpo(url: str, *words: str, typed: str = "", code: int = 0) -> str:
     """Run a command on a database; returns what it printed, or its one line of refusal."""
     done = subprocess.run(
-        [*HPO, "--db", url, *words], input=typed, capture_output=True, text=True, timeout=PATIENCE, check=False
+        [*HPO, "--db", url, *words],
+        input=typed,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == code, done.stderr
     if code:
@@ -165,7 +174,7 @@ def test_an_editor_in_a_browser(lab_everywhere: str) -> None:
 
         chromium.click("header form button")
         chromium.wait_for("location.pathname === '/login'")
-        assert [cookie for cookie in chromium.cookies() if cookie["name"] == "hpo_session"] == []
+        assert [cookie for cookie in chromium.cookies() if cookie["name"].startswith("hpo_session")] == []
         chromium.open(f"http://127.0.0.1:{port}/studies/ws")
         chromium.wait_for("location.pathname === '/login'")
     engine.dispose()
@@ -227,7 +236,7 @@ def test_the_printed_address_logs_in(sqlite_url: str, open_database: Callable[[s
         chromium.open(f"http://127.0.0.1:{port}/login?token={TOKEN}")
         chromium.wait_for("location.pathname === '/' && document.querySelector('h1')?.innerText === 'Overview'")
         assert TOKEN not in chromium.evaluate("location.href")
-        (cookie,) = [cookie for cookie in chromium.cookies() if cookie["name"] == "hpo_session"]
+        (cookie,) = [cookie for cookie in chromium.cookies() if cookie["name"].startswith("hpo_session")]
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Strict", False)
 
 
@@ -342,6 +351,44 @@ def test_a_session_ends_with_password_and_user(lab: str) -> None:
         assert ask(port, "/workers", **vic)[0] == 401
 
 
+def test_a_copied_cookie_opens_nothing_after_logout(lab_everywhere: str) -> None:
+    """Of any of the user's sessions, and a new one does; other users stay."""
+    with dashboard(lab_everywhere) as (port, _):
+        ada, elsewhere, vic = session(port, "ada"), session(port, "ada"), session(port, "vic")
+        assert [ask(port, "/workers", **each)[0] for each in (ada, elsewhere, vic)] == [200, 200, 200]
+        status, headers, _ = post(port, "/logout", {}, **ada)
+        assert (status, headers["Location"]) == (303, "/login")
+        assert headers["Set-Cookie"].startswith(f"{ada['Cookie'].partition('=')[0]}=;")
+        assert [ask(port, "/workers", **each)[0] for each in (ada, elsewhere, vic)] == [401, 401, 200]
+        assert ask(port, "/workers", **session(port, "ada"))[0] == 200
+        assert post(port, "/logout", {}, Authorization="")[0] == 401
+
+
+def test_a_logout_ends_what_the_start_up_token_began(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """The token itself opens anew."""
+    open_database(sqlite_url)
+    with dashboard(sqlite_url) as (port, _):
+        for _ in range(2):
+            headers = post(port, "/login", {"token": TOKEN})[1]
+            came_in = {"Cookie": headers["Set-Cookie"].partition(";")[0], "Authorization": ""}
+            assert ask(port, "/workers", **came_in)[0] == 200
+            assert post(port, "/logout", {}, **came_in)[0] == 303
+            assert ask(port, "/workers", **came_in)[0] == 401
+
+
+def test_two_sites_of_a_host_have_two_cookies(lab: str, tmp_path: Path, open_database: Callable[[str], Engine]) -> None:
+    """For browsers send a cookie to all ports: a login here is none there, and logs nobody out there."""
+    other = f"sqlite:///{tmp_path}/other.db"
+    hpo(other, "db", "upgrade")
+    fill(open_database(other))
+    with dashboard(lab) as (port, _), dashboard(other) as (second, _):
+        ada, vic = session(port, "ada"), session(second, "vic")
+        assert ada["Cookie"].partition("=")[0] != vic["Cookie"].partition("=")[0]
+        both = {"Cookie": f"{ada['Cookie']}; {vic['Cookie']}", "Authorization": ""}
+        assert "ada (editor)" in ask(port, "/workers", **both)[1]
+        assert "vic (viewer)" in ask(second, "/workers", **both)[1]
+
+
 def test_odd_requests(lab_everywhere: str) -> None:
     """No answer of the server's own is an error of it, and none has a traceback."""
     with dashboard(lab_everywhere) as (port, process):
@@ -359,6 +406,17 @@ def test_odd_requests(lab_everywhere: str) -> None:
             assert status in (400, 404, 405), path
             assert "<script>alert" not in page
             assert "Traceback" not in page
+        for text in ("http://[::1", "http://[", "//[", "http://[x]", "http://\xff", "http://a:b:c", "%", "\xff"):
+            for header in ("Origin", "Referer", "Cookie", "Authorization", "Sec_Fetch_Site", "X_Forwarded_For"):
+                sent = ada | {"Origin": f"http://127.0.0.1:{port}", header: text}
+                answer = ask(port, "/studies/ws/pause", "POST", **sent)
+                assert answer[0] in (303, 401, 403), (header, text)
+                assert ask(port, "/workers", **sent)[0] in (200, 401), (header, text)
+                assert "Traceback" not in answer[1]
+            for parameter in ("next", "token", "study"):
+                for path in ("/login", "/report", "/"):
+                    there = f"{path}?{urlencode({parameter: text}, encoding='latin-1')}"
+                    assert ask(port, there, **ada)[0] in (200, 303, 403, 404), there
         assert post(port, "/login", {"name": "a\0b", "password": "x" * 12})[0] in (400, 403)
         assert post(port, "/login", {"name": "\ud800", "password": "x" * 12})[0] == 403
         assert post(port, "/studies/ws/note", {"note": "a\0b", "version": "1"}, **ada)[0] == 400
@@ -400,16 +458,85 @@ def test_failed_logins_wait(site: int) -> None:
     assert ask(site, "/workers", **session(site, "vic"))[0] == 200  # others do not wait
 
 
+def test_guesses_at_once_are_no_more_guesses(lab: str) -> None:
+    """As many passwords are looked at as of guesses one after the other; the others wait."""
+    with dashboard(lab) as (port, _), ThreadPoolExecutor(24) as pool:
+        guesses = [{"name": "ned", "password": f"guess number {number}"} for number in range(24)]
+        answers = [answer[0] for answer in pool.map(lambda fields: post(port, "/login", fields), guesses)]
+    assert sorted(answers) == [403] * FREE_FAILURES + [429] * (24 - FREE_FAILURES)
+
+
+def test_an_address_that_tries_many_names_waits(lab: str) -> None:
+    """Behind a proxy each client by itself: by what the proxy says of it, not by what it says of itself."""
+    host = {"Host": "lab.example", "Origin": "https://lab.example"}
+
+    def guess(port: int, number: int, forwarded: str) -> int:
+        fields = {"name": f"user{number}", "password": PASSWORD}
+        return post(port, "/login", fields, **host, X_Forwarded_For=forwarded)[0]
+
+    with dashboard(lab, "--public-url", "https://lab.example") as (port, process):
+        clients = [f"198.51.100.{number}, 203.0.113.9" for number in range(ADDRESS_FAILURES)]
+        assert [guess(port, number, client) for number, client in enumerate(clients)] == [403] * ADDRESS_FAILURES
+        assert guess(port, 99, "198.51.100.99, 203.0.113.9") == 429
+        assert guess(port, 99, "203.0.113.9, 198.51.100.99") == 403
+        fields = {"name": "ada", "password": PASSWORD}
+        assert post(port, "/login", fields, **host, X_Forwarded_For="203.0.113.10")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert "login: ada from 203.0.113.10" in process.communicate(timeout=PATIENCE)[1]
+
+
+@pytest.mark.parametrize("words", [(), ("--proxy-header", "X-Forwarded-User")], ids=["no proxy", "without its secret"])
+def test_an_address_that_a_client_gives_itself_is_not_heard(lab: str, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """So that nobody's guesses count for others."""
+    secret = tmp_path / "secret"
+    secret.write_text("shared-by-proxy-and-site")
+    more = ("--proxy-secret-file", str(secret)) if words else ()
+    with dashboard(lab, *words, *more) as (port, process):
+        forged = {"X_Forwarded_For": "203.0.113.9", "X_Hpo_Proxy_Secret": "a wrong one of some length"}
+        post(port, "/login", {"name": "ned", "password": PASSWORD}, **forged)
+        if words:
+            said = forged | {"X_Hpo_Proxy_Secret": "shared-by-proxy-and-site"}
+            post(port, "/login", {"name": "vic", "password": PASSWORD}, **said)
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=PATIENCE)[1]
+    assert "login: ned from 127.0.0.1" in log
+    assert ("login: vic from 203.0.113.9" in log) == bool(words)
+
+
+def test_wrong_tokens_lock_nobody_out(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """For any page in the user's browser can ask with wrong ones; the right one is let in, and logged."""
+    open_database(sqlite_url)
+    with dashboard(sqlite_url) as (port, process):
+        for number in range(ADDRESS_FAILURES + 1):
+            assert ask(port, f"/login?token=wrong{number}", Authorization="")[0] == 403
+        assert post(port, "/login", {"token": "wrong"})[0] == 403
+        assert ask(port, f"/login?token={TOKEN}", Authorization="")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=PATIENCE)[1]
+    assert "login refused: start-up token from 127.0.0.1" in log
+    assert "login: start-up token from 127.0.0.1" in log
+    assert TOKEN not in log
+
+
 def test_where_a_login_leads(site: int) -> None:
     """To the page that was asked for, and never to another site."""
     status, _ = ask(site, "/studies/ws?x=1", Accept="text/html", Authorization="")
     assert status == 303
     fields = {"name": "ada", "password": PASSWORD}
     assert 'url=/studies/ws"' in post(site, "/login", fields | {"next": "/studies/ws"})[2]
-    for elsewhere in ("//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb"):
+    for elsewhere in (
+        "//evil.example",
+        "https://evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "/a\nb",
+        "//[",
+        "http://[::1",
+    ):
         page = post(site, "/login", fields | {"next": elsewhere})[2]
         assert 'url=/"' in page
         assert "evil" not in page
+    assert ask(site, "/login?next=//%5B", Authorization="")[0] == 200
 
 
 def test_a_link_from_elsewhere_asks_again(site: int) -> None:
@@ -471,6 +598,7 @@ def test_a_proxy_says_who_it_is(lab: str, tmp_path: Path) -> None:
         (("--public-url", "lab.example"), "http(s)://HOST"),
         (("--public-url", "https://lab.example/hpo"), "without a path"),
         (("--public-url", "https://lab.example:port"), "http(s)://HOST"),
+        (("--public-url", "https://a b"), "http(s)://HOST"),
         (("--proxy-header", "X-Forwarded-User"), "belong together"),
     ],
 )
@@ -482,12 +610,53 @@ def test_without_users_it_stays_here(
     assert reason in hpo(sqlite_url, "dashboard", *words, code=2)
 
 
-def test_a_short_token_is_refused(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+@pytest.mark.parametrize(
+    "token", ["short", "no ASCII but long enough: é", os.fsdecode(b"bytes that are no text: \xff")]
+)
+def test_a_token_that_nobody_could_send_is_refused(
+    sqlite_url: str, open_database: Callable[[str], Engine], token: str
+) -> None:
+    """Or that somebody could guess: before the site starts."""
     open_database(sqlite_url)
     command = [*HPO, "--db", sqlite_url, "dashboard"]
-    environment = os.environ | {"HPO_DASHBOARD_TOKEN": "short"}
+    environment = os.environ | {"HPO_DASHBOARD_TOKEN": token}
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "HPO_DASHBOARD_TOKEN: a token has at least" in done.stderr
+
+
+def test_the_printed_address_holds_any_token(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
+    """Whatever it has in it that means something in an address."""
+    open_database(sqlite_url)
+    token = "abc def&ghijkl#mnop%41+?/1234"
+    with served(sqlite_url, token=token) as (line, _):
+        printed = URL.search(line)
+        assert printed is not None
+        port = int(printed[1])
+        assert ask(port, printed[2], Authorization="")[0] == 200
+        assert post(port, "/login", {"token": token})[0] == 200
+        assert ask(port, "/workers", Authorization=f"Bearer {token}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "secret", "reason"),
+    [
+        ("", "shared-by-proxy-and-site", "--proxy-header"),
+        ("X-Forwarded User", "shared-by-proxy-and-site", "--proxy-header"),
+        ("X_Forwarded_User", "shared-by-proxy-and-site", "--proxy-header"),
+        ("X-Forwarded-User:", "shared-by-proxy-and-site", "--proxy-header"),
+        ("X-Forwarded-User", "short", "at least 16"),
+        ("X-Forwarded-User", "shared-by-proxy\nand-site", "ASCII"),
+        ("X-Forwarded-User", "shared-by-proxy-and-sité", "ASCII"),
+    ],
+)
+def test_a_proxy_that_could_never_be_trusted_is_refused(
+    lab: str, tmp_path: Path, header: str, secret: str, reason: str
+) -> None:
+    """A header or a secret that no request can have."""
+    (tmp_path / "secret").write_text(secret)
+    words = ("--proxy-header", header, "--proxy-secret-file", str(tmp_path / "secret"))
+    assert reason in hpo(lab, "dashboard", *words, code=2)
 
 
 def test_users_and_tokens_by_command(sqlite_url: str, open_database: Callable[[str], Engine]) -> None:
@@ -499,6 +668,11 @@ def test_users_and_tokens_by_command(sqlite_url: str, open_database: Callable[[s
     )
     assert "characters" in hpo(sqlite_url, "user", "add", "bob", "--password-stdin", typed="short\n", code=2)
     assert "terminal" in hpo(sqlite_url, "user", "add", "bob", code=2)
+    odd = os.fsdecode(b"\xff")
+    for words in (("add", "bob"), ("passwd", "ada")):
+        assert "UTF-8" in hpo(sqlite_url, "user", *words, "--password-stdin", typed=f"{odd * 20}\n", code=2)
+    for command in (("user", "remove"), ("user", "role"), ("token", "remove"), ("study", "show")):
+        assert "UTF-8" in hpo(sqlite_url, *command, odd, *(("viewer",) if "role" in command else ()), code=2)
     assert "a name has" in hpo(sqlite_url, "user", "add", "a b", "--no-password", code=2)
     assert "there are ada" in hpo(sqlite_url, "user", "remove", "bob", code=1)
     assert "there are ada" in hpo(sqlite_url, "user", "role", "bob", "viewer", code=1)
@@ -549,6 +723,21 @@ def test_the_report_of_what_is_chosen(site: int) -> None:
     assert status == 200
     assert "only of the studies that its reader chose: simple" in page
     assert ask(site, "/report?study=nobody", Authorization="", Cookie=session(site, "vic")["Cookie"])[0] == 404
+
+
+def test_reports_leave_threads_to_others(lab: str) -> None:
+    """Of many that ask at once a few wait, the others are told so at once; the site answers meanwhile."""
+    with dashboard(lab) as (port, _), ThreadPoolExecutor(24) as pool:
+        vic = session(port, "vic")
+        answers = [pool.submit(ask, port, "/report", **vic) for _ in range(24)]
+        wait_until(lambda: sum(answer.done() for answer in answers) >= 24 - 1 - MOST_WAITING)
+        assert ask(port, "/healthz")[0] == 200
+        assert sum(not answer.done() for answer in answers) == 1 + MOST_WAITING  # the report is not made yet
+        status, page = ask(port, "/report", **vic)
+        assert (status, 'http-equiv="refresh"' in page, "is being made" in page) == (503, True, True)
+        statuses = [answer.result()[0] for answer in answers]
+        assert sorted(statuses) == [200] * (1 + MOST_WAITING) + [503] * (23 - MOST_WAITING)
+        assert ask(port, "/report", **vic)[0] == 200
 
 
 def test_the_token_of_the_tests_is_no_user(site: int) -> None:

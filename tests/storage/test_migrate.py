@@ -252,9 +252,9 @@ def test_an_older_queue_is_upgraded_on_demand(empty: Engine) -> None:
         "UPDATE hpo_alembic_version SET version_num = '0001'",
     )
     for action in (migrate.check, migrate.create_or_check):
-        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0009; make a backup"):
+        with pytest.raises(SchemaError, match="hpo are at version 0001, this hpo needs 0010; make a backup"):
             action(empty)
-    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0009"]
+    assert migrate.upgrade(empty) == ["hpo: 0001 -> 0010"]
     migrate.check(empty)
     with begin_read(empty) as connection:
         assert "ix_hpo_slots_queued" in {index["name"] for index in inspect(connection).get_indexes("hpo_slots")}

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.commandline import PATIENCE
 
+URL = re.compile(r"http://127\.0\.0\.1:(\d+)(\S*)")
 HPO = [sys.executable, "-m", "hpo"]
 TOKEN = "of-the-tests-dashboards"
 BEARER = f"Bearer {TOKEN}"  # what `ask` sends unless a test gives another Authorization, or an empty one
@@ -23,8 +24,17 @@ BEARER = f"Bearer {TOKEN}"  # what `ask` sends unless a test gives another Autho
 @contextmanager
 def dashboard(database: str, *words: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Start `hpo dashboard` on a free port and wait until it says its URL."""
+    with served(database, *words) as (line, process):
+        match = URL.search(line)
+        assert match is not None
+        yield int(match[1]), process
+
+
+@contextmanager
+def served(database: str, *words: str, token: str = TOKEN) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The same with this start-up token; the line that has the URL."""
     command = [*HPO, "--db", database, "dashboard", "--port", str(free_port()), *words]
-    environment = os.environ | {"HPO_DASHBOARD_TOKEN": TOKEN}
+    environment = os.environ | {"HPO_DASHBOARD_TOKEN": token}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -32,15 +42,15 @@ def dashboard(database: str, *words: str) -> Iterator[tuple[int, subprocess.Pope
         too_long = threading.Timer(PATIENCE, process.kill)  # ends the reading below
         too_long.start()
         try:
-            told = []
+            said = []
             for line in process.stderr:
-                told.append(line)
-                if url := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                said.append(line)
+                if URL.search(line):
                     too_long.cancel()
-                    yield int(url[1]), process
+                    yield line, process
                     break
             else:
-                pytest.fail(f"the dashboard said no URL: {''.join(told)}")
+                pytest.fail(f"the dashboard said no URL: {''.join(said)}")
         finally:
             too_long.cancel()
             process.kill()

@@ -18,6 +18,7 @@ from hpo.storage.engine import open_engine
 
 POSTGRES = "postgresql+psycopg://hpo:hunter2@dbhost/lab"
 IMAGE = ("--image", "registry.example/hpo:cuda")
+NO_UTF8 = os.fsdecode(b"\xff")
 PRINTED = {  # by engine: words that make it print
     "slurm": (),
     "kubernetes": IMAGE,
@@ -91,7 +92,9 @@ def test_workers_end_unless_they_are_to_last(launch: Launch, engine: str) -> Non
         (("--name", "Upper"), "--name"),
         (("--env", "NOVALUE"), "NOVALUE"),
         (("--env", "A=b\nexport B=c"), "NAME=VALUE in one line"),
+        (("--env", f"A={NO_UTF8}"), "is not UTF-8"),
         (("--artifacts", "a\nb"), "is not a line of text"),
+        (("--", "--study", NO_UTF8), "is not UTF-8"),
         (("--", "--populaton", "4"), "--populaton"),
         (("--", "--lease", "0"), "--lease"),
         (("--", "--stop-with-stdin"), "--stop-with-stdin"),
@@ -196,6 +199,17 @@ def test_the_script_of_slurm(launch: Launch, tmp_path: Path) -> None:
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
+def test_a_folder_that_no_script_can_name_is_refused(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor a folder for logs."""
+    launch.refused("slurm", "--logs", "a\n#SBATCH --uid=0", code=2)
+    (tmp_path / NO_UTF8).mkdir()
+    monkeypatch.chdir(tmp_path / NO_UTF8)
+    for engine in ("slurm", "ray", "ssh"):
+        assert "is not UTF-8" in launch.refused(engine, *PRINTED[engine], code=2)
+
+
 @pytest.mark.parametrize("option", ["constraint=a100", "--constraint=a\n#SBATCH --uid=0", "-C"])
 def test_options_of_sbatch_are_options(launch: Launch, option: str) -> None:
     """One each, and nothing else."""
@@ -276,6 +290,36 @@ def test_where_pods_keep_checkpoints(launch: Launch) -> None:
     assert {"name": "artifacts", "persistentVolumeClaim": {"claimName": "checkpoints"}} in volumes
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--namespace", "A B"),
+        ("--namespace", "a.b"),
+        ("--namespace", "x" * 64),
+        ("--claim", "Checkpoints"),
+        ("--claim", "a..b"),
+        ("--env-secret", "my secret"),
+        ("--secret", "hpo_database"),
+        ("--secret", ".".join(["x" * 63] * 4)),
+        ("--image", "hpo cuda"),
+        ("--image", "--hpo"),
+    ],
+)
+def test_names_that_kubernetes_has_not_are_refused(launch: Launch, words: tuple[str, str]) -> None:
+    """Which its schema does not say: the API server would."""
+    assert words[0] in launch.refused("kubernetes", *IMAGE, *words, code=2)
+
+
+def test_names_that_kubernetes_has(launch: Launch) -> None:
+    words = {
+        "--namespace": "2-lab",
+        "--claim": "lab.checkpoints",
+        "--env-secret": "0",
+        "--image": "r.example:5000/A/b@c:d",
+    }
+    manifest(launch, *(word for pair in words.items() for word in pair))
+
+
 # --- Ray ----------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +355,9 @@ def test_the_script_of_ssh(launch: Launch, tmp_path: Path) -> None:
         ((), "on which machines?"),
         (("--host", "-oProxyCommand=x"), "is no host"),
         (("--host", "a b"), "is no host"),
+        (("--host", "a", "--ssh", "'unclosed"), "no closing quotation"),
+        (("--host", "a", "--ssh", "''"), "names no program"),
+        (("--hosts", "control"), "is no host"),
         (("--hosts", "none"), "No such file"),
         (("--hosts", "empty"), "no host stands there"),
     ],
@@ -318,6 +365,7 @@ def test_the_script_of_ssh(launch: Launch, tmp_path: Path) -> None:
 def test_hosts_are_hosts(launch: Launch, tmp_path: Path, words: tuple[str, ...], part: str) -> None:
     """And none is an option of ssh."""
     (tmp_path / "empty").write_text("# nobody\n")
+    (tmp_path / "control").write_text("gpu1\0\n")
     result = launch("ssh", *words)
     assert result.exit_code in (1, 2)
     assert part in result.stderr.splitlines()[-1]

@@ -11,7 +11,14 @@ from hpo.results.learning_curves import LearningCurve
 from hpo.results.progress_records import EstimatedEnd, PhaseProgress
 from hpo.server import shown
 from hpo.server.address import SiteAddress, parsed_public_url
-from hpo.server.door import FREE_FAILURES, LONGEST_WAIT, FailedLogins, LoginRefused
+from hpo.server.failed_logins import (
+    ADDRESS_FAILURES,
+    ADDRESS_SECONDS,
+    FREE_FAILURES,
+    LONGEST_WAIT,
+    FailedLogins,
+    LoginRefused,
+)
 from hpo.server.passwords import FEWEST_CHARACTERS, is_password, password_hash
 
 
@@ -22,6 +29,8 @@ from hpo.server.passwords import FEWEST_CHARACTERS, is_password, password_hash
         ("HTTPS://Lab.Example/", "https://lab.example"),
         ("http://gpu7:8080", "http://gpu7:8080"),
         ("https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+        ("https://[2001:DB8:0:0::1]", "https://[2001:db8::1]"),
+        ("https://lab.example:0443", "https://lab.example:443"),
         (None, None),
     ],
 )
@@ -32,7 +41,9 @@ def test_public_urls(given: str | None, parsed: str | None) -> None:
 @pytest.mark.parametrize(
     "wrong",
     ["", "lab.example", "ftp://lab.example", "https://", "https://u:p@lab.example", "https://lab.example/x",
-     "https://lab.example?x", "https://lab.example:99999", "https://[::1"],
+     "https://lab.example?x", "https://lab.example?", "https://lab.example#", "https://lab.example:99999",
+     "https://lab.example:0", "https://lab.example:", "https://[::1", "https://[1.2]", "https://a b", "https://a\tb",
+     " https://lab.example", "https://läb.example", "https://a,b", "https://-", "https://\udcff"],
 )  # fmt: skip
 def test_what_is_no_public_url(wrong: str) -> None:
     with pytest.raises(UsageError, match="--public-url"):
@@ -52,6 +63,9 @@ def test_what_is_no_public_url(wrong: str) -> None:
         (None, "localhost:9999", "http://localhost:9999", True),
         (None, "localhost:9999", "http://localhost:9998", False),
         (None, "lab.example", None, False),
+        (None, "localhost", "http://[::1", False),
+        ("https://lab.example", "lab.example", "https://[", False),
+        ("https://lab.example", "lab.example", "null", False),
     ],
 )
 def test_hosts_and_origins(public_url: str | None, host: str, origin: str | None, allowed: bool) -> None:
@@ -59,30 +73,62 @@ def test_hosts_and_origins(public_url: str | None, host: str, origin: str | None
     assert (SiteAddress(public_url=public_url).refusal(environ) is None) == allowed
 
 
-def test_each_failed_login_waits_twice_as_long() -> None:
-    """Up to a limit; another address, and a login that was right, begin anew."""
-    now = 0.0
-    failures = FailedLogins(clock=lambda: now)
+class Failures(FailedLogins):
+    """By a clock that a test sets."""
 
-    def wait(address: str = "a") -> float:
+    def __init__(self) -> None:
+        super().__init__(lambda: self.now)
+        self.now = 0.0
+
+    def wait(self, name: str = "ada", address: str = "10.0.0.1") -> float:
+        """Try; the seconds to wait where the try is not looked at."""
         try:
-            failures.check("ada", address)
+            self.count(name, address)
         except LoginRefused as error:
             return error.wait
         return 0.0
 
-    waits = []
+
+def test_each_failed_login_waits_twice_as_long() -> None:
+    """Up to a limit; another address, and a login that was right, begin anew."""
+    failures = Failures()
+    waits: list[float] = []
     for _ in range(FREE_FAILURES + 9):
-        failures.count("ada", "a")
-        waits.append(wait())
-        now += waits[-1]
-    assert waits[: FREE_FAILURES - 1] == [0.0] * (FREE_FAILURES - 1)
+        assert failures.wait() == 0.0
+        waits.append(wait := failures.wait() if len(waits) + 1 >= FREE_FAILURES else 0.0)
+        failures.now += wait
     growing = waits[FREE_FAILURES - 1 :]
     assert all(after == min(LONGEST_WAIT, 2 * before) for before, after in itertools.pairwise(growing))
     assert growing[-1] == LONGEST_WAIT
-    assert wait("b") == 0.0
-    failures.forget("ada", "a")
-    assert wait() == 0.0
+    assert failures.wait(address="10.0.0.2") == 0.0
+    failures.forget("ada", "10.0.0.1")
+    assert failures.wait() == 0.0
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [("10.0.0.1",), ("2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::"), ("no address",)],
+    ids=["IPv4", "a network of IPv6", "odd"],
+)
+def test_an_address_waits_whatever_the_names(addresses: tuple[str, ...]) -> None:
+    """After many failures, and then each may be followed by one more every few seconds; others do not wait."""
+    failures = Failures()
+    for number in range(ADDRESS_FAILURES):
+        assert failures.wait(f"user{number}", addresses[number % len(addresses)]) == 0.0
+    for number in range(5):
+        assert failures.wait(f"other{number}", addresses[0]) == ADDRESS_SECONDS
+        failures.now += ADDRESS_SECONDS
+        assert failures.wait(f"other{number}", addresses[-1]) == 0.0
+    assert failures.wait(address="10.0.0.2") == 0.0
+    assert failures.wait(address="2001:db8:0:1::1") == 0.0
+
+
+def test_right_logins_are_no_failures() -> None:
+    """However many users of one address log in."""
+    failures = Failures()
+    for number in range(3 * ADDRESS_FAILURES):
+        assert failures.wait(f"user{number}") == 0.0
+        failures.forget(f"user{number}", "10.0.0.1")
 
 
 def test_passwords() -> None:
