@@ -18,14 +18,21 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from PIL import Image, ImageStat
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
+from hpo.report.formats import model_title
+from hpo.server.actions import ACTIONS
+from hpo.server.address import SAFE_METHODS, SiteAddress
+from hpo.server.door import Door
 from hpo.server.failed_logins import ADDRESS_FAILURES, FREE_FAILURES
-from hpo.server.pages import REFRESH_SECONDS
+from hpo.server.guard import LOGIN, LOGOUT
+from hpo.server.pages import REFRESH_SECONDS, pages
 from hpo.server.passwords import password_hash
-from hpo.server.report_page import MOST_WAITING
+from hpo.server.report_page import MOST_WAITING, ReportPage
 from hpo.storage import studies
+from hpo.storage.claims import claim
 from hpo.storage.engine import open_engine
 from hpo.storage.users import add_user
 from hpo.storage.workers import Beat, beat_alone
@@ -36,7 +43,30 @@ from tests.support.driven import Browser, browser
 from tests.support.handmade import create, make, small_spec
 from tests.support.rows import all_rows
 
+LEAST_CONTRAST = 4.5
+LOW_CONTRAST = """(least) => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = parts(getComputedStyle(element).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const low = [];
+  for (const element of document.querySelectorAll("body *:not(svg, svg *, script, title)")) {
+    if (![...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())) continue;
+    const light = [luminance(parts(getComputedStyle(element).color)), luminance(behind(element))].sort((a, b) => b - a);
+    const contrast = (light[0] + 0.05) / (light[1] + 0.05);
+    if (contrast < least) low.push(`${element.tagName} ${element.innerText.slice(0, 30)}: ${contrast.toFixed(2)}`);
+  }
+  return low;
+}"""
+"""Lists texts whose colour is too near to what is behind them."""
 PASSWORD = "correct horse battery"
+CELL = r'<td[^>]* data-label="([^"]*)">(.*?)</td>'  # of a table, with its column's name
 
 
 def hpo(url: str, *words: str, typed: str = "", code: int = 0) -> str:
@@ -70,6 +100,24 @@ def fill(engine: Engine) -> None:
     add_user(engine, "ada", "editor", hashed())
     add_user(engine, "vic", "viewer", hashed())
     add_user(engine, "ned", "viewer", hashed())  # whose logins fail
+
+
+def working(engine: Engine, *, host: str, device: str) -> str:
+    """Enter a worker that lives, and return its name."""
+    beat = Beat(
+        name=f"{host}:100:ffee01",
+        host=host,
+        device=device,
+        study_names=(),
+        data_digest="d" * 64,
+        code_digest="c" * 64,
+        version="0.1.0",
+        lanes=64,
+        completed=12000,
+        failed=0,
+    )
+    beat_alone(engine, beat, 3600)
+    return beat.name
 
 
 def post(port: int, path: str, fields: dict[str, str], **headers: str) -> tuple[int, dict[str, str], str]:
@@ -206,26 +254,58 @@ def test_pages_fit_a_phone_and_a_laptop(sqlite_url: str, open_database: Callable
     engine = open_database(sqlite_url)
     fill(engine)
     create(engine, small_spec("ws").with_options(name="a-study-with-a-rather-long-name-of-2026-11-28"))
-    host = "node-with-a-long-name.cluster.lab.example"
-    worker = Beat(
-        name=f"{host}:100:ffee01",
-        host=host,
-        device="cuda:0, NVIDIA H100 80GB HBM3",
-        study_names=(),
-        data_digest="d" * 64,
-        version="0.1.0",
-        lanes=64,
-        completed=12000,
-        failed=0,
-    )
-    beat_alone(engine, worker, 3600)
+    worker = working(engine, host="node-with-a-long-name.cluster.lab.example", device="cuda:0, NVIDIA H100 80GB HBM3")
+    assert claim(engine, 2, worker=worker, lease_seconds=3600, model="ws")
     with dashboard(sqlite_url) as (port, _), logged_in(port, "ada") as chromium:
         for width in (390, 1366):
             chromium.resize(width, 800)
             chromium.open(f"http://127.0.0.1:{port}{path}")
             assert chromium.evaluate("document.documentElement.scrollWidth") <= width
             wide = "[...document.querySelectorAll('.cards')].filter(t => t.scrollWidth > t.parentElement.clientWidth)"
-            assert chromium.evaluate(f"{wide}.length") == 0, width
+            assert chromium.evaluate(f"{wide}.map(t => t.scrollWidth)") == [], width
+
+
+@needs_chromium
+@pytest.mark.parametrize("path", ["/", "/workers", "/studies/simple", "/studies/none"])
+def test_pages_can_be_read_by_day_and_by_night(site: int, tmp_path: Path, path: str) -> None:
+    """Light on dark where the reader's system is dark, with the contrast that WCAG 2.2 asks of text (AA, 1.4.3)."""
+    with logged_in(site, "ada") as chromium:
+        chromium.open(f"http://127.0.0.1:{site}{path}")
+        brightness = []
+        for dark in (False, True):
+            chromium.screenshot(tmp_path / "page.png", width=1366, height=800, dark=dark)
+            with Image.open(tmp_path / "page.png") as picture:
+                brightness.append(ImageStat.Stat(picture.convert("L")).mean[0])
+            assert chromium.evaluate(f"({LOW_CONTRAST})({LEAST_CONTRAST})") == [], f"dark: {dark}"
+        by_day, by_night = brightness
+        assert by_day > 200
+        assert by_night < 60
+
+
+def test_the_page_of_workers(lab_everywhere: str, open_database: Callable[[str], Engine]) -> None:
+    """Where each is, what it trains, how fast, and what it runs: a cell each."""
+    engine = open_database(lab_everywhere)
+    worker = working(engine, host="gpu7", device="cuda:0")
+    assert claim(engine, 1, worker=worker, lease_seconds=3600, model="ws")
+    with dashboard(lab_everywhere) as (port, _):
+        page = ask(port, "/workers", **session(port, "vic"))[1]
+    cells = {label: re.sub("<[^>]*>", "", text).strip() for label, text in re.findall(CELL, page)}
+    seen = cells.pop("Last seen")
+    assert seen == "now" or seen.endswith("ago")
+    assert cells.pop("Trains").startswith("ws search")
+    assert cells == {
+        "Host": "gpu7",
+        "Device": "cuda:0",
+        "Lanes": "64",
+        "Models": model_title("digits", "ws"),
+        "Trials an hour": "0",
+        "Done": "12000",
+        "Failed": "0",
+        "Serves": "all studies",
+        "Version": "0.1.0",
+        "Data": "dddddddd",
+        "Code": "cccccccc",
+    }
 
 
 @needs_chromium
@@ -258,17 +338,26 @@ def test_the_first_user_ends_the_token(sqlite_url: str, open_database: Callable[
 # --- Who may do what ----------------------------------------------------------------------------------------
 
 
-def changing_routes() -> list[tuple[str, str]]:
+def changing_routes(url: str) -> list[tuple[str, str]]:
     """Every route of optuna-dashboard and of the site that could change something, read from the applications."""
     import optuna
     from optuna_dashboard._app import create_app  # type: ignore[import-untyped]  # ships no types
 
-    app = create_app(optuna.storages.InMemoryStorage())
-    routes = {(route.method, route.rule) for route in app.routes if route.method not in ("GET", "HEAD", "OPTIONS")}
-    filled = [(method, re.sub(r"<[^>]*>", "1", rule)) for method, rule in sorted(routes)]
-    ours = [("POST", f"/studies/ws/{action}") for action in ("pause", "resume", "extend", "evaluate", "note")]
-    assert len(filled) >= 10
-    return filled + ours
+    theirs = {(route.method, route.rule) for route in create_app(optuna.storages.InMemoryStorage()).routes}
+    engine = open_engine(url)
+    site = pages(engine, door=Door(engine), address=SiteAddress(), report=ReportPage(engine))
+    engine.dispose()
+    ours = {(method, rule.rule) for rule in site.url_map.iter_rules() for method in rule.methods or ()}
+    for_everybody = {("POST", LOGIN), ("POST", LOGOUT)}
+    assert for_everybody <= ours
+    changing = {(method, rule) for method, rule in theirs | ours - for_everybody if method not in SAFE_METHODS}
+    assert len(changing) >= 11
+    filled = {
+        (method, re.sub(r"<[^>]*>", "1", rule.replace("<action>", action).replace("<name>", "ws")))
+        for method, rule in changing
+        for action in ACTIONS
+    }
+    return sorted(filled)
 
 
 def test_a_viewer_changes_nothing(lab_everywhere: str) -> None:
@@ -278,7 +367,7 @@ def test_a_viewer_changes_nothing(lab_everywhere: str) -> None:
         vic = session(port, "vic")
         wait_until(lambda: json.loads(ask(port, "/api/studies/1", **vic)[1])["note"]["body"] or None)
         before = all_rows(engine)
-        for method, path in changing_routes():
+        for method, path in changing_routes(lab_everywhere):
             assert ask(port, path, method, {}, **vic)[0] == 403, (method, path)
             assert ask(port, path, method, {}, Authorization="")[0] == 401, (method, path)
         assert all_rows(engine) == before
@@ -293,7 +382,7 @@ def test_an_editor_deletes_nothing_either(lab: str) -> None:
     """Of optuna-dashboard's changes notes alone pass; the others would be behind the queue's back."""
     with dashboard(lab) as (port, _):
         ada = session(port, "ada")
-        for method, path in changing_routes():
+        for method, path in changing_routes(lab):
             if path.startswith("/api/") and not path.endswith("/note"):
                 assert ask(port, path, method, {}, **ada)[0] == 403, (method, path)
         names = [study["study_name"] for study in json.loads(ask(port, "/api/studies", **ada)[1])["study_summaries"]]
