@@ -74,7 +74,7 @@ def _of_slots(studies: Iterable[StudyProgress]) -> Iterator[Metric]:
 
 def _of_studies(studies: Iterable[StudyProgress]) -> Iterator[Metric]:
     trials = GaugeMetricFamily("hpo_trials_per_hour", "Trainings that ended, in the last hour.", labels=STUDY)
-    epochs = GaugeMetricFamily("hpo_epochs_per_hour", "Epochs that they trained.", labels=STUDY)
+    epochs = GaugeMetricFamily("hpo_epochs_per_hour", "The step rate: epochs that they trained.", labels=STUDY)
     end = GaugeMetricFamily(
         "hpo_study_expected_end_timestamp_seconds", "When it will be done; missing where nobody knows.", labels=STUDY
     )

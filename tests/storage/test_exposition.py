@@ -1,5 +1,6 @@
 """What Prometheus reads, by its own parser; both databases."""
 
+import re
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -39,6 +40,20 @@ def of(samples: Labelled, **labels: str) -> float:
     fitting = [value for has, value in samples.items() if set(labels.items()) <= set(has)]
     assert fitting, labels
     return sum(fitting)
+
+
+def test_every_metric_is_in_the_documentation(sqlite_engine: Engine) -> None:
+    """By its name, with all its labels; and nothing else is."""
+    make(sqlite_engine, small_spec("ws"), limit=1)
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `hpo_")]
+    documented = {
+        name: set(re.findall(r"\w+", labels)) for names, labels in rows for name in re.findall(r"`(\w+)`", names)
+    }
+    families = list(text_string_to_metric_families(exposition(sqlite_engine)[0].decode()))
+    assert set(documented) == {f"{f.name}_total" if f.type == "counter" else f.name for f in families}
+    for sample in (sample for family in families for sample in family.samples):
+        assert documented[sample.name] == set(sample.labels), sample.name
 
 
 def test_it_says_what_the_database_holds(engine: Engine) -> None:
