@@ -306,7 +306,7 @@ def undeclared_sentence(pair: Pair) -> str:
 
 def gone_sentence(pair: Pair) -> str:
     """What a comparison is worth that was made before, with other seeds, and then deleted."""
-    seeds, many = ", ".join(map(str, pair.gone)), len(pair.gone) + 1
+    seeds, many = ", ".join(map(str, dict.fromkeys(pair.gone))), len(pair.gone) + 1
     p = min(1.0, many * pair.test.p)
     return (
         f"{_both(pair)} were compared before, with protocol seed {seeds}, by studies that are not shown here or were "
