@@ -162,7 +162,7 @@ class Pair:
     same_items: bool = False  # every round was tested on the same items
     repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
     undeclared: Undeclared | None = None  # what more rounds say that no look was declared for
-    gone: tuple[int, ...] = ()  # protocol seeds with which studies that are there no more have compared the two
+    gone: tuple[int, ...] = ()  # protocol seeds of comparisons of the two by studies that are not shown
     items_name: str = "test items"  # what single test items are called
 
     @property

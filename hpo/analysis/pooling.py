@@ -9,14 +9,15 @@ first be compared. A further seed's follow those of the seed before it.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from hpo.analysis.items import ItemScores, ScoredRound
 from hpo.analysis.looks import Looks, common_looks
+from hpo.experiment.spaces import Value
 from hpo.results.records import FinalResult, StudyResult
 from hpo.storage.ledger import LedgerEntry
-from hpo.study.measurements import Sighting, declared_before, epochs_of, measurement_of, sightings_of
+from hpo.study.measurements import Sighting, configuration_of, declared_before, epochs_of, measurement_of, sightings_of
 
 ScoresOf = Mapping[int, ItemScores]  # by study id
 
@@ -45,6 +46,8 @@ class PooledRounds:
     rounds: Mapping[RoundId, PooledRound]
     asked: Mapping[int, int]  # by seed how many rounds were asked for at most
     sightings: Sequence[Sighting]  # of studies that are gone too
+    seen: frozenset[int]  # seeds with which its configuration was tested at all, by whatever code
+    gone: Sequence[int]  # those of them with which a study tested it that is not shown, once for each code
     at_hand: bool  # whether the scores of that study's single test items are
 
     def opened_at(self, seed: int) -> float:
@@ -59,6 +62,10 @@ class Pooling:
         """`scores` are by study id, `ledger` the openings of the test pools."""
         without_epochs = {(result.experiment, result.model) for result in results if result.epochs is None}
         self._sightings = sightings_of(ledger, without_epochs)
+        self._by_configuration: dict[str, list[Sighting]] = {}
+        for sighting in chain.from_iterable(self._sightings.values()):
+            self._by_configuration.setdefault(sighting.configuration, []).append(sighting)
+        self._shown = {result.id for result in results}
         self._scores = scores
         self._finals: dict[str, list[tuple[StudyResult, FinalResult]]] = {}
         for result in results:
@@ -84,13 +91,24 @@ class Pooling:
             rounds = dict(self._rounds(other, tested)) | rounds
             asked[seed] = max(tested.planned, asked.get(seed, 0))
             if all(sighting.study_id != other.id for sighting in sightings):
-                sightings.append(_unopened(other, measurement))
+                sightings.append(_unopened(other, measurement, tested.params))
+        alike = self._by_configuration.get(sightings[0].configuration, ()) if sightings else ()
         return PooledRounds(
             rounds=rounds,
             asked=asked,
             sightings=sightings,
+            seen=frozenset(sighting.seed for sighting in alike),
+            gone=self._gone(alike),
             at_hand=result.id in self._scores,
         )
+
+    def _gone(self, alike: Iterable[Sighting]) -> list[int]:
+        """Of the sightings of a configuration, by whatever code, the seeds of measurements that are not shown."""
+        unseen = {(s.seed, s.measurement) for s in alike if s.study_id not in self._shown}
+        for measurement in {measurement for _, measurement in unseen}:
+            seeds = {result.spec.protocol.seed for result, _ in self._finals.get(measurement, ())}
+            unseen -= {(seed, measurement) for seed in seeds}
+        return sorted(seed for seed, _ in unseen)
 
     def _rounds(self, result: StudyResult, final: FinalResult) -> Iterable[tuple[RoundId, PooledRound]]:
         fingerprints = evidence(result, final.label, self._scores)
@@ -110,21 +128,39 @@ class Pooling:
 
 def measurement_in(result: StudyResult, final: FinalResult) -> str:
     """What a study's configuration is a measurement of."""
+    return _measurement(result, final.params)
+
+
+def method_in(result: StudyResult) -> str:
+    """What the measurements of a study's configurations have in common."""
+    return _measurement(result, {})
+
+
+def _measurement(result: StudyResult, params: Mapping[str, Value]) -> str:
     return measurement_of(
         result.spec,
-        final.params,
+        params,
         data_digest=result.data_digest,
         code_digest=result.code_digest,
-        epochs=None if result.epochs is None else epochs_of(result.spec),
+        epochs=_epochs(result),
     )
 
 
-def _unopened(result: StudyResult, measurement: str) -> Sighting:
+def _configuration(result: StudyResult, params: Mapping[str, Value]) -> str:
+    return configuration_of(result.spec, params, data_digest=result.data_digest, epochs=_epochs(result))
+
+
+def _epochs(result: StudyResult) -> int | None:
+    return None if result.epochs is None else epochs_of(result.spec)
+
+
+def _unopened(result: StudyResult, measurement: str, params: Mapping[str, Value]) -> Sighting:
     """A study's part in a measurement as long as nothing was opened for it, as far as the ledger knows."""
     return Sighting(
         study_id=result.id,
         study=result.name,
         measurement=measurement,
+        configuration=_configuration(result, params),
         seed=result.spec.protocol.seed,
         declared=result.spec.looks,
         declared_at=result.created_at,
@@ -157,7 +193,7 @@ class CommonRounds:
     looks: Looks
     places: tuple[int, ...]  # of the rounds that count, among the rounds of the looks
     ends: tuple[int, ...]  # after how many of all these rounds the difference could be seen, ascending
-    gone: tuple[int, ...]  # seeds with which the two were compared by studies that are there no more
+    gone: tuple[int, ...]  # seeds of comparisons of the two, each once, by studies that are not shown
 
     @property
     def every(self) -> tuple[RoundId, ...]:
@@ -212,13 +248,14 @@ def common_rounds(a: PooledRounds, b: PooledRounds) -> CommonRounds | None:
         looks=looks,
         places=tuple(counted.values()),
         ends=tuple(sorted(ends - {0})),
-        gone=tuple(sorted(_opened(a) & _opened(b) - {of_seed.seed for of_seed in of_seeds})),
+        gone=tuple(_gone_before(a, b)),
     )
 
 
-def _opened(configuration: PooledRounds) -> set[int]:
-    """The seeds whose rounds the ledger has an opening of."""
-    return {sighting.seed for sighting in configuration.sightings if sighting.opened_at < math.inf}
+def _gone_before(a: PooledRounds, b: PooledRounds) -> Iterable[int]:
+    """The seeds of comparisons that are not shown: neither a new seed nor new code is a first look."""
+    for seed in sorted(a.seen & b.seen):
+        yield from [seed] * max(a.gone.count(seed), b.gone.count(seed))
 
 
 def _by_seed(a: PooledRounds, b: PooledRounds) -> list[_OfSeed]:

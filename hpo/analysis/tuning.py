@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
+from hpo.analysis import stats
 from hpo.experiment.metric_info import MetricInfo
 from hpo.experiment.spaces import Float, Hyperparameter, Int, Value
 from hpo.results.records import StudyResult, TrainingRecord, mean
@@ -75,7 +76,14 @@ class Overtuning:
     confirmed: int  # of these
     last: str  # the search's best: the reference's label, or "trial N"
     best: str  # that of the confirmed incumbents which the confirm phase found the best
-    lost: float  # by how much `best` is better in confirm than `last`: 0 where the last is the best
+    lost: float  # by how much `best` is better in confirm than `last`, round by round: 0 where the last is the best
+    lost_error: float | None  # standard error of that mean
+    p: float  # of the sign-flip test of "nothing was lost", times the incumbents of which the best was taken
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether something was lost beyond the luck of the confirm phase's rounds."""
+        return self.lost > 0 and self.p < 1 - stats.LEVEL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,7 +223,7 @@ def _confirmed(result: StudyResult) -> Iterable[Confirmed]:
 
 
 def _overtuning(result: StudyResult) -> Overtuning | None:
-    metric, confirmed = result.metric, {ranked.label: ranked.mean for ranked in result.ranking if ranked.whole}
+    metric, confirmed = result.metric, {ranked.label: ranked for ranked in result.ranking if ranked.whole}
     incumbents: list[str] = []
     best: float | None = None
     for run in sorted(result.search, key=lambda run: (run.finished_at or 0.0, run.idx)):
@@ -224,16 +232,25 @@ def _overtuning(result: StudyResult) -> Overtuning | None:
         if best is None or metric.sign * run.value > metric.sign * best:
             best = run.value
             incumbents.append(result.reference_label if run.idx == 0 else trial_label(run.number))
-    known = [label for label in incumbents if confirmed.get(label) is not None]
+    known = [label for label in incumbents if label in confirmed]
     if not known or known[-1] != incumbents[-1]:
         return None
-    by_confirm = max(reversed(known), key=lambda label: metric.sign * (confirmed[label] or 0.0))  # of equals the last
+    last = confirmed[known[-1]]
+    ahead = {
+        label: [float(metric.improvement(a, b)) for a, b in zip(confirmed[label].values, last.values, strict=False)]
+        for label in known
+    }
+    by_confirm = max(reversed(known), key=lambda label: fmean(ahead[label]))  # of equals the last
+    lost = ahead[by_confirm]
+    others = len(known) - 1
     return Overtuning(
         incumbents=len(incumbents),
         confirmed=len(known),
-        last=incumbents[-1],
+        last=last.label,
         best=by_confirm,
-        lost=float(metric.improvement(confirmed[by_confirm], confirmed[incumbents[-1]])),
+        lost=fmean(lost),
+        lost_error=_error(lost),
+        p=min(1.0, others * stats.sign_flip_test(lost).p) if by_confirm != last.label else 1.0,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from hpo.analysis.pairwise import Setting, experiments_in, label_of, representatives, setting_of
-from hpo.analysis.pooling import measurement_in
+from hpo.analysis.pooling import measurement_in, method_in
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import StudyResult
 from hpo.study.spec import Budget, Protocol
@@ -58,11 +58,7 @@ def cautions(results: Sequence[StudyResult], settings: Sequence[Setting]) -> lis
             continue
         alike = next((n for n, s in enumerate(settings[: number - 1], start=1) if _same_but_seed(s, setting)), None)
         if alike is not None:
-            (seeds,) = setting_differences(settings[alike - 1], setting)
-            lines.append(
-                f"Settings {alike} and {number} differ in nothing but the {seeds}: rounds of the same configuration "
-                f"are one measurement, and stand together in setting {alike}."
-            )
+            lines.append(_of_another_seed(results, settings, alike, number))
             continue
         points = ", ".join(setting_differences(settings[0], setting))
         lines.append(f"Setting {number} is not compared with setting 1: they differ in {points}.")
@@ -125,6 +121,35 @@ def _foreign(result: StudyResult) -> list[str]:
 
 def _same_but_seed(a: Setting, b: Setting) -> bool:
     return replace(a, protocol_seed=b.protocol_seed).admits(b)
+
+
+def _of_another_seed(results: Sequence[StudyResult], settings: Sequence[Setting], alike: int, number: int) -> str:
+    """What becomes of the rounds of a setting that is like an earlier one, but for the protocol's seed."""
+    a, b = settings[alike - 1], settings[number - 1]
+    (seeds,) = setting_differences(a, b)
+    of_a, of_b = _methods(results, a), _methods(results, b)
+    both = [model for model in of_a if model in of_b]
+    changed = [model for model in both if not of_a[model] & of_b[model]]
+    names, how = " and ".join(model for _, model in changed), "(code, version, constants or epochs)"
+    if both and changed == both:
+        return (
+            f"Setting {number} is not compared with setting {alike}: they differ in {seeds}, and in how {names} "
+            f"{'is' if len(changed) == 1 else 'are'} trained {how}."
+        )
+    others = f" Those of {names} do not: how they were trained differs {how}." if changed else ""
+    return (
+        f"Settings {alike} and {number} differ in nothing but the {seeds}: rounds of the same configuration "
+        f"are one measurement, and stand together in setting {alike}.{others}"
+    )
+
+
+def _methods(results: Sequence[StudyResult], setting: Setting) -> dict[tuple[str, str], set[str]]:
+    """By experiment and model, in what its measurements of a setting differ beside the configurations."""
+    methods: dict[tuple[str, str], set[str]] = {}
+    for result in results:
+        if setting.admits(setting_of(result)) and any(final.rounds for final in result.final):
+            methods.setdefault((result.experiment, result.model), set()).add(method_in(result))
+    return methods
 
 
 _SETTING_FIELDS = {  # of Setting

@@ -306,7 +306,7 @@ def undeclared_sentence(pair: Pair) -> str:
 
 def gone_sentence(pair: Pair) -> str:
     """What a comparison is worth that was made before, with other seeds, and then deleted."""
-    seeds, many = ", ".join(map(str, pair.gone)), len(pair.gone) + 1
+    seeds, many = ", ".join(map(str, dict.fromkeys(pair.gone))), len(pair.gone) + 1
     p = min(1.0, many * pair.test.p)
     return (
         f"{_both(pair)} were compared before, with protocol seed {seeds}, by studies that are not shown here or were "
@@ -423,11 +423,15 @@ def overtuning_sentence(tuning: Tuning) -> str | None:
     known = f"{over.confirmed} of the {over.incumbents} configurations that were its best so far were confirmed"
     if over.best == over.last:
         return f"No overtuning seen: {known}, and none of them better than the last, {over.last}."
-    size = f"{'a factor of ' if tuning.metric.is_relative else ''}{scale.size(over.lost)}{scale.apart}"
-    return (
-        f"Overtuning: {known}; {over.best} is {size} better in confirm than {over.last}, which the search took for "
-        "better later on."
+    size = f"{'a factor of ' if tuning.metric.is_relative else ''}{scale.size(over.lost)}"
+    error = "" if over.lost_error is None or tuning.metric.is_relative else f" ± {scale.size(over.lost_error)}"
+    ahead = (
+        f"{over.best} is {size}{error}{scale.apart} better in confirm than {over.last}, which the search took for "
+        f"better later on (over the rounds that both have, p = {over.p:.2g} as the best of {over.confirmed - 1})"
     )
+    if over.is_clear:
+        return f"Overtuning: {known}; {ahead}."
+    return f"Whether the search overtuned is not settled: {known}; {ahead}."
 
 
 def data_in_words(record: Provenance, about: Mapping[str, str]) -> str:

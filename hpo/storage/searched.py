@@ -1,15 +1,19 @@
 """Which test pools stay shut: those of data on which a search, or its confirmation, still goes on.
 
-What a test said could serve that search, whoever reads it. A study holds nothing up that is paused, that has nothing
-left to do but what failed, or whose part in Optuna was deleted.
+What a test said could serve that search, whoever reads it. A study holds nothing up that is paused, that stands still
+because of what failed (until `hpo study resume`), or whose part in Optuna was deleted. One of which everything has
+ended, and that no worker has moved on yet, is still at it.
 """
 
 from optuna.storages._rdb import models
-from sqlalchemy import ColumnElement, Connection, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, case, func, literal_column, or_, select
 
 from hpo.storage.schema import slots, studies
 
+MOST_FAILED = 0.25  # of a search's trials; where more failed it chooses nothing, and waits for `hpo study resume`
+
 _others, _theirs = studies.alias("others"), slots.alias("theirs")
+_ended, _rounds = slots.alias("ended"), slots.alias("rounds")  # where nothing is open
 
 
 def _has(state: str) -> ColumnElement[bool]:
@@ -26,7 +30,32 @@ _is_whole = (
     .scalar_subquery()
     == 3
 )
-_goes_on = or_(_has("waiting"), _has("running"), ~_has("failed"))  # the last: it is about to enter its next phase
+_failed = select(func.sum(case((_theirs.c.kind == "search", 1), else_=0))).where(
+    _theirs.c.study_id == _others.c.id, _theirs.c.state == literal_column("'failed'")
+)
+_trials = select(func.max(_ended.c.idx) + 1).where(_ended.c.study_id == _others.c.id, _ended.c.kind == "search")
+_too_many_failed = (
+    _failed.correlate(_others).scalar_subquery() > MOST_FAILED * _trials.correlate(_others).scalar_subquery()
+)
+# A diverged round drops its configuration, but not in the first format of specs (`StudySpec.diverged_drops`).
+_diverged_drops = (_rounds.c.result == "diverged") & _others.c.spec.startswith('{"experiment"')
+_is_dropped = (
+    select(_rounds.c.id)
+    .where(_rounds.c.study_id == _others.c.id, _rounds.c.kind == "confirm", _rounds.c.label == _ended.c.label)
+    .where(or_(_rounds.c.state == "failed", _diverged_drops))
+    .correlate(_others, _ended)
+    .exists()
+)
+_confirms = (
+    select(_ended.c.id)
+    .where(_ended.c.study_id == _others.c.id, _ended.c.kind == "confirm", ~_is_dropped)
+    .limit(1)
+    .correlate(_others)
+    .scalar_subquery()
+    .is_not(None)
+)
+_stands_still = case((_others.c.phase == "search", func.coalesce(_too_many_failed, False)), else_=~_confirms)
+_goes_on = case((or_(_has("waiting"), _has("running")), True), else_=~_stands_still)  # asked last: it reads the most
 _searching = _others.c.phase.in_(("search", "confirm")) & ~_others.c.paused & _is_whole & _goes_on
 
 is_searched = (

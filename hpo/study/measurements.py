@@ -22,6 +22,7 @@ class Sighting:
     study_id: int
     study: str  # its name then
     measurement: str  # as `measurement_of` calls it
+    configuration: str  # as `configuration_of` calls it: whoever edits the code has seen what was tested before
     seed: int  # the protocol's
     declared: tuple[int, ...]  # rounds at which the study said that it would look
     declared_at: float  # when it was created; times are seconds since 1970
@@ -38,10 +39,15 @@ def measurement_of(
     epochs: int | None,
 ) -> str:
     """A text that is the same for final rounds of the same measurement; `epochs` None: the method has none."""
+    configuration = configuration_of(spec, params, data_digest=data_digest, epochs=epochs)
+    return compact_json([configuration, code_digest, spec.version])
+
+
+def configuration_of(spec: StudySpec, params: Mapping[str, Value], *, data_digest: str, epochs: int | None) -> str:
+    """A text that is the same for measurements of one configuration, whatever the code that trains it."""
     parts = {
-        "experiment": [spec.experiment, spec.version, spec.model],
+        "experiment": [spec.experiment, spec.model],
         "data": [data_digest, dict(spec.data), dict(spec.traits.draws)],
-        "code": code_digest,
         "epochs": epochs,
         "configuration": {**spec.parsed_space.constants, **params},
     }
@@ -81,6 +87,7 @@ def _sighting(entries: list[LedgerEntry], without_epochs: Collection[tuple[str, 
     except SpecError:  # of a version that knew other specs, and of a study that is gone: else it was raised before
         return None
     has_epochs = (spec.experiment, spec.model) not in without_epochs
+    epochs = epochs_of(spec) if has_epochs else None
     looks: dict[int, float] = {}
     for entry in entries:
         if entry.look is not None:
@@ -93,8 +100,9 @@ def _sighting(entries: list[LedgerEntry], without_epochs: Collection[tuple[str, 
             first.params,
             data_digest=first.data_digest,
             code_digest=first.code_digest,
-            epochs=epochs_of(spec) if has_epochs else None,
+            epochs=epochs,
         ),
+        configuration=configuration_of(spec, first.params, data_digest=first.data_digest, epochs=epochs),
         seed=spec.protocol.seed,
         declared=spec.looks,
         declared_at=first.declared_at,

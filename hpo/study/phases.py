@@ -13,6 +13,7 @@ from hpo.errors import HpoError
 from hpo.experiment.spaces import Value
 from hpo.storage import slots, studies
 from hpo.storage.engine import begin_write
+from hpo.storage.searched import MOST_FAILED
 from hpo.storage.slots import NewSlot, Slot
 from hpo.storage.studies import Phase, StudyRow
 from hpo.study.labels import TUNED
@@ -20,9 +21,6 @@ from hpo.study.ranking import ConfirmResult, ConfirmRound, order, ranking, trial
 from hpo.study.repeats import repeat_number
 from hpo.study.spec import StudySpec, spec_of
 from hpo.training.seeds import derive
-
-MOST_FAILED = 0.25  # of a search's trials; where more failed it chooses nothing, and waits for `hpo study resume`
-
 
 NOTHING_CONFIRMED = (
     "no configuration is left, for in confirm each failed or diverged: `hpo study resume {name}` trains them again, "

@@ -1,5 +1,6 @@
 """Which slots a worker gets: order, the limit on adaptive ones, expiry; both databases."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -279,7 +280,10 @@ def test_no_statement_reads_all_slots(engine: Engine, make_study: MakeStudy, sta
 def test_a_worker_that_names_its_studies_reads_open_slots_alone(
     engine: Engine, make_study: MakeStudy, statements: Watch, analyzed: bool
 ) -> None:
-    """Not by the index of all slots of these studies, which looks good to a planner: finished ones are in it too."""
+    """Not by the index of all slots of these studies, which looks good to a planner: finished ones are in it too.
+
+    That index may say how many trials a search has, and which configurations are confirmed, where nothing is open.
+    """
     study = make_study()
     with begin_write(engine) as connection:
         connection.execute(text(FINISHED), {"study": study.id})
@@ -295,7 +299,8 @@ def test_a_worker_that_names_its_studies_reads_open_slots_alone(
     assert len(asked) > 5
     for statement, given in asked:
         assert not _reads_all(engine, statement, given), statement
-        assert "(study_id, kind, idx)" not in _plan(engine, statement, given), statement
+        plan = [line for line in _plan(engine, statement, given).splitlines() if not re.search("ended|rounds", line)]
+        assert "(study_id, kind, idx)" not in "".join(plan), statement
 
 
 def _plan(engine: Engine, statement: str, given: Any) -> str:

@@ -1,11 +1,12 @@
 """When a test pool stays shut: while a search on its data goes on, whose it ever is; both databases."""
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from hpo.storage import claims, slots, studies
 from hpo.storage.engine import begin_read, begin_write
 from hpo.storage.ledger import read_ledger
+from hpo.storage.schema import slots as slots_table
 from hpo.storage.searched import searching
 from hpo.storage.slots import NewSlot
 from hpo.storage.studies import StudyRow
@@ -65,6 +66,53 @@ def test_what_holds_nothing_up(engine: Engine, make_study: MakeStudy, tested: St
         studies.delete_study(engine, "other")
     assert "final" in claimable(engine)
     assert claims.any_open(engine, [tested.id])
+
+
+def end_all(engine: Engine, study: StudyRow, kind: str, ends: list[str]) -> None:
+    """Let the slots of a phase end, in their order, as it is before any worker has moved the study on."""
+    for idx, end in enumerate(ends):
+        values = {"state": "failed"} if end == "failed" else {"state": "done", "result": end}
+        of_slot = (slots_table.c.study_id == study.id, slots_table.c.kind == kind, slots_table.c.idx == idx)
+        with begin_write(engine) as connection:
+            assert connection.execute(update(slots_table).where(*of_slot).values(values)).rowcount == 1
+
+
+@pytest.mark.parametrize(("failed", "stands_still"), [(0, False), (1, False), (2, True), (4, True)])
+def test_a_search_is_over_when_it_has_moved_on_or_cannot(
+    engine: Engine, make_study: MakeStudy, tested: StudyRow, failed: int, stands_still: bool
+) -> None:
+    """The race: everything has ended, one trial failed, and no worker has begun its confirmation yet."""
+    other = make_study("other", trials=4, open_early=False)
+    end_all(engine, other, "search", ["failed"] * failed + ["complete"] * (4 - failed))
+    assert names(engine, tested) == ([] if stands_still else ["other"])
+    assert ("final" in claimable(engine)) is stands_still
+
+
+FIRST_FORMAT, LATER_FORMAT = '{"budget":{}}', '{"experiment":"cancer"}'
+
+
+@pytest.mark.parametrize(
+    ("spec", "ends", "stands_still"),
+    [
+        (FIRST_FORMAT, ["complete"] * 4, False),
+        (FIRST_FORMAT, ["complete", "failed", "complete", "complete"], False),
+        (FIRST_FORMAT, ["complete", "failed", "failed", "complete"], True),
+        (FIRST_FORMAT, ["complete", "failed", "diverged", "complete"], False),
+        (LATER_FORMAT, ["complete", "failed", "diverged", "complete"], True),
+        (LATER_FORMAT, ["complete", "diverged", "diverged", "complete"], True),
+        (LATER_FORMAT, ["complete", "diverged", "complete", "complete"], False),
+    ],
+)
+def test_a_confirmation_is_over_when_it_has_moved_on_or_cannot(
+    engine: Engine, make_study: MakeStudy, tested: StudyRow, spec: str, ends: list[str], stands_still: bool
+) -> None:
+    """One configuration of which every round is done is enough to move on."""
+    other = make_study("other", trials=0, phase="confirm", open_early=False, spec=spec)
+    with begin_write(engine) as connection:
+        rounds = [NewSlot(seed=1, label=label, round=r) for label in ("paper", "trial 1") for r in range(2)]
+        slots.add_slots(connection, other.id, "confirm", rounds)
+    end_all(engine, other, "confirm", ends)
+    assert names(engine, tested) == ([] if stands_still else ["other"])
 
 
 def test_an_early_opening_is_on_record(engine: Engine, make_study: MakeStudy, tested: StudyRow) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,7 @@ def openings(results: Sequence[StudyResult], at: float) -> list[LedgerEntry]:
             look=final.planned,
             spec=result.spec.canonical(),
             declared_at=result.created_at,
+            code_digest=result.code_digest,
         )
         for result in results
         for final in result.final
@@ -274,6 +276,57 @@ def test_another_seed_is_no_second_chance() -> None:
     assert (pair.seeds, pair.gone) == (((7, 8),), (2019,))
     (line,) = [line for line in conclusions_of(other, without).cautions if "were compared before" in line]
     assert line.endswith(f"the best of 2 such comparisons p = {2 * pair.test.p:.2g}.")
+
+
+def with_code(results: Sequence[StudyResult], digest: str) -> list[StudyResult]:
+    return [replace(result, code_digest=digest) for result in results]
+
+
+def test_edited_code_is_no_first_look_either() -> None:
+    """The attack: a line of the code that changes nothing, a new seed or the same, and the first studies deleted."""
+    first = with_code(pair_of_studies(8, created=1), "a")
+    for seed in (7, 2019):
+        edited = with_code(pair_of_studies(8, created=3, name="-2", seed=seed), "b")
+        ledger = [*openings(first, 2), *openings(edited, 4)]
+        (pair,) = compare(edited, {}, ledger).pairs
+        assert (pair.seeds, pair.gone) == (((seed, 8),), (2019,))
+        (line,) = [line for line in conclusions_of(edited, compare(edited, {}, ledger)).cautions if "before" in line]
+        assert "were compared before, with protocol seed 2019, by studies that are not shown here" in line
+    third = with_code(pair_of_studies(8, created=5, name="-3"), "c")
+    ledger += openings(third, 6)
+    (pair,) = compare(third, {}, ledger).pairs
+    assert pair.gone == (2019, 2019)
+    (line,) = [line for line in conclusions_of(third, compare(third, {}, ledger)).cautions if "before" in line]
+    assert "with protocol seed 2019, by" in line
+    assert "the best of 3 such comparisons" in line
+    partly = [third[0], with_code(third[1:], "b")[0]]
+    assert compare(partly, {}, openings(partly, 6) + ledger[:-16]).pairs[0].gone == (2019, 2019), "of one model"
+    assert {pair.gone for pair in compare([*first, *edited, *third], {}, ledger).pairs} == {()}, "all of it is shown"
+
+
+def test_settings_of_other_code_stand_apart() -> None:
+    """Nothing is said to be pooled that is not: rounds of other code are another measurement."""
+    first = with_code(pair_of_studies(8, created=1), "a")
+    other = pair_of_studies(8, created=1.5, name="-2", seed=7)
+    ledger = [*openings(first, 2), *openings(with_code(other, "b"), 3)]
+
+    def caution(results: list[StudyResult]) -> tuple[int, str]:
+        comparison = compare(results, {}, ledger)
+        (line,) = [line for line in conclusions_of(results, comparison).cautions if "etting" in line]
+        return len(comparison.pairs), line
+
+    assert caution([*first, *with_code(other, "b")]) == (
+        2,
+        "Setting 2 is not compared with setting 1: they differ in protocol seed (2019 and 7), and in how simple and ws "
+        "are trained (code, version, constants or epochs).",
+    )
+    pairs, line = caution([*first, *with_code(other[:1], "b"), *with_code(other[1:], "a")])
+    assert pairs == 2
+    assert line.endswith(
+        "stand together in setting 1. Those of simple do not: how they were trained differs (code, version, constants "
+        "or epochs)."
+    )
+    assert caution([*first, *with_code(other, "a")])[1].endswith("stand together in setting 1.")
 
 
 def test_a_seed_that_is_not_used_adds_no_rounds() -> None:

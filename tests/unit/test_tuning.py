@@ -1,5 +1,6 @@
 """What tuning changed, and what it cost."""
 
+import numpy as np
 import pytest
 
 from hpo.analysis.tuning import tuning_of
@@ -59,9 +60,12 @@ def test_every_confirmed_configuration_shows_what_its_lead_was_worth() -> None:
     assert over is not None
     assert (over.incumbents, over.confirmed, over.last, over.best) == (3, 3, "trial 7", "trial 3")
     assert over.lost == pytest.approx(0.01)
+    assert over.lost_error == pytest.approx(0.01)
+    assert not over.is_clear
     assert overtuning_sentence(tuning) == (
-        "Overtuning: 3 of the 3 configurations that were its best so far were confirmed; trial 3 is 1.00 points better "
-        "in confirm than trial 7, which the search took for better later on."
+        "Whether the search overtuned is not settled: 3 of the 3 configurations that were its best so far were "
+        "confirmed; trial 3 is 1.00 ± 1.00 points better in confirm than trial 7, which the search took for better "
+        "later on (over the rounds that both have, p = 1 as the best of 2)."
     )
     parts = tuning_parts([tuning])
     (table,) = [part for part in parts if isinstance(part, PageTable) and part.caption.startswith("Every confirmed")]
@@ -75,6 +79,45 @@ def test_every_confirmed_configuration_shows_what_its_lead_was_worth() -> None:
         "+4.00",
     )
     assert table.rows[2][1:] == ("paper", "87.00", "2", "86.00 ± 1.00", NOTHING, NOTHING, NOTHING)
+
+
+def overtuned(lead: float, spread: float, rounds: int = 10) -> str:
+    """What is said of a search whose last incumbent is so much worse in confirm than the one before."""
+    runs = [run("search", n, value=value) for n, value in ((0, 0.85), (3, 0.91), (7, 0.93))]
+    course = [0.02 * (-1) ** (i // 2) for i in range(rounds)]  # shared: pairing takes it away
+    runs += [
+        run("confirm", rounds * place + i, label=label, round=i, value=value + course[i] + spread * (-1) ** i * sign)
+        for place, (label, value, sign) in enumerate((("trial 3", 0.9 + lead, 1), ("trial 7", 0.9, -1)))
+        for i in range(rounds)
+    ]
+    return str(overtuning_sentence(tuning_of(study("ws", runs))))
+
+
+def test_overtuning_is_claimed_only_where_it_is_clear() -> None:
+    """A maximum of noisy means is always ahead of something."""
+    assert overtuned(0.004, 0.001).startswith("Overtuning: 2 of the 3 configurations that were its best so far were ")
+    assert "trial 3 is 0.40 ± 0.07 points better in confirm than trial 7" in overtuned(0.004, 0.001)
+    assert overtuned(0.0013, 0.004).startswith("Whether the search overtuned is not settled: ")
+    assert overtuned(0.004, 0.001, rounds=3).startswith("Whether"), "three rounds settle nothing"
+    assert overtuned(-0.001, 0.004).startswith("No overtuning seen: ")
+
+
+def test_noise_is_seldom_taken_for_overtuning() -> None:
+    """Equally good incumbents, of which the best by confirm is picked: about one search in twenty at most."""
+    rng = np.random.default_rng(0)
+    clear = 0
+    for _ in range(200):
+        values = 0.9 + 0.01 * rng.standard_normal((5, 10))
+        runs = [run("search", n, value=0.8 + n / 100) for n in range(1, 6)]
+        runs += [
+            run("confirm", 10 * n + i, label=f"trial {n + 1}", round=i, value=float(values[n, i]))
+            for n in range(5)
+            for i in range(10)
+        ]
+        over = tuning_of(study("ws", runs)).overtuning
+        assert over is not None
+        clear += over.is_clear
+    assert clear <= 14
 
 
 def test_cost_is_counted_by_the_device() -> None:

@@ -111,7 +111,8 @@ def _optimism(tunings: Sequence[Tuning]) -> PageTable:
     what = "accuracy in percent" if scale.is_percent else f"{scale.column('').strip()}, {scale.better}"
     return PageTable(
         caption=f"Every confirmed configuration, validation {what}: one training in the search, then fresh seeds and "
-        "draws. Leads are over the reference, in the same rounds; what a lead lost was luck of the search",
+        "draws. Leads are over the reference, in the same rounds; what a lead lost was luck: of that trial in the "
+        "search, or, where all leads lost, of the reference's one training there",
         columns=texts("study", "configuration")
         + numbers("search", "rounds", "confirm ± s.e.", "lead in search", "lead in confirm ± s.e.", "lost"),
         rows=tuple(
