@@ -1,10 +1,10 @@
 """One GPU: is it right, and how many trials an hour? Against the plain loop, part by part.
 
-    python -m bench.gpu PART [--device cuda]          PART: right, ceilings, sweep, profile, shared, learning
-    bash bench/gpu_run.sh OUT                         all of them, the CUDA tests and the worker, in under 10 minutes
+    python -m bench.gpu PART [--device cuda]          PART: right, ceilings, sweep, profile, shared, learning, study
+    bash bench/gpu_run.sh OUT                         all of them and the CUDA tests, as many as 10 minutes hold
 
-Needs torch with CUDA and this repository, nothing else. Each result is a line of JSON, printed as soon as it is there;
-where something was predicted it stands beside. `--device cpu` runs the same on a CPU, to try it out.
+Needs torch with CUDA and this repository, nothing else; the study needs hpo's dependencies. Each result is a line of
+JSON, printed as soon as it is there, and what was predicted stands beside. `--device cpu` runs the same on a CPU.
 
 A step is one optimizer step on a batch of 100 pairs with all that belongs to it, a thirty-sixth of an epoch of 200
 pairs (drawing the order, gathering, dropout, Adam). "Times the plain loop" is that loop's time a step, as most people
@@ -37,14 +37,35 @@ from hpo.training import graph, streams
 from hpo.training.kernels import selection
 from hpo.training.population import Population, Task
 
-# ms a step of the plain loop and of `ws` by lanes, as predicted before any GPU had run this (on an H100, +- 40%).
+# What an H100 is to take. ms a step by lanes: of `ws` by four ways and of the plain loop predicted before any GPU had
+# run this (+- 40%); of the rest, as of all that follows, what one took on 2026-11-27 (BENCHMARKS.md).
 PREDICTED_PLAIN = {"simple": 1.1, "ws": 1.35, "ws-aux": 1.5}
-PREDICTED = {
-    "eager": {1: 1.5, 8: 1.5, 32: 1.5, 64: 2.6, 128: 5.2, 256: 10, 512: 21},
-    "graph": {1: 0.43, 8: 0.58, 32: 1.35, 64: 2.6, 128: 5.2, 256: 10, 512: 21},
-    "graph, TF32": {1: 0.32, 8: 0.39, 32: 1.05, 64: 2.0, 128: 4.0, 256: 8, 512: 16},
-    "graph, TF32, kernels": {1: 0.12, 8: 0.17, 32: 0.40, 64: 0.70, 128: 1.3, 256: 2.6, 512: 5.2},
+PREDICTED: dict[str, dict[str, dict[int, float]]] = {
+    "ws": {
+        "eager": {1: 1.5, 8: 1.5, 32: 1.5, 64: 2.6, 128: 5.2, 256: 10, 512: 21},
+        "graph": {1: 0.43, 8: 0.58, 32: 1.35, 64: 2.6, 128: 5.2, 256: 10, 512: 21},
+        "graph, TF32": {1: 0.32, 8: 0.39, 32: 1.05, 64: 2.0, 128: 4.0, 256: 8, 512: 16},
+        "graph, kernels": {8: 0.59, 64: 1.81, 256: 6.1},
+        "graph, TF32, kernels": {1: 0.12, 8: 0.17, 32: 0.40, 64: 0.70, 128: 1.3, 256: 2.6, 512: 5.2},
+    },
+    "simple": {
+        "graph": {8: 0.82, 64: 2.2},
+        "graph, kernels": {8: 0.44, 64: 1.20},
+        "graph, TF32, kernels": {8: 0.36, 64: 0.90},
+    },
+    "ws-aux": {
+        "graph": {8: 1.25, 64: 3.4},
+        "graph, kernels": {8: 0.63, 64: 1.91},
+        "graph, TF32, kernels": {8: 0.52, 64: 1.28},
+    },
 }
+PREDICTED_HOURLY = {  # trials of 40 epochs, for the device alone, by lanes
+    "simple": {8: 11_600, 64: 29_000}, "ws": {8: 8_300, 64: 18_100}, "ws-aux": {8: 7_700, 64: 17_500},
+}  # fmt: skip
+PREDICTED_CEILINGS = {
+    "product_tflops": 51.0, "product_tflops, TF32": 420.0, "tb_s": 2.9, "launch_us": 7.5, "launch_in_a_graph_us": 1.0,
+}  # fmt: skip
+PREDICTED_SHARED = {1: 1.0, 2: 1.04, 4: 1.35}  # steps of so many processes, of one's
 WAYS = {  # captured as a graph, products in TF32, our kernels
     "eager": (False, False, False),
     "graph": (True, False, False),
@@ -53,12 +74,21 @@ WAYS = {  # captured as a graph, products in TF32, our kernels
     "graph, TF32, kernels": (True, True, True),
 }
 REPEATS = 5
-LEARNING = {"simple": 83.7, "ws": 87.2, "ws-aux": 97.9}  # %, test accuracy of the paper's values by the plain loop
+PREDICTED_ACCURACY = {
+    "simple": 83.7,
+    "ws": 87.2,
+    "ws-aux": 97.9,
+}  # %, test accuracy of the paper's values by the plain loop
 
 
 def print_result(part: str, **result: Any) -> None:
     """One line, at once."""
     print(json.dumps({"part": part, **result}), flush=True)
+
+
+def beside(actual: float, predicted: float | None) -> dict[str, float | None]:
+    """What was predicted, and how many times as much it is: None where nothing was."""
+    return {"predicted": predicted, "over_predicted": actual / predicted if predicted else None}
 
 
 @contextmanager
@@ -172,26 +202,32 @@ def ceilings(options: argparse.Namespace, device: torch.device) -> None:
     a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
     for tf32 in (False, True):
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        ms = milliseconds(lambda: torch.mm(a, b), device, 1)["median"]
-        print_result("ceilings", product_tflops=2 * n**3 / ms / 1e9, tf32=tf32)
+        rate = 2 * n**3 / milliseconds(lambda: torch.mm(a, b), device, 1)["median"] / 1e9
+        predicted = PREDICTED_CEILINGS["product_tflops, TF32" if tf32 else "product_tflops"]
+        print_result("ceilings", product_tflops=rate, tf32=tf32, **beside(rate, predicted))
     torch.set_float32_matmul_precision("highest")
     flat = torch.rand(m, device=device)
     copy = torch.empty_like(flat)
     for size in (m, m // 64):
         ms = milliseconds(lambda size=size: copy[:size].copy_(flat[:size]), device, 1)["median"]  # type: ignore[misc]  # mypy knows no lambda's defaults
-        print_result("ceilings", copied_mb=4 * size / 1e6, tb_s=8 * size / ms / 1e9)
+        rate = 8 * size / ms / 1e9
+        predicted_rate = PREDICTED_CEILINGS["tb_s"] if size == m else None
+        print_result("ceilings", copied_mb=4 * size / 1e6, tb_s=rate, **beside(rate, predicted_rate))
     number = torch.zeros(1, device=device)
 
     def thousand() -> None:
         for _ in range(1000):
             number.add_(1)
 
-    print_result("ceilings", launch_us=milliseconds(thousand, device, 1)["median"])
+    launch = milliseconds(thousand, device, 1)["median"]
+    print_result("ceilings", launch_us=launch, **beside(launch, PREDICTED_CEILINGS["launch_us"]))
     if device.type == "cuda":
         captured = torch.cuda.CUDAGraph()
         with torch.cuda.graph(captured):
             thousand()
-        print_result("ceilings", launch_in_a_graph_us=milliseconds(captured.replay, device, 1)["median"])
+        replayed = milliseconds(captured.replay, device, 1)["median"]
+        predicted = PREDICTED_CEILINGS["launch_in_a_graph_us"]
+        print_result("ceilings", launch_in_a_graph_us=replayed, **beside(replayed, predicted))
 
 
 def plain_step(model: str, device: torch.device, *, tf32: bool = True, fused: bool = False) -> dict[str, float]:
@@ -213,7 +249,9 @@ def sweep(options: argparse.Namespace, device: torch.device) -> None:
     """Milliseconds a step of the plain loop and of populations of all sizes, each way."""
     for model in options.models:
         plain = plain_step(model, device)
-        print_result("sweep", model=model, way="plain loop", ms_a_step=plain, predicted_ms=PREDICTED_PLAIN[model])
+        print_result(
+            "sweep", model=model, way="plain loop", ms_a_step=plain, **beside(plain["median"], PREDICTED_PLAIN[model])
+        )
         if model == "ws":
             print_result(
                 "sweep", model=model, way="plain loop, no TF32", ms_a_step=plain_step(model, device, tf32=False)
@@ -222,7 +260,7 @@ def sweep(options: argparse.Namespace, device: torch.device) -> None:
                 print_result(
                     "sweep", model=model, way="plain loop, fused Adam", ms_a_step=plain_step(model, device, fused=True)
                 )
-        for lanes in options.lanes:
+        for lanes in options.lanes or (8, 64, 1, 32, 128, 256):
             for name in options.ways:
                 with way(name):
                     try:
@@ -240,9 +278,12 @@ def _measure_size(model: str, lanes: int, name: str, plain: float, device: torch
     made.train_epoch()
     first = time.perf_counter() - begun
     ms = milliseconds(made.train_epoch, device, STEPS)
-    result = {"ms_a_step": ms, "us_a_lane": 1000 * ms["median"] / lanes, "times_plain": plain * lanes / ms["median"]}
-    if model == "ws" and (predicted := PREDICTED.get(name, {}).get(lanes)):
-        result |= {"predicted_ms": predicted, "over_predicted": ms["median"] / predicted}
+    result: dict[str, Any] = {
+        "ms_a_step": ms,
+        "us_a_lane": 1000 * ms["median"] / lanes,
+        "times_plain": plain * lanes / ms["median"],
+    }
+    result |= beside(ms["median"], PREDICTED[model].get(name, {}).get(lanes))
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
     print_result("sweep", model=model, way=name, lanes=lanes, **result, first_epoch_s=first, memory_mb=memory)
 
@@ -251,7 +292,7 @@ def whole(options: argparse.Namespace, device: torch.device) -> None:
     """Whole epochs of a search, with validation: trials of 40 epochs an hour, and times the plain loop's."""
     for model in options.models:
         plain = plain_step(model, device)["median"]
-        for lanes in (8, 64):
+        for lanes in options.lanes or (8, 64):
             with way("graph, kernels" if device.type == "cuda" else "eager"):
                 images = pool()
                 training, left = draws.draw_training(images, 0, 1000)
@@ -265,11 +306,13 @@ def whole(options: argparse.Namespace, device: torch.device) -> None:
                         Task(key=lane, params=PAPER, seed=lane, epochs=99, training=training, validation=validation),
                     )
                 epoch = milliseconds(made.train_epoch, device, 1, 3)["median"]
-                checked = milliseconds(lambda made=made: made._validate(made.busy, made.parameters), device, 1, 3)  # type: ignore[misc]  # as above
+                validate = functools.partial(made._validate, made.busy, made.parameters, made.buffers)
+                checked = milliseconds(validate, device, 1, 3)
             hourly, by_plain = 3.6e6 * lanes / (40 * epoch), 3.6e6 / (40 * 180 * plain)
             print_result(
                 "whole", model=model, lanes=lanes, epoch_ms=epoch, validation_share=checked["median"] / epoch,
                 trials_an_hour=hourly, plain_without_validation=by_plain, times_plain=hourly / by_plain,
+                **beside(hourly, PREDICTED_HOURLY[model].get(lanes)),
             )  # fmt: skip
 
 
@@ -303,11 +346,14 @@ def profile(options: argparse.Namespace, device: torch.device) -> None:
 
 def shared(options: argparse.Namespace, device: torch.device) -> None:
     """Several processes on one device; and steps beside a Python thread that is busy."""
+    alone = 0.0
     for count in (1, 2, 4):
         command = [sys.executable, "-m", "bench.gpu", "one-process", "--device", str(device)]
         begun = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
         rates = [json.loads(process.communicate()[0].splitlines()[-1])["steps_a_second"] for process in begun]
-        print_result("shared", processes=count, lanes=8, lane_steps_a_second=sum(rates), each=rates)
+        alone = alone or sum(rates)
+        gain = beside(sum(rates) / alone, PREDICTED_SHARED[count])
+        print_result("shared", processes=count, lanes=8, lane_steps_a_second=sum(rates), each=rates, **gain)
     end = threading.Event()
 
     def spin() -> None:
@@ -372,7 +418,7 @@ def learning(options: argparse.Namespace, device: torch.device) -> None:
             mean = sum(right) / len(right)
             error = (sum((x - mean) ** 2 for x in right) / 19 / 20) ** 0.5
             print_result("learning", model=model, way=name, mean=mean, standard_error=error, **spread, seconds=seconds,
-                plain_on_a_cpu=LEARNING[model], accuracies=right)  # fmt: skip
+                **beside(mean, PREDICTED_ACCURACY[model]), accuracies=right)  # fmt: skip
 
 
 def tiles(options: argparse.Namespace, device: torch.device) -> None:
@@ -426,6 +472,13 @@ def tiles(options: argparse.Namespace, device: torch.device) -> None:
                     print_result("tiles", kernel=name, lanes=lanes, block=block, warps=warps, us=1000 * ms)
 
 
+def study(options: argparse.Namespace, device: torch.device) -> None:
+    """The default study of all models by real workers, from search to final."""
+    from bench.studied import study_by_workers
+
+    study_by_workers(Path(options.out), str(device), print_result)
+
+
 def images(options: argparse.Namespace, device: torch.device) -> None:
     """The bundled digits of pool A as a tensor file, for a machine that has torch alone."""
     from hpo.digits import load
@@ -449,6 +502,7 @@ PARTS = {
     "one-process": single_process,
     "learning": learning,
     "tiles": tiles,
+    "study": study,
     "images": images,
 }
 
@@ -458,10 +512,11 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("part", choices=list(PARTS))
     asked.add_argument("--models", nargs="+", default=["ws", "simple", "ws-aux"], choices=list(models.ARCHITECTURES))
-    asked.add_argument("--lanes", type=int, nargs="+", default=[8, 64, 1, 32, 128, 256])
+    asked.add_argument("--lanes", type=int, nargs="+", help="of sweep and whole")
     asked.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     asked.add_argument("--epochs", type=int, default=40, help="of learning")
     asked.add_argument("--device", default="cuda")
+    asked.add_argument("--out", default="bench/out", help="folder of the study's database")
     options = asked.parse_args()
     device = torch.device(options.device)
     PARTS[options.part](options, device)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All that a first call on a GPU should say, in some 12 minutes: a process and a time limit a part, JSON lines as they come.
+# All that a call on a GPU should say, in under 10 minutes (LIMIT, seconds): a process and a time limit a part, JSON lines as they
+# come, what was predicted beside. Parts that do not fit are named, for a second call: bash bench/gpu_run.sh OUT PART ...
 #   bash bench/gpu_run.sh OUT [PART ...]     OUT: a folder; PYTHON: one with torch and CUDA (python3)
 # The study's part needs hpo's dependencies too.
 set -u
@@ -7,13 +8,18 @@ cd "$(dirname "$0")/.."
 out=${1:?bench/gpu_run.sh OUT [PART ...]}
 shift
 python=${PYTHON:-python3}
+limit=${LIMIT:-590}
 mkdir -p "$out"
 
 part() {  # seconds, name, command: its lines go to OUT/gpu.log and, cut off, to the screen
-  local limit=$1 name=$2 begun=$SECONDS
+  local seconds=$1 name=$2 begun=$SECONDS left=$((limit - SECONDS))
   shift 2
+  if ((left < 20)); then
+    echo "== $name: no time left, call it alone" | tee -a "$out/gpu.log"
+    return
+  fi
   echo "== $name" | tee -a "$out/gpu.log"
-  timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$out/gpu.log" | cut -c1-300 | tail -n 40
+  timeout --kill-after=5 "$((seconds < left ? seconds : left))" "$@" 2>&1 | tee -a "$out/gpu.log" | cut -c1-300 | tail -n 40
   echo "== $name: exit ${PIPESTATUS[0]}, $((SECONDS - begun)) s" | tee -a "$out/gpu.log"
 }
 
@@ -23,26 +29,8 @@ about() {
   "$python" -c 'import torch, triton; print(torch.__version__, torch.version.cuda, triton.__version__)'
 }
 
-hpo() {
-  "$python" -c 'from hpo.cli.main import main; main()' --db "sqlite:///$out/gpu.db" "$@"
-}
-
-study() {  # the default study of all three models by real workers: pool B is opened when all have searched and confirmed
-  hpo study create --model all || return
-  for phases in '--max-trials 160' '--drain'; do  # 100 of the search and 60 of confirm; then the final rounds
-    begun=$SECONDS
-    for model in simple ws ws-aux; do
-      # shellcheck disable=SC2086  # an option and its value
-      hpo worker --device cuda --study $model $phases &
-    done
-    wait
-    echo "$phases: $((SECONDS - begun)) s"
-    hpo study list
-  done
-}
-
-export -f hpo study about
-export out python
+export -f about
+export python
 run() {
   case $1 in
     about) part 30 about bash -c about ;;
@@ -57,9 +45,9 @@ run() {
     learning) part 90 learning "$python" -m bench.gpu learning ;;
     shared) part 60 shared "$python" -m bench.gpu shared ;;
     tiles) part 60 tiles "$python" -m bench.gpu tiles ;;
-    study) part 330 study bash -c study ;;
+    study) part 330 study "$python" -m bench.gpu study --out "$out" ;;
     *) echo "no part $1" ;;
   esac
 }
-if (($# == 0)); then set -- about tests right ceilings sweep others whole profile learning shared tiles study; fi
+if (($# == 0)); then set -- about tests right sweep whole study others learning ceilings profile shared tiles; fi
 for one in "$@"; do run "$one"; done

@@ -1,5 +1,6 @@
 """A user's recipe through real workers: from search to a report, equal to its training alone, and after kills."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -7,14 +8,20 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
 
 from hpo.experiment.items import Draw
 from hpo.experiment.load import load
 from hpo.experiment.measure import measure
 from hpo.experiment.recipes import train_alone
 from hpo.experiment.rows import Rows
-from hpo.experiment.run import Report, Run
+from hpo.experiment.run import SEED_BITS, Report, Run
 from hpo.storage.slots import Slot
+from hpo.training import streams
+from hpo.training.dropout import Dropout, set_masks
+from hpo.training.mapped import module_initialisation
 from hpo.training.recipe import Recipe
 from hpo.worker.child import ChildProcess, Ended
 from tests.support.commandline import DRAIN, Hpo, finish, wait_until
@@ -147,6 +154,9 @@ def test_lanes_of_several_structures(hpo: Hpo, file: Path, tmp_path: Path) -> No
         assert other.outcome is not None
         assert slot.outcome.train_loss == pytest.approx(other.outcome.train_loss, rel=1e-4)
         assert slot.outcome.loss == pytest.approx(other.outcome.loss, rel=1e-3)
+    by_structure = {(slot.params["width"], slot.params["activation"]): slot for slot in alone if slot.params}
+    for slot in by_structure.values():
+        check_equal_to_the_plain_loop(slot, file)
     beside.close()
 
 
@@ -210,6 +220,55 @@ def test_killed_it_ends_as_if_undisturbed_and_is_reported(
     page = (tmp_path / "report" / "report.html").read_text()
     assert model in page
     again.close()
+
+
+def check_equal_to_the_plain_loop(slot: Slot, file: Path) -> None:
+    """A trial of `norm`: its losses are those of torch's own SGD and schedule, one batch after the other."""
+    experiment = load(str(file))
+    data, params, outcome = experiment.data, slot.params, slot.outcome
+    assert isinstance(data, Rows)
+    assert params is not None
+    assert outcome is not None
+    training, _ = experiment.drawn(data.split().a, Draw(seed=outcome.seeds.draw))
+    x, y = torch.as_tensor(training.x, dtype=torch.float32), torch.as_tensor(training.y, dtype=torch.int64)
+    width, seed, batch, epochs = int(params["width"]), outcome.seeds.slot % 2**SEED_BITS, 50, 3
+
+    def make() -> nn.Module:
+        activation = getattr(nn, str(params["activation"]))()
+        return nn.Sequential(
+            nn.Linear(64, width), nn.BatchNorm1d(width), activation, Dropout(width), nn.Linear(width, 10)
+        )
+
+    model = make()
+    model.load_state_dict(module_initialisation(make, seed))
+    rate, drop = float(params["learning_rate"]), torch.tensor([float(params["dropout"])])
+    sgd = torch.optim.SGD(
+        model.parameters(), lr=rate, momentum=float(params["momentum"]), weight_decay=1e-4, nesterov=True
+    )
+    steps, step, losses = epochs * math.ceil(len(x) / batch), 0, []
+    order_key, dropout_key = (torch.tensor([streams.key(seed, purpose)]) for purpose in ("order", "dropout"))
+    for epoch in range(epochs):
+        keys = streams.step_keys(order_key, torch.tensor([epoch]))
+        total = 0.0
+        for rows in streams.permutations(keys, streams.counters(len(x)))[0].split(batch):
+            masks = streams.keep_masks(
+                streams.step_keys(dropout_key, torch.tensor([step])),
+                streams.mask_counters(len(rows) * width),
+                streams.thresholds(drop),
+            )
+            set_masks(model, masks[0], len(rows))
+            loss = F.cross_entropy(model(x[rows]), y[rows])
+            sgd.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            done = step / steps
+            falling = (1 + math.cos(math.pi * (done - 0.1) / 0.9)) / 2
+            sgd.param_groups[0]["lr"] = rate * (done / 0.1 if done < 0.1 else falling)
+            sgd.step()
+            step += 1
+            total += float(loss.detach()) * len(rows)
+        losses.append(total / len(x))
+    assert outcome.train_loss == pytest.approx(losses, rel=1e-4)
 
 
 def check_equal_to_training_alone(slot: Slot, file: Path, name: str) -> None:

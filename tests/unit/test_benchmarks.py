@@ -53,13 +53,15 @@ def test_torch_alone_is_enough_for_the_gpus() -> None:
     """Parts of the measurement where nothing else is installed, as on a machine rented for its GPU."""
     small = ["--device", "cpu", "--models", "simple", "--lanes", "1", "2", "--ways", "eager"]
     lines = []
-    for part in ("sweep", "ceilings"):
+    for part in ("sweep", "ceilings", "whole"):
         command = [sys.executable, "-c", WITHOUT, " ".join(NOT_THERE), part, *small]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         lines += [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["lanes"] for line in lines if line["part"] == "sweep" and "lanes" in line] == [1, 2]
     assert [line for line in lines if line["part"] == "ceilings" and "tb_s" in line]
+    assert [line["lanes"] for line in lines if line["part"] == "whole"] == [1, 2]
+    assert all("predicted" in line for line in lines if "failed" not in line)
 
 
 def test_torch_and_pytest_are_enough_for_the_gpus_tests() -> None:
