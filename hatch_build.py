@@ -1,17 +1,16 @@
 """Compiles the kernels for CPUs (hpo/training/kernels/cpu.c) where hpo is built or installed: hatchling's hook.
 
-With `cc` (or $CC) where there is a compiler, else with ziglang from PyPI, which is asked for only then and is not kept.
+With $CC or `cc` where that can compile, else with ziglang from PyPI, which is asked for only then and is not kept.
 Where neither can be had, hpo is installed without them, trains by plain torch, and `hpo doctor` says so.
 """
 
 import hashlib
-import importlib.util
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,34 +35,43 @@ def digest() -> str:
     return hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
 
 
-def compiler() -> list[str] | None:
-    """The command of a C compiler, or None."""
-    if given := os.environ.get("CC"):
-        return shlex.split(given)
-    if found := shutil.which("cc"):
-        return [found]
-    return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
+def compilers() -> list[list[str]]:
+    """The commands of C compilers that work, the one to prefer first."""
+    asked = [shlex.split(os.environ.get("CC", "")), ["cc"], [sys.executable, "-m", "ziglang", "cc"]]
+    return [command for command in asked if command and compiles(command)]
 
 
-def compile_level(command: list[str], level: str, flags: tuple[str, ...]) -> str | None:
-    """Compile one library; None, or why it could not be."""
+def compiles(command: list[str]) -> bool:
+    """Whether it can make a library of a few lines: a compiler may be there without the C library's headers."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = [*command, *FLAGS, "-x", "c", "-", "-o", str(Path(folder) / "tried.so")]
+        try:
+            ran = subprocess.run(
+                whole, input="#include <math.h>\n#include <stdint.h>\n", capture_output=True, text=True
+            )
+        except OSError:
+            return False
+        return ran.returncode == 0
+
+
+def compile_level(commands: list[list[str]], level: str, flags: tuple[str, ...]) -> str | None:
+    """Compile one library, with the first compiler that can; None, or why none could."""
     target = FOLDER / "compiled" / f"cpu-{level}.so"
     target.parent.mkdir(exist_ok=True)
     if target.exists() and digest().encode() in target.read_bytes():
         return None  # of this very text
     beside = target.with_suffix(f".{os.getpid()}")
-    whole = [*command, *FLAGS, *flags, f"-DSOURCE={digest()}", "-o", str(beside), str(FOLDER / SOURCES[0]), "-lm"]
-    try:
+    why = "there is no C compiler"
+    for command in commands:
+        whole = [*command, *FLAGS, *flags, f"-DSOURCE={digest()}", "-o", str(beside), str(FOLDER / SOURCES[0]), "-lm"]
         ran = subprocess.run(whole, capture_output=True, text=True)
-    except OSError as error:
-        target.unlink(missing_ok=True)
-        return str(error)
-    if ran.returncode:
-        beside.unlink(missing_ok=True)
-        target.unlink(missing_ok=True)
-        return ran.stderr.strip()[-500:] or f"{command[0]} ended with {ran.returncode}"
-    beside.replace(target)
-    return None
+        if not ran.returncode:
+            beside.replace(target)
+            return None
+        why = ran.stderr.strip()[-500:] or f"{command[0]} ended with {ran.returncode}"
+    beside.unlink(missing_ok=True)
+    target.unlink(missing_ok=True)
+    return why
 
 
 class Kernels(BuildHookInterface[Any]):
@@ -73,17 +81,17 @@ class Kernels(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         """What the build needs beside hatchling."""
-        return ["ziglang"] if self.target_name == "wheel" and compiler() is None else []
+        return ["ziglang"] if self.target_name == "wheel" and not compilers() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and have the wheel hold what came of it."""
         if self.target_name != "wheel":
             return
         machine = platform.machine()
-        command, system = compiler(), platform.system()
+        commands, system = compilers(), platform.system()
         made = []
         for level, flags in LEVELS.get(MACHINES.get(machine, machine), {}).items() if system != "Windows" else ():
-            why = "there is no C compiler" if command is None else compile_level(command, level, flags)
+            why = compile_level(commands, level, flags)
             if why is None:
                 made.append(f"hpo/training/kernels/compiled/cpu-{level}.so")
             else:

@@ -1,6 +1,7 @@
 """hpo from its wheel: built as for a release, installed into a new environment, and used there."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,22 +21,32 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 600  # for one command, on a machine with other work to do
 
 
-def run(*words: str | Path, cwd: Path) -> str:
-    """Run a command that has to succeed, with nothing of this process's environment that could lend it our sources."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HPO_"))}
+def run(*words: str | Path, cwd: Path, **more: str) -> str:
+    """Run a command that has to succeed, with nothing of this process's environment that could lend it our sources.
+
+    `more` are variables of its environment.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HPO_"))}
+    environment = {**kept, **more}
     done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
 
+def built(sources: Path, folder: Path, *options: str, **more: str) -> Path:
+    """The wheel of sources, in a new folder, by what this environment has; `more` are variables of the environment."""
+    options = options or ("--no-index", "--no-build-isolation")
+    run(
+        sys.executable, "-m", "pip", "wheel", "--no-deps", *options, "--wheel-dir", folder, sources, cwd=sources, **more
+    )
+    (wheel,) = folder.iterdir()
+    return wheel
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this working tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    words = ("pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
-    run(sys.executable, "-m", *words, cwd=folder)
-    (built,) = folder.iterdir()
-    return built
+    return built(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def sources(folder: Path) -> Path:
@@ -50,33 +62,75 @@ def sources(folder: Path) -> Path:
     return folder
 
 
-def test_where_there_is_no_compiler_the_wheel_has_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_compiler(folder: Path) -> dict[str, str]:
+    """An environment in which no compiler is found."""
+    return {"PATH": str(folder / "empty"), "CC": ""}
+
+
+def with_broken_compiler(folder: Path) -> dict[str, str]:
+    """An environment whose `cc` cannot compile, as one without the C library's headers."""
+    broken = folder / "broken" / "cc"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho 'math.h: no such file' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    return {"PATH": str(broken.parent), "CC": ""}
+
+
+NO_COMPILER = pytest.mark.parametrize("environment", [without_compiler, with_broken_compiler])
+
+
+@NO_COMPILER
+def test_where_nothing_compiles_the_wheel_has_no_kernels(
+    tmp_path: Path, environment: Callable[[Path], dict[str, str]]
+) -> None:
     """It is one for every machine then; its hook would ask PyPI for a compiler, where there is one for that machine."""
-    folder = sources(tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.delenv("CC", raising=False)
-    words = (
-        "pip",
-        "wheel",
-        "--no-index",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        tmp_path / "made",
-        folder,
-    )
-    run(sys.executable, "-m", *words, cwd=tmp_path)
-    (built,) = (tmp_path / "made").iterdir()
-    assert built.name == f"hpo_service-{hpo.__version__}-py3-none-any.whl"
-    assert not [name for name in zipfile.ZipFile(built).namelist() if name.endswith(".so")]
+    (tmp_path / "sources").mkdir()
+    folder, variables = sources(tmp_path / "sources"), environment(tmp_path)
+    plain = built(folder, tmp_path / "made", **variables)
+    assert plain.name == f"hpo_service-{hpo.__version__}-py3-none-any.whl"
+    assert libraries(plain) == set()
     asked = "import hatch_build; print(hatch_build.Kernels('', {}, None, None, '', 'wheel').dependencies())"
-    assert run(sys.executable, "-c", asked, cwd=folder) == "['ziglang']\n"
+    assert run(sys.executable, "-c", asked, cwd=folder, **variables) == "['ziglang']\n"
+
+
+def libraries(wheel: Path) -> set[str]:
+    """The names of the compiled kernels in a wheel."""
+    return {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")}
+
+
+def loaded(wheel: Path, folder: Path, capability: str) -> str:
+    """Which kernels a wheel's files give where torch is held to a set of instructions."""
+    zipfile.ZipFile(wheel).extractall(folder)
+    asked = "from hpo.training.kernels import selection; import torch; print(selection.state(torch.device('cpu')))"
+    return run(sys.executable, "-c", asked, cwd=folder, ATEN_CPU_CAPABILITY=capability).strip()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 processor")
+def test_where_there_is_a_compiler_the_wheel_has_the_kernels(tmp_path: Path) -> None:
+    """A text that does not compile is seen here, and so is a library that cannot be loaded."""
+    (tmp_path / "sources").mkdir()
+    compiled = built(sources(tmp_path / "sources"), tmp_path / "made")
+    check_kernels(compiled, tmp_path / "there")
+
+
+def check_kernels(wheel: Path, folder: Path) -> None:
+    """A wheel has both levels, and this processor's is used."""
+    assert libraries(wheel) == {"cpu-avx2.so", "cpu-avx512.so"}
+    assert wheel.name == f"hpo_service-{hpo.__version__}-py3-none-linux_x86_64.whl"
+    assert loaded(wheel, folder, "default") == "none (they need AVX2, torch finds DEFAULT)"
+    best = {"AVX512": "C, avx512", "AVX2": "C, avx2"}
+    capability = run(sys.executable, "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())", cwd=folder)
+    if capability.strip() in best:
+        assert loaded(wheel, folder, "avx2") == "C, avx2"
+        assert loaded(wheel, folder, capability.strip().lower()) == best[capability.strip()]
 
 
 def test_the_build_says_what_the_package_looks_for(tmp_path: Path) -> None:
     """Both know the text by the same digest, and the libraries by the same names."""
     asked = "import hatch_build; print(hatch_build.digest(), *hatch_build.LEVELS['x86_64'])"
-    assert run(sys.executable, "-c", asked, cwd=ROOT).split() == [cpu.source_digest(), *sorted(cpu.LEVELS.values())]
+    looked_for = {level for levels in cpu.LEVELS.values() for level in levels}
+    assert run(sys.executable, "-c", asked, cwd=ROOT).split() == [cpu.source_digest(), *sorted(looked_for)]
 
 
 @pytest.fixture(scope="module")

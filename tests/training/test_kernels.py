@@ -140,10 +140,12 @@ def test_a_number_that_is_read_and_a_copy_to_a_device_are_seen(monkeypatch: pyte
 
 @pytest.fixture
 def compiled() -> cpu.CpuKernels:
-    """Those of this processor."""
+    """Those of this processor; a compiler that is there has made them, where torch is not held to less than AVX2."""
     try:
         return cpu.load()
     except cpu.NoKernels as why:
+        if shutil.which("cc") and torch.backends.cpu.get_cpu_capability() in cpu.LEVELS:
+            pytest.fail(f"there is a compiler, but no kernels: {why}")
         pytest.skip(str(why))
 
 
@@ -452,6 +454,29 @@ def test_a_library_of_another_text_is_not_used(
     shutil.copytree(Path(cpu.__file__).parent / "compiled", tmp_path / "compiled")
     with pytest.raises(cpu.NoKernels, match="earlier version"):
         cpu.load.__wrapped__()
+
+
+@pytest.mark.usefixtures("compiled")
+def test_what_is_no_library_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was compiled for another machine, and a file that something else has written."""
+    (tmp_path / "other.so").write_text("no library")
+    monkeypatch.setattr(cpu, "build_of", lambda level: tmp_path / "other.so")
+    with pytest.raises(cpu.NoKernels, match=r"other\.so cannot be loaded .*: install hpo again"):
+        cpu.load.__wrapped__()
+
+
+def test_where_the_best_build_is_missing_the_next_serves(
+    compiled: cpu.CpuKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler may know AVX2 and not AVX-512; such a processor has both."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("needs AVX-512")
+    for level in ("avx512", "avx2"):
+        shutil.copy(cpu.build_of(level), tmp_path)
+    monkeypatch.setattr(cpu, "build_of", lambda level: tmp_path / f"cpu-{level}.so")
+    assert cpu.load.__wrapped__().name == "C, avx512"
+    (tmp_path / "cpu-avx512.so").unlink()
+    assert cpu.load.__wrapped__().name == "C, avx2"
 
 
 @pytest.mark.parametrize("drops", [True, False])

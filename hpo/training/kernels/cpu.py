@@ -20,7 +20,7 @@ from hpo.training.windows import BEYOND, WindowTable
 
 FOLDER = Path(__file__).parent
 SOURCES = ("cpu.c", "cpu_real.h")
-LEVELS = {"AVX512": "avx512", "AVX2": "avx2"}  # builds, by what torch says that the processor can
+LEVELS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}  # builds, the best first, by what torch finds
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -40,19 +40,32 @@ def build_of(level: str) -> Path:
 
 @functools.cache
 def load() -> "CpuKernels":
-    """The build for this processor, within what ATEN_CPU_CAPABILITY allows; NoKernels says why there is none."""
+    """The best build for this processor, within what ATEN_CPU_CAPABILITY allows; NoKernels says why there is none."""
     capability = torch.backends.cpu.get_cpu_capability()
-    level = "neon" if platform.machine() in ("aarch64", "arm64") else LEVELS.get(capability)
-    if level is None:
+    levels = ("neon",) if platform.machine() in ("aarch64", "arm64") else LEVELS.get(capability, ())
+    if not levels:
         raise NoKernels(f"they need AVX2, torch finds {capability}")
-    file = build_of(level)
+    reasons = []
+    for level in levels:
+        try:
+            return CpuKernels(_library(build_of(level)), f"C, {level}")
+        except NoKernels as why:
+            reasons.append(why)
+    raise reasons[0]
+
+
+def _library(file: Path) -> ctypes.CDLL:
+    """A build of this very text."""
     if not file.exists():
         raise NoKernels("they were not compiled when hpo was installed: install a C compiler, then hpo again")
-    library = ctypes.CDLL(str(file))
+    try:
+        library = ctypes.CDLL(str(file))
+    except OSError as error:
+        raise NoKernels(f"{file.name} cannot be loaded ({error}): install hpo again") from error
     library.hpo_source.restype = ctypes.c_char_p
     if library.hpo_source().decode() != source_digest():
         raise NoKernels(f"{file.name} is of an earlier version: install hpo again")
-    return CpuKernels(library, f"C, {level}")
+    return library
 
 
 def _address(tensor: Tensor) -> ctypes.c_void_p:
