@@ -171,6 +171,7 @@ def worker(
     from hpo.training.memory import keep_freed_memory
     from hpo.worker.worker import Worker
 
+    selection.switch(kernels != "off")
     keep_freed_memory()
     torch.set_num_threads(threads)
     options = Options(

@@ -16,7 +16,6 @@ from hpo.digits.pools import Digits, FinalPermit, to_network_images
 from hpo.digits.recipes import ACCURACY, CROSS_ENTROPY, METRICS, RECIPES, PairAnswers
 from hpo.storage.outcome import Outcome, OutcomeState, pack_answers
 from hpo.training.augmentation import SAMPLES_PER_PAIR
-from hpo.training.kernels import selection
 from hpo.training.population import LaneState, Population, Task
 from hpo.training.sizing import Size, choose_lanes, samples_to_measure
 from hpo.worker.job import Job
@@ -118,7 +117,7 @@ class PairTrainings:
             validation_accuracy=tuple(job.validation_accuracy),
             device_seconds=round(job.device_seconds, 3),
             device=device_name(population.device),
-            versions={**versions(), "kernels": selection.state(population.device)},
+            versions={**versions(), "kernels": population.kernels},
             **circumstances(job),
         )
         return outcome, answers

@@ -206,7 +206,7 @@ class Child:
         answer = {"scores": _values(scores), "items": len(ordered.validation), "numbers": run.last_numbers}
         about = {"seconds": seconds, "epochs": run.epochs_trained, "memory": memory(), "device": device_name(run)}
         if isinstance(ordered.model.train, Recipe):
-            about["kernels"] = kernels_of(run)
+            about["kernels"] = predictor.kernels
         return Message("trained", {**answer, **about, "fork": self._is_fork, "forks": can_fork(run.device)})
 
     def ending(self, error: BaseException, ordered: Ordered | None) -> Message:
@@ -371,15 +371,6 @@ def unit_numbers(unit: NDArray[Any]) -> NDArray[np.int64]:
     values, place = np.unique(unit.astype(str), return_inverse=True)
     digests = [int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "big", signed=True) for value in values]
     return np.array(digests, dtype=np.int64)[place.reshape(unit.shape)]
-
-
-def kernels_of(run: Run) -> str:
-    """Which kernels a recipe's training used where its layers have some."""
-    import torch
-
-    from hpo.training.kernels import selection
-
-    return selection.state(torch.device(run.device))
 
 
 def versions() -> dict[str, str]:

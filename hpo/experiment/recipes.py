@@ -23,6 +23,11 @@ class RecipePredictor:
     def __init__(self, population: Population, lane: int) -> None:
         self._population, self._lane = population, lane
 
+    @property
+    def kernels(self) -> str:
+        """Which kernels the training used, or why none, in words."""
+        return self._population.kernels
+
     def __call__(self, x: Any) -> Any:
         """Outputs (n, ...) for the features of n items, on the device."""
         items = Items(x)

@@ -20,6 +20,7 @@ from hpo.training import streams
 from hpo.training.dropout import dropouts
 from hpo.training.generators import seeded
 from hpo.training.initialisation import initial_parameters
+from hpo.training.kernels import selection
 from hpo.training.lockstep import Layout, Lockstep
 from hpo.training.mapped import CannotMap, MappedTwin, module_initialisation, twin_of
 from hpo.training.memory import check_device, is_out_of_memory
@@ -164,8 +165,14 @@ class Population:
         self._tables: Table | None = None  # all lanes' training items, (P, S, ...)
         self._sample_counters = streams.counters(samples, self.device)
         self._lockstep: Lockstep | None = None
+        self._kernel_calls = 0  # by its steps
         self._lanes: list[_Lane | None] = [None] * lanes
         self._validation: dict[int, Table] = {}  # by lane, (E, ...)
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels its steps have used, or why none, in words."""
+        return selection.used(self.device, self._kernel_calls)
 
     # -- lanes ---------------------------------------------------------------------------------------------
 
@@ -325,6 +332,8 @@ class Population:
             {name: values[lanes] for name, values in self.buffers.items()},
         )
         steps_an_epoch = math.ceil(self.samples / self.batch)
+        fast = selection.for_device(self.device, self.dtype)
+        before = fast.calls if fast else 0
         first = tasks[0]
         with seeded(streams.key(first.task.seed, f"generators, epoch {first.epoch}"), self.device) as drawn:
             means = self._lockstep.epoch(
@@ -337,6 +346,7 @@ class Population:
                 stop,
             )
             self._check_alone(len(group), drawn())
+        self._kernel_calls += fast.calls - before if fast else 0
         if means is None:
             return None
         trained = self._lockstep

@@ -72,6 +72,7 @@ class ChildTraining:
     def learn(self, values: Mapping[str, Any]) -> None:
         """What the child says of the training, or of its test."""
         before, about = self.result, self.child.about or {}
+        kernels = values.get("kernels") or before.versions.get("kernels")  # of the training: a test does not say
         self.result = replace(
             before,
             scores=values["scores"],
@@ -81,7 +82,7 @@ class ChildTraining:
             epochs=values.get("epochs", before.epochs),
             seconds=values.get("seconds", before.seconds),
             device=values.get("device", before.device),
-            versions=about["versions"] | {name: values[name] for name in ("kernels",) if name in values},
+            versions=about["versions"] | ({} if kernels is None else {"kernels": kernels}),
         )
 
     def end(self) -> None:

@@ -21,11 +21,12 @@ class TrainedFold(BaseModel):
     seconds: Seconds  # in the user's function
     memory: Annotated[int, Field(ge=0)]  # bytes
     device: str
+    kernels: str | None = None  # that a recipe's training used, or why none
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """From a child's answer."""
-        return cls(**{name: values[name] for name in cls.model_fields})
+        return cls(**{name: values[name] for name in cls.model_fields if name in values})
 
 
 def over_folds(folds: Sequence[TrainedFold]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from hpo.experiment.run import SEED_BITS, Report, Run
 from hpo.storage.slots import Slot
 from hpo.training import streams
 from hpo.training.dropout import Dropout, set_masks
+from hpo.training.kernels import selection
 from hpo.training.mapped import module_initialisation
 from hpo.training.recipe import Recipe
 from hpo.worker.child import ChildProcess, Ended
@@ -77,6 +78,13 @@ written = hpo.Experiment(
             "activation": hpo.Choice("ReLU", "Tanh"),
         },
         reference={"learning_rate": 5e-2, "dropout": 0.1, "momentum": 0.9, "width": 32, "activation": "ReLU"},
+    ), "bare": hpo.Model(
+        hpo.Recipe(
+            lambda: nn.Linear(64, 10), hpo.Tensors, lambda items: {"y": items.y}, loss, lambda out: out, batch=50,
+            optimizer=hpo.SGD(),
+        ),
+        space={"learning_rate": hpo.Float(1e-3, 1e-1, log=True), "weight_decay": 1e-4, "dropout": 0.0},
+        reference={"learning_rate": 5e-2},
     )},
 )
 """
@@ -134,6 +142,20 @@ def test_lanes_of_one_child(hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: p
             assert slot.outcome.train_loss == pytest.approx(other.outcome.train_loss, rel=1e-4)
     for command in (beside, deadly):
         command.close()
+
+
+@pytest.mark.parametrize("asked", ["auto", "off"])
+def test_a_record_says_which_kernels_a_recipe_used(hpo: Hpo, file: Path, asked: str) -> None:
+    """In a child: Adam and dropout have some, gradient descent on a dense layer has none. Final rounds say it too."""
+    there = selection.state(torch.device("cpu"))
+    none = there if there.startswith("none") else f"none ({there} has none for its layers)"
+    expected = {"mlp": there, "bare": none} if asked == "auto" else {"mlp": "switched off", "bare": "switched off"}
+    for model, kernels in expected.items():
+        create(hpo, file, model, trials=1, epochs=1)
+        finish(hpo.start(*DRAIN, "--experiment", file, "--study", model, "--kernels", asked))
+        outcomes = [slot.outcome for slot in slots_of(hpo, model)]
+        assert {outcome.versions["kernels"] for outcome in outcomes if outcome is not None} == {kernels}
+        assert {slot.kind for slot in slots_of(hpo, model)} == {"search", "confirm", "final"}
 
 
 def test_lanes_of_several_structures(hpo: Hpo, file: Path, tmp_path: Path) -> None:

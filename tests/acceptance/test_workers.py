@@ -17,11 +17,13 @@ from hpo.storage import claims, slots, studies
 from hpo.storage.engine import BUSY_TIMEOUT, open_engine
 from hpo.storage.optuna_storage import make_storage, open_optuna
 from hpo.study.search import Search
+from hpo.training.kernels import selection
 from hpo.training.population import Task
 from hpo.worker.job import Job
 from hpo.worker.worker import POLL_SECONDS
 from tests.support.commandline import DRAIN, PATIENCE, Hpo, Said, finish, train, wait_until
 from tests.support.exact import check_exact, values
+from tests.support.experiments import slots_of
 
 # --- Several at once ----------------------------------------------------------------------------------------
 
@@ -230,6 +232,20 @@ def test_two_that_tell_one_slot(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # --- What a worker is asked to do ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", ["auto", "off"])
+def test_a_record_says_which_kernels_made_it(hpo: Hpo, asked: str) -> None:
+    """Those that the log names at the start, and `hpo doctor`; none where they are switched off."""
+    hpo.create(trials=1)
+    words = ("worker", "--device", "cpu", "--population", "1", "--max-trials", "1", "--kernels", asked)
+    log = finish(hpo.start(*words))[1]
+    there = selection.state(torch.device("cpu"))
+    expected = "switched off" if asked == "off" else there
+    assert f"cpu, kernels: {expected}; " in log
+    assert f"kernels: cpu: {there}\n" in hpo("doctor").stdout
+    (done,) = (slot.outcome for slot in slots_of(hpo, "ws") if slot.outcome is not None)
+    assert done.versions["kernels"] == expected
 
 
 def test_max_trials_and_study(hpo: Hpo) -> None:

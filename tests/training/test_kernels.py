@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from hpo.training import streams
 from hpo.training.kernels import cpu, selection
 from hpo.training.lockstep import Lockstep
 from hpo.training.population import Population, Task
-from hpo.training.recipe import Recipe
+from hpo.training.recipe import SGD, Recipe, Tensors
 from hpo.training.stacked import _Convolution, _Linear, _WindowConvolution, stack
 from hpo.training.windows import WindowTable
+from tests.support.training import digit_population
 
 BATCH, PAIRS = 20, 10
 PARAMS = {"learning_rate": 1e-3, "weight_decay": 1e-4, "dropout": 0.3, "aux_weight": 2.0, "main_weight": 0.5}
@@ -250,6 +251,67 @@ def test_a_lane_has_the_same_bits_whatever_its_neighbours(compiled: cpu.CpuKerne
     for lane in range(4):
         for one, all_ in zip(gradients(slice(lane, lane + 1)), together, strict=True):
             assert torch.equal(one[0], all_[lane])
+
+
+def trained_together(model: str, keys: Sequence[int], dtype: torch.dtype) -> dict[int, list[Tensor]]:
+    """By key what two epochs of steps on 100 pairs leave of each training: parameters, moments, losses, outputs."""
+    images = torch.rand(60, draws.SIDE, draws.SIDE, generator=torch.Generator().manual_seed(3))
+    pool = draws.ImagePool(name="A", images=images, labels=torch.arange(60) % 10)
+    made = digit_population(model, len(keys), pool, samples=18 * PAIRS, batch=100, dtype=dtype)
+    tables = {key: draws.draw_training(pool, key, PAIRS)[0] for key in keys}
+    for lane, (key, training) in enumerate(tables.items()):
+        params = {**PARAMS, "learning_rate": 1e-3 * (key + 1), "dropout": 0.1 * key}
+        made.start(lane, Task(key=key, params=params, seed=key, epochs=2, training=training, validation=training))
+    reports = {report.key: report for _ in range(2) for report in made.train_epoch()}
+    return {
+        key: [
+            *(values[lane] for values in (made.parameters, made.first, made.second)),
+            torch.tensor([reports[key].train_loss, *reports[key].validation.values()], dtype=torch.float64),
+            made.predict(made.parameters[lane], tables[key]).outputs["logits"],
+        ]
+        for lane, key in enumerate(keys)
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("model", list(models.ARCHITECTURES))
+def test_a_training_has_the_same_bits_whatever_its_neighbours(
+    model: str, dtype: torch.dtype, compiled: cpu.CpuKernels
+) -> None:
+    """Whole epochs, with the dense layers' products and Adam, of one lane and of up to four, wherever it stands."""
+    alone = {key: trained_together(model, [key], dtype)[key] for key in range(4)}
+    for keys in ([1, 0], [3, 2, 0], [0, 3, 1, 2]):
+        for key, actual in trained_together(model, keys, dtype).items():
+            assert [torch.equal(a, b) for a, b in zip(actual, alone[key], strict=True)] == [True] * 5, (keys, key)
+    assert not torch.equal(alone[0][0], alone[1][0])
+
+
+def test_a_population_says_which_kernels_its_steps_used(
+    compiled: cpu.CpuKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each record: these, none because they were switched off, or none because its layers have none."""
+    pool = draws.ImagePool(name="A", images=torch.rand(60, draws.SIDE, draws.SIDE), labels=torch.arange(60) % 10)
+    pairs, _ = draws.draw_training(pool, 0, PAIRS)
+    plain = Recipe(
+        lambda: nn.Sequential(nn.Flatten(-3), nn.Linear(2 * draws.SIDE**2, 2)),
+        Tensors,
+        experiment.columns,
+        lambda out, columns, hyper: (out.square().mean((-1, -2)),) * 2,
+        lambda out: out,
+        optimizer=SGD(),
+    )
+    without = Population(plain, 1, pool, samples=len(pairs), batch=BATCH)
+    items = experiment.items_of(pool, pairs)
+    without.start(0, Task(key=0, params=PARAMS, seed=0, epochs=1, training=items, validation=None))
+    made = population("ws", extended=True)
+    for each in (made, without):
+        each.train_epoch()
+    assert made.kernels == compiled.name
+    assert without.kernels == f"none ({compiled.name} has none for its layers)"
+    monkeypatch.setattr(selection, "_switched_off", True)
+    off = population("ws")
+    off.train_epoch()
+    assert off.kernels == "switched off"
 
 
 @pytest.mark.parametrize("corner", [-1, 3, 33, 8 * 121 + 11 * 2 + 3, 9 * 121])

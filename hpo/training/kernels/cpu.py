@@ -114,12 +114,13 @@ class CpuKernels:
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
         """`name` says what they are, for the record."""
-        self.name, self._library = name, library
+        self.name, self._library, self.calls = name, library, 0
 
     def call(self, function: str, dtype: torch.dtype, *values: Tensor | int) -> int:
         """Call a function of the library for numbers of this type; what it reads and writes has been looked at."""
         if dtype not in _SUFFIX:
             raise ValueError(f"there are kernels for float32 and float64, not for {dtype}")
+        self.calls += 1
         act: Callable[..., int] = getattr(self._library, f"{function}_{_SUFFIX[dtype]}")
         return act(*(_address(x) if isinstance(x, Tensor) else ctypes.c_int64(x) for x in values))
 

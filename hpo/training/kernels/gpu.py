@@ -116,6 +116,7 @@ class TritonKernels:
     """`hpo.training.kernels.Kernels` for CUDA."""
 
     name = f"Triton {triton.__version__}"
+    calls = 0  # of a graph that is captured, at its capture
 
     def serves_windows(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
         """Four places, and tiles that are powers of two and fit into registers."""
@@ -128,11 +129,13 @@ class TritonKernels:
 
     def window_convolution(self, table: WindowTable, corners: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """SELU of the pooled convolution of the windows at corners (P, B, C): (P, B, O, side, side)."""
+        self.calls += 1
         out: Tensor = _TritonWindowConvolution.apply(corners, table.rows, table.positions, table.size, weight, bias)  # type: ignore[no-untyped-call]  # torch's
         return out
 
     def convolution(self, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
         """SELU of the pooled convolution of x (P, B, C, side, side): (P, B, O, 1, 1)."""
+        self.calls += 1
         out: Tensor = _TritonConvolution.apply(x, weight, bias, pool)  # type: ignore[no-untyped-call]  # torch's
         return out
 
@@ -144,6 +147,7 @@ class TritonKernels:
 
     def keep_masks(self, keys: Tensor, words: int, at: Thresholds, dtype: torch.dtype) -> Tensor:
         """`hpo.training.streams.keep_masks` for thresholds (P,): (P, 4 * words)."""
+        self.calls += 1
         out = torch.empty(len(keys), 4 * words, device=keys.device, dtype=dtype)
         triton_kernels.dropout_masks[(triton.cdiv(words, 512), len(keys))](
             keys, at.least, at.scale, out, words, BLOCK=512
@@ -161,6 +165,7 @@ class TritonKernels:
         decay: Tensor | None,
     ) -> None:
         """`Lockstep`'s step of Adam on (P, n), in place."""
+        self.calls += 1
         p, n = parameters.shape
         decay = torch.zeros_like(rate) if decay is None else decay
         triton_kernels.adam[(triton.cdiv(n, 1024), p)](

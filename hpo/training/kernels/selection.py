@@ -20,6 +20,10 @@ class Kernels(Protocol):
     def name(self) -> str:
         """What they are, for the record."""
 
+    @property
+    def calls(self) -> int:
+        """How often one of them was called, so that it can be seen whether a training used any."""
+
     def serves_windows(self, side: int, channels: int, out: int, kernel: int, pool: int) -> bool:
         """Whether `window_convolution` has a first convolution of these sizes on square images of `side`."""
 
@@ -54,6 +58,7 @@ class Kernels(Protocol):
         """`Lockstep`'s step of Adam on (P, n), in place."""
 
 
+OFF = "switched off"
 _switched_off = (
     os.environ.get("HPO_KERNELS") == "off"
 )  # by `hpo worker --kernels`, for the processes that it starts too
@@ -77,7 +82,7 @@ def for_device(device: torch.device, dtype: torch.dtype) -> Kernels | None:
 def state(device: torch.device) -> str:
     """Which kernels a device has, or why none, in words."""
     if _switched_off:
-        return "switched off"
+        return OFF
     if device.type == "cpu":
         try:
             return cpu.load().name
@@ -85,6 +90,12 @@ def state(device: torch.device) -> str:
             return f"none ({why})"
     fast = for_device(device, torch.float32)
     return "none (triton is missing, or the device is older than an A100)" if fast is None else fast.name
+
+
+def used(device: torch.device, calls: int) -> str:
+    """Which kernels were called so often by a training on a device, in words."""
+    there = state(device)
+    return there if calls or there == OFF or there.startswith("none") else f"none ({there} has none for its layers)"
 
 
 @functools.cache
