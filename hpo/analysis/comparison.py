@@ -222,7 +222,7 @@ def compare(
         rows=tuple(_rows(results, paired.settings, scores or {})),
         settings=paired.settings,
         pairs=paired.pairs,
-        repeats=repeats_of(results, paired.settings),
+        repeats=repeats_of(results, paired.settings, scores),
     )
 
 
