@@ -70,6 +70,7 @@ class RepeatPair(Contrast):
     numbers: tuple[int, ...]  # of the repeats that both have
     rounds: tuple[int, ...]  # numbers of the rounds that all of these have in common, and that count
     test: CrossedTest
+    components: Components | None  # of the differences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +219,7 @@ class _Maker:
             numbers=tuple(numbers),
             rounds=tuple(common),
             test=test,
+            components=variance_components(table),
         )
         if variance is None:
             return pair

@@ -259,6 +259,9 @@ def row_note(row: TableRow) -> str:
         notes.append("given as tuned: nothing was searched in its study")
     if row.same_as is not None:
         notes.append(f"{reference(row.same_as)} won the confirm phase: the same rounds")
+    if row.also_of:
+        repeats = "another repeat" if len(row.also_of) == 1 else f"{len(row.also_of)} other repeats"
+        notes.append(f"the same rounds with the same results in {repeats}: one measurement")
     if row.rounds < row.planned:
         notes.append(f"{row.rounds} of {row.planned} rounds")
     if row.no_spread:

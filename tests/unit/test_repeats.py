@@ -15,7 +15,7 @@ from hpo.experiment.page import Bullets, PageFigure, PageTable
 from hpo.report.chart_data import repeats_data
 from hpo.report.sections.comparison import comparison_parts
 from hpo.report.sections.repeats import missing_sentences, repeats_parts
-from hpo.report.sentences import conclusions_of
+from hpo.report.sentences import conclusions_of, row_note
 from hpo.results.records import StudyResult
 from hpo.study.spec import MODELS
 from tests.support.measured import measured
@@ -318,3 +318,16 @@ def test_the_stated_error_rate_is_that_of_all_families(
         assert said.endswith(f"in at most {most}%.")
     (equality,) = [line for line in legend.lines if line.startswith("A claim that two are equal in practice")]
     assert f"were all {claims} " in equality
+
+
+def test_one_measurement_of_the_reference_has_one_row() -> None:
+    """In all of its repeats; where a repeat measured something else, it has a row of its own."""
+    results = two_models()
+    rows = [row for row in compare(results).rows if row.is_reference]
+    assert [(row.study, len(row.also_of)) for row in rows] == [("simple-1", 5), ("ws-1", 5)]
+    assert "the same rounds with the same results in 5 other repeats: one measurement" in row_note(rows[0])
+    short = [repeat("ws", 1, 0.88), repeat("ws", 2, 0.88), repeat("ws", 3, 0.88, rounds=5)]
+    assert [(row.study, row.also_of) for row in compare(short).rows if row.is_reference] == [
+        ("ws-1", ("ws-2",)),
+        ("ws-3", ()),
+    ]
