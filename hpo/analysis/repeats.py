@@ -55,6 +55,11 @@ class RepeatGroup:
     interval: stats.Interval | None  # of what such searches reach on average, in such rounds
     components: Components | None  # variance between searches and between rounds
 
+    @property
+    def unchanged(self) -> int:
+        """In how many repeats the reference configuration won: tuning brought exactly nothing there."""
+        return sum(repeat.source == self.reference_label for repeat in self.repeats)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RepeatPair(Contrast):
@@ -172,8 +177,13 @@ class _Maker:
         return self._pair("models", (a[0].model, b[0].model), a[0].setting, of_a, of_b)
 
     def tuning(self, of: _Repeated) -> RepeatPair | None:
-        """A model's tuned against its reference configuration."""
+        """A model's tuned against its reference configuration; None where every search ended at the reference.
+
+        Differences that are all 0 have no spread, and say nothing of how often another search would find something.
+        """
         group, members = of
+        if group.unchanged == len(members):
+            return None
         names = f"{group.model} {TUNED}", f"{group.model} {group.reference_label}"
         measured = [r for r in members if (final := r.final_of(r.reference_label)) is not None and final.rounds]
         of_a = {_number(result): (result, TUNED) for result in measured}

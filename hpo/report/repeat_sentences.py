@@ -19,6 +19,13 @@ def repeat_headlines(repeats: Repeats, where: Callable[[int], str]) -> list[str]
     for pair in (*repeats.models, *repeats.tuning):
         said = _models_over_repeats(pair) if pair.family == "models" else _tuning_over_repeats(pair)
         lines.append(f"Over {len(pair.numbers)} repeats of the search, {said}.{where(pair.setting)}")
+    for group in repeats.groups:
+        if group.unchanged == len(group.repeats):
+            lines.append(
+                f"Over {group.unchanged} repeats of the search, what tuning brings {group.model} is open: "
+                f"{reference(group.reference_label)} won the confirm phase of all, and no other was tested."
+                f"{where(group.setting)}"
+            )
     return lines
 
 

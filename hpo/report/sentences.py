@@ -89,6 +89,7 @@ def headlines(
         for pair in (() if repeats is None else (*repeats.models, *repeats.tuning))
         if pair.difference.interval is not None and pair.test.smallest < 1 - stats.LEVEL
     }
+    groups = set() if repeats is None else {group.group for group in repeats.groups}
     for index, setting in enumerate(settings):
         suffix = _where(results, settings, index)
         of_setting = [
@@ -107,11 +108,10 @@ def headlines(
         lines += [tuning_sentence(pair) + suffix for pair in of_setting if pair.kind == TUNING]
         for result in representatives(results, setting, "tuned"):
             tuned = result.final_of(TUNED)
-            names = f"{result.model} {TUNED}", f"{result.model} {result.reference_label}"
             if result.is_inconclusive:
                 failed = f"{result.trials.failed} of {result.trials.total} trials of its search failed"
                 lines.append(f"Nothing is concluded about tuning {result.model}: {failed}.{suffix}")
-            elif tuned is not None and tuned.same_as is not None and (index, *names) not in decided:
+            elif tuned is not None and tuned.same_as is not None and result.repeat_group not in groups:
                 won = f"{reference(result.reference_label)} won the confirm phase, and no other was tested"
                 lines.append(f"What tuning brings {result.model} is open{_by(result)}: {won}.{suffix}")
     return lines

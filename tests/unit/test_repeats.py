@@ -19,7 +19,7 @@ from hpo.report.sentences import conclusions_of, row_note
 from hpo.results.records import StudyResult
 from hpo.study.spec import MODELS
 from tests.support.measured import measured
-from tests.support.results import COURSE, PARAMS, around, by_image, finals, run, study
+from tests.support.results import COURSE, OTHER_PARAMS, PARAMS, around, by_image, finals, run, study
 
 
 def repeat(model: str, i: int, level: float, rounds: int = 20, **changes: Any) -> StudyResult:
@@ -331,3 +331,27 @@ def test_one_measurement_of_the_reference_has_one_row() -> None:
         ("ws-1", ("ws-2",)),
         ("ws-3", ()),
     ]
+
+
+def kept(i: int) -> StudyResult:
+    """A repeat whose reference configuration won its confirm phase."""
+    result = repeat("ws", i, 0.85, tuned={"params": OTHER_PARAMS, "source": "paper", "confirm_mean": 0.9})
+    paper = result.final_of("paper")
+    assert paper is not None
+    return replace(result, final=(paper, replace(paper, label="tuned", same_as="paper")))
+
+
+def test_searches_that_all_kept_the_reference_say_nothing_of_what_tuning_brings() -> None:
+    """Seven differences of 0 have no spread, which would make any claim of equality look certain."""
+    results = [kept(i) for i in range(1, 8)]
+    comparison = compare(results, by_image(results))
+    assert comparison.repeats.groups[0].unchanged == 7
+    assert comparison.repeats.tuning == ()
+    assert conclusions_of(results, comparison).headlines == (
+        "Over 7 repeats of the search, what tuning brings ws is open: the paper's configuration won the confirm phase "
+        "of all, and no other was tested.",
+    )
+    some = [*results[:6], repeat("ws", 7, 0.88)]
+    (line,) = headlines_of(some, by_image(some))
+    assert "whether tuning changed ws is not settled" in line
+    assert "better in 1 and the same in 6 of 7 searches" in line
