@@ -109,11 +109,13 @@ def _error_lines(comparison: Comparison, of_reference: str) -> Iterable[str]:
     may_claim = [pair for pair in (*comparison.pairs, *over_repeats) if pair.items is not None]
     claims = sum(pair.metric.margin is not None for pair in may_claim)
     if claims:
+        several = (
+            f", and it is not corrected for their number: were all {claims} differences of this report that large, "
+            f"about {0.025 * claims:.2g} claims would be wrong on average"
+        )
         yield (
-            "A claim that two are equal in practice, or that tuning made no practical difference, errs in at most 2.5% "
-            "of cases where the difference is as large as the margin. It is not corrected for the number of claims: "
-            f"were all {claims} differences of this report that large, {0.025 * claims:.2g} such claims would be "
-            "wrong on average, at most."
+            "A claim that two are equal in practice, or that tuning made no practical difference, errs in about 2.5% "
+            f"of cases where the difference is as large as the margin{several if claims > 1 else ''}."
         )
 
 
