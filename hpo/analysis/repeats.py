@@ -6,6 +6,7 @@ them all), so what rounds bring does not average out over searches. Intervals an
 (`crossed.py`). Values are in the unit of the metric.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -54,6 +55,7 @@ class RepeatGroup:
     mean: float  # of the repeats' means
     interval: stats.Interval | None  # of what such searches reach on average, in such rounds
     components: Components | None  # variance between searches and between rounds
+    added: tuple[str, ...]  # repeats that were created when a result of another could be seen
 
     @property
     def unchanged(self) -> int:
@@ -169,6 +171,7 @@ class _Maker:
             mean=mean,
             interval=None if variance is None else stats.student_interval(mean, [variance], looks.level, METHOD),
             components=variance_components(table),
+            added=_added(members),
         )
 
     def models(self, a: _Repeated, b: _Repeated) -> RepeatPair | None:
@@ -276,6 +279,11 @@ class _Maker:
                 seen.add(shown)
                 common.append(number)
         return common, looks
+
+
+def _added(members: Sequence[StudyResult]) -> tuple[str, ...]:
+    ended = [run.finished_at for result in members for run in result.final_runs if run.finished_at is not None]
+    return tuple(result.name for result in members if result.created_at > min(ended, default=math.inf))
 
 
 def _looks(results: Sequence[StudyResult], asked: int) -> Looks:

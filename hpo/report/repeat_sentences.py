@@ -64,6 +64,19 @@ def _over_repeats(pair: RepeatPair) -> str:
     return f"{words} (95% interval {ends[0]} to {ends[1]} for new searches and rounds{also}; {better})"
 
 
+def added_sentences(repeats: Repeats) -> list[str]:
+    """What p is not, where repeats were added."""
+    lines = []
+    for group in repeats.groups:
+        if group.added:
+            names = f"{', '.join(group.added)} {'was' if len(group.added) == 1 else 'were'}"
+            lines.append(
+                f"Of the repeats of {group.model}, {names} created when results of others could be seen: p holds for a "
+                "number of repeats that was fixed before, and is too small for whoever adds some until it is clear."
+            )
+    return lines
+
+
 def repeat_sentences(repeats: Repeats) -> list[str]:
     """How much the outcome of each repeated search depends on chance."""
     lines = []

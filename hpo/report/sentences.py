@@ -24,7 +24,7 @@ from hpo.analysis.tuning import Tuning
 from hpo.report.cautions import budget_warning, cautions
 from hpo.report.formats import Scale, reference
 from hpo.report.pool_sentences import opened_early, tested_sentence
-from hpo.report.repeat_sentences import repeat_headlines
+from hpo.report.repeat_sentences import added_sentences, repeat_headlines
 from hpo.report.verdicts import after_epochs, between_models, by_tuning, sizes, verdict_on
 from hpo.results.records import StudyResult
 from hpo.study.labels import TUNED
@@ -54,6 +54,7 @@ def conclusions_of(
             *cautions(results, comparison.settings),
             *(undeclared_sentence(pair) for pair in comparison.pairs if pair.undeclared is not None),
             *(gone_sentence(pair) for pair in comparison.pairs if pair.gone),
+            *added_sentences(comparison.repeats),
             *(line for pool in tested for line in opened_early(pool)),
         ),
         tested=tuple(tested_sentence(pool, named=len(tested) > 1) for pool in tested),

@@ -359,3 +359,13 @@ def test_searches_that_all_kept_the_reference_say_nothing_of_what_tuning_brings(
     (line,) = headlines_of(some, by_image(some))
     assert "whether tuning changed ws is not settled" in line
     assert "better in 1 and the same in 6 of 7 searches" in line
+
+
+def test_repeats_that_were_added_after_a_result_are_named() -> None:
+    """The first final round of the others ended at 210."""
+    together = [repeat("ws", i, 0.86, created_at=50.0) for i in range(1, 7)]
+    late = repeat("ws", 7, 0.86, created_at=1000.0)
+    assert conclusions_of(together, compare(together)).cautions == ()
+    results = [*together, late]
+    (line,) = conclusions_of(results, compare(results)).cautions
+    assert line.startswith("Of the repeats of ws, ws-7 was created when results of others could be seen: p holds")
