@@ -9,7 +9,7 @@ copies of each other. And what it is worth to keep the best of several searches 
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,27 +25,38 @@ from hpo.study.digits_spec import METRICS
 
 ERROR, ROUNDS, POINT = 1 - stats.LEVEL, 20, 0.01
 LOOKS = Looks(declared=(ROUNDS,))
-SPREADS = {  # standard deviations in points: between searches, of what a round does to all of them, of the rest
-    "searches alike": (0.0, 1.3, 1.3),
-    "searches differ a little": (0.3, 1.3, 1.3),
-    "both alike": (0.5, 2.2, 1.3),
-    "searches differ most": (1.0, 0.3, 1.3),
-    "nothing but the rest": (0.0, 0.0, 1.3),
-    "sharp, as ws-aux": (0.1, 0.3, 0.3),
+Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float64]]
+
+
+def normal(spread: float) -> Draw:
+    """Searches that differ by chance, with this standard deviation in points."""
+    return lambda rng, shape: rng.normal(0, spread, shape)
+
+
+SPREADS: dict[
+    str, tuple[Draw, float, float]
+] = {  # searches; standard deviation of what a round does to all, of the rest
+    "searches alike: 0, 1.3, 1.3": (normal(0), 1.3, 1.3),
+    "searches a little: 0.3, 1.3, 1.3": (normal(0.3), 1.3, 1.3),
+    "searches and rounds: 1, 1.3, 1.3": (normal(1), 1.3, 1.3),
+    "searches most: 1, 0.3, 1.3": (normal(1), 0.3, 1.3),
+    "nothing but the rest: 0, 0, 1.3": (normal(0), 0.0, 1.3),
+    "sharp, as ws-aux: 0.1, 0.3, 0.3": (normal(0.1), 0.3, 0.3),
+    "one search in ten 3 above, 1.3, 1.3": (lambda rng, shape: np.where(rng.random(shape) < 0.1, 2.7, -0.3), 1.3, 1.3),
 }
 SEARCHES = 5  # of which the best is kept
 Rows = Iterable[list[str]]
 
 
 def tables(
-    rng: np.random.Generator, worlds: int, repeats: int, spreads: tuple[float, float, float]
+    rng: np.random.Generator, worlds: int, repeats: int, spreads: tuple[Draw, float, float]
 ) -> NDArray[np.float64]:
     """Differences of repeats in rounds whose true mean is 0, (worlds, K, R)."""
-    between, shared, rest = (0.01 * size for size in spreads)
-    return (
-        rng.normal(0, 1, (worlds, repeats, 1)) * between
-        + rng.normal(0, 1, (worlds, 1, ROUNDS)) * shared
-        + rng.normal(0, 1, (worlds, repeats, ROUNDS)) * rest
+    searches, shared, rest = spreads
+    return 0.01 * (
+        searches(rng, (worlds, repeats, 1))
+        + rng.normal(0, shared, (worlds, 1, ROUNDS))
+        + rng.normal(0, rest, (worlds, repeats, ROUNDS))
     )
 
 
