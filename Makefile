@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-racing bench-overview bench-fleet bench-pages bench-pictures
+	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-verdicts bench-racing bench-overview bench-fleet bench-pages bench-pictures
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
@@ -71,6 +71,9 @@ bench-intervals: $(READY)  ## how often the interval for new test images covers,
 
 bench-looks: $(READY)  ## what it costs to look more than once, by simulation (10 minutes)
 	$(BIN)/python -m bench.looks
+
+bench-verdicts: $(READY)  ## how often verdicts over repeats and of equality are wrong, by simulation (10 minutes)
+	$(BIN)/python -m bench.verdicts
 
 bench-racing: $(READY)  ## what racing would save in the confirm phase, by simulation (a minute)
 	$(BIN)/python -m bench.racing

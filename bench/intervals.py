@@ -27,15 +27,24 @@ EFFECTS = {  # standard deviations by round and by image
 Interval = stats.Interval
 
 
-def world(rng: np.random.Generator, rounds: int, by_round: float, by_image: float) -> tuple[Interval, Interval]:
-    """The interval for new images, and that for new seeds alone."""
+def world(
+    rng: np.random.Generator,
+    rounds: int,
+    by_round: float,
+    by_image: float,
+    *,
+    truth: float = TRUTH,
+    rate: float = 0.68,
+    apart: bool = False,
+) -> tuple[Interval, Interval]:
+    """The interval for new images, and that for new seeds alone; `apart`: the two err on pairs of their own."""
     image_effect, round_effect = rng.normal(0, by_image, IMAGES), rng.normal(0, by_round, rounds)
     a, b = {}, {}
     for r in range(rounds):
         units = np.array([rng.choice(IMAGES, 2, replace=False) for _ in range(PAIRS)])
         u, shift = rng.random(PAIRS), round_effect[r] + image_effect[units].sum(axis=1)
-        a[r] = ScoredRound(scores=(u < np.clip(0.68 + TRUTH + shift, 0, 1)).astype(float), units=units)
-        b[r] = ScoredRound(scores=(u < 0.68).astype(float), units=units)
+        a[r] = ScoredRound(scores=(u < np.clip(rate + truth + shift, 0, 1)).astype(float), units=units)
+        b[r] = ScoredRound(scores=((rng.random(PAIRS) if apart else u) < rate).astype(float), units=units)
     (wider,) = for_new_items([(a, b)], METRICS[0])
     means_a, means_b = ([float(side[r].scores.mean()) for r in side] for side in (a, b))
     alone = stats.paired_difference(means_a, means_b).interval

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]  # ships no types
 
 from bench import measure
-from hpo.analysis import stats
+from hpo.analysis.crossed import Components, variance_components
 from hpo.results.queries import all_results
 from hpo.storage import migrate
 from hpo.storage.engine import open_engine
@@ -25,7 +25,7 @@ from hpo.storage.engine import open_engine
 CONFIGURATIONS, ROUNDS, FIRST = 6, 10, 3
 
 
-def components(record: Path) -> dict[str, stats.Components]:
+def components(record: Path) -> dict[str, Components]:
     """The variance components of each study's confirm phase."""
     with tempfile.TemporaryDirectory(prefix="hpo-bench-") as folder:
         path = Path(folder) / "hpo.db"
@@ -34,14 +34,14 @@ def components(record: Path) -> dict[str, stats.Components]:
         migrate.upgrade(engine)
         by_study = {}
         for result in all_results(engine):
-            table = stats.variance_components([ranked.values for ranked in result.ranking if ranked.whole])
+            table = variance_components([ranked.values for ranked in result.ranking if ranked.whole])
             if table is not None:
                 by_study[result.name] = table
         engine.dispose()
     return by_study
 
 
-def race(rng: np.random.Generator, worlds: int, of: stats.Components, error: float) -> list[float]:
+def race(rng: np.random.Generator, worlds: int, of: Components, error: float) -> list[float]:
     """Share of the rounds saved; how often the best leaves; the winner's loss with racing and without."""
     tests = (CONFIGURATIONS - 1) * (ROUNDS - FIRST)
     saved, left, with_racing, without = [], [], [], []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from hpo.analysis import stats
 from hpo.analysis.pairwise import Pair, Setting, pairs_of, place_of, settings_of
-from hpo.analysis.pooling import Pooling, ScoresOf, evidence
+from hpo.analysis.pooling import Pooling, ScoresOf, evidence, measurement_in
 from hpo.analysis.repeats import Repeats, repeats_of
 from hpo.experiment import shipped
 from hpo.experiment.metric_info import MetricInfo
@@ -59,6 +59,7 @@ class TableRow:
     is_given: bool = False  # labelled as tuned in a study that has searched nothing
     no_spread: bool = False  # all of its rounds are equal in every test item: they count once
     collapsed: tuple[int, ...] = ()  # rounds that are far worse than the others
+    also_of: tuple[str, ...] = ()  # other repeats, which have the same rounds of their reference: one measurement
 
 
 def other_metrics(rows: Iterable[TableRow]) -> list[MetricInfo]:
@@ -222,17 +223,32 @@ def compare(
         rows=tuple(_rows(results, paired.settings, scores or {})),
         settings=paired.settings,
         pairs=paired.pairs,
-        repeats=repeats_of(results, paired.settings),
+        repeats=repeats_of(results, paired.settings, scores),
     )
+
+
+def _measured(results: Sequence[StudyResult]) -> Iterable[list[tuple[StudyResult, FinalResult]]]:
+    """Studies and the configurations that they have tested; repeats whose reference's rounds are the same together."""
+    groups: dict[object, list[tuple[StudyResult, FinalResult]]] = {}
+    for result in results:
+        for final in result.final:
+            if final.rounds:
+                key: object = (result.id, final.label)
+                if result.repeat_group is not None and final.label == result.reference_label:
+                    what = measurement_in(result, final), result.spec.protocol.seed
+                    key = (result.repeat_group, *what, final.planned, final.round_numbers, final.test_values)
+                groups.setdefault(key, []).append((result, final))
+    return groups.values()
 
 
 def _rows(results: Sequence[StudyResult], settings: Sequence[Setting], scores: ScoresOf) -> list[TableRow]:
     """By model: published, the reference configuration, tuned, others."""
     models = models_of(results)
     rows = [row for model in models for row in published_rows(results, *model)]
-    for result in results:
-        measured = [final for final in result.final if final.rounds]
-        rows += [_row(result, final, place_of(result, settings), scores) for final in measured]
+    for group in _measured(results):
+        (result, final), *others = group
+        row = _row(result, final, place_of(result, settings), scores)
+        rows.append(replace(row, also_of=tuple(other.name for other, _ in others)))
 
     def place(row: TableRow) -> tuple[int, int, int]:
         kind = 0 if row.label == PUBLISHED else 1 if row.is_reference else 2 if row.label == TUNED else 3

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy  # type: ignore[import-untyped]  # has no types; loads its parts where they are first used
 from numpy.typing import NDArray
 
-from hpo.analysis.stats import LEVEL, Interval
+from hpo.analysis.stats import LEVEL, Interval, Variance, student_interval
 from hpo.experiment.jackknife import column_of
 from hpo.experiment.metric_info import MetricInfo
 from hpo.results.records import StudyResult
@@ -115,39 +114,54 @@ def _for_new_items(
     a: ScoredRounds, b: ScoredRounds, metric: MetricInfo, level: float, *, fewest: int
 ) -> ForNewItems | None:
     common = sorted(a.keys() & b.keys())
-    if len(common) < fewest or not all(np.array_equal(a[r].units, b[r].units) for r in common):
+    if len(common) < fewest:
         return None
     rounds = len(common)
     improvements = np.array(
         [float(metric.improvement(*(metric.combined(s[r].scores) for s in (a, b)))) for r in common]
     )
-    influences, n = _influences(a, b, common, metric)
-    scale = n / max(1, n - 1)  # as a sample's variance has it
-    if rounds == 1:  # all rounds are equal: new units alone
-        by_rounds, by_units = 0.0, scale * float((influences**2).sum())
-    else:
-        by_rounds = float(improvements.var(ddof=1)) / rounds
-        products = influences.sum(axis=0) ** 2 - (influences**2).sum(axis=0)  # of different rounds, (N,)
-        by_units = scale * max(0.0, float(products.sum()) / (rounds * (rounds - 1)))
-    total = by_rounds + by_units
-    if not math.isfinite(total):
+    spread = 0.0 if rounds == 1 else float(improvements.var(ddof=1)) / rounds  # one: all are equal, new units alone
+    by_rounds = Variance(value=spread, freedom=max(1, rounds - 1))
+    by_units = variance_from_units([(a, b)], common, metric)
+    if by_units is None or not math.isfinite(by_rounds.value + by_units.value):
         return None
-    mean = float(improvements.mean())
-    half = 0.0
-    if total > 0:
-        inverse = by_rounds**2 / max(1, rounds - 1) + by_units**2 / max(1, n - 1)
-        half = float(scipy.stats.t.ppf((1 + level) / 2, total**2 / inverse)) * math.sqrt(total)
     method = "variance components of rounds and units"
-    interval = Interval(low=mean - half, high=mean + half, level=level, method=method)
-    return ForNewItems(interval=interval, from_units=by_units / total if total > 0 else None)
+    interval = student_interval(float(improvements.mean()), (by_rounds, by_units), level, method)
+    return ForNewItems(interval=interval, from_units=share_of(by_units, by_rounds))
 
 
-def _influences(a: ScoredRounds, b: ScoredRounds, common: Sequence[int], metric: MetricInfo) -> tuple[ItemArray, int]:
-    """By round and unit (R, N) how the improvement changes with the unit's weight; and N."""
-    distinct = np.unique(np.concatenate([a[r].units.ravel() for r in common]))
+def share_of(part: Variance, rest: Variance) -> float | None:
+    """A part's share of the variance; None where there is none."""
+    total = part.value + rest.value
+    return part.value / total if total > 0 else None
+
+
+def variance_from_units(
+    sides: Sequence[tuple[ScoredRounds, ScoredRounds]], common: Sequence[int], metric: MetricInfo
+) -> Variance | None:
+    """The units' part in the variance of the mean improvement over these rounds, and over several such comparisons.
+
+    None where the two of a comparison were not tested on the same units in the same order.
+    """
+    if not all(np.array_equal(a[r].units, b[r].units) for a, b in sides for r in common):
+        return None
+    influences, n = _influences(sides, common, metric)
+    rounds = len(common)
+    scale = n / max(1, n - 1)  # as a sample's variance has it
+    products = influences.sum(axis=0) ** 2 - (influences**2).sum(axis=0)  # of different rounds, (N,)
+    value = (influences**2).sum() if rounds == 1 else max(0.0, products.sum()) / (rounds * (rounds - 1))
+    return Variance(value=scale * float(value), freedom=max(1, n - 1))
+
+
+def _influences(
+    sides: Sequence[tuple[ScoredRounds, ScoredRounds]], common: Sequence[int], metric: MetricInfo
+) -> tuple[ItemArray, int]:
+    """By round and unit (R, N) how the mean improvement changes with the unit's weight; and N."""
+    distinct = np.unique(np.concatenate([a[r].units.ravel() for a, _ in sides for r in common]))
     by_unit = np.zeros((len(common), len(distinct)))
     for row, r in zip(by_unit, common, strict=True):
-        of_items = metric.sign * (metric.influences(a[r].scores) - metric.influences(b[r].scores))
-        for column in np.searchsorted(distinct, a[r].units).T:  # an item counts with each of its units' weights
-            row += np.bincount(column, of_items, len(distinct))
+        for a, b in sides:
+            of_items = metric.sign * (metric.influences(a[r].scores) - metric.influences(b[r].scores)) / len(sides)
+            for column in np.searchsorted(distinct, a[r].units).T:  # an item counts with each of its units' weights
+                row += np.bincount(column, of_items, len(distinct))
     return by_unit, len(distinct)

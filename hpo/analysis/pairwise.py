@@ -120,6 +120,7 @@ class PairSide:
     study: str
     study_id: int
     trials: int  # of its search; 0: nothing was searched there, and a tuned configuration was given
+    is_repeat: bool  # whether the study is one of several that repeat a search
     mean: float  # over the common rounds
 
 
@@ -137,32 +138,17 @@ class Undeclared:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """Two configurations over their common rounds; above 0, a is better."""
+class Contrast:
+    """A mean difference and what is concluded from it; above 0, a is better."""
 
-    kind: PairKind
     family: Family  # within which p is corrected
     setting: int
-    a: PairSide
-    b: PairSide
     metric: MetricInfo
     epochs: int | None  # of a training; None: the model's affair
-    rounds: tuple[int, ...]  # numbers of the common rounds that count
-    seeds: tuple[tuple[int, int], ...]  # their protocols' seeds, in the order of `rounds`, and how many each has
-    looks: Looks
-    difference: stats.PairedDifference  # its interval holds together with those of the other looks
-    outperforming: stats.Outperforming
-    test: stats.SignFlip  # over all looks so far
+    difference: stats.PairedDifference
     p_holm: float  # corrected within family and setting
-    pairing: stats.Pairing
-    detectable: float | None  # true difference that would be clear 4 times in 5; None: so few rounds detect none
     items: stats.Interval | None = None  # of the difference for new seeds and new test items; needs all rounds' scores
-    from_items: float | None = None  # share of that interval's variance that comes from the items, not from the rounds
-    unanswered: int = 0  # rounds without single scores although others have them: one prevents that interval
-    same_items: bool = False  # every round was tested on the same items
-    repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
-    undeclared: Undeclared | None = None  # what more rounds say that no look was declared for
-    gone: tuple[int, ...] = ()  # protocol seeds of comparisons of the two by studies that are not shown
+    from_items: float | None = None  # share of that interval's variance that comes from the items alone
     items_name: str = "test items"  # what single test items are called
 
     @property
@@ -184,6 +170,27 @@ class Pair:
             return False
         intervals = [i for i in (self.difference.interval, self.items) if i is not None]
         return all(-margin < i.low and i.high < margin for i in intervals)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair(Contrast):
+    """Two configurations over their common rounds; intervals hold together with those of the other looks."""
+
+    kind: PairKind
+    a: PairSide
+    b: PairSide
+    rounds: tuple[int, ...]  # numbers of the common rounds that count
+    seeds: tuple[tuple[int, int], ...]  # their protocols' seeds, in the order of `rounds`, and how many each has
+    looks: Looks
+    outperforming: stats.Outperforming
+    test: stats.SignFlip  # over all looks so far
+    pairing: stats.Pairing
+    detectable: float | None  # true difference that would be clear 4 times in 5; None: so few rounds detect none
+    unanswered: int = 0  # rounds without single scores although others have them: one prevents that interval
+    same_items: bool = False  # every round was tested on the same items
+    repeated: int = 0  # rounds that are equal to others in every item on both sides, and do not count
+    undeclared: Undeclared | None = None  # what more rounds say that no look was declared for
+    gone: tuple[int, ...] = ()  # protocol seeds of comparisons of the two by studies that are not shown
 
 
 def label_of(result: StudyResult, which: Literal["tuned", "reference"]) -> str:
@@ -346,6 +353,7 @@ def _side(result: StudyResult, label: str, mean: float) -> PairSide:
         study=result.name,
         study_id=result.id,
         trials=result.trials.total,
+        is_repeat=result.repeat_group is not None,
         mean=mean,
     )
 

@@ -44,7 +44,7 @@ class Need:
     comparisons: int  # for which the test is corrected
     number: int | None  # of rounds or repeats; None: more than there can be
     looks: Looked | None = None  # of rounds, where several looks were asked for
-    floor: float | None = None  # smallest difference that would be found for new test items, however many rounds
+    floor: float | None = None  # a smaller difference stays hidden, for new test items or behind what repeats share
 
 
 def needs_of(comparison: Comparison, difference: float, power: float, looks: int = 1) -> list[Need]:
@@ -79,10 +79,11 @@ def _over_repeats(comparison: Comparison, difference: float, power: float) -> It
                     difference,
                     power,
                     pair.difference.std,
-                    comparisons=len(family),
+                    comparisons=sum(other.setting == pair.setting for other in family),
                     measured=len(pair.numbers),
                     metric=pair.metric,
                     unit="repeats",
+                    shared=_shared_by_repeats(pair),
                 )
 
 
@@ -98,10 +99,16 @@ def need(
     unit: str = "rounds",
     looks: int = 1,
     floor: float | None = None,
+    shared: float = 0.0,
 ) -> Need:
-    """What it takes for one comparison: the test that it must pass is that of Holm's first step."""
+    """What it takes for one comparison: the test that it must pass is that of Holm's first step.
+
+    `shared` is the standard error that all repeats share, however many there are, for their rounds are the same.
+    """
     error = ERROR / comparisons
-    number = number_needed(difference, spread, power, error)
+    hidden = _reach(error, power) * shared
+    left = difference**2 - hidden**2  # what repeats may add to the standard error, as the difference that shows it
+    number = number_needed(sqrt(left), spread, power, error) if left > 0 else None
     looked = None if number is None or looks == 1 else _looked(number, looks, power, error)
     return Need(
         what=what,
@@ -112,7 +119,7 @@ def need(
         comparisons=comparisons,
         number=number,
         looks=looked,
-        floor=floor,
+        floor=hidden if shared else floor,
     )
 
 
@@ -124,6 +131,11 @@ def number_needed(difference: float, spread: float, power: float, error: float) 
         if detectable is not None and detectable <= difference:
             return n
     return None
+
+
+def _shared_by_repeats(pair: RepeatPair) -> float:
+    """The standard error that rounds bring to the difference of all repeats alike."""
+    return 0.0 if pair.components is None else sqrt(pair.components.shared / pair.components.rounds)
 
 
 def _looked(number: int, looks: int, power: float, error: float) -> Looked:

@@ -91,6 +91,31 @@ def t_interval(values: Numbers, level: float = LEVEL) -> Interval | None:
     return Interval(low=centre - half, high=centre + half, level=level, method="t")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variance:
+    """An estimate of the variance of a mean, or of a part of it."""
+
+    value: float
+    freedom: float  # degrees of freedom of the estimate
+
+
+def student_interval(centre: float, parts: Sequence[Variance], level: float, method: str) -> Interval:
+    """Student's interval where the variance has several parts, with degrees of freedom after Satterthwaite (1946)."""
+    total = math.fsum(part.value for part in parts)
+    half = 0.0
+    if total > 0:
+        inverse = math.fsum(part.value**2 / part.freedom for part in parts)
+        half = float(scipy.stats.t.ppf((1 + level) / 2, total**2 / inverse)) * math.sqrt(total)
+    return Interval(low=centre - half, high=centre + half, level=level, method=method)
+
+
+def student_p(mean_difference: float, variance: Variance) -> float:
+    """The two-sided p of Student's test that the mean is 0."""
+    if variance.value <= 0:
+        return float(mean_difference == 0)
+    return float(2 * scipy.stats.t.sf(abs(mean_difference) / math.sqrt(variance.value), variance.freedom))
+
+
 def bca_interval(
     values: Numbers, statistic: Callable[..., object], level: float = LEVEL, seed: int = 0
 ) -> Interval | None:
@@ -295,62 +320,6 @@ def detectable_difference(spread: float, n: int, power: float = 0.8, alpha: floa
     while excess(high) < 0:
         high *= 2
     return float(scipy.optimize.brentq(excess, 0.0, high)) * spread / math.sqrt(n)
-
-
-# --- A crossed table --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Components:
-    """Variances of a crossed table with one value a cell: searches x rounds, both random."""
-
-    searches: int
-    rounds: int
-    between: float  # variance between searches; an estimate below 0 is 0
-    interval: Interval  # of it
-    shared: float  # variance between rounds, which all searches share: the draw; an estimate below 0 is 0
-    residual: float  # the rest: chance in one round of one configuration
-    p: float  # of the F test of "searches do not differ"
-
-
-def variance_components(table: Sequence[Numbers], level: float = LEVEL) -> Components | None:
-    """Two-way random effects by the analysis of variance; rows are searches, columns rounds; None below 2 x 2.
-
-    Not one-way: rounds with the same number share their draw, so a row's spread has a part that cancels between rows.
-    Subtracting that part would hide real differences between searches. The interval of the variance between searches is
-    Williams' (Biometrika 49, 1962, p. 278): its nominal 95 % are at least 90 %, and about 95 % in simulation.
-    """
-    x = np.asarray(table, dtype=np.float64)
-    searches, rounds = x.shape
-    if searches < 2 or rounds < 2:
-        return None
-    by_search, by_round, overall = x.mean(axis=1), x.mean(axis=0), x.mean()
-    rounding = (1e-12 * float(np.abs(x).max())) ** 2 * x.size  # below: equal searches, which give exactly 0
-
-    def squares(deviations: NDArray[np.float64]) -> float:
-        total = float((deviations**2).sum())
-        return total if total > rounding else 0.0
-
-    ss_between = rounds * squares(by_search - overall)
-    ms_between = ss_between / (searches - 1)
-    ms_rounds = searches * squares(by_round - overall) / (rounds - 1)
-    freedom = (searches - 1) * (rounds - 1)
-    residual = squares(x - by_search[:, None] - by_round + overall) / freedom
-    ratio = ms_between / residual if residual > 0 else math.inf if ms_between > 0 else 0.0
-    ends = []
-    for tail in ((1 + level) / 2, (1 - level) / 2):
-        f = float(scipy.stats.f.ppf(tail, searches - 1, freedom))
-        chi2 = float(scipy.stats.chi2.ppf(tail, searches - 1))
-        ends.append(max(0.0, ss_between * (1 - f / ratio) / (rounds * chi2)) if ratio > 0 else 0.0)
-    return Components(
-        searches=searches,
-        rounds=rounds,
-        between=max(0.0, (ms_between - residual) / rounds),
-        interval=Interval(low=ends[0], high=ends[1], level=level, method="Williams"),
-        shared=max(0.0, (ms_rounds - residual) / searches),
-        residual=residual,
-        p=float(scipy.stats.f.sf(ratio, searches - 1, freedom)),
-    )
 
 
 def _differences(a: Numbers, b: Numbers) -> tuple[float, ...]:

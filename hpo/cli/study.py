@@ -148,21 +148,24 @@ def create(
         budget = f"{trials_text(planned.spec)}, {planned.spec.protocol.final_rounds} final rounds"
         print_message(f"study {created['name']}: {created['state']} ({budget})")
     if repeat > 1:
-        print_message(_what_repeats_decide(repeat, len({(p.spec.experiment, p.spec.model) for p in plan})))
+        models = len({(p.spec.experiment, p.spec.model) for p in plan})
+        print_message(_what_repeats_decide(repeat, models, min(p.spec.protocol.final_rounds for p in plan)))
     if not dry_run:
         places = dict.fromkeys(place for planned in plan if (place := planned.data.locator) is not None)
         options = "".join(f" --experiment {place}" for place in places)
         print_message(f"next: `hpo worker{options} --drain` trains them; `hpo study list` shows how far they are")
 
 
-def _what_repeats_decide(repeat: int, models: int) -> str:
-    """What so many repeats of so many models can show at best."""
+def _what_repeats_decide(repeat: int, models: int, rounds: int) -> str:
+    """What so many repeats of so many models can show at best, with so many final rounds."""
     from hpo.study.repeats import LEVEL, comparisons_of, fewest_repeats, smallest_p
 
     comparisons = comparisons_of(models)
-    smallest, enough = smallest_p(repeat, comparisons), fewest_repeats(comparisons)
-    several = "" if comparisons == 1 else f", corrected for {comparisons} pairs of models"
-    verdict = "" if smallest < LEVEL else f": too few to decide anything, {enough} are the fewest that can"
+    smallest, enough = smallest_p(min(repeat, rounds), comparisons), fewest_repeats(comparisons)
+    several = "" if comparisons == 1 else f", corrected for {comparisons} comparisons"
+    number, unit = (repeat, "repeats") if repeat <= rounds else (rounds, "final rounds")
+    few = "too few" if unit == "repeats" else f"{number} final rounds are too few"
+    verdict = "" if smallest < LEVEL else f": {few} to decide anything, {enough} are the fewest that can"
     return f"{repeat} repeats: the smallest p that their comparison can give is {smallest:.2g}{several}{verdict}"
 
 

@@ -1,6 +1,5 @@
 """Sentences: what the comparison comes to, for readers who skip the tables."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +19,13 @@ from hpo.analysis.pairwise import (
     representatives,
 )
 from hpo.analysis.provenance import Provenance
-from hpo.analysis.repeats import RepeatPair, Repeats
+from hpo.analysis.repeats import Repeats
 from hpo.analysis.tuning import Tuning
-from hpo.experiment.metric_info import MetricInfo
 from hpo.report.cautions import budget_warning, cautions
-from hpo.report.formats import Scale, figures, reference
+from hpo.report.formats import Scale, reference
 from hpo.report.pool_sentences import opened_early, tested_sentence
+from hpo.report.repeat_sentences import added_sentences, repeat_headlines
+from hpo.report.verdicts import after_epochs, between_models, by_tuning, sizes, verdict_on
 from hpo.results.records import StudyResult
 from hpo.study.labels import TUNED
 
@@ -46,14 +46,15 @@ def conclusions_of(
     """All sentences about a comparison of these results, and about how often their test items were looked at."""
     return Conclusions(
         headlines=(
-            *headlines(results, comparison.pairs, comparison.settings),
-            *repeat_headlines(comparison.repeats),
+            *repeat_headlines(comparison.repeats, lambda place: _where(results, comparison.settings, place)),
+            *headlines(results, comparison.pairs, comparison.settings, comparison.repeats),
         ),
         budget=budget_warning(results),
         cautions=(
             *cautions(results, comparison.settings),
             *(undeclared_sentence(pair) for pair in comparison.pairs if pair.undeclared is not None),
             *(gone_sentence(pair) for pair in comparison.pairs if pair.gone),
+            *added_sentences(comparison.repeats),
             *(line for pool in tested for line in opened_early(pool)),
         ),
         tested=tuple(tested_sentence(pool, named=len(tested) > 1) for pool in tested),
@@ -74,15 +75,36 @@ def _where(results: Sequence[StudyResult], settings: Sequence[Setting], place: i
     return f" [{', '.join(parts)}]" if parts else ""
 
 
-def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: Sequence[Setting]) -> list[str]:
-    """A sentence for each pair of models (tuned where both are), and one for the effect of tuning each model."""
+def headlines(
+    results: Sequence[StudyResult], pairs: Sequence[Pair], settings: Sequence[Setting], repeats: Repeats | None = None
+) -> list[str]:
+    """A sentence for each pair of models (tuned where both are), and one for the effect of tuning each model.
+
+    Where repeats can decide, one search of several is left to the tables: it would say the same with less behind it, or
+    seem to contradict.
+    """
     lines = []
     inconclusive = {result.id for result in results if result.is_inconclusive}
+    decided = {
+        (pair.setting, pair.a, pair.b)
+        for pair in (() if repeats is None else (*repeats.models, *repeats.tuning))
+        if pair.difference.interval is not None and pair.test.smallest < 1 - stats.LEVEL
+    }
+    groups = set() if repeats is None else {group.group for group in repeats.groups}
     for index, setting in enumerate(settings):
         suffix = _where(results, settings, index)
-        of_setting = [pair for pair in pairs if pair.setting == index and not inconclusive & _tuned_studies(pair)]
+        of_setting = [
+            pair
+            for pair in pairs
+            if pair.setting == index and not inconclusive & _tuned_studies(pair) and not _repeated(pair) & decided
+        ]
         by_kind = [pair for kind in (BETWEEN_REFERENCE, BETWEEN_TUNED) for pair in of_setting if pair.kind == kind]
-        between = {(pair.a.model, pair.b.model): pair for pair in by_kind}  # tuned pairs replace the reference's
+        # Tuned pairs replace the reference's, here or over repeats.
+        between = {
+            (pair.a.model, pair.b.model): pair
+            for pair in by_kind
+            if pair.kind == BETWEEN_TUNED or (index, pair.a.model, pair.b.model) not in decided
+        }
         lines += [between_sentence(pair) + suffix for pair in between.values()]
         lines += [tuning_sentence(pair) + suffix for pair in of_setting if pair.kind == TUNING]
         for result in representatives(results, setting, "tuned"):
@@ -90,10 +112,24 @@ def headlines(results: Sequence[StudyResult], pairs: Sequence[Pair], settings: S
             if result.is_inconclusive:
                 failed = f"{result.trials.failed} of {result.trials.total} trials of its search failed"
                 lines.append(f"Nothing is concluded about tuning {result.model}: {failed}.{suffix}")
-            elif tuned is not None and tuned.same_as is not None:
+            elif tuned is not None and tuned.same_as is not None and result.repeat_group not in groups:
                 won = f"{reference(result.reference_label)} won the confirm phase, and no other was tested"
-                lines.append(f"What tuning brings {result.model} is open: {won}.{suffix}")
+                lines.append(f"What tuning brings {result.model} is open{_by(result)}: {won}.{suffix}")
     return lines
+
+
+def _repeated(pair: Pair) -> set[tuple[int, str, str]]:
+    """What a pair would be called among those over repeats; empty where it stands for itself."""
+    if pair.kind == BETWEEN_TUNED and pair.a.is_repeat and pair.b.is_repeat:
+        return {(pair.setting, pair.a.model, pair.b.model)}
+    if pair.kind == TUNING and pair.a.is_repeat:
+        return {(pair.setting, f"{pair.a.model} {pair.a.label}", f"{pair.b.model} {pair.b.label}")}
+    return set()
+
+
+def _by(result: StudyResult) -> str:
+    """Which of several searches it was."""
+    return "" if result.repeat_group is None else f" after the search {result.name}"
 
 
 def _tuned_studies(pair: Pair) -> set[int]:
@@ -104,30 +140,21 @@ def _tuned_studies(pair: Pair) -> set[int]:
 def between_sentence(pair: Pair) -> str:
     """How two models compare."""
     a, b = (pair.a, pair.b) if pair.difference.mean >= 0 else (pair.b, pair.a)
-    how = _how(pair)
-    if pair.is_immaterial:
-        verdict = f"{a.model} and {b.model} are equal in practice ({_margin(pair.metric)})"
-    elif pair.clear:
-        verdict = f"{a.model} is better than {b.model}{_immaterial(pair)}"
-    elif pair.clear_on_these_items:
-        verdict = f"{a.model} is better than {b.model} on these {pair.items_name}{_immaterial(pair)}"
-    elif pair.difference.interval is not None and pair.difference.interval.excludes_zero:
-        verdict = f"{a.model} did better than {b.model}, though {_why_open(pair, 'rounds')}"
-    else:
-        verdict = f"{a.model} and {b.model} cannot be told apart"
+    verdict = verdict_on(pair, between_models(a.model, b.model))
     scale = Scale(pair.metric)
     means = f"their test {scale.name} is {scale.value(a.mean)} and {scale.value(b.mean)}"
-    return f"{verdict}: {how}, {means}, {_difference(pair)}."
+    return f"{verdict}: {_how(pair)}, {means}, {_difference(pair)}."
 
 
 def _how(pair: Pair) -> str:
     """Which configurations of the two models are compared, and after how many epochs."""
-    after = f" at {pair.epochs} epochs" if pair.epochs else ""
+    after = after_epochs(pair)
     if pair.kind == BETWEEN_REFERENCE:
         return f"both with {reference(pair.a.label)}{after}"
     tuned = [side for side in (pair.a, pair.b) if side.label == TUNED]
     if len(tuned) == 2 and all(side.trials for side in tuned):
-        return f"both tuned by one search each{after}"
+        searches = f" ({pair.a.study} and {pair.b.study})" if pair.a.is_repeat or pair.b.is_repeat else ""
+        return f"both tuned by one search each{searches}{after}"
     if len(tuned) == 2 and not any(side.trials for side in tuned):
         return f"both with configurations given as tuned{after}"
     sides = (f"{side.model} {_origin(side)}" for side in (pair.a, pair.b))
@@ -138,122 +165,24 @@ def _origin(side: PairSide) -> str:
     """Where a configuration comes from."""
     if side.label != TUNED:
         return "with nothing to tune"
-    return "tuned by one search" if side.trials else "with a configuration given as tuned"
+    return _searched(side) if side.trials else "with a configuration given as tuned"
+
+
+def _searched(side: PairSide) -> str:
+    return f"tuned by one search{f' ({side.study})' if side.is_repeat else ''}"
 
 
 def tuning_sentence(pair: Pair) -> str:
     """What tuning did to one model."""
     scale, model = Scale(pair.metric), pair.a.model
-    did = "improved" if pair.difference.mean > 0 else "harmed"
     tuning = "tuning" if pair.a.trials else "the configuration given as tuned"
-    if pair.is_immaterial:
-        verdict = f"{tuning} made no practical difference to {model} ({_margin(pair.metric)})"
-    elif pair.clear:
-        verdict = f"{tuning} {did} {model}{_immaterial(pair)}"
-    elif pair.clear_on_these_items:
-        verdict = f"{tuning} {did} {model} on these {pair.items_name}{_immaterial(pair)}"
-    else:
-        verdict = f"whether {tuning} changed {model} is not settled"
-    after = f" at {pair.epochs} epochs" if pair.epochs else ""
+    verdict = verdict_on(pair, by_tuning(tuning, model, up=pair.difference.mean > 0))
+    after = after_epochs(pair)
     return (
         f"{verdict[0].upper()}{verdict[1:]}: test {scale.name} {scale.value(pair.a.mean)} "
-        f"{'tuned by one search' if pair.a.trials else 'with it'}, {scale.value(pair.b.mean)} with "
+        f"{_searched(pair.a) if pair.a.trials else 'with it'}, {scale.value(pair.b.mean)} with "
         f"{reference(pair.b.label)}{after}, {_difference(pair)}."
     )
-
-
-def _margin(metric: MetricInfo) -> str:
-    scale = Scale(metric)
-    assert metric.margin is not None
-    margin = math.log1p(metric.margin) if metric.is_relative else metric.margin
-    (size,) = scale.in_words([margin], signed=False)
-    return f"a difference below {'a factor of ' if metric.is_relative else ''}{size}{scale.apart} counts as none"
-
-
-def _immaterial(pair: Pair) -> str:
-    """What a clear difference that is too small to matter is called."""
-    margin = pair.metric.margin
-    small = margin is not None and abs(pair.difference.mean) < margin
-    return f", by less than what matters ({_margin(pair.metric)})" if small else ""
-
-
-def repeat_headlines(repeats: Repeats) -> list[str]:
-    """A sentence for each pair of models over repeats, and one for the effect of tuning each model."""
-    lines = []
-    for pair in repeats.models:
-        a, b, sign = (pair.a, pair.b, 1) if pair.difference.mean >= 0 else (pair.b, pair.a, -1)
-        verdict = _repeat_verdict(
-            pair, f"{a} is better than {b}", f"{a} did better than {b}", f"{a} and {b} cannot be told apart"
-        )
-        lines.append(f"Over {_searches(pair)}, {verdict}: {_over_repeats(pair, sign, ' apart')}.")
-    for pair in repeats.tuning:
-        model, up = pair.a.removesuffix(f" {TUNED}"), pair.difference.mean > 0
-        verdict = _repeat_verdict(
-            pair,
-            f"tuning {'improved' if up else 'harmed'} {model}",
-            f"{model} did {'better' if up else 'worse'} tuned",
-            f"whether tuning changed {model} is not settled",
-        )
-        lines.append(f"Over {_searches(pair)}, {verdict}: {_over_repeats(pair, 1)}.")
-    return lines
-
-
-def _repeat_verdict(pair: RepeatPair, clear: str, leaning: str, unsettled: str) -> str:
-    if pair.clear:
-        return clear
-    interval = pair.difference.interval
-    if interval is None or not interval.excludes_zero:
-        return unsettled
-    return f"{leaning}, though {_why_open(pair, 'repeats')}"
-
-
-def repeat_sentences(repeats: Repeats) -> list[str]:
-    """How much the outcome of each repeated search depends on chance."""
-    lines = []
-    for group in repeats.groups:
-        scale = Scale(group.metric)
-        reach = "reach" if scale.is_percent else f"reach a test {scale.name} of"
-        tuned = f"the tuned configurations of {len(group.repeats)} searches"
-        line = f"{group.group}: {tuned} {reach} {scale.value(group.mean)}"
-        if group.interval is not None:
-            low, high = scale.value(group.interval.low), scale.value(group.interval.high)
-            line += f" on average (95% interval for such a search's expected result {low} to {high})"
-        if group.components is not None:
-            c = group.components
-            size, least, most = (deviation(v, scale) for v in (c.between, c.interval.low, c.interval.high))
-            unit = " points" if scale.is_percent else scale.unit
-            line += (
-                f"; they differ by a standard deviation of {size}{unit} beyond the noise of {c.rounds} rounds "
-                f"(95% interval {least} to {most})"
-            )
-        lines.append(f"{line}.")
-    return lines
-
-
-def deviation(variance: float, scale: Scale) -> str:
-    """The standard deviation of values: points of an accuracy, else in the metric's unit."""
-    size = math.sqrt(variance)
-    return f"{100 * size:.2f}" if scale.is_percent else figures(size, 3)
-
-
-def _searches(pair: RepeatPair) -> str:
-    return f"{len(pair.numbers)} repeats of the search"
-
-
-def _over_repeats(pair: RepeatPair, sign: int, apart: str = "") -> str:
-    """The size with its interval over repeats; `apart` follows a distance, which has no sign."""
-    d, scale = pair.difference, Scale(pair.metric)
-    assert d.interval is not None  # there are at least two repeats
-    size, low, high = _sizes(scale, sign, d.mean, d.interval, signed=not apart)
-    wins = sum(sign * x > 0 for x in d.values)
-    return f"{size}{apart} (95% interval {low} to {high}; better in {wins} of {len(d.values)})"
-
-
-def _why_open(pair: Pair | RepeatPair, unit: str) -> str:
-    """Why an interval without 0 is not enough; `unit` is what the test counts, in the plural."""
-    if pair.test.smallest >= 1 - stats.LEVEL:
-        return f"{pair.test.n} {unit} are too few for a test (the smallest possible p is {pair.test.smallest:.2g})"
-    return f"the corrected test does not settle it (p = {pair.p_holm:.2g})"
 
 
 def _difference(pair: Pair) -> str:
@@ -261,13 +190,13 @@ def _difference(pair: Pair) -> str:
     tuning, scale = pair.kind == TUNING, Scale(pair.metric)
     sign = 1 if tuning or pair.difference.mean >= 0 else -1
     interval = pair.difference.interval
-    size, *ends = _sizes(scale, sign, pair.difference.mean, interval, signed=tuning)
+    size, *ends = sizes(scale, sign, pair.difference.mean, interval, signed=tuning)
     words = size + ("" if tuning else " apart")
     if interval is None and not pair.repeated:
         return f"{words} in a single round, which says nothing about its uncertainty"
     items = ""
     if pair.items is not None:
-        _, low, high = _sizes(scale, sign, pair.difference.mean, pair.items, signed=tuning)
+        _, low, high = sizes(scale, sign, pair.difference.mean, pair.items, signed=tuning)
         items = f"{low} to {high}"
     if interval is None:
         every = f"all {len(pair.rounds) + pair.repeated} rounds are equal in every test item, so they count once"
@@ -292,7 +221,7 @@ def undeclared_sentence(pair: Pair) -> str:
     beyond, scale = pair.undeclared, Scale(pair.metric)
     assert beyond is not None
     tuning, sign = pair.kind == TUNING, 1 if beyond.mean >= 0 else -1
-    size, *_ = _sizes(scale, sign, beyond.mean, None, signed=tuning)
+    size, *_ = sizes(scale, sign, beyond.mean, None, signed=tuning)
     ahead = "the difference is" if tuning else f"{(pair.a if sign > 0 else pair.b).model} is ahead by"
     looks = " and ".join(map(str, beyond.looks))
     others = {seed for seed, _ in beyond.seeds} != {pair.seeds[0][0]}
@@ -321,19 +250,6 @@ def _both(pair: Pair) -> str:
     return f"{pair.a.model} and {pair.b.model} ({_how(pair)})"
 
 
-def _sizes(
-    scale: Scale, sign: int, improvement: float, interval: stats.Interval | None, *, signed: bool
-) -> tuple[str, ...]:
-    """A difference with its unit, and the ends of its interval without.
-
-    Signed ones are changes of the metric, which fall where lower is better; others are distances, turned by `sign`.
-    """
-    turn = scale.metric.sign if signed else sign
-    ends = [] if interval is None else sorted(turn * end for end in (interval.low, interval.high))
-    size, *shown = scale.in_words([turn * improvement, *ends], signed=signed)
-    return (f"a factor of {size}" if scale.metric.is_relative else f"{size}{scale.apart}"), *shown
-
-
 # --- Notes on single rows, pairs and studies --------------------------------------------------------------
 
 
@@ -344,6 +260,9 @@ def row_note(row: TableRow) -> str:
         notes.append("given as tuned: nothing was searched in its study")
     if row.same_as is not None:
         notes.append(f"{reference(row.same_as)} won the confirm phase: the same rounds")
+    if row.also_of:
+        repeats = "another repeat" if len(row.also_of) == 1 else f"{len(row.also_of)} other repeats"
+        notes.append(f"the same rounds with the same results in {repeats}: one measurement")
     if row.rounds < row.planned:
         notes.append(f"{row.rounds} of {row.planned} rounds")
     if row.no_spread:

@@ -39,13 +39,19 @@ def _notes(needs: Sequence[Need], models: int) -> list[str]:
         "Spread: standard deviation of the paired difference. Needed: at the level that Holm's correction for so many "
         "tests asks of the first one."
     ]
-    floors = [need for need in needs if need.floor]
-    if floors:
-        worst = max(floors, key=lambda need: need.floor or 0.0)
-        lines.append(
-            f"For new test items too, however many rounds: a difference below {_size(worst, worst.floor or 0.0)} "
-            f"({worst.what}) stays hidden behind which items there were; only more test items show it."
-        )
+    for unit, first, last in (
+        (
+            "rounds",
+            "For new test items too, however many rounds",
+            "which items there were; only more test items show it",
+        ),
+        ("repeats", "However many repeats", "what their rounds have in common; only more final rounds show it"),
+    ):
+        floors = [need for need in needs if need.floor and need.unit == unit]
+        if floors:
+            worst = max(floors, key=lambda need: need.floor or 0.0)
+            size = _size(worst, worst.floor or 0.0)
+            lines.append(f"{first}: a difference below {size} ({worst.what}) stays hidden behind {last}.")
     if not any(need.unit == "repeats" for need in needs):
         lines.append(
             "How far another search would lead is not measured here (`hpo study create --repeat` does, --search-spread "

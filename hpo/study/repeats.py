@@ -32,15 +32,18 @@ def repeat_spec(spec: StudySpec, number: int) -> StudySpec:
 
 
 def comparisons_of(models: int) -> int:
-    """How many pairs of so many models there are; at least the one of tuned and reference."""
-    return max(1, models * (models - 1) // 2)
+    """For how many comparisons the tests of so many models are corrected, in the larger of their two families.
+
+    One is that of the pairs of models, the other that of each model's tuned and reference configuration.
+    """
+    return max(models, models * (models - 1) // 2)
 
 
-def smallest_p(repeats: int, comparisons: int) -> float:
-    """The smallest p that a sign-flip test over so many repeats can give, corrected for so many comparisons."""
-    return min(1.0, comparisons * 2 * 0.5**repeats)
+def smallest_p(number: int, comparisons: int) -> float:
+    """The smallest p that a sign-flip test of so many repeats, or rounds, can give, corrected for the comparisons."""
+    return min(1.0, comparisons * 2 * 0.5**number)
 
 
 def fewest_repeats(comparisons: int) -> int:
-    """From how many repeats on that is small enough to decide anything."""
+    """From how many repeats, or rounds, on that is small enough to decide anything."""
     return math.ceil(math.log2(2 * comparisons / LEVEL))

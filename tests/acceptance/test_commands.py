@@ -99,7 +99,7 @@ def test_repeats(hpo: Hpo) -> None:
     """Independent studies of one spec, each with a seed of its own, whose rounds are the same."""
     said = hpo("study", "create", "--model", "all", "--repeat", "5", "--dry-run").output
     assert (
-        "5 repeats: the smallest p that their comparison can give is 0.19, corrected for 3 pairs of models: too few to "
+        "5 repeats: the smallest p that their comparison can give is 0.19, corrected for 3 comparisons: too few to "
         "decide anything, 7 are the fewest that can" in said
     )
     made = hpo.json("study", "create", "--file", hpo.study(trials=1), "--repeat", "2")

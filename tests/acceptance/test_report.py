@@ -447,7 +447,7 @@ def test_repeats_stand_in_all_forms(sqlite_engine: Engine, tmp_path: Path) -> No
     report, text = _report(sqlite_engine, tmp_path)
     (group,) = report["repeats"]["groups"]
     assert [one["study"] for one in group["repeats"]] == ["ws-1", "ws-2"]
-    assert report["headlines"][-1].startswith("Over 2 repeats of the search, ")
+    assert report["headlines"][0].startswith("Over 2 repeats of the search, ")
     assert "Would another search give the same result?" in text
     assert "ws: results of its 2 searches" in text
     assert "Only one search was made" not in text

@@ -321,6 +321,8 @@ def test_how_many_repeats_can_decide() -> None:
         enough = fewest_repeats(comparisons_of(models))
         assert smallest_p(enough, comparisons_of(models)) <= LEVEL < smallest_p(enough - 1, comparisons_of(models))
     assert fewest_repeats(comparisons_of(3)) == 7
+    assert fewest_repeats(comparisons_of(2)) == 7  # one pair of models, but two of tuned and reference
+    assert fewest_repeats(comparisons_of(1)) == 6
 
 
 def test_search_seeds_do_not_depend_on_where_they_are_cut() -> None:

@@ -7,7 +7,7 @@ from hpo.analysis.pairwise import Pair, PairSide
 from hpo.experiment.page import Bullets, PageTable, Part, numbers, texts
 from hpo.report.formats import MINUS, NOTHING, Scale, as_percent, p_value, signed
 from hpo.report.sentences import items_note, kind_title
-from hpo.study.labels import PAPER
+from hpo.study.labels import PAPER, TUNED
 
 
 def comparison_parts(comparison: Comparison) -> Iterable[Part]:
@@ -75,15 +75,48 @@ def _legend(comparison: Comparison) -> Bullets:
             "p: the exact two-sided sign-flip permutation test of the mean difference. "
             f"With {fewest} rounds the smallest possible p is {p_value(smallest)}.",
             *_look_lines(comparison.pairs),
-            "Holm: p with Holm's correction within each of two families, the pairs of models (both tables together) "
-            f"and the tuned against {of_reference}. Each family errs in at most 5% of cases where nothing differs, all "
-            "sentences together in at most 10%.",
+            *_error_lines(comparison, of_reference),
             "Variance: the variance of the differences relative to that of unpaired rounds; below 1, pairing helped.",
             "Detectable: the true difference that this many rounds would detect with a power of 80% (t test at the "
             "largest p that the sign-flip test can give and Holm's first step accepts, 0.05 divided by the number of "
             "pairs in the family); none where even the smallest possible p is larger than that.",
         )
     )
+
+
+def _error_lines(comparison: Comparison, of_reference: str) -> Iterable[str]:
+    """How often the whole report errs: each family of tests, all of them, and the claims that nothing differs."""
+    over_repeats = (*comparison.repeats.models, *comparison.repeats.tuning)
+    pairs = {(pair.setting, pair.family) for pair in comparison.pairs}
+    families = len(pairs) + len({(pair.setting, pair.family) for pair in over_repeats})
+    names = [
+        words
+        for family, words in (
+            ("models", "the pairs of models (both tables together)"),
+            ("tuning", f"the tuned against {of_reference}"),
+        )
+        if any(family == other for _, other in pairs)
+    ]
+    repeats = ", and the same over repeats of the search" if over_repeats else ""
+    settings = len({setting for setting, _ in pairs})
+    each = f" in each of {settings} settings" if settings > 1 else ""
+    yield f"Holm: p with Holm's correction within a family of tests: {' and '.join(names)}{repeats}{each}. " + (
+        "It errs in at most 5% of cases where nothing differs."
+        if families == 1
+        else f"That makes {families} families. Each errs in at most 5% of cases where nothing differs, all sentences "
+        f"of the report together in at most {min(100, 5 * families)}%."
+    )
+    may_claim = [pair for pair in (*comparison.pairs, *over_repeats) if pair.items is not None]
+    claims = sum(pair.metric.margin is not None for pair in may_claim)
+    if claims:
+        several = (
+            f", and it is not corrected for their number: were all {claims} differences of this report that large, "
+            f"about {0.025 * claims:.2g} claims would be wrong on average"
+        )
+        yield (
+            "A claim that two are equal in practice, or that tuning made no practical difference, errs in about 2.5% "
+            f"of cases where the difference is as large as the margin{several if claims > 1 else ''}."
+        )
 
 
 def _look_lines(pairs: Sequence[Pair]) -> Iterable[str]:
@@ -159,4 +192,5 @@ def _items_cell(pair: Pair, scale: Scale) -> str:
 
 
 def _side(side: PairSide) -> str:
-    return f"{side.model} {side.label}"
+    which = f" ({side.study})" if side.is_repeat and side.label == TUNED else ""
+    return f"{side.model} {side.label}{which}"

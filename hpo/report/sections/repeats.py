@@ -8,8 +8,8 @@ from hpo.experiment.page import Bullets, PageTable, Part, numbers, plotly_figure
 from hpo.report.chart_data import repeats_data
 from hpo.report.charts import rounds
 from hpo.report.charts.theme import parameter_title
-from hpo.report.formats import MINUS, NOTHING, Scale, by_metric, p_value, reference, references, value
-from hpo.report.sentences import deviation, repeat_sentences
+from hpo.report.formats import MINUS, NOTHING, Scale, as_percent, by_metric, p_value, reference, references, value
+from hpo.report.repeat_sentences import deviation, repeat_sentences
 from hpo.results.records import StudyResult
 from hpo.study.repeats import comparisons_of, fewest_repeats
 
@@ -31,11 +31,12 @@ def repeats_parts(results: Sequence[StudyResult], repeats: Repeats) -> Iterable[
         yield _spread(groups)
     yield (
         "The test mean of a repeat is that of its tuned configuration over the rounds that all repeats share. The "
-        "interval of the mean over repeats is Student's t over the searches, that is, for another search of this kind. "
-        "The standard deviations come from the variance components of the table of searches by rounds: between "
-        "searches, between rounds (the draw, which all searches share) and the residual, the noise of one round with "
-        "one configuration. The interval of the component between searches is Williams'; p is that of the F test that "
-        "the searches do not differ."
+        "interval is for what such searches reach on average, were they and the rounds made anew, on these test items: "
+        "Student's t with the variance between searches and that between rounds, for rounds do not average out over "
+        "searches that share them. The standard deviations come from the variance components of the table of searches "
+        "by rounds: between searches, between rounds (the draw and the seeds, which all searches share) and the "
+        "residual, the noise of one round with one configuration. The interval of the component between searches is "
+        "Williams'; p is that of the F test that the searches do not differ."
     )
     yield from _pairs(repeats)
     for place, of_metric in enumerate(by_metric(repeats_data(repeats, results))):
@@ -164,34 +165,70 @@ def _spread_cells(group: RepeatGroup, scale: Scale) -> tuple[str, ...]:
     )
 
 
-def _pairs(repeats: Repeats) -> Iterable[PageTable]:
+def _pairs(repeats: Repeats) -> Iterable[PageTable | Bullets]:
     label = repeats.groups[0].reference_label
-    for title, all_pairs in (
-        ("Pairs of models, tuned, over repeats", repeats.models),
-        (f"Tuned against {reference(label)}, over repeats", repeats.tuning),
-    ):
-        for pairs in by_metric(all_pairs):
-            scale = Scale(pairs[0].metric)
-            minus = "A / B" if scale.metric.is_relative else f"A {MINUS} B"
-            unit = "in percentage points" if scale.is_percent else scale.better
-            caption = f"{title}: difference in test {scale.name}, {minus}, {unit}, paired by search"
-            titles = ("searches", f"{minus} [95%]", "A better in", "p", "smallest possible p", "Holm")
-            yield PageTable(
-                caption=caption,
-                columns=texts("A", "B") + numbers(*titles),
-                rows=tuple(_pair_cells(pair, scale) for pair in pairs),
-            )
+    pairs = (*repeats.models, *repeats.tuning)
+    several = len({pair.setting for pair in pairs}) > 1
+    titles = {
+        "models": "Pairs of models, tuned, over repeats",
+        "tuning": f"Tuned against {reference(label)}, over repeats",
+    }
+    for family, setting in dict.fromkeys((pair.family, pair.setting) for pair in pairs):
+        where = f" (setting {setting + 1})" if several else ""
+        of_table = [pair for pair in pairs if (pair.family, pair.setting) == (family, setting)]
+        for of_metric in by_metric(of_table):
+            yield _pair_table(f"{titles[family]}{where}", of_metric)
+    if pairs:
+        yield _legend(pairs)
+
+
+def _pair_table(title: str, pairs: Sequence[RepeatPair]) -> PageTable:
+    scale = Scale(pairs[0].metric)
+    minus = "A / B" if scale.metric.is_relative else f"A {MINUS} B"
+    unit = "in percentage points" if scale.is_percent else scale.better
+    columns = ("searches", "rounds", f"{minus} [95%]", f"new {pairs[0].items_name} too", "A better in")
+    tests = ("p, searches", "p, rounds", "p, both", "smallest possible p", "Holm")
+    return PageTable(
+        caption=f"{title}: difference in test {scale.name}, {minus}, {unit}, paired by search and by round",
+        columns=texts("A", "B") + numbers(*columns, *tests),
+        rows=tuple(_pair_cells(pair, scale) for pair in pairs),
+    )
 
 
 def _pair_cells(pair: RepeatPair, scale: Scale) -> tuple[str, ...]:
-    d = pair.difference
+    d, test = pair.difference, pair.test
+    share = "" if pair.from_items is None else f" ({as_percent(pair.from_items, 0)})"
     return (
         pair.a,
         pair.b,
         str(len(pair.numbers)),
+        str(len(pair.rounds)),
         scale.difference(d.mean, d.interval),
+        scale.difference_interval(pair.items) + share,
         f"{sum(x > 0 for x in d.values)} of {len(d.values)}",
-        p_value(pair.test.p),
-        p_value(pair.test.smallest),
+        p_value(test.over_searches.p),
+        p_value(test.over_rounds.p),
+        p_value(test.by_components),
+        p_value(test.smallest),
         p_value(pair.p_holm),
     )
+
+
+def _legend(pairs: Sequence[RepeatPair]) -> Bullets:
+    """What the columns of the pairs over repeats mean."""
+    items = pairs[0].items_name if len({pair.items_name for pair in pairs}) == 1 else "test items"
+    lines = [
+        "The interval is for new searches and new rounds alike: Student's t with both components of variance, never "
+        "taken for less than what the searches alone, or the rounds alone, show.",
+        f"New {items} too: with the variance of what the {items} were sampled from as a third component, its share in "
+        f"brackets. Where this interval does not exclude 0, a difference is at most clear on these {items}.",
+        "p, searches and p, rounds: sign-flip tests of the searches' means and of the rounds'; p, both: Student's t "
+        "with both components. A pair's p is the largest of the three, and Holm is that p corrected over the pairs of "
+        "its table. It holds for a number of repeats that was fixed before the first result was seen.",
+    ]
+    if any(pair.family == "tuning" for pair in pairs):
+        lines.append(
+            "A repeat's reference configuration is measured in the same rounds as every other repeat's, so it is one "
+            "measurement for all of them."
+        )
+    return Bullets(lines=tuple(lines))
