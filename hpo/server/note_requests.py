@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 * 1024  # of a note's body, in UTF-8
 _PATH = re.compile(r"/api/studies/([0-9]{1,10})(?:/([0-9]{1,10}))?/note")
-_LARGEST_ID = 2**31 - 1  # of a study or a trial in either database
+LARGEST_ID = 2**31 - 1  # of a study or a trial in either database
 _OUTDATED = "The text you are editing has changed. Please copy your edits and refresh the page."
 
 
@@ -66,7 +66,7 @@ def _place(path: str) -> NotePlace:
     match = _PATH.fullmatch(path)
     assert match is not None, path  # `is_note` was asked before
     study_id, trial_id = (None if digits is None else int(digits) for digits in match.groups())
-    if max(study_id or 0, trial_id or 0) > _LARGEST_ID:
+    if max(study_id or 0, trial_id or 0) > LARGEST_ID:
         raise LookupError("no such study or trial")
     return NotePlace(study_id=study_id or 0, trial_id=trial_id)
 

@@ -5,19 +5,22 @@ delete); a style sheet put into its page hides them, and from viewers also the p
 """
 
 import json
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 from sqlalchemy import Engine
 
 from hpo.server.address import SAFE_METHODS
 from hpo.server.guard import VISITOR
-from hpo.server.note_requests import answer_note, is_note
+from hpo.server.note_requests import LARGEST_ID, answer_note, is_note
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 PATHS = ("/dashboard", "/api/", "/static/", "/csv/", "/favicon.ico")
+_NUMBER = re.compile(r"[+-]?[0-9]+")  # as a path's patterns take them
 _POLICY = ("Content-Security-Policy", "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 """Besides the app's own policy, both hold: what a note's Markdown may not do."""
 
@@ -28,7 +31,25 @@ def optuna_app(engine: Engine) -> "WSGIApplication":
 
     from hpo.storage.optuna_storage import open_optuna
 
-    return with_links(with_notes(engine, optuna_dashboard.wsgi(open_optuna(engine))))
+    return with_numbers(with_links(with_notes(engine, optuna_dashboard.wsgi(open_optuna(engine)))))
+
+
+def with_numbers(app: "WSGIApplication") -> "WSGIApplication":
+    """Wrap a WSGI app so that it sees no number that no study or trial has: it takes such a one for its own failure."""
+
+    def answering(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        parts = [part for part in environ.get("PATH_INFO", "").split("/") if _NUMBER.fullmatch(part)]
+        after = parse_qs(environ.get("QUERY_STRING", "")).get("after", [])
+        if all(_is_id(text) for text in (*parts, *after)):
+            return app(environ, start_response)
+        start_response("404 Not Found", [("Content-Type", "application/json")])
+        return [b'{"reason": "no such study or trial"}']
+
+    return answering
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= LARGEST_ID
 
 
 def with_notes(engine: Engine, app: "WSGIApplication") -> "WSGIApplication":

@@ -190,6 +190,14 @@ def test_large_requests_are_refused_before_they_are_read(port: int, path: str) -
     assert "ws" in study_names(port)
 
 
+@pytest.mark.parametrize("number", ["-1", "9" * 30, "2147483648", "x", "%FF", "99"])
+def test_numbers_of_nothing(port: int, number: str) -> None:
+    """In a path or behind `after` they are the asker's mistake, not the server's."""
+    for path in ("{}", "{}/param_importances", "1?after={}", "{}?after=0", "1/{}/note"):
+        assert ask(port, f"/api/studies/{path.format(number)}")[0] in (200, 400, 403, 404, 405), path
+    assert ask(port, "/api/studies/1?after=0")[0] == 200
+
+
 def test_studies_and_trials_stay_as_they_are(port: int) -> None:
     """Deleting, renaming and telling would be behind the queue's back; the answer names the way."""
     before = study_names(port)
