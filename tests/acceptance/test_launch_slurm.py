@@ -31,9 +31,9 @@ def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     return cluster
 
 
-def submit(hpo: Hpo) -> str:
+def submit(hpo: Hpo, **changes: object) -> str:
     """Submit one worker, which must come to train; returns the job's number."""
-    hpo.create(**STUDY)
+    hpo.create(**(STUDY | changes))
     words = ["launch", "slurm", "--partition", "low", "--artifacts", "artifacts", "--logs", "logs", "--submit"]
     said = hpo(*words, "--", "--drain", "--device", "cpu", "--population", "1").stderr
     match = re.search(r"^job (\d+): 1 task", said, flags=re.MULTILINE)
@@ -81,6 +81,21 @@ def test_a_requeued_worker_goes_on_from_its_checkpoint(
     assert (after.trial_id, after.attempt) == (before.trial_id, 2)
     assert (other.outcome.resumed_at, other.attempt) == ((), 1)
     assert "Traceback" not in log.read_text()
+
+
+def test_slurm_signals_before_the_time_limit(hpo_on_postgres: Hpo, slurm: Slurm) -> None:
+    """By itself, as `--signal` asks for: the task is requeued within its limit, and goes on from its checkpoint."""
+    hpo = hpo_on_postgres
+    job = submit(hpo, epochs=10_000)
+    log = hpo.folder / "logs" / f"hpo-{job}_0.log"
+    (before,) = wait_until(lambda: in_training(hpo.url, 1))
+    slurm("scontrol", "update", f"JobId={job}_0", "TimeLimit=2")  # minutes, as long as the warning comes before
+    (given_back,) = wait_until(lambda: re.findall(r"given back after epoch (\d+) of 10000", log.read_text()))
+    wait_until(lambda: f"ws trial {before.trial_number}: resumes after epoch {given_back}" in log.read_text())
+    assert slurm.task(job)["Restarts"] == "1"
+    assert "TIME LIMIT" not in log.read_text()
+    slurm("scancel", job)
+    wait_until(lambda: slurm.task(job)["JobState"] == "CANCELLED")
 
 
 def test_a_cancelled_worker_gives_its_slot_back(hpo_on_postgres: Hpo, slurm: Slurm) -> None:
