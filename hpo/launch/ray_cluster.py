@@ -99,17 +99,12 @@ class RayLauncher:
 def _knock(address: str, here: Callable[[], str]) -> None:
     """OSError where nobody listens, which Ray itself finds out in minutes.
 
-    By a loopback address Ray may mean that of this machine in its network, which `here` returns.
+    By a loopback address Ray means this machine's in its network, which `here` returns.
     """
     host, _, port = address.rpartition(":")
-    if not port.isdecimal() or "/" in host:
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
-    except OSError:
-        if host not in LOOPBACK:
-            raise
-        socket.create_connection((here(), int(port)), KNOCK_SECONDS).close()
+    if port.isdecimal() and "/" not in host:
+        host = here() if host in LOOPBACK else host.strip("[]")
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def names_of(request: WorkerRequest) -> list[str]:

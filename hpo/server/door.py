@@ -175,8 +175,8 @@ class Door:
     def session_by_password(self, name: str, password: str, address: str) -> str:
         """The cookie of a session of that user; LoginRefused where name and password do not fit."""
         name = name[: USER_LENGTH + 1]  # a longer one is nobody's either, and is neither kept nor logged
-        failures = self._failures.count(name, address)
         user = find_user(self._engine, name)
+        failures = self._failures.count(name, address)
         if not is_password(None if user is None else user.password_hash, password):
             logger.warning("login refused: %s from %s, %d in a row", repr(name), address, failures)
             raise LoginRefused("name or password is wrong")
