@@ -43,7 +43,6 @@ def opened_pools(
 ) -> list[OpenedPool]:
     """Each test pool of these studies that has been opened, in the order of the studies."""
     pools = dict.fromkeys((result.experiment, result.data_digest) for result in results)
-    there = {result.id for result in results}
     tested = []
     for experiment, digest in pools:
         opened = [entry for entry in entries if (entry.experiment, entry.data_digest) == (experiment, digest)]
@@ -52,8 +51,8 @@ def opened_pools(
         of_pool = [r for r in results if (r.experiment, r.data_digest) == (experiment, digest)]
         result = of_pool[0]
         configurations = {_configuration(entry) for entry in opened}
-        known = {_configuration(entry) for entry in opened if entry.study_id in there}
-        gone = [entry for entry in opened if entry.study_id not in there]
+        known = {_configuration(entry) for entry in opened if not entry.deleted}
+        gone = [entry for entry in opened if entry.deleted]
         first = min(opened, key=lambda entry: entry.opened_at)
         tested.append(
             OpenedPool(

@@ -23,12 +23,11 @@ def ledger(context: Context, form: str) -> None:
 
     from hpo.report import terminal
     from hpo.storage.ledger import read_ledger
-    from hpo.storage.studies import list_studies
 
     engine = context.engine()
-    entries, there = read_ledger(engine), {row.id for row in list_studies(engine)}
+    entries = read_ledger(engine)
     if form == "json":
-        plain = [{**asdict(entry), "deleted": entry.study_id not in there} for entry in entries]
+        plain = [asdict(entry) for entry in entries]
         print_json([{name: value for name, value in of_entry.items() if name != "spec"} for of_entry in plain])
     else:
-        print_table(terminal.ledger_table(entries, there))
+        print_table(terminal.ledger_table(entries))

@@ -1,6 +1,6 @@
 """Tables for the terminal (rich), with the report's numbers; in 80 columns words wrap and numbers stay whole."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -106,8 +106,8 @@ def study_detail(result: StudyResult) -> RenderableType:
     return Group(*parts)
 
 
-def ledger_table(entries: Sequence[LedgerEntry], there: Collection[int]) -> RenderableType:
-    """`hpo ledger`: a line for each configuration of a study; `there` are the ids of the studies that are."""
+def ledger_table(entries: Sequence[LedgerEntry]) -> RenderableType:
+    """`hpo ledger`: a line for each configuration of a study."""
     if not entries:
         return Text("No test pool has been opened yet; final rounds and `hpo evaluate` do so.")
     table = plain_table(None)
@@ -116,10 +116,10 @@ def ledger_table(entries: Sequence[LedgerEntry], there: Collection[int]) -> Rend
     tested: dict[tuple[int, str | None], list[LedgerEntry]] = {}
     for entry in entries:
         tested.setdefault((entry.study_id, entry.label), []).append(entry)
-    for (study_id, _), of_label in tested.items():
+    for of_label in tested.values():
         first = of_label[0]
         table.add_row(
-            escape(first.study) + ("" if study_id in there else " (deleted)"),
+            escape(first.study) + (" (deleted)" if first.deleted else ""),
             escape(model_title(first.experiment, first.model)),
             escape(opened_label(first) or NOTHING),
             first.data_digest[:12],

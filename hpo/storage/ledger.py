@@ -34,6 +34,7 @@ class LedgerEntry:
     spec: str | None = None  # the study's, canonical: under which rules; None: gone before that was recorded
     code_digest: str | None = None  # of the user's code that trains
     declared_at: float | None = None  # when the study was created, and with it its looks
+    deleted: bool = False  # whether the study is there no more
 
 
 def enter(connection: Connection, opening_id: int) -> None:
@@ -67,7 +68,8 @@ _asked = _of_the_same_configuration()
 def read_ledger(engine: Engine) -> list[LedgerEntry]:
     """All entries, in the order in which they were made."""
     with begin_read(engine) as connection:
-        rows = connection.execute(select(ledger).order_by(ledger.c.id)).all()
+        deleted = ledger.c.study_id.not_in(select(studies.c.id)).label("deleted")
+        rows = connection.execute(select(ledger, deleted).order_by(ledger.c.id)).all()
     return [_entry(row) for row in rows]
 
 

@@ -1,5 +1,7 @@
 """The ledger of the test pools: what was opened stays on record, whatever is done to the studies; both databases."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import Engine, text
 
@@ -65,10 +67,13 @@ def test_deleting_a_study_erases_nothing(engine: Engine, make_study: MakeStudy) 
     assert slots.record_opening(engine, slot.id, slot.token or "", "w")
     before = read_ledger(engine)
     studies.delete_study(engine, "ws", force=True)
-    assert read_ledger(engine) == before
+    assert read_ledger(engine) == [replace(entry, deleted=True) for entry in before]
     again = make_study()
     slot = final_slot(engine, again)
     assert slots.record_opening(engine, slot.id, slot.token or "", "w")
-    assert [(entry.study, entry.study_id) for entry in read_ledger(engine)] == [("ws", study.id), ("ws", again.id)]
+    assert [(entry.study, entry.study_id, entry.deleted) for entry in read_ledger(engine)] == [
+        ("ws", study.id, True),
+        ("ws", again.id, False),
+    ]
     with begin_write(engine) as connection:
         assert connection.scalar(text("SELECT count(*) FROM hpo_openings")) == 1

@@ -37,9 +37,11 @@ def results() -> list[StudyResult]:
     return [study("ws", finals("tuned", around(0.90)) + finals("paper", around(0.88, 0.002)))]
 
 
-def entries(*params: float, study_id: int = 1, name: str = "ws") -> list[LedgerEntry]:
+def entries(*params: float, study_id: int = 1, name: str = "ws", gone: bool = False) -> list[LedgerEntry]:
     return [
-        replace(ENTRY, study_id=study_id, study=name, params={"dropout": value}, label=f"at {value}", round=r)
+        replace(
+            ENTRY, study_id=study_id, study=name, params={"dropout": value}, label=f"at {value}", round=r, deleted=gone
+        )
         for value in params
         for r in range(3)
     ]
@@ -57,7 +59,7 @@ def test_nothing_is_said_before_a_pool_is_opened() -> None:
 
 def test_deleted_studies_count() -> None:
     """The attack: a search on the test pool, of which only the best is kept."""
-    tried = [entry for k in range(2, 7) for entry in entries(k / 10, study_id=k, name=f"try-{k}")]
+    tried = [entry for k in range(2, 7) for entry in entries(k / 10, study_id=k, name=f"try-{k}", gone=True)]
     (line,) = lines([*entries(0.1, 0.2), *tried])
     names = ", ".join(f"try-{k}" for k in range(2, 7))
     assert line.startswith(
@@ -132,7 +134,7 @@ def test_the_reference_of_an_experiment_is_the_one_that_it_says() -> None:
 
 
 def test_what_is_tested_again_is_no_further_configuration() -> None:
-    (line,) = lines([*entries(0.1), *entries(0.1, study_id=9, name="gone")])
+    (line,) = lines([*entries(0.1), *entries(0.1, study_id=9, name="gone", gone=True)])
     assert line == (
         "1 configuration has been tested on the test images so far, in 6 openings of pool B, some of these by a study "
         "that was deleted since (gone)."
@@ -140,9 +142,16 @@ def test_what_is_tested_again_is_no_further_configuration() -> None:
 
 
 def test_the_table_of_openings_has_those_of_deleted_studies() -> None:
-    *_, table = record_parts(results(), [], {}, entries(0.3, study_id=7, name="gone"))
-    assert table.caption == "Every opening of pool B (3)"  # type: ignore[union-attr]
-    assert [row[:2] for row in table.rows] == [(f"at 0.3, round {r}", "gone (deleted)") for r in range(3)]  # type: ignore[union-attr]
+    for gone, name in ((True, "other (deleted)"), (False, "other")):
+        *_, table = record_parts(results(), [], {}, entries(0.3, study_id=7, name="other", gone=gone))
+        assert table.caption == "Every opening of pool B (3)"  # type: ignore[union-attr]
+        assert [row[:2] for row in table.rows] == [(f"at 0.3, round {r}", name) for r in range(3)]  # type: ignore[union-attr]
+
+
+def test_a_study_that_is_not_shown_is_not_called_deleted() -> None:
+    """`hpo report --study ws` of a database with other studies: what these tested counts all the same."""
+    (line,) = lines([*entries(0.1), *entries(0.2, study_id=2, name="other")])
+    assert line.startswith("2 configurations have been tested on the test images so far, in 6 openings of pool B: ")
 
 
 @pytest.mark.parametrize("k", [2, 3, 6, 20, 100])

@@ -93,7 +93,7 @@ def _openings(results: Sequence[StudyResult], ledger: Sequence[LedgerEntry]) -> 
         openings += [(slots.get(opening.slot_id, NOTHING), result.name, opening) for opening in result.openings]
     there = {result.id for result in results}
     openings += [
-        (f"{opened_label(entry)}, round {entry.round}", f"{entry.study} (deleted)", entry)
+        (f"{opened_label(entry)}, round {entry.round}", entry.study + (" (deleted)" if entry.deleted else ""), entry)
         for entry in ledger
         if entry.study_id not in there
     ]
