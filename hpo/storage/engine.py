@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -26,7 +25,7 @@ from sqlalchemy import (
     event,
     func,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
@@ -40,6 +39,9 @@ from hpo.storage import sqlite_file
 from hpo.storage.driver_errors import is_missing_table, is_transient_dbapi, reason, remedy_of
 from hpo.storage.refusals import is_password
 from hpo.storage.urls import parse, set_by_user, shown
+
+if TYPE_CHECKING:
+    import psycopg  # loaded with a PostgreSQL database alone, as SQLAlchemy's dialect of it is
 
 BUSY_TIMEOUT = 30.0  # seconds a SQLite connection waits for another writer, unless the URL has `timeout`
 CONNECT_TIMEOUT = 10  # seconds to reach PostgreSQL
@@ -199,11 +201,15 @@ def insert_if_absent(dialect: Dialect, table: Table) -> Insert:
     """An INSERT that skips rows whose unique key already exists."""
     if dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects import postgresql
+
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
 def insert_or_replace(dialect: Dialect, table: Table, key: Sequence[str], replaced: Sequence[str]) -> Insert:
     """An INSERT that replaces these columns of rows whose unique key already exists."""
+    from sqlalchemy.dialects import postgresql
+
     inserted = sqlite.insert(table) if dialect.name == "sqlite" else postgresql.insert(table)
     values = {name: inserted.excluded[name] for name in replaced}
     replacing: Insert = inserted.on_conflict_do_update(index_elements=list(key), set_=values)
@@ -384,10 +390,12 @@ class _PasswordReader:
     def __call__(
         self, dialect: Dialect, record: ConnectionPoolEntry, arguments: Sequence[Any], parameters: Mapping[str, Any]
     ) -> DBAPIConnection:
+        from psycopg import OperationalError
+
         tried = self._url  # another thread may put a newer one in its place meanwhile
         try:
             return dialect.connect(*arguments, **{**parameters, **_credentials(tried)})
-        except psycopg.OperationalError as error:
+        except OperationalError as error:
             fresh = parse(self._reread()) if is_password(error) else tried
             if fresh == tried:
                 raise
@@ -409,7 +417,7 @@ def _place(url: URL) -> tuple[object, ...]:
     return url.host, url.port, url.database, url.query
 
 
-def _note_limits(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:
+def _note_limits(connection: "psycopg.Connection[Any]", record: ConnectionPoolEntry) -> None:
     """Keep beside the connection the SQL that sets each of the limits which nobody else has set."""
     query = "SELECT name FROM pg_settings WHERE source = 'default' AND name = ANY(%s)"
     unset = [name for (name,) in connection.execute(query, [list(LIMITS)])]

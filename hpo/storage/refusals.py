@@ -5,8 +5,10 @@ than English nothing is recognised: its refusal is waited for as if it were an o
 """
 
 import re
+from typing import TYPE_CHECKING
 
-import psycopg
+if TYPE_CHECKING:
+    import psycopg
 
 _PASSWORD = r"(?<!Peer )(?<!Ident )authentication failed|no password supplied"
 _NO_DATABASE = "give the name of a database that exists, or make it with `createdb`"
@@ -36,12 +38,12 @@ _RUNNING = {  # SQLSTATE -> what to do
 }
 
 
-def is_password(error: psycopg.Error) -> bool:
+def is_password(error: "psycopg.Error") -> bool:
     """Whether a connection failed by the role's password."""
     return error.sqlstate is None and bool(re.search(_PASSWORD, _bare(error)))
 
 
-def remedy(error: psycopg.Error) -> str | None:
+def remedy(error: "psycopg.Error") -> str | None:
     """What to do about a refusal; None where the error is none, so that waiting may help."""
     if error.sqlstate is not None:
         return _RUNNING.get(error.sqlstate)
@@ -49,7 +51,7 @@ def remedy(error: psycopg.Error) -> str | None:
     return next((action for words, action in _CONNECTING.items() if re.search(words, text)), None)
 
 
-def _bare(error: psycopg.Error) -> str:
+def _bare(error: "psycopg.Error") -> str:
     """The reason alone: without where, and without names, which may be any words."""
     first = (str(error).splitlines() or [""])[0]  # of several hosts the last one's
     return re.sub(

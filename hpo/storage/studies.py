@@ -162,7 +162,7 @@ def gone_from_optuna(connection: Connection, rows: Iterable[StudyRow | Row[Any]]
             OPTUNA_NAMES, (row.search_study_id, row.confirm_study_id, row.final_study_id), strict=True
         )
     ]
-    ids = models.StudyModel.study_id
+    ids = models.StudyModel.__table__.c.study_id  # the table: to ask a class configures all of Optuna's, 0.1 s
     there = set(connection.scalars(select(ids).where(ids.in_([optuna_id for *_, optuna_id in wanted]))))
     gone: dict[int, list[str]] = {}
     for study_id, name, optuna_id in wanted:

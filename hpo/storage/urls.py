@@ -2,7 +2,6 @@
 
 import math
 
-from psycopg import pq
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -37,12 +36,15 @@ def shown(url: URL) -> str:
 
 def set_by_user(url: URL) -> set[str]:
     """Names of libpq's parameters that the URL, the environment (PGOPTIONS, ...) or PGSERVICE's file sets."""
-    environment = {
-        parameter.keyword.decode()
-        for parameter in pq.Conninfo.get_defaults()
-        if parameter.val not in (None, parameter.compiled)
-    }
+    environment = {name for name, (value, compiled) in _libpqs().items() if value not in (None, compiled)}
     return environment | set(url.query)
+
+
+def _libpqs() -> dict[str, tuple[bytes | None, bytes | None]]:
+    """The value and the built-in default of each of libpq's parameters; loads psycopg, which SQLite needs not."""
+    from psycopg import pq
+
+    return {parameter.keyword.decode(): (parameter.val, parameter.compiled) for parameter in pq.Conninfo.get_defaults()}
 
 
 def _check_sqlite(url: URL) -> None:
@@ -69,7 +71,7 @@ def _check_postgresql(url: URL) -> None:
         raise UsageError("the database URL has more than one '@'; write one that is part of the password as %40")
     if not url.database:
         raise UsageError(f"{shown(url)} names no database; write postgresql+psycopg://user@host/name")
-    known = {parameter.keyword.decode() for parameter in pq.Conninfo.get_defaults()}
+    known = _libpqs()
     for name, value in url.query.items():
         if name not in known:
             raise UsageError(f"{shown(url)}: PostgreSQL knows no parameter {name!r} of a connection; leave it out")

@@ -28,6 +28,7 @@ from hpo.training import graph, stacked
 from hpo.training import population as population_module
 from hpo.training.kernels import selection
 from hpo.training.lockstep import Lockstep
+from hpo.training.memory import DeviceLost
 from hpo.training.population import EpochReport, Population, Task
 from tests.support.training import digit_population
 
@@ -282,3 +283,18 @@ def test_copies_that_slip_into_a_step_are_seen(
         made = population("ws", 4)
         epoch(made, monkeypatch)
         assert epoch(made, monkeypatch).steps == ["_to_copy to cuda:0"] * 3
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_a_device_that_is_gone_is_no_lanes_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error that stays every lane would raise, even alone."""
+
+    def gone(*words: Any) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered\nand much more")
+
+    monkeypatch.setattr(Lockstep, "epoch", gone)
+    monkeypatch.setattr(torch.cuda, "synchronize", gone)
+    with fake():
+        made = population("ws", 4)
+        with pytest.raises(DeviceLost, match=r"^CUDA error: device-side assert triggered$"):
+            made.train_epoch()

@@ -180,6 +180,32 @@ def test_the_training_loss_is_the_mean_over_the_samples(pool: draws.ImagePool, b
     assert report.train_loss == pytest.approx(whole.loss, rel=1e-9)
 
 
+@pytest.mark.parametrize(("lanes", "most"), [(3, 40), (3, 2), (8, 64_000)])
+def test_items_are_evaluated_as_many_at_once_as_memory_is_planned_for(
+    pool: draws.ImagePool, lanes: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many lanes there are; what comes out is the same, and no lane gets none."""
+    tasks = [task(pool, MIXED[lane % 4], seed=lane) for lane in range(lanes)]
+    validated = []
+    for limit in (population.EVALUATION_ITEMS, most):
+        monkeypatch.setattr(population, "EVALUATION_ITEMS", limit)
+        made = population_of(pool, "ws", lanes, dtype=torch.float64)
+        for lane, one in enumerate(tasks):
+            made.start(lane, one)
+        at_once: list[int] = []
+
+        def seen(module: nn.Module, inputs: tuple[Tensor], at_once: list[int] = at_once) -> None:
+            if not module.training:
+                at_once.append(inputs[0].shape[:2].numel())
+
+        made._evaluator.register_forward_pre_hook(seen)
+        validated.append([report.validation for report in made.train_epoch()])
+        assert sum(at_once) == 30 * lanes
+        assert max(at_once) <= max(limit, lanes)
+    for whole, parts in zip(*validated, strict=True):
+        assert parts == pytest.approx(whole, rel=1e-12)
+
+
 @pytest.mark.parametrize("name", list(models.ARCHITECTURES))
 def test_predictions_are_the_plain_modules(pool: draws.ImagePool, name: str) -> None:
     """Loss, answers and digits of `predict`, and the epoch's validation, are those of the plain module."""

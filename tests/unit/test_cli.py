@@ -289,7 +289,7 @@ for module in pkgutil.walk_packages(hpo.training.__path__, "hpo.training."):
 def test_planning_loads_no_torch() -> None:
     """Creating and listing studies starts fast: only workers train, and only the report computes statistics."""
     code = "import hpo.study.operations, hpo.cli.study, hpo.results.queries, hpo.report.terminal"
-    assert not loaded(code) & {"torch", "scipy.stats", "scipy.optimize", "plotly", "alembic"}
+    assert not loaded(code) & {"torch", "scipy.stats", "scipy.optimize", "plotly", "alembic", "psycopg"}
 
 
 # --- Errors -------------------------------------------------------------------------------------------------
