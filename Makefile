@@ -12,7 +12,7 @@ COVERAGE ?=
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
 
 .PHONY: help demo test test-long docs chaos clean \
-	bench-training bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-verdicts bench-racing bench-overview bench-fleet bench-pages bench-pictures
+	bench-training bench-peak bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-verdicts bench-racing bench-overview bench-fleet bench-pages bench-pictures
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
@@ -45,8 +45,11 @@ docs: $(READY)  ## docs/cli.md from the commands
 chaos: $(READY)  ## 200 workers killed at random moments on SQLite and PostgreSQL, a table (about 20 minutes on 2 cores)
 	$(BIN)/python -m tests.support.chaos
 
-bench-training: $(READY)  ## ms a step: plain loop, population, matrix products alone (CPU, 10 minutes)
+bench-training: $(READY)  ## ms a step: plain loop, population, torch's products alone (CPU, 10 minutes)
 	$(BIN)/python -m bench.training
+
+bench-peak: $(READY)  ## the most that a core multiplies and adds, and the least that a step takes by that (10 seconds)
+	$(BIN)/python -m bench.peak
 
 bench-gpu:  ## right and how fast on one GPU, part by part; any Python that has torch and CUDA: make bench-gpu PYTHON=python3
 	bash bench/gpu_run.sh bench/out

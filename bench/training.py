@@ -1,15 +1,19 @@
-"""Milliseconds a training step and trial: the plain eager loop, the population, and the matrix products alone.
+"""Milliseconds a training step and trial: the plain eager loop, the population, and torch's products alone.
 
-    python -m bench.training [--repeats 15] [--threads 1 2] [--lanes 1 2 4]
+    python -m bench.training [--repeats 15] [--threads 1 2] [--lanes 1 2 4] [--images]
 
 All cases of a model run in turns in one process. A "step" is one optimizer step on a batch of 100 pairs with all
-that belongs to it (drawing the order, gathering the batch, dropout, Adam), a thirty-sixth of a short epoch. The
-floor is the population's own matrix products at P = 1, recorded from a step and run again on their own.
+that belongs to it (drawing the order, gathering the batch, dropout, Adam), a thirty-sixth of a short epoch. Torch's
+products are the matrix products of a population's step at P = 1, recorded and run again on their own: those of the
+dense layers alone where the convolutions are kernels of hpo's, all of them where there are none. They are no floor of a
+step; `bench.peak` gives one. With --images the population trains as an extended experiment does, on images.
 """
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +26,7 @@ from hpo.digits import draws, models
 from hpo.digits.recipes import RECIPES
 from hpo.training.memory import keep_freed_memory
 from hpo.training.population import Population, Task
+from hpo.training.recipe import Tensors
 
 PAIRS, BATCH = 200, 100  # 3,600 samples: 36 steps an epoch
 STEPS = 18 * PAIRS // BATCH
@@ -35,10 +40,20 @@ def pool() -> draws.ImagePool:
     return draws.ImagePool(name="A", images=images, labels=torch.arange(3000) % 10)
 
 
-def population(model: str, lanes: int, pool: draws.ImagePool, device: str = "cpu", pairs: int = PAIRS) -> Population:
-    """A full population with the paper's configuration on every lane."""
-    training, _ = draws.draw_training(pool, 0, pairs)
-    full = Population(RECIPES[model], lanes, pool, samples=18 * pairs, batch=BATCH, device=device)
+def population(
+    model: str, lanes: int, pool: draws.ImagePool, device: str = "cpu", pairs: int = PAIRS, *, images: bool = False
+) -> Population:
+    """A full population with the paper's configuration on every lane; `images`: as in an extended experiment."""
+    training: Any = draws.draw_training(pool, 0, pairs)[0]
+    recipe = RECIPES[model]
+    if images:
+        training = SimpleNamespace(
+            x=draws.shifted(pool.images[training.image], training.shift),
+            target=training.target,
+            digit=training.digit,
+        )
+        recipe = replace(recipe, inputs=Tensors)
+    full = Population(recipe, lanes, pool, samples=18 * pairs, batch=BATCH, device=device)
     for lane in range(lanes):
         full.start(lane, Task(key=lane, params=PAPER, seed=lane, epochs=10**9, training=training, validation=None))
     return full
@@ -78,22 +93,22 @@ def flops(recorded: list[Product]) -> int:
     return total
 
 
-def measure_model(name: str, lanes: list[int], repeats: int) -> dict[str, Any]:
+def measure_model(name: str, lanes: list[int], repeats: int, images: bool) -> dict[str, Any]:
     """All cases of one model at the current number of threads."""
-    images = pool()
-    training, _ = draws.draw_training(images, 0, PAIRS)
-    plain = PlainLoop(name, images.images, training)
-    recorded = products(population(name, 1, images))
+    drawn = pool()
+    training, _ = draws.draw_training(drawn, 0, PAIRS)
+    plain = PlainLoop(name, drawn.images, training)
+    recorded = products(population(name, 1, drawn, images=images))
 
-    def floor() -> None:
+    def alone() -> None:
         for _ in range(STEPS):
             for operation, operands in recorded:
                 operation(*operands)
 
-    cases: dict[str, Callable[[], object]] = {"plain": plain.train_epoch, "floor": floor}
+    cases: dict[str, Callable[[], object]] = {"plain": plain.train_epoch, "products": alone}
     for p in lanes:
-        cases[f"P={p}"] = population(name, p, images).train_epoch
-    trials = {"plain": 1, "floor": 1} | {f"P={p}": p for p in lanes}
+        cases[f"P={p}"] = population(name, p, drawn, images=images).train_epoch
+    trials = {"plain": 1, "products": 1} | {f"P={p}": p for p in lanes}
     seconds = measure.in_turns(cases, repeats)
     each = {case: [1000 * s / STEPS / trials[case] for s in times] for case, times in seconds.items()}
     return {
@@ -110,6 +125,7 @@ def main() -> None:
     asked.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     asked.add_argument("--lanes", type=int, nargs="+", default=[1, 2, 4])
     asked.add_argument("--models", nargs="+", default=list(models.ARCHITECTURES))
+    asked.add_argument("--images", action="store_true")
     asked.add_argument("--json", type=Path, default=Path("bench/out/training.json"))
     options = asked.parse_args()
     keep_freed_memory()  # as `hpo worker` does; the plain loop gains by it too
@@ -117,15 +133,15 @@ def main() -> None:
     for threads in options.threads:
         torch.set_num_threads(threads)
         for name in options.models:
-            actual = measure_model(name, options.lanes, options.repeats)
+            actual = measure_model(name, options.lanes, options.repeats, options.images)
             results[f"{name}, {threads} thread(s)"] = actual
             cells = [f"`{name}`", str(threads), f"{actual['ms']['plain']['median']:.1f}"]
-            for case in [f"P={p}" for p in options.lanes] + ["floor"]:
+            for case in [f"P={p}" for p in options.lanes] + ["products"]:
                 ms, ratio = actual["ms"][case], actual["faster_than_plain"][case]
                 cells.append(f"{ms['median']:.1f} ({ratio['median']:.2f}x, {ratio['q1']:.2f} to {ratio['q3']:.2f})")
             rows.append(cells)
             print("  ".join(cells), flush=True)
-    head = ["model", "threads", "plain loop", *(f"P = {p}" for p in options.lanes), "matrix products alone"]
+    head = ["model", "threads", "plain loop", *(f"P = {p}" for p in options.lanes), "torch's products alone"]
     print(f"\nms a step and trial, medians of {options.repeats} turns; in brackets how many times faster\n")
     print(measure.table(head, rows))
     measure.store(options.json, {"results": results})

@@ -1,8 +1,11 @@
 """hpo from its wheel: built as for a release, installed into a new environment, and used there."""
 
+import contextlib
+import json
 import os
 import platform
 import shutil
+import sqlite3
 import subprocess
 import sys
 import sysconfig
@@ -14,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+import hatch_build
 import hpo
 from hpo.training.kernels import cpu
+from tests.support.commandline import DEFAULTS, TINY
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 600  # for one command, on a machine with other work to do
@@ -133,20 +138,105 @@ def test_the_build_says_what_the_package_looks_for(tmp_path: Path) -> None:
     assert run(sys.executable, "-c", asked, cwd=ROOT).split() == [cpu.source_digest(), *sorted(looked_for)]
 
 
-@pytest.fixture(scope="module")
-def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, folder: Path) -> Path:
     """The bin folder of a new environment that has the wheel, and finds what it needs in this one's packages.
 
     Their folders are named in a .pth file. Python adds those and does not read the .pth files in them, so an editable
     installation in there is not seen; and they come after the new environment's own folder.
     """
-    folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=True)
     run(folder / "bin" / "pip", "install", "--quiet", "--no-index", "--no-deps", wheel, cwd=folder)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     ours = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     (packages / "dependencies.pth").write_text("\n".join(ours) + "\n")
     return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment that has this working tree's wheel."""
+    return installed(wheel, tmp_path_factory.mktemp("fresh"))
+
+
+def check_use(bin_: Path, folder: Path, kernels: str, **more: str) -> None:
+    """`hpo doctor` says these kernels, an epoch is trained, and its record says them too."""
+    assert f"kernels: cpu: {kernels}\n" in run(bin_ / "hpo", "doctor", cwd=folder, **more)
+    options = {**DEFAULTS, "trials": 1}
+    (folder / "tiny.toml").write_text(TINY.format(**options))
+    run(bin_ / "hpo", "study", "create", "--file", "tiny.toml", cwd=folder)
+    worker = ("worker", "--device", "cpu", "--population", "1", "--max-trials", "1")
+    assert f"kernels: {kernels}; " in run(bin_ / "hpo", *worker, cwd=folder, **more)
+    with contextlib.closing(sqlite3.connect(folder / "hpo.db")) as database:
+        ((outcome,),) = database.execute("SELECT outcome FROM hpo_slots WHERE outcome IS NOT NULL").fetchall()
+    done = json.loads(outcome)
+    assert (done["state"], done["epochs"]) == ("complete", 1)
+    assert done["versions"]["kernels"] == kernels
+
+
+NOT_COMPILED = "none (they were not compiled when hpo was installed: install a C compiler, then hpo again)"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 processor")
+def test_without_kernels_hpo_trains_by_plain_torch(tmp_path: Path) -> None:
+    """As where it was installed without any compiler."""
+    (tmp_path / "sources").mkdir()
+    plain = built(sources(tmp_path / "sources"), tmp_path / "made", **without_compiler(tmp_path))
+    (tmp_path / "used").mkdir()
+    check_use(installed(plain, tmp_path / "fresh"), tmp_path / "used", NOT_COMPILED, ATEN_CPU_CAPABILITY="avx2")
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 processor")
+@pytest.mark.parametrize(
+    ("capability", "kernels"), [("avx2", "C, avx2"), ("default", "none (they need AVX2, torch finds DEFAULT)")]
+)
+def test_a_lesser_processor_has_the_kernels_that_it_can_run(
+    fresh: Path, tmp_path: Path, capability: str, kernels: str
+) -> None:
+    """The same wheel, where torch is held to a smaller set of instructions."""
+    check_use(fresh, tmp_path, kernels, ATEN_CPU_CAPABILITY=capability)
+
+
+# --- The compiler that the build fetches --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ziglang from PyPI (100 MB), where that can be had."""
+    folder = tmp_path_factory.mktemp("ziglang")
+    words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "ziglang"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+    if done.returncode:
+        pytest.skip(f"ziglang cannot be had from PyPI: {done.stderr.strip()[-200:]}")
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("fetched")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 processor")
+@NO_COMPILER
+def test_where_nothing_compiles_the_build_fetches_a_compiler(
+    tmp_path: Path, environment: Callable[[Path], dict[str, str]]
+) -> None:
+    """A real build, in an environment of its own, to which hatchling and ziglang come from PyPI."""
+    (tmp_path / "sources").mkdir()
+    folder = sources(tmp_path / "sources")
+    compiled = built(folder, tmp_path / "made", "--quiet", **environment(tmp_path))
+    check_kernels(compiled, tmp_path / "there")
+
+
+@pytest.mark.long
+def test_the_kernels_compile_for_arm(fetched: Path, tmp_path: Path) -> None:
+    """All that can be shown without such a processor; `test_kernels` runs vectors of the same width on this one."""
+    library = tmp_path / "cpu-neon.so"
+    compiler = (sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-gnu")
+    source = ("-DSOURCE=of_a_test", "-Wall", "-Werror", "-o", library, cpu.FOLDER / cpu.SOURCES[0], "-lm")
+    flags = (*hatch_build.FLAGS, *hatch_build.LEVELS["aarch64"]["neon"])
+    run(*compiler, *flags, *source, cwd=tmp_path, PYTHONPATH=str(fetched))
+    made = library.read_bytes()
+    assert (made[:4], int.from_bytes(made[18:20], "little")) == (b"\x7fELF", 183)  # e_machine: AArch64
+    functions = {"window_forward", "window_backward", "convolution_forward", "convolution_backward", "adam"}
+    assert {name for name in functions for of in ("f32", "f64") if f"{name}_{of}\0".encode() in made} == functions
 
 
 def test_the_wheel_has_all_of_hpo_and_nothing_else(wheel: Path) -> None:

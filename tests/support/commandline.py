@@ -54,7 +54,7 @@ learning_rate = 3e-3
 weight_decay = 2.5e-5
 dropout = 0.15
 """
-_DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, Any] = {
     "name": "ws",
     "model": "ws",
     "seed": 1,
@@ -141,7 +141,7 @@ class Hpo:
 
     def study(self, **options: Any) -> Path:
         """Write the file of a tiny study; options override."""
-        values = {**_DEFAULTS, **options}
+        values = {**DEFAULTS, **options}
         path = self.folder / f"{values['name']}.toml"
         path.write_text(TINY.format(**values))
         return path

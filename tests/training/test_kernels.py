@@ -8,6 +8,7 @@ test-long` installs it).
 import importlib.util
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import hatch_build
 from hpo.digits import draws, experiment, models
 from hpo.digits.recipes import METRICS, RECIPES
 from hpo.training import streams
@@ -570,34 +572,43 @@ def test_a_dense_layer_is_linear_selu_and_mask(
         assert [relative(a, b) < near for a, b in pairs_of] == [True] * 4
 
 
-_SANITISED = """
+_WITH_A_LIBRARY = """
 import sys
 from pathlib import Path
 import pytest
 from hpo.training.kernels import cpu
-cpu.build_of = lambda level: Path(sys.argv[1])
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", sys.argv[2], "-m", "not long", "-k", "not another_text"]))
+kernels = cpu.CpuKernels(cpu._library(Path(sys.argv[1])), "C, of a test")
+cpu.load = lambda: kernels
+others = "not another_text and not no_library and not best_build and not neighbours"
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", sys.argv[2], "-m", "not long", "-k", others]))
 """
 
 
 @pytest.mark.long
-def test_the_kernels_touch_no_memory_but_their_own(tmp_path: Path) -> None:
-    """This file's tests with a library that AddressSanitizer and UndefinedBehaviorSanitizer watch."""
-    if (cc := shutil.which("cc")) is None:
-        pytest.skip("needs a C compiler")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("level", ["this processor's", "16 bytes"])
+def test_the_kernels_touch_no_memory_but_their_own(level: str, compiled: cpu.CpuKernels, tmp_path: Path) -> None:
+    """This file's tests with a library that AddressSanitizer and UndefinedBehaviorSanitizer watch.
+
+    With vectors of 16 bytes it is what an ARM processor runs, compiled for this one.
+    """
     sanitisers = [
-        subprocess.run([cc, f"-print-file-name={name}.so"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(["cc", f"-print-file-name={name}.so"], capture_output=True, text=True, check=True).stdout.strip()
         for name in ("libasan", "libubsan")
     ]
-    flags = ["-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-mavx2", "-mfma"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = {name: values for levels in hatch_build.LEVELS.values() for name, values in levels.items()}
+    wide = () if level == "16 bytes" else flags[compiled.name.removeprefix("C, ")]
+    watching = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     library = tmp_path / "cpu.so"
     source = [f"-DSOURCE={cpu.source_digest()}", "-o", str(library), str(cpu.FOLDER / "cpu.c"), "-lm"]
-    subprocess.run([cc, *flags, *source], check=True)
+    subprocess.run(["cc", *hatch_build.FLAGS, *wide, *watching, *source], check=True)
     watched = {**os.environ, "LD_PRELOAD": " ".join(sanitisers), "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [sys.executable, "-c", _SANITISED, str(library), __file__]
+    command = [sys.executable, "-c", _WITH_A_LIBRARY, str(library), __file__]
     ran = subprocess.run(command, env=watched, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
+    counted = re.search(r"^(\d+) passed, \d+ deselected in ", ran.stdout, re.MULTILINE)
+    assert counted, ran.stdout[-4000:]  # nothing was skipped
+    assert int(counted[1]) > 200
 
 
 # --- Triton's kernels ---------------------------------------------------------------------------------------

@@ -42,7 +42,14 @@ packages_distributions = functools.cache(metadata.packages_distributions)  # it 
 
 def third_party(actual: Import) -> bool:
     """Whether something is imported that neither Python nor this project brings."""
-    return actual.name.partition(".")[0] not in {*sys.stdlib_module_names, "_typeshed", "hpo", "tests", "bench"}
+    return actual.name.partition(".")[0] not in {
+        *sys.stdlib_module_names,
+        "_typeshed",
+        "hpo",
+        "tests",
+        "bench",
+        "hatch_build",
+    }
 
 
 # --- Floors -------------------------------------------------------------------------------------------------
