@@ -3,6 +3,8 @@
 `test_kernels` runs this file in a process of its own: the interpreter is asked for before anything imports triton.
 """
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,29 @@ def test_tritons_convolutions_are_plain_torchs(channels: int) -> None:
     wanted = torch.autograd.grad((expected * upstream).sum(), [w1, b1, w2, b2])
     given = torch.autograd.grad((actual * upstream).sum(), [w1, b1, w2, b2])
     assert [relative(a, b) < 1e-6 for a, b in zip(given, wanted, strict=True)] == [True] * 4
+
+
+def test_tritons_convolutions_take_parameters_and_gradients_however_they_lie() -> None:
+    """Weights and biases of lanes by themselves, and a gradient that is one number, expanded, as that of a sum is."""
+    fast, generator = TritonKernels(), torch.Generator().manual_seed(0)
+    table = WindowTable(torch.rand(4, 14, 14, generator=generator), 5, 2)
+    corners = table.corners(torch.arange(4).view(2, 2, 1), torch.arange(4).view(2, 2, 1))
+    sizes = ((2, 32, 1, 5, 5), (2, 32), (2, 64, 32, 3, 3), (2, 64))
+    leaves = [(torch.randn(*size, generator=generator) * 0.1).requires_grad_() for size in sizes]
+
+    def followed(first: Callable[..., Tensor], second: Callable[..., Tensor]) -> list[Tensor]:
+        both = second(first(leaves[0], leaves[1]), leaves[2], leaves[3])
+        alone = first(leaves[0], leaves[1])
+        return [*torch.autograd.grad(both.sum(), leaves), *torch.autograd.grad(alone.sum(), leaves[:2])]
+
+    expected = followed(
+        lambda w, b: _WindowConvolution.apply(table.gather(corners), w, b, 2),  # type: ignore[no-untyped-call]
+        lambda x, w, b: _Convolution.apply(x, w, b, 3),  # type: ignore[no-untyped-call]
+    )
+    actual = followed(
+        lambda w, b: fast.window_convolution(table, corners, w, b), lambda x, w, b: fast.convolution(x, w, b, 3)
+    )
+    assert [relative(a, b) < 1e-6 for a, b in zip(actual, expected, strict=True)] == [True] * 6
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -30,6 +30,14 @@ def _power(n: int) -> int:
     return int(triton.next_power_of_2(n))
 
 
+def _side_by_side(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (P, ...) and biases (P, O), lanes of both equally far apart and each in one piece, as Layout has them."""
+    if weight.stride(0) == bias.stride(0) and weight[0].is_contiguous() and bias[0].is_contiguous():
+        return weight, bias
+    both = torch.cat([weight.flatten(1), bias], 1)
+    return both[:, : -bias.shape[1]].view(weight.shape), both[:, -bias.shape[1] :]
+
+
 class _TritonWindowConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -40,6 +48,7 @@ class _TritonWindowConvolution(torch.autograd.Function):
         q = len(positions)
         sizes = {"Q": q, "C": c, "K": k, "S": size - k + 1, "OC": o, "INNER": _power(c * size**2)}
         corners = corners.contiguous()
+        weight, bias = _side_by_side(weight, bias)
         out = rows.new_empty(p, b * q, o)
         route = torch.empty(p, b * q, o, dtype=torch.int8, device=rows.device)
         triton_kernels.window_forward[(triton.cdiv(b * q, WINDOW_FORWARD["BLOCK"]), p)](
@@ -57,7 +66,7 @@ class _TritonWindowConvolution(torch.autograd.Function):
         sizes = ctx.sizes
         p, r, o = out.shape
         places, inner = sizes["S"] ** 2, sizes["INNER"]
-        grad = grad.permute(0, 1, 3, 4, 2).reshape(p, r, o)
+        grad = grad.permute(0, 1, 3, 4, 2).reshape(p, r, o).contiguous()
         chunks = triton.cdiv(r, WINDOW_BACKWARD["BLOCK"] * WINDOW_BACKWARD["BLOCKS"])
         part = rows.new_empty(p, chunks, places, inner, o)
         bias_part = rows.new_empty(p, chunks, o)
@@ -98,7 +107,7 @@ class _TritonConvolution(torch.autograd.Function):
         sizes = ctx.sizes
         p, b, o = out.shape
         side, k, c = sizes["SIDE"], sizes["K"], sizes["C"]
-        grad = grad.reshape(p, b, o)
+        grad = grad.reshape(p, b, o).contiguous()
         dx = torch.empty_like(x)
         triton_kernels.convolution_input_gradient[(triton.cdiv(b, INPUT_GRADIENT["BLOCK"]), side, p)](
             grad, out, route, kernel, dx, b, **sizes, **INPUT_GRADIENT, PRECISION=precision()
