@@ -86,11 +86,13 @@ class LaneServer:
     def _train_epoch(self, population: Population) -> None:
         """An epoch of all lanes of a population, and what is to be said of each."""
         lanes = {lane.number: lane for lane in self._lanes if lane.population is population}
-        begun, errors = time.monotonic(), {}
+        begun, errors, apart = time.monotonic(), {}, population.apart
         try:
             reports = population.train_epoch()
         except LanesFailed as failed:
             reports, errors = failed.reports, failed.errors
+        if population.apart != apart:
+            self.child.tell(next(iter(lanes.values())).ordered.id, Message("apart", {"why": population.apart}))
         share = (time.monotonic() - begun) / len(lanes)
         for number, traceback in errors.items():
             self._fail(lanes[number].ordered.id, lanes[number].ordered, step_error(traceback))

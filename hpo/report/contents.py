@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 
 from sqlalchemy import Engine
 
@@ -76,6 +77,7 @@ def gather(
     ledger = read_ledger(engine)
     comparison = compare(results, scores, ledger)
     bundled = {r.data_digest for r in results if r.is_shipped and shipped_report.needs_no_folder(r.data_digest)}
+    import_module("hpo.report.outline")  # plotly, which the page needs next, loads while the dependence is computed
     return Contents(
         made_at=datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         database=display_url(engine),

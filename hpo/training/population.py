@@ -147,6 +147,7 @@ class Population:
         self.recipe, self.lanes, self.samples, self.batch = recipe, lanes, samples, batch
         self.metrics = dict(metrics or {})
         self.width = lanes  # lanes in one program; halved where memory runs out
+        self.apart = ""  # why lanes train one at a time, where the module cannot be run for several
         self.device, self.dtype = torch.device(device), dtype
         self.plain = recipe.module()
         self.layout = Layout(self.plain)
@@ -311,6 +312,7 @@ class Population:
         if together and not errors:
             logger.warning("lanes train one at a time from now on: the module cannot be run for several (%s)", together)
             self.width = 1
+            self.apart = together
         if errors:
             raise LanesFailed(reports, errors)
         return reports

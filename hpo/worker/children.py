@@ -328,6 +328,12 @@ class Children:
                 if folder.parent == self._checkpoints.place(training.job):  # else it is the user's code that says so
                     self._keep(training, values["epoch"], folder)
                 return None
+            case "apart":
+                logger.warning(
+                    "%s: it and those beside it train one at a time from now on: the module cannot be run for several "
+                    "lanes at once (%s)", training.job.title, values["why"],
+                )  # fmt: skip
+                return None
             case "given back":  # as `close` asked
                 self._trainings.remove(training)
                 if not self._trainings_in(training.child):

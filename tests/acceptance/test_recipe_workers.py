@@ -39,6 +39,9 @@ from torch.nn import functional as F
 def network():
     return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), hpo.dropout(32), nn.Linear(32, 10))
 
+def dropping():
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
+
 def normed(width, activation):
     return nn.Sequential(
         nn.Linear(64, width), nn.BatchNorm1d(width), getattr(nn, activation)(), hpo.dropout(width), nn.Linear(width, 10)
@@ -66,6 +69,10 @@ written = hpo.Experiment(
         hpo.Recipe(network, hpo.Tensors, lambda items: {"y": items.y}, loss, lambda out: out, batch=50),
         space={"learning_rate": hpo.Float(1e-4, 1e-1, log=True), "weight_decay": 1e-4, "dropout": hpo.Float(0.0, 0.6)},
         reference={"learning_rate": 1e-2, "dropout": 0.1},
+    ), "drops": hpo.Model(
+        hpo.Recipe(dropping, hpo.Tensors, lambda items: {"y": items.y}, loss, lambda out: out, batch=50),
+        space={"learning_rate": hpo.Float(1e-4, 1e-1, log=True), "weight_decay": 1e-4, "dropout": 0.0},
+        reference={"learning_rate": 1e-2},
     ), "norm": hpo.Model(
         hpo.Recipe(
             normed, hpo.Tensors, lambda items: {"y": items.y}, loss, lambda out: out, batch=50,
@@ -179,6 +186,25 @@ def test_lanes_of_several_structures(hpo: Hpo, file: Path, tmp_path: Path) -> No
     by_structure = {(slot.params["width"], slot.params["activation"]): slot for slot in alone if slot.params}
     for slot in by_structure.values():
         check_equal_to_the_plain_loop(slot, file)
+    beside.close()
+
+
+def test_what_cannot_be_run_for_several_lanes_is_named_in_the_workers_log(hpo: Hpo, file: Path, tmp_path: Path) -> None:
+    """torch's dropout: trained all the same, to the same results as alone."""
+    create(hpo, file, "drops", trials=3, epochs=2)
+    finish(hpo.start(*DRAIN, "--experiment", file))
+    alone = check_exact(hpo.url, "drops", search=3, confirm=6, rounds=2)["search"]
+    beside = Hpo(tmp_path, f"sqlite:///{tmp_path / 'beside.db'}")
+    create(beside, file, "drops", trials=3, epochs=2)
+    log = finish(beside.start(*DRAIN, "--experiment", file, "--population", "3"))[1]
+    warnings = [line for line in log.splitlines() if "WARNING" in line]
+    assert warnings
+    assert all("train one at a time" in line and "Dropout (2): " in line for line in warnings)
+    search = check_exact(beside.url, "drops", search=3, confirm=6, rounds=2)["search"]
+    for slot, other in zip(search, alone, strict=True):
+        assert slot.outcome is not None
+        assert other.outcome is not None
+        assert slot.outcome.train_loss == other.outcome.train_loss
     beside.close()
 
 
