@@ -1,7 +1,8 @@
-"""Text that comes from elsewhere (a database, another program's error), made safe to print."""
+"""Text made fit to print: safe where it comes from elsewhere (a database, another program's error), lists short."""
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories: control, format, surrogate, line, paragraph
 _CREDENTIALS = re.compile(r"(?<=://)[^\s\"']*@")
@@ -46,3 +47,9 @@ def exception_of(error: str) -> str:
 def without_credentials(text: str) -> str:
     """The text with user names and passwords of the URLs in it as ***."""
     return _CREDENTIALS.sub("***@", text)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Names with commas between them; of more than `most` the first ones, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -20,11 +20,11 @@ from hpo.experiment.csv_file import read_csv
 from hpo.experiment.items import Draw, DrawnRows, Items, length, take
 from hpo.experiment.suspicions import suspicions
 from hpo.experiment.tables import RowColumn, classes, codes, column, columns_of, known, row_hashes, without
+from hpo.text import listed
 
 Load = Callable[[], Any]
 Chosen = NDArray[np.bool_]  # (n,)
 SAME_VALIDATION = "the validation rows are the same in every round: rounds differ by their seed alone"
-_SHOWN = 3  # examples in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,17 +324,15 @@ def _remarks_on_classes(y: Any, pools: Mapping[str, Chosen]) -> list[str]:
     values = np.asarray(y)
     there = {name: set(values[chosen].tolist()) for name, chosen in pools.items()}
     unknown = sorted(there["B"] - there["A"], key=str)
+    missing = listed([repr(value) for value in unknown])
     if unknown and isinstance(unknown[0], str):
         raise ExperimentError(
-            f"rows: no row of pool A has the class {_listed(unknown)}, which the test has; leave such rows out, join "
+            f"rows: no row of pool A has the class {missing}, which the test has; leave such rows out, join "
             "rare classes, or take another share"
         )
-    remarks = [f"no row of pool A has the class {_listed(unknown)}, which the test has"] if unknown else []
+    remarks = [f"no row of pool A has the class {missing}, which the test has"] if unknown else []
     if untested := sorted(there["A"] - there["B"], key=str):
-        remarks.append(f"no row of pool B has the class {_listed(untested)}: it is not tested")
+        remarks.append(
+            f"no row of pool B has the class {listed([repr(value) for value in untested])}: it is not tested"
+        )
     return remarks
-
-
-def _listed(values: list[Any]) -> str:
-    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-    return ", ".join(map(repr, values[:_SHOWN])) + more

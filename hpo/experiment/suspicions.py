@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.experiment.tables import classes, codes
+from hpo.text import listed
 
 FEWEST_ROWS = 20  # of fewer, chance explains all of this
 MOST_COLUMNS = 2_000  # that are looked at
 ROUNDING = 1e-6  # of a mean, in standard deviations: data of 32 bits
-_SHOWN = 3
 
 
 def suspicions(columns: Mapping[str, Any], y: Any) -> list[str]:
@@ -26,12 +26,10 @@ def suspicions(columns: Mapping[str, Any], y: Any) -> list[str]:
         return []
     reasons = []
     if tells := [name for name, values in each.items() if _tells(values, np.asarray(y))]:
-        reasons.append(f"{_listed(tells)} among the inputs tells the target exactly: is it the target itself?")
+        reasons.append(f"{listed(tells)} among the inputs tells the target exactly: is it the target itself?")
     numbers = {name: values for name, values in each.items() if values.dtype.kind == "f" and np.ptp(values) > 0}
     if centred := [name for name, values in numbers.items() if abs(values.mean()) < ROUNDING * values.std()]:
-        reasons.append(
-            f"{_listed(centred)} has mean 0 over all rows: what centred it has seen the test; {_DO_IT_LATER}"
-        )
+        reasons.append(f"{listed(centred)} has mean 0 over all rows: what centred it has seen the test; {_DO_IT_LATER}")
     ranges = {(float(values.min()), float(values.max())) for values in numbers.values()}
     if len(numbers) > 1 and ranges in ({(0.0, 1.0)}, {(-1.0, 1.0)}):
         low, high = min(ranges)
@@ -71,8 +69,3 @@ def _tells(values: NDArray[Any], y: NDArray[Any]) -> bool:
     kinds = codes(values)
     several = int(groups.max()) + 1
     return several > 1 and int(kinds.max()) + 1 == several == len(np.unique(kinds * several + groups))
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -20,6 +20,7 @@ from hpo.results.queries import opened_label
 from hpo.results.records import FinalResult, StudyResult, mean, std
 from hpo.storage.ledger import LedgerEntry
 from hpo.study.labels import TUNED
+from hpo.text import listed
 
 MOST_FAILURES = 10  # rows of the table
 _TRIAL_FIELDS = (  # a line each
@@ -66,7 +67,7 @@ def study_table(results: Iterable[StudyResult]) -> RenderableType:
 
 def _states(result: StudyResult) -> list[str]:
     """What keeps a study from going on, the worst first."""
-    waits = f"waits for {', '.join(result.waits_for)}"
+    waits = f"waits for {listed(result.waits_for)}"
     states = {
         "broken": bool(result.gone),
         "blocked": result.is_blocked,

@@ -36,6 +36,7 @@ from hpo.study.phases import NOTHING_CONFIRMED, too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
 from hpo.study.ranking import ranking as confirm_ranking
 from hpo.study.spec import StudySpec, parsed_spec, spec_of
+from hpo.text import listed
 
 
 class TrialNotFound(HpoError):
@@ -416,7 +417,7 @@ def _shut(name: str, waits_for: Sequence[str]) -> list[str]:
     if not waits_for:
         return []
     return [
-        f"final: waits for the searches on the same data ({', '.join(waits_for)}), which could profit from what a test "
+        f"final: waits for the searches on the same data ({listed(waits_for)}), which could profit from what a test "
         f"says; `hpo study pause NAME` leaves one out, `hpo evaluate --study {name} --open-early` does not wait"
     ]
 

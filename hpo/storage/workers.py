@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, select, u
 from hpo.errors import HpoError
 from hpo.storage.engine import begin_read, begin_write, now
 from hpo.storage.schema import HOST_LENGTH, WORKER_LENGTH, workers
+from hpo.text import listed
 
 WORK_DONE = "its work was done"  # why a worker left that ended by itself
 STOPPED = "stopped by `hpo workers stop`"
@@ -124,9 +125,8 @@ def living_worker(engine: Engine, name: str) -> RegisteredWorker:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        names = ", ".join(worker.name for worker in fitting[:MOST_NAMED])
-        more = f" and {len(fitting) - MOST_NAMED} more" if len(fitting) > MOST_NAMED else ""
-        raise WorkerNotFound(f"{len(fitting)} workers begin with {name!r}: {names}{more}; give more of the name")
+        names = listed([worker.name for worker in fitting], MOST_NAMED)
+        raise WorkerNotFound(f"{len(fitting)} workers begin with {name!r}: {names}; give more of the name")
     raise WorkerNotFound(f"no worker that lives is called {name!r}; `hpo workers list` shows those that do")
 
 

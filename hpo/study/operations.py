@@ -21,6 +21,7 @@ from hpo.study.measurements import declared_before, epochs_of, measurement_of, s
 from hpo.study.repeats import repeat_spec
 from hpo.study.requests import Requested
 from hpo.study.spec import StudySpec, differences, spec_of
+from hpo.text import listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,7 +356,7 @@ def _check_shut(engine: Engine, experiment: str, data_digest: str) -> None:
         names = searching(connection, experiment, data_digest)
     if names:
         raise NotNow(
-            f"pool B stays shut while searches on the same data go on ({', '.join(names)}), which what it says could "
+            f"pool B stays shut while searches on the same data go on ({listed(names)}), which what it says could "
             "serve: wait for them, `hpo study pause NAME` each, or open it with --open-early, which is on record"
         )
 

@@ -19,6 +19,7 @@ from hpo.study import phases
 from hpo.study.projection import unless_deleted
 from hpo.study.search import Search, template_of
 from hpo.study.spec import spec_of
+from hpo.text import listed
 from hpo.worker.aside import SetAside
 from hpo.worker.claim import Claim
 from hpo.worker.coordinator import Coordinator
@@ -108,7 +109,7 @@ class Fetcher:
                 reasons.append(f"{row.name} has failures in phase {row.phase} (`hpo study resume {row.name}`)")
             elif row.phase == "final" and not row.open_early and (others := self._searched(row)):
                 holds = "whose searches on the same data could profit from what its test says"
-                reasons.append(f"{row.name} waits for {', '.join(others)}, {holds} (`hpo study show {row.name}`)")
+                reasons.append(f"{row.name} waits for {listed(others)}, {holds} (`hpo study show {row.name}`)")
             elif not self._names:
                 continue
             elif (why := self._serving.why_not(row)) is not None:

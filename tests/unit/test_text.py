@@ -13,7 +13,7 @@ from rich.text import Text
 from hpo.api.console import console
 from hpo.cli import logs
 from hpo.cli.context import print_message, print_table
-from hpo.text import exception_of, visible, without_credentials
+from hpo.text import exception_of, listed, visible, without_credentials
 
 HOSTILE = "ws\x1b[31mred\x07\x9b2J\u202egnp.\x08"
 SHOWN = r"ws\x1b[31mred\x07\x9b2J\u202egnp.\x08"
@@ -97,3 +97,11 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n  
 )
 def test_a_traceback_in_one_line(error: str, line: str) -> None:
     assert exception_of(error) == line
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b, c"), (list("abcdefghijklmn"), "a, b, c and 11 more")],
+)
+def test_of_many_names_the_first_are_listed(names: list[str], text: str) -> None:
+    assert listed(names) == text
