@@ -50,7 +50,7 @@ class SchemaError(DatabaseError):
 
 
 class StudyNotFound(HpoError):
-    """No study of that name; the message lists those that exist."""
+    """No study of that name, or no more."""
 
 
 class StudyBroken(HpoError):

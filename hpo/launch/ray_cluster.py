@@ -17,7 +17,10 @@ from hpo.launch.launcher import LaunchFailed, WorkerRequest
 
 NAMESPACE = "hpo"  # of the actors' names
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-KNOCK_SECONDS = 10.0  # for a cluster to accept a connection
+KNOCK_SECONDS = 10.0  # for a cluster to accept a connection, and to answer
+# RFC 9113, 3.4 and 4.1: a client greets with a text and its settings, a server answers with its own settings
+HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # a frame of none: length, type 4, flags, stream
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
 
 
 class WorkerActor:
@@ -97,14 +100,19 @@ class RayLauncher:
 
 
 def _knock(address: str, here: Callable[[], str]) -> None:
-    """OSError where nobody listens, which Ray itself finds out in minutes.
+    """OSError where nobody listens, or what listens is no gRPC server: Ray itself finds that out in minutes.
 
     By a loopback address Ray means this machine's in its network, which `here` returns.
     """
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "/" not in host:
         host = here() if host in LOOPBACK else host.strip("[]")
-        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+        with socket.create_connection((host, int(port)), KNOCK_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                connection.sendall(HTTP2_GREETING)
+                answer = connection.recv(len(HTTP2_SETTINGS), socket.MSG_WAITALL)
+                if answer[3:4] != HTTP2_SETTINGS[3:4]:
+                    raise ConnectionError(f"what listens at {host}:{port} is no Ray cluster")
 
 
 def names_of(request: WorkerRequest) -> list[str]:

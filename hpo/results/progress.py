@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from sqlalchemy import Connection, Engine, Row, select
 
-from hpo.errors import SchemaError, SpecError, StudyNotFound
+from hpo.errors import SchemaError, SpecError
 from hpo.results.attention import attention
 from hpo.results.ending import estimated_end, lately, span, steps_of, work, work_left
 from hpo.results.progress_records import (
@@ -39,7 +39,7 @@ from hpo.storage.engine import begin_read, display_url, is_missing, now
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.searched import searching
 from hpo.storage.slots import Kind
-from hpo.storage.studies import gone_from_optuna
+from hpo.storage.studies import gone_from_optuna, study_not_found
 from hpo.storage.workers import RegisteredWorker, recent_workers
 from hpo.study.phases import confirmed, too_many_failed
 from hpo.study.ranking import order
@@ -80,10 +80,7 @@ def overview(engine: Engine) -> Overview:
 
 def study_progress(engine: Engine, name: str) -> StudyProgress:
     """How far the study of that name is; StudyNotFound where there is none."""
-    studies = _read(engine, name).studies
-    if not studies:
-        raise StudyNotFound(f"no study {name!r}; `hpo study list` shows those that there are")
-    return studies[0]
+    return _read(engine, name).studies[0]
 
 
 def _read(engine: Engine, name: str | None) -> Overview:
@@ -96,6 +93,8 @@ def _read(engine: Engine, name: str | None) -> Overview:
     with begin_read(engine) as connection:
         at = float(connection.scalar(select(now())) or 0.0)
         rows = connection.execute(which).all()
+        if name is not None and not rows:
+            raise study_not_found(connection, name)
         workers = recent_workers(connection, DAY)
         facts = _facts(connection, at, rows, workers)
         studies = tuple(_study(connection, row, facts) for row in rows)

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Row, func, select
 
-from hpo.errors import HpoError, SchemaError, SpecError, StudyBroken, StudyNotFound
+from hpo.errors import HpoError, SchemaError, SpecError, StudyBroken
 from hpo.experiment.spaces import Value
 from hpo.results.failures import setbacks
 from hpo.results.records import (
@@ -30,7 +30,7 @@ from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.searched import searching
 from hpo.storage.slots import Slot
-from hpo.storage.studies import code_changes_of, gone_from_optuna
+from hpo.storage.studies import code_changes_of, gone_from_optuna, study_not_found
 from hpo.study.labels import TUNED, claims_origin
 from hpo.study.phases import NOTHING_CONFIRMED, too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
@@ -55,12 +55,7 @@ def study_result(engine: Engine, name: str, known: KnownRuns | None = None) -> S
 
     Runs that are `known` are not read again, and others that are done are added to them.
     """
-    results = _read(engine, name, known)
-    if not results:
-        names = sorted(result.name for result in _read(engine, None))
-        there = f"there are {', '.join(names)}" if names else "there are none; `hpo study create` makes one"
-        raise StudyNotFound(f"no study {name!r}; {there}")
-    return results[0]
+    return _read(engine, name, known)[0]
 
 
 def all_results(engine: Engine) -> list[StudyResult]:
@@ -160,6 +155,8 @@ def _read(engine: Engine, name: str | None, known: KnownRuns | None = None) -> l
         which = which.where(studies_table.c.name == name)
     with begin_read(engine) as connection:
         rows = connection.execute(which).all()
+        if name is not None and not rows:
+            raise study_not_found(connection, name)
         ids = [row.id for row in rows]
         runs = _runs(connection, ids, {} if known is None else known)
         openings_of_these = (

@@ -6,6 +6,7 @@ Making and deleting a study is one transaction over both, so nothing is ever lef
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from optuna.storages._rdb import models
@@ -21,6 +22,7 @@ from hpo.storage.optuna_storage import HpoStorage
 from hpo.storage.schema import slots, studies
 from hpo.storage.slots import Kind, NewSlot, add_slots
 from hpo.storage.values import Value
+from hpo.text import listed
 
 Phase = Literal["search", "confirm", "final", "done"]
 
@@ -112,13 +114,22 @@ class Counts:
 
 
 def get_study(engine: Engine, name: str) -> StudyRow:
-    """The study of that name; raises StudyNotFound, which lists those that exist."""
-    study = find_study(engine, name)
-    if study is None:
-        names = [other.name for other in list_studies(engine)]
-        there = f"there are {', '.join(names)}" if names else "`hpo study create` makes the first one"
-        raise StudyNotFound(f"no study is called {name!r}; {there}")
-    return study
+    """The study of that name; raises StudyNotFound, which names those that exist."""
+    with begin_read(engine) as connection:
+        row = connection.execute(select(studies).where(studies.c.name == name)).one_or_none()
+        if row is None:
+            raise study_not_found(connection, name)
+    return _study(row)
+
+
+def study_not_found(connection: Connection, name: str) -> StudyNotFound:
+    """The error for a name that no study has: it names some that there are, those most like it first."""
+    names = connection.scalars(select(studies.c.name).order_by(studies.c.id)).all()
+    like = get_close_matches(name, names)
+    there = listed([*like, *(other for other in names if other not in like)])
+    return StudyNotFound(
+        f"no study is called {name!r}; " + (f"there are {there}" if names else "`hpo study create` makes the first one")
+    )
 
 
 def find_study(engine: Engine, name: str) -> StudyRow | None:

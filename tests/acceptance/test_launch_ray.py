@@ -1,7 +1,10 @@
 """`hpo launch ray` on a real cluster of several nodes on loopback, one of which dies."""
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
@@ -17,6 +20,7 @@ from tests.support.ray_nodes import LOOPBACK, RayNodes, autoscaled, die, needs_r
 pytestmark = [needs_ray, pytest.mark.long]
 
 STUDY = {"trials": 4, "epochs": 60, "sampler": "random", "pruner": "none", "confirm_rounds": 1, "rounds": 2}
+WHEREVER = ("127.0.0.1", 0)  # a port that is free
 WORKER = ("--drain", "--device", "cpu", "--population", "1", "--checkpoint", "0", "--lease", "5")
 CORES = """
 import logging, ray, sys
@@ -31,9 +35,13 @@ print(json.dumps(sorted(actor["name"] for actor in ray.util.list_named_actors(al
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayNodes]:
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in LOOPBACK.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def nodes(loopback: None) -> Iterator[RayNodes]:
     running = RayNodes()
     yield running
     running.close()
@@ -88,12 +96,10 @@ def test_the_study_ends_exactly_though_a_node_dies(hpo_on_postgres: Hpo, nodes: 
     assert left.count(None) == 1, "the one that died"
 
 
-def test_the_autoscaler_adds_a_node_and_takes_it_away(hpo_on_postgres: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_autoscaler_adds_a_node_and_takes_it_away(hpo_on_postgres: Hpo, loopback: None) -> None:
     """While an actor waits for a place, and when its worker has ended: a cloud costs nothing then."""
     hpo = hpo_on_postgres
     hpo.create(trials=2, confirm_rounds=1, rounds=1)
-    for name, value in LOOPBACK.items():
-        monkeypatch.setenv(name, value)
     with autoscaled(1) as address:
         wait_until(lambda: cores(hpo, address) == 0)
         words = ("launch", "ray", "--address", address, "--submit", "--", *WORKER)
@@ -114,3 +120,17 @@ def test_without_a_cluster_it_is_one_line(hpo_on_postgres: Hpo, host: str, port:
     *_, line = err.splitlines()
     assert line.startswith(f"hpo: Ray's cluster at {host}:{port} cannot be reached: ")
     assert "Traceback" not in err
+
+
+def test_another_server_at_the_address(hpo_on_postgres: Hpo, loopback: None) -> None:
+    """One that speaks HTTP, as Ray's own dashboard does, and one that accepts connections and says nothing."""
+    hpo_on_postgres.create(trials=1)
+    with ThreadingHTTPServer(WHEREVER, BaseHTTPRequestHandler) as web, socket.create_server(WHEREVER) as silent:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        for port, why in ((web.server_port, "is no Ray cluster"), (silent.getsockname()[1], "timed out")):
+            address = f"127.0.0.1:{port}"
+            _, err = finish(hpo_on_postgres.start("launch", "ray", "--address", address, "--submit"), 1)
+            *_, line = err.splitlines()
+            assert line.startswith(f"hpo: Ray's cluster at {address} cannot be reached: ")
+            assert why in line
+        web.shutdown()

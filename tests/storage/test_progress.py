@@ -289,7 +289,7 @@ def test_a_spec_that_cannot_be_read_stops_nothing(engine: Engine, make_study: Ma
 
 
 def test_no_study_of_that_name(engine: Engine) -> None:
-    with pytest.raises(StudyNotFound, match="no study 'x'"):
+    with pytest.raises(StudyNotFound, match="no study is called 'x'"):
         study_progress(engine, "x")
     empty = overview(engine)
     assert (empty.studies, empty.workers, empty.attention) == ((), (), ())

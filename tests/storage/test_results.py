@@ -219,7 +219,7 @@ def test_failures_are_told_apart(engine: Engine) -> None:
     ]
     with pytest.raises(queries.TrialNotFound, match=r"study ws:final has no trial 40"):
         queries.trial(engine, "ws:final", 40)
-    with pytest.raises(StudyNotFound, match=r"no study 'ws:fin'; there are ws$"):
+    with pytest.raises(StudyNotFound, match=r"no study is called 'ws:fin'; there are ws$"):
         queries.trial(engine, "ws:fin", 0)
 
     assert operations.resume(engine, "ws") == 1
@@ -275,10 +275,10 @@ def test_one_trial(sqlite_engine: Engine) -> None:
 
 def test_no_study_and_no_database(sqlite_engine: Engine, tmp_path: Path) -> None:
     assert queries.all_results(sqlite_engine) == []
-    with pytest.raises(StudyNotFound, match="there are none"):
+    with pytest.raises(StudyNotFound, match="`hpo study create` makes the first one"):
         queries.study_result(sqlite_engine, "ws")
     make(sqlite_engine, small_spec("ws"), limit=1)
-    with pytest.raises(StudyNotFound, match=r"no study 'wx'; there are ws$"):
+    with pytest.raises(StudyNotFound, match=r"no study is called 'wx'; there are ws$"):
         queries.study_result(sqlite_engine, "wx")
     missing = tmp_path / "none.db"
     with pytest.raises(SchemaError, match="no database there yet"):

@@ -122,13 +122,17 @@ def test_creating_at_once(engine: Engine, make_study: MakeStudy) -> None:
 
 
 def test_an_unknown_study(engine: Engine, make_study: MakeStudy) -> None:
-    """The message names those that exist."""
+    """The message names those that exist, of many the most similar ones first."""
     with pytest.raises(StudyNotFound, match=r"no study is called 'w'; .*hpo study create"):
         studies.get_study(engine, "w")
     make_study("one", trials=0)
     make_study("two", trials=0)
     with pytest.raises(StudyNotFound, match="no study is called 'w'; there are one, two"):
         studies.get_study(engine, "w")
+    for name in ("ws-1", "ws-2", "simple-1"):
+        make_study(name, trials=0)
+    with pytest.raises(StudyNotFound, match=r"no study is called 'simple'; there are simple-1, one, two and 2 more$"):
+        studies.get_study(engine, "simple")
     assert studies.find_study(engine, "w") is None
     with pytest.raises(StudyNotFound):
         studies.get_study_by_id(engine, 99)
