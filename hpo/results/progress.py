@@ -39,7 +39,7 @@ from hpo.storage.engine import begin_read, display_url, is_missing, now
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.searched import searching
 from hpo.storage.slots import Kind
-from hpo.storage.studies import gone_from_optuna, study_not_found
+from hpo.storage.studies import gone_from_optuna, unknown_study
 from hpo.storage.workers import RegisteredWorker, recent_workers
 from hpo.study.phases import confirmed, too_many_failed
 from hpo.study.ranking import order
@@ -94,7 +94,7 @@ def _read(engine: Engine, name: str | None) -> Overview:
         at = float(connection.scalar(select(now())) or 0.0)
         rows = connection.execute(which).all()
         if name is not None and not rows:
-            raise study_not_found(connection, name)
+            raise unknown_study(connection, name)
         workers = recent_workers(connection, DAY)
         facts = _facts(connection, at, rows, workers)
         studies = tuple(_study(connection, row, facts) for row in rows)

@@ -30,7 +30,7 @@ from hpo.storage.schema import slots as slots_table
 from hpo.storage.schema import studies as studies_table
 from hpo.storage.searched import searching
 from hpo.storage.slots import Slot
-from hpo.storage.studies import code_changes_of, gone_from_optuna, study_not_found
+from hpo.storage.studies import code_changes_of, gone_from_optuna, unknown_study
 from hpo.study.labels import TUNED, claims_origin
 from hpo.study.phases import NOTHING_CONFIRMED, too_many_failed
 from hpo.study.ranking import ConfirmResult, ConfirmRound
@@ -156,7 +156,7 @@ def _read(engine: Engine, name: str | None, known: KnownRuns | None = None) -> l
     with begin_read(engine) as connection:
         rows = connection.execute(which).all()
         if name is not None and not rows:
-            raise study_not_found(connection, name)
+            raise unknown_study(connection, name)
         ids = [row.id for row in rows]
         runs = _runs(connection, ids, {} if known is None else known)
         openings_of_these = (

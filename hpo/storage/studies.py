@@ -118,15 +118,15 @@ def get_study(engine: Engine, name: str) -> StudyRow:
     with begin_read(engine) as connection:
         row = connection.execute(select(studies).where(studies.c.name == name)).one_or_none()
         if row is None:
-            raise study_not_found(connection, name)
+            raise unknown_study(connection, name)
     return _study(row)
 
 
-def study_not_found(connection: Connection, name: str) -> StudyNotFound:
+def unknown_study(connection: Connection, name: str) -> StudyNotFound:
     """The error for a name that no study has: it names some that there are, those most like it first."""
     names = connection.scalars(select(studies.c.name).order_by(studies.c.id)).all()
-    like = get_close_matches(name, names)
-    there = listed([*like, *(other for other in names if other not in like)])
+    similar = get_close_matches(name, names)
+    there = listed([*similar, *(known for known in names if known not in similar)])
     return StudyNotFound(
         f"no study is called {name!r}; " + (f"there are {there}" if names else "`hpo study create` makes the first one")
     )
