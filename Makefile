@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # `make test COVERAGE=--cov` also reports the branches that the tests cover, and fails below the floor in pyproject.toml.
-# It takes a quarter to a half longer, so CI does without; like the long tests it is for the end of a piece of work.
 # CI does so; by hand it would only take longer.
 COVERAGE ?=
 

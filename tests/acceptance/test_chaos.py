@@ -1,4 +1,4 @@
-"""Workers killed, ended and frozen at random moments: the study is the undisturbed one. `make chaos` does more."""
+"""Workers killed, ended and frozen at random moments: the study is the undisturbed one. `make chaos` runs for long."""
 
 import signal
 from pathlib import Path
@@ -7,8 +7,6 @@ import pytest
 
 from tests.support.chaos import SHORT, campaign, digits, function, undisturbed
 from tests.support.commandline import Hpo
-
-pytestmark = pytest.mark.long
 
 
 def test_a_little_chaos(hpo: Hpo, tmp_path: Path) -> None:
@@ -21,6 +19,7 @@ def test_a_little_chaos(hpo: Hpo, tmp_path: Path) -> None:
     assert tally.resumed > 0
 
 
+@pytest.mark.long
 def test_a_little_chaos_among_functions(hpo: Hpo, tmp_path: Path) -> None:
     """Their child processes are killed too; what is resumed ends as what was never disturbed."""
     subject = function(tmp_path)

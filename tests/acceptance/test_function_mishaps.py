@@ -209,7 +209,6 @@ def test_a_test_that_fails_is_made_again_and_its_training_is_not(hpo: Hpo, file:
     assert not list((hpo.folder / "hpo.artifacts" / "checkpoints").glob("*"))
 
 
-@pytest.mark.long
 def test_what_does_not_stop_is_ended_and_stays_pruned(hpo: Hpo, file: Path) -> None:
     """It would report for ever: after its grace its process ends, with what it has reported; the next one trains on."""
     create(hpo, file, "disobeys", trials=4, rounds=1, epochs=20, pruner="median", startup=1)
