@@ -31,7 +31,7 @@ from hpo.worker.child_training import ChildTraining
 from hpo.worker.claim import Claim
 from hpo.worker.fetcher import Group
 from hpo.worker.folds import TrainedFold, over_folds
-from hpo.worker.function_checkpoints import FunctionCheckpoints, Resumed
+from hpo.worker.function_checkpoints import KEEP_SECONDS, FunctionCheckpoints, Resumed
 from hpo.worker.job import Job
 from hpo.worker.outcomes import FunctionResult, outcome_of_function
 from hpo.worker.serving import Serving
@@ -174,6 +174,11 @@ class Children:
         self._trainings.remove(training)
         self._clean(training)
         self._release(training.child, is_idle=training.stage == ("tested" if training.is_fork else "trained"))
+
+    def settle(self, job: Job) -> None:
+        """Wait until none of its checkpoints is on its way, but not for ever: a bucket may not answer."""
+        if (keeping := self._keeping.get(job.claim.token)) is not None:
+            wait([keeping], KEEP_SECONDS)
 
     def forget_checkpoint(self, job: Job) -> None:
         """Its outcome is kept."""
@@ -495,7 +500,7 @@ class Children:
         for training in unfinished:
             job = training.job
             self._trainings.remove(training)
-            self._settle(job)
+            self.settle(job)
             job.train_loss, job.validation_accuracy, job.resumed_at = [], [], []
             self.load([job])
             self._start_in(self._pool.take(child.description), job, is_moved=training in innocent)

@@ -72,8 +72,7 @@ class Evaluation:
         openings = []
         for pending in self._pending:
             if pending.opening is None:
-                record = partial(slots.record_opening, self._engine, *pending.job.claim.lease, self._worker)
-                pending.opening = in_thread(record)
+                pending.opening = in_thread(partial(self._open, pending))
                 pending.opening.add_done_callback(lambda _, trainers=pending.trainers: trainers.wake())  # type: ignore[misc]  # mypy knows no lambda's defaults
             openings.append(pending.opening)
         self._wait_for(openings)
@@ -103,6 +102,11 @@ class Evaluation:
         trainers.drop(job)
         self._background.submit(lambda: trainers.forget_checkpoint(job))
         logger.info("%s: %s", job.title, summary_of(outcome, job.claim.slot.kind))
+
+    def _open(self, pending: PendingTest) -> bool:
+        """Record that pool B is opened, once the training is kept: from here on only its test is to be made again."""
+        pending.trainers.settle(pending.job)
+        return slots.record_opening(self._engine, *pending.job.claim.lease, self._worker)
 
     def _test(self, pending: PendingTest, *, recorded: bool) -> None:
         claim = pending.job.claim

@@ -26,6 +26,7 @@ from hpo.worker.manifests import Manifest, SignedFolders
 from hpo.worker.signing import Damaged, Signer
 from hpo.worker.stores import CHUNK, Store
 
+KEEP_SECONDS = 10.0  # that a training's next step waits for its last checkpoint to be kept
 _CURVES = "curves.json"
 _MOST_CURVES = 1 << 28  # bytes
 _UNUSED_AFTER = 86_400.0  # seconds until what a worker that was killed has left is deleted

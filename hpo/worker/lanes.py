@@ -187,6 +187,9 @@ class Lanes:
         outcome, answers = self.trainings.outcome(job, self.population, state, how)
         return Conclusion(outcome=outcome, outputs=answers)
 
+    def settle(self, job: Job) -> None:
+        """Its state stays here until its outcome is stored, and is kept where its test raises."""
+
     def forget_checkpoint(self, job: Job) -> None:
         """Its outcome is kept."""
         self._checkpointer.remove(job)

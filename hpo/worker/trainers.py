@@ -80,6 +80,12 @@ class Trainers(Protocol):
     def end(self, job: Job) -> None:
         """A training that is over makes room, as far as its conclusion does not need it."""
 
+    def settle(self, job: Job) -> None:
+        """Wait, some seconds at most, until no checkpoint of it is on its way: a test that fails needs the last one.
+
+        On a thread beside the training; must not raise.
+        """
+
     def conclude(self, job: Job, how: OutcomeState) -> Conclusion | None:
         """What a training that has ended gave; None where an event will tell.
 
