@@ -108,7 +108,7 @@ def repeats_data(repeats: Repeats, results: Sequence[StudyResult]) -> list[Round
             result = by_name[repeat.study]
             final = result.final_of(TUNED)
             assert final is not None  # a repeat is compared by it
-            groups.append(_measured(result, repeat.study, final.round_numbers, final.test_values))
+            groups.append(_measured(result, TUNED, final.round_numbers, final.test_values))
     return groups
 
 

@@ -339,14 +339,17 @@ def overtuning_sentence(tuning: Tuning) -> str | None:
     over, scale = tuning.overtuning, Scale(tuning.metric)
     if over is None or over.confirmed < 2:
         return None
+    it = reference(tuning.reference_label)
+    best, last = (it if name == tuning.reference_label else name for name in (over.best, over.last))
     known = f"{over.confirmed} of the {over.incumbents} configurations that were its best so far were confirmed"
     if over.best == over.last:
-        return f"No overtuning seen: {known}, and none of them better than the last, {over.last}."
+        return f"No overtuning seen: {known}, and none of them better than the last, {last}."
     size = f"{'a factor of ' if tuning.metric.is_relative else ''}{scale.size(over.lost)}"
     error = "" if over.lost_error is None or tuning.metric.is_relative else f" ± {scale.size(over.lost_error)}"
+    chosen = f" as the best of {over.confirmed - 1}" if over.confirmed > 2 else ""
     ahead = (
-        f"{over.best} is {size}{error}{scale.apart} better in confirm than {over.last}, which the search took for "
-        f"better later on (over the rounds that both have, p = {over.p:.2g} as the best of {over.confirmed - 1})"
+        f"{best} is {size}{error}{scale.apart} better in confirm than {last}, which the search took for "
+        f"better later on (over the rounds that both have, p = {over.p:.2g}{chosen})"
     )
     if over.is_clear:
         return f"Overtuning: {known}; {ahead}."

@@ -1,5 +1,7 @@
 """What tuning changed, and what it cost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,12 @@ def test_every_confirmed_configuration_shows_what_its_lead_was_worth() -> None:
         "Whether the search overtuned is not settled: 3 of the 3 configurations that were its best so far were "
         "confirmed; trial 3 is 1.00 ± 1.00 points better in confirm than trial 7, which the search took for better "
         "later on (over the rounds that both have, p = 1 as the best of 2)."
+    )
+    by_reference = replace(tuning, overtuning=replace(over, best=tuning.reference_label, confirmed=2))
+    assert overtuning_sentence(by_reference) == (
+        "Whether the search overtuned is not settled: 2 of the 3 configurations that were its best so far were "
+        "confirmed; the paper's configuration is 1.00 ± 1.00 points better in confirm than trial 7, which the search "
+        "took for better later on (over the rounds that both have, p = 1)."
     )
     parts = tuning_parts([tuning])
     (table,) = [part for part in parts if isinstance(part, PageTable) and part.caption.startswith("Every confirmed")]

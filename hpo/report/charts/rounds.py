@@ -17,6 +17,8 @@ from hpo.report.charts.theme import (
 from hpo.report.formats import Scale
 from hpo.study.labels import PUBLISHED, TUNED
 
+_WIDTH, _LETTER = 900, 6.5  # pixels, about: for the names of all groups side by side; of a letter of theirs
+
 
 def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test", models: Sequence[str] = ()) -> go.Figure:
     """Points, box and mean with its interval of each group; published results as mean ± standard deviation.
@@ -24,12 +26,11 @@ def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test", models: Sequ
     All groups have one metric; `models` are all of the report, which keep their colours.
     """
     figure, place, ticks = empty_figure(460), 0.0, []
+    upright = len(groups) * _LETTER * max(map(_width, groups), default=0) > _WIDTH
     colours = colours_of([*models, *(group.model for group in groups)])
     for before, group in zip([None, *groups], groups, strict=False):
         place += 1.0 if before is None or before.model == group.model else 1.6
-        name = _title(group).replace(", ", ",<br>")  # narrow: nine groups stand side by side
-        epochs = "" if group.epochs is None else f"<br>{group.epochs} epochs"
-        ticks.append((place, f"{safe(group.model)}<br>{name}{epochs}"))
+        ticks.append((place, _upright_name(group) if upright else _narrow_name(group)))
         colour = GREY if group.label == PUBLISHED else colours[group.model]
         if group.values:
             figure.add_trace(_box(group, place, colour))
@@ -40,17 +41,38 @@ def rounds_chart(groups: Sequence[RoundsGroup], what: str = "test", models: Sequ
         ticktext=[text for _, text in ticks],
         showgrid=False,
         zeroline=False,
-        tickangle=0,
+        tickangle=-90 if upright else 0,
     )
     figure.update_xaxes(tickfont={"size": 11})
     if groups:
         figure.update_yaxes(title=Scale(groups[0].metric).axis(what))
-    figure.update_layout(margin={"b": 92})  # four lines below the axis
+    below = 20 + _LETTER * max(len(text) for _, text in ticks) if upright else 92  # four lines below the axis
+    figure.update_layout(margin={"b": below}, height=figure.layout.height + max(0, below - 92))
     return figure
 
 
-def _title(group: RoundsGroup) -> str:
-    return title(group.label)
+def _narrow_name(group: RoundsGroup) -> str:
+    epochs = [] if group.epochs is None else [f"{group.epochs} epochs"]
+    return "<br>".join([_study(group), title(group.label).replace(", ", ",<br>"), *epochs])
+
+
+def _width(group: RoundsGroup) -> int:
+    """Letters of the longest line of its narrow name."""
+    return max(map(len, _narrow_name(group).split("<br>")))
+
+
+def _upright_name(group: RoundsGroup) -> str:
+    return _name(group) + ("" if group.epochs is None else f", {group.epochs} epochs")
+
+
+def _name(group: RoundsGroup) -> str:
+    return f"{_study(group)}, {title(group.label)}"
+
+
+def _study(group: RoundsGroup) -> str:
+    """The study's name, with the model where that does not say it."""
+    study = group.study or group.model
+    return safe(study if group.model in study else f"{study} ({group.model})")
 
 
 def _box(group: RoundsGroup, place: float, colour: str) -> go.Box:
@@ -79,8 +101,7 @@ def _points(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
             "line": {"color": colour, "width": 1.2},
         },
         customdata=list(group.rounds),
-        hovertemplate=f"{safe(group.model)}, {_title(group)}<br>round %{{customdata}}: "
-        f"%{{y:{Scale(group.metric).hover}<extra></extra>",
+        hovertemplate=f"{_name(group)}<br>round %{{customdata}}: %{{y:{Scale(group.metric).hover}<extra></extra>",
         showlegend=False,
     )
 
@@ -105,6 +126,6 @@ def _mean(group: RoundsGroup, place: float, colour: str) -> go.Scatter:
             "thickness": 1.5,
             "width": 5,
         },
-        hovertemplate=f"{safe(group.model)}, {_title(group)}<br>{measure}: %{{y:{scale.hover}<extra></extra>",
+        hovertemplate=f"{_name(group)}<br>{measure}: %{{y:{scale.hover}<extra></extra>",
         showlegend=False,
     )
