@@ -247,7 +247,7 @@ def test_the_section_has_every_search_and_the_spread() -> None:
     assert f"{100 * math.sqrt(components.between):.2f}" in tables[2].rows[1]
     (figure,) = [part for part in actual if isinstance(part, PageFigure)]
     ticks = figure.spec["layout"]["xaxis"]["ticktext"]
-    assert [tick.split("<br>")[1] for tick in ticks] == [r.name for r in results]
+    assert [tick.split("<br>")[0] for tick in ticks] == [r.name for r in results]
 
 
 @pytest.mark.parametrize(
