@@ -290,6 +290,9 @@ class Sleepers:
     def _remove(self, job: Job) -> None:
         self._sleeps = [sleep for sleep in self._sleeps if sleep.job is not job]
 
+    def settle(self, job: Job) -> None:
+        """There is no checkpoint."""
+
     def forget_checkpoint(self, job: Job) -> None:
         """There is none."""
 
