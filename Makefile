@@ -10,15 +10,17 @@ COVERAGE ?=
 
 # A CPU's instruction sets decide how float32 rounds, so tests/training runs under several of them, but for what computes nothing.
 NUMERICS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2
+TRAINING := $(BIN)/pytest -q tests/training --ignore=tests/training/test_fake_cuda.py -m 'not long'
 
 .PHONY: help demo test test-long docs chaos clean \
 	bench-training bench-peak bench-gpu bench-search bench-worker bench-learning bench-queue bench-report bench-functions bench-lanes bench-examples bench-intervals bench-looks bench-verdicts bench-racing bench-overview bench-fleet bench-pages bench-pictures
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
+# Without --no-compile pip takes half a minute longer, for modules most of which nobody imports; Python compiles what it does.
 $(READY): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 help:  ## this list
@@ -31,9 +33,8 @@ demo: $(READY)  ## the main job on bundled digits with a small, labelled budget 
 test: $(READY)  ## lint, format, types and all tests but the long ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' $(COVERAGE)
-	printf '%s\n' $(NUMERICS) | xargs -P 2 -I '{}' env '{}' $(BIN)/pytest -q tests/training --ignore=tests/training/test_fake_cuda.py -m 'not long'
+	printf '%s\n' $(BIN)/mypy $(NUMERICS:%="env % $(TRAINING)") | xargs -d '\n' -P 2 -I '{}' sh -c '{}'
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m 'not long' $(COVERAGE)
 
 test-long: $(READY)  ## what takes long: the README command by command, a broken machine on PostgreSQL, Triton's compiler (an hour)
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt triton || echo "no triton here: its tests are skipped"
