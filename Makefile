@@ -17,10 +17,11 @@ TRAINING := $(BIN)/pytest -q tests/training --ignore=tests/training/test_fake_cu
 
 KERNELS := hatch_build.py $(wildcard hpo/training/kernels/*.c hpo/training/kernels/*.h)
 
-# Without --no-compile pip takes half a minute longer, for modules most of which nobody imports; Python compiles what it does.
+# Modules are compiled on all cores, where pip would use one; some packages have files for other versions of Python.
 $(READY): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	touch $@
 
 help:  ## this list
@@ -33,7 +34,7 @@ demo: $(READY)  ## the main job on bundled digits with a small, labelled budget 
 test: $(READY)  ## lint, format, types and all tests but the long ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	printf '%s\n' $(BIN)/mypy $(NUMERICS:%="env % $(TRAINING)") | xargs -d '\n' -P 2 -I '{}' sh -c '{}'
+	printf '%s\n' $(BIN)/mypy $(NUMERICS:%="% $(TRAINING)") | xargs -d '\n' -P 2 -I '{}' sh -c '{}'
 	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m 'not long' $(COVERAGE)
 
 test-long: $(READY)  ## what takes long: the README command by command, a broken machine on PostgreSQL, Triton's compiler (an hour)
