@@ -177,8 +177,7 @@ class Children:
 
     def settle(self, job: Job) -> None:
         """Wait until none of its checkpoints is on its way, but not for ever: a bucket may not answer."""
-        if (keeping := self._keeping.get(job.claim.token)) is not None:
-            wait([keeping], KEEP_SECONDS)
+        self._settle(job, KEEP_SECONDS)
 
     def forget_checkpoint(self, job: Job) -> None:
         """Its outcome is kept."""
@@ -441,10 +440,10 @@ class Children:
 
         self._keeping[job.claim.token] = in_thread(keep)
 
-    def _settle(self, job: Job) -> None:
-        """Wait until none of a training's checkpoints is on its way."""
+    def _settle(self, job: Job, seconds: float | None = None) -> None:
+        """Wait until none of a training's checkpoints is on its way; however long, or so many seconds."""
         if (keeping := self._keeping.get(job.claim.token)) is not None:
-            wait([keeping])
+            wait([keeping], seconds)
 
     def _clean(self, training: ChildTraining) -> None:
         """Delete what is on its way once nobody writes there; one that cannot be loaded goes too."""

@@ -126,7 +126,7 @@ def test_another_worker_goes_on_from_a_bucket(hpo: Hpo, bucket: str, monkeypatch
 
 def test_epochs_that_the_checkpoint_alone_knows(hpo: Hpo) -> None:
     """A worker dies with epochs on disk that the database has not taken: their values are not lost."""
-    hpo.create(**{**STUDY, "epochs": 500}, training_pairs=5)
+    hpo.create(**{**STUDY, "epochs": 1000}, training_pairs=5)
     worker = hpo.start(*DRAIN, "--checkpoint", "0", "--lease", "2")
     wait_until(lambda: any(epoch >= 3 for _, epoch, _ in hpo.running()))
     folder = hpo.folder / "hpo.db.artifacts" / "checkpoints"

@@ -111,15 +111,15 @@ def test_lanes_of_one_child(hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: p
     One whose step ends the process fails alone: those beside it go on in processes of their own.
     """
     monkeypatch.setenv("LANES", str(tmp_path / "lanes"))
-    create(hpo, file, "mlp", trials=6, epochs=4, rounds=1)
+    create(hpo, file, "mlp", trials=6, epochs=4)
     finish(hpo.start(*DRAIN, "--experiment", file))
-    alone = check_exact(hpo.url, "mlp", search=6, confirm=6, rounds=1)
+    alone = check_exact(hpo.url, "mlp", search=6, confirm=6, rounds=2)
     assert {*(tmp_path / "lanes").read_text().split()} == {"1"}
     (tmp_path / "lanes").unlink()
     beside = Hpo(tmp_path, f"sqlite:///{tmp_path / 'beside.db'}")
-    create(beside, file, "mlp", trials=6, epochs=4, rounds=1)
+    create(beside, file, "mlp", trials=6, epochs=4)
     log = finish(beside.start(*DRAIN, "--experiment", file, "--population", "3"))[1]
-    lanes = check_exact(beside.url, "mlp", search=6, confirm=6, rounds=1)
+    lanes = check_exact(beside.url, "mlp", search=6, confirm=6, rounds=2)
     assert {*(tmp_path / "lanes").read_text().split()} >= {"1", "3"}
     assert "Traceback" not in log
     for one, other in zip(lanes["search"], alone["search"], strict=True):
@@ -132,7 +132,7 @@ def test_lanes_of_one_child(hpo: Hpo, file: Path, tmp_path: Path, monkeypatch: p
     rates = sorted(float(slot.params["dropout"]) for slot in alone["search"] if slot.params)
     monkeypatch.setenv("DEADLY", str((rates[-2] + rates[-1]) / 2))
     deadly = Hpo(tmp_path, f"sqlite:///{tmp_path / 'deadly.db'}")
-    create(deadly, file, "mlp", trials=6, epochs=4, rounds=1)
+    create(deadly, file, "mlp", trials=6, epochs=4)
     log = finish(deadly.start(*DRAIN, "--experiment", file, "--population", "3"))[1]
     assert "trainings go on in processes of their own" in log
     search = {slot.idx: slot for slot in slots_of(deadly, "mlp") if slot.kind == "search"}
@@ -158,7 +158,7 @@ def test_a_record_says_which_kernels_a_recipe_used(hpo: Hpo, file: Path, asked: 
     none = there if there.startswith("none") else f"none ({there} has none for its layers)"
     expected = {"mlp": there, "bare": none} if asked == "auto" else {"mlp": "switched off", "bare": "switched off"}
     for model, kernels in expected.items():
-        create(hpo, file, model, trials=1, epochs=1, rounds=1)
+        create(hpo, file, model, trials=1, epochs=1)
         finish(hpo.start(*DRAIN, "--experiment", file, "--study", model, "--kernels", asked))
         outcomes = [slot.outcome for slot in slots_of(hpo, model)]
         assert {outcome.versions["kernels"] for outcome in outcomes if outcome is not None} == {kernels}
@@ -167,16 +167,16 @@ def test_a_record_says_which_kernels_a_recipe_used(hpo: Hpo, file: Path, asked: 
 
 def test_lanes_of_several_structures(hpo: Hpo, file: Path, tmp_path: Path) -> None:
     """BatchNorm's statistics, momenta and schedules are each lane's; trials of one structure share a population."""
-    create(hpo, file, "norm", trials=6, epochs=3, rounds=1)
+    create(hpo, file, "norm", trials=6, epochs=3)
     finish(hpo.start(*DRAIN, "--experiment", file))
-    alone = check_exact(hpo.url, "norm", search=6, confirm=6, rounds=1)["search"]
+    alone = check_exact(hpo.url, "norm", search=6, confirm=6, rounds=2)["search"]
     assert len({(slot.params["width"], slot.params["activation"]) for slot in alone if slot.params}) > 1
     beside = Hpo(tmp_path, f"sqlite:///{tmp_path / 'beside.db'}")
-    create(beside, file, "norm", trials=6, epochs=3, rounds=1)
+    create(beside, file, "norm", trials=6, epochs=3)
     log = finish(beside.start(*DRAIN, "--experiment", file, "--population", "4"))[1]
     assert "WARNING" not in log
     for slot, other in zip(
-        check_exact(beside.url, "norm", search=6, confirm=6, rounds=1)["search"], alone, strict=True
+        check_exact(beside.url, "norm", search=6, confirm=6, rounds=2)["search"], alone, strict=True
     ):
         assert slot.params == other.params
         assert slot.outcome is not None
@@ -191,16 +191,16 @@ def test_lanes_of_several_structures(hpo: Hpo, file: Path, tmp_path: Path) -> No
 
 def test_what_cannot_be_run_for_several_lanes_is_named_in_the_workers_log(hpo: Hpo, file: Path, tmp_path: Path) -> None:
     """torch's dropout: trained all the same, to the same results as alone."""
-    create(hpo, file, "drops", trials=3, epochs=2, rounds=1)
+    create(hpo, file, "drops", trials=3, epochs=2)
     finish(hpo.start(*DRAIN, "--experiment", file))
-    alone = check_exact(hpo.url, "drops", search=3, confirm=6, rounds=1)["search"]
+    alone = check_exact(hpo.url, "drops", search=3, confirm=6, rounds=2)["search"]
     beside = Hpo(tmp_path, f"sqlite:///{tmp_path / 'beside.db'}")
-    create(beside, file, "drops", trials=3, epochs=2, rounds=1)
+    create(beside, file, "drops", trials=3, epochs=2)
     log = finish(beside.start(*DRAIN, "--experiment", file, "--population", "3"))[1]
     warnings = [line for line in log.splitlines() if "WARNING" in line]
     assert warnings
     assert all("train one at a time" in line and "Dropout (2): " in line for line in warnings)
-    search = check_exact(beside.url, "drops", search=3, confirm=6, rounds=1)["search"]
+    search = check_exact(beside.url, "drops", search=3, confirm=6, rounds=2)["search"]
     for slot, other in zip(search, alone, strict=True):
         assert slot.outcome is not None
         assert other.outcome is not None

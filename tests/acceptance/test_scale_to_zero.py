@@ -43,7 +43,7 @@ def test_a_paused_study_is_nothing_to_claim(hpo: Hpo) -> None:
 
 def test_it_ends_after_its_work(hpo: Hpo) -> None:
     """All that can be claimed is done before, though every training takes longer than it waits."""
-    hpo.create(trials=2, epochs=10, training_pairs=200, confirm_rounds=1, rounds=1)
+    hpo.create(trials=2, epochs=40, training_pairs=200, confirm_rounds=1, rounds=1)
     _, err = finish(hpo.start(*SOON[:-1], "0.002"))
     assert hpo.show()["phase"] == "done"
     assert err.count("nothing could be claimed") == 1
